@@ -1,0 +1,33 @@
+# Two commands on a fresh machine: make demo, make test. Both make .venv first, from the package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-shared-data lint types bench results generic clean
+
+demo: $(VENV)/.installed
+	rm -rf udq-demo
+	$(BIN)/udq demo -o udq-demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not shared_data"
+
+# Needs the benchmark photos: UDQ_SHARED_DATA=FOLDER, or ../shared/data.
+test-shared-data: $(VENV)/.installed
+	$(BIN)/python -m pytest -m shared_data -rs
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "udq needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) udq-demo

@@ -1,0 +1,43 @@
+"""Object instance search with unsupervised deep quantization (UDQ).
+
+    from udq import Collection
+    collection = Collection.build("photos/", "photos.udq")
+    for match in collection.search("query.jpg", box=(120, 80, 340, 300)).matches:
+        print(match.image, match.box, match.score)
+
+Importing this package is light: names load on first use, and torch loads only to look at photos.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from udq.collection import Collection
+    from udq.config import IndexConfig
+    from udq.errors import UdqError
+    from udq.types import Match, SearchResult
+
+__version__ = "0.1.0"
+
+__all__ = ["Collection", "IndexConfig", "Match", "SearchResult", "UdqError", "__version__"]
+
+_HOME = {
+    "Collection": "udq.collection",
+    "IndexConfig": "udq.config",
+    "Match": "udq.types",
+    "SearchResult": "udq.types",
+    "UdqError": "udq.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module when it is first asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'udq' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

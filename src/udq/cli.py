@@ -1,0 +1,328 @@
+"""The command line: parses, calls, prints. No logic, and nothing heavy imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from udq import __version__, config
+from udq.errors import InputError, UdqError
+
+app = typer.Typer(
+    name="udq",
+    help="Object instance search: draw a box round an object, get every photo that shows that very object.",
+    epilog="Begin with: udq demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
+
+
+@app.command(epilog="Example: udq index photos/ -o photos.udq")
+def index(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Photos and folders of photos.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="COLLECTION", help="The collection to make.")],
+    preset: Annotated[str, typer.Option(help=f"Settings to begin with: {', '.join(config.PRESETS)}.")] = "default",
+    config_file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings, over the preset's.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network that sees the photos; 'udq index --help-backbones'.")] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights for the backbone, for offline use.")] = None,
+    proposals: Annotated[str | None, typer.Option(help="Region proposer: grid.")] = None,
+    subspaces: Annotated[int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")] = None,
+    codewords: Annotated[
+        int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the training sample and k-means.")] = None,
+    no_train: Annotated[
+        bool, typer.Option("--no-train", help="Codes of the pretrained features, without UDQ training. Always so in this version.")
+    ] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Build a collection from photos: propose regions, describe them, fit codes, encode."""
+    del no_train  # the contract's flag; training of the network does not exist yet
+    settings = config.preset(preset)
+    if config_file is not None:
+        settings = config.IndexConfig.from_toml(config_file, settings)
+    settings = settings.replace(
+        {
+            "features": _given(backbone=backbone, proposals=proposals),
+            "quantizer": _given(subspaces=subspaces, codewords=codewords, seed=seed),
+        }
+    )
+    from udq.collection import Collection
+
+    started = time.perf_counter()
+    collection = Collection.build(
+        images, output, config=settings, weights=weights, device=device, progress=_progress
+    )
+    facts = collection.info() | {"elapsed_s": round(time.perf_counter() - started, 2)}
+    if as_json:
+        _print_json(facts)
+    else:
+        _print_info(facts)
+        print(f"built in      {facts['elapsed_s']:.1f} s")
+    _warn_broken(collection.broken)
+
+
+@app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300 --picture found.jpg")
+def search(
+    collection: CollectionPath,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")],
+    box: Annotated[
+        str | None,
+        typer.Option(metavar="X1,Y1,X2,Y2", help="The object in it, in pixels: left, top, right, bottom. Default: all of it."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Photos wanted.")] = 20,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Find the photos that show the object in a box, best first, with its position."""
+    from udq.collection import Collection
+
+    opened = Collection.open(collection, device=device)
+    result = opened.search(image, None if box is None else _parse_box(box), k=k)
+    if picture is not None:
+        from udq import picture as pictures
+        from udq import report
+
+        pictures.save(report.search_sheet(opened, result), picture)
+    if as_json:
+        _print_json(result.to_json())
+        return
+    print(f"{'rank':>4}  {'score':>7}  {'x1,y1,x2,y2':<21}  photo")
+    for match in result.matches:
+        place = ",".join(f"{side:.0f}" for side in match.box)
+        print(f"{match.rank:>4}  {match.score:>7.4f}  {place:<21}  {match.image}")
+    print(f"{len(opened):,} photos ranked in {result.elapsed_ms['total']:.0f} ms "
+          f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f})")  # fmt: skip
+    if picture is not None:
+        print(f"picture: {picture}")
+
+
+@app.command(epilog="Example: udq evaluate photos.udq --dataset boxes --ground-truth truth.csv --picture sheet.jpg")
+def evaluate(
+    collection: CollectionPath,
+    ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
+    dataset: Annotated[str, typer.Option(help="Layout of the ground truth: boxes (a CSV, see docs/benchmark.md).")] = "boxes",
+    keep_query: Annotated[
+        bool, typer.Option("--keep-query", help="Keep a query's own photo in its ranking, as Oxford and Paris do.")
+    ] = False,
+    real_valued: Annotated[
+        bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
+    ] = True,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a collection against a benchmark: mean average precision, and how well the boxes sit."""
+    from udq import datasets
+    from udq import evaluate as evaluation
+    from udq.collection import Collection
+
+    if dataset not in datasets.REGISTRY:
+        raise InputError(f"dataset '{dataset}': expected one of {', '.join(datasets.REGISTRY)}")
+    opened = Collection.open(collection, device=device)
+    truth = datasets.REGISTRY[dataset](ground_truth)
+    done = evaluation.evaluate(opened, truth, keep_query=keep_query, real_valued=real_valued, progress=_progress)
+    if picture is not None:
+        from udq import picture as pictures
+        from udq import report
+
+        pictures.save(report.evaluation_sheet(opened, done), picture)
+    if as_json:
+        _print_json(done.report)
+        return
+    _print_evaluation(done.report)
+    if picture is not None:
+        print(f"picture: {picture}")
+
+
+@app.command(epilog="Example: udq info photos.udq")
+def info(collection: CollectionPath, as_json: Json = False) -> None:
+    """Say what a collection holds and what it was built with."""
+    from udq.collection import Collection
+
+    opened = Collection.open(collection)
+    facts = opened.info()
+    if as_json:
+        _print_json(facts)
+        return
+    _print_info(facts)
+    for entry in facts["broken"]:
+        print(f"not indexed   {entry['reason']}")
+
+
+@app.command(epilog="Example: udq verify photos.udq")
+def verify(collection: CollectionPath, as_json: Json = False) -> None:
+    """Read every byte of a collection and compare it with its checksums; exit 1 where one differs."""
+    from udq.collection import Collection
+
+    opened = Collection.open(collection)
+    damaged = opened.damaged()
+    if as_json:
+        _print_json({"path": str(collection), "damaged": damaged})
+    elif not damaged:
+        print(f"{collection}: every file is as it was written")
+    if damaged:
+        raise UdqError(f"{collection}: damaged files: {', '.join(damaged)}; restore them from a copy, or build again")
+
+
+@app.command(epilog="Example: udq demo -o udq-demo && open udq-demo/index.html")
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where photos and results go.")] = Path("udq-demo"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show the whole story on photos that installed packages bring: build, search, measure, look."""
+    from udq.demo import story
+
+    facts = story.tell(output, device=device, progress=_progress)
+    if as_json:
+        _print_json(facts)
+        return
+    print(f"mAP of {facts['queries']} queries, {facts['bytes_per_region']:g}-byte codes: {facts['mAP']:.3f}"
+          f"  (real-valued features: {facts['real_valued']['mAP']:.3f})")  # fmt: skip
+    first_page = facts["localisation"]["top_20"]
+    print(f"reported boxes, first 20 photos: mean IoU {first_page['mean_iou']:.3f}, "
+          f"{first_page['share_iou_50']:.0%} at 0.5 or better")  # fmt: skip
+    for name, path in facts["written"].items():
+        print(f"{name + ':':<12} {path}")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"udq {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(_usage(error), 2)
+    except UdqError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; nothing was left half-written", 130)
+    except BrokenPipeError:
+        # The reader went away (| head). Point stdout nowhere, so that Python's last flush is quiet too.
+        sys.stdout = None  # type: ignore[assignment]
+        code = 0
+    except MemoryError:
+        _fail("out of memory; use --preset fast, or smaller photos", 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'disk'}: {error.strerror or error}", 1)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"udq: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _usage(error: typer.TyperException) -> str:
+    """One line of what is wrong with the command line; the whole help where there was no command at all."""
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    if message.lstrip().startswith("Usage:"):
+        return message
+    helped = f"; see {context.command_path} --help" if context else ""
+    return " ".join(message.split()).rstrip(".") + helped
+
+
+def _given(**options: object) -> dict[str, object]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _parse_box(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--box {text}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300") from None
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_info(facts: dict[str, Any]) -> None:
+    features, images = facts["config"]["features"], facts["config"]["images"]
+    print(f"collection    {facts['path']}")
+    print(f"photos        {facts['images']:,}" + (f" ({len(facts['broken'])} could not be read)" if facts["broken"] else ""))
+    print(f"regions       {facts['regions']:,}, {facts['bytes_per_region']:g} bytes a code "
+          f"(M = {facts['subspaces']}, K = {facts['codewords']})")  # fmt: skip
+    print(f"model         {facts['model']}")
+    print(f"features      {features['backbone']}, {features['proposals']}, photos at {images['shorter']}/{images['longer']} px")
+    print(f"on disk       {facts['bytes_on_disk'] / 1e6:.1f} MB, format {facts['format_version']}, made by udq {facts['udq']}")
+
+
+def _print_evaluation(report: dict[str, Any]) -> None:
+    print(f"{'AP':>6}  {'positives':>9}  query")
+    for row in sorted(report["per_query"], key=lambda row: (-row["ap"], row["query"])):
+        label = f" ({row['object']})" if row["object"] else ""
+        print(f"{row['ap']:>6.3f}  {row['positives']:>9}  {row['query']}{label}")
+    print()
+    codes = f"{report['bytes_per_region']:g}-byte codes"
+    for name, part in ((codes, report), ("real-valued", report.get("real_valued"))):
+        if part is None:
+            continue
+        first_page = part["localisation"]["top_20"]
+        where = "no known boxes" if not first_page["boxes"] else (
+            f"mean IoU of true matches in the top 20: {first_page['mean_iou']:.3f}, "
+            f"{first_page['share_iou_50']:.0%} at 0.5 or better"
+        )  # fmt: skip
+        print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {report['queries']} queries, {where}")
+
+
+def _warn_broken(broken: list[dict[str, str]]) -> None:
+    if not broken:
+        return
+    print(f"udq: {len(broken)} photos could not be read and are not in the collection:", file=sys.stderr)
+    for entry in broken[:20]:
+        print(f"  {entry['reason']}", file=sys.stderr)
+    if len(broken) > 20:
+        print(f"  and {len(broken) - 20} more: udq info lists them", file=sys.stderr)
+
+
+@contextmanager
+def _progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Draw a bar on stderr with count, rate and remaining time."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Task, TimeRemainingColumn  # isort: skip
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def __init__(self) -> None:
+            super().__init__("")
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:.1f}/s" if speed else "")
+
+    columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
+    columns += [SpinnerColumn()] if total is None else [BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(stage, total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,151 @@
+"""What a collection is built with: one frozen dataclass a stage, named presets, TOML in and out.
+
+Every field's default is the ``default`` preset. An unknown key, a wrong type or an impossible value is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import tomli_w
+
+from udq.errors import InputError
+
+SUBSPACES = (2, 4, 8, 16)
+CODEWORDS = (16, 32, 64, 128, 256, 512)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise InputError(f"{name}: expected {least:g} or more, found {value:g}")
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Scale at which the network sees photos (sec. 4.2), pixels."""
+
+    shorter: int = 336  # INSTRE's 448 x 336 at its own size; larger costs time in proportion to its area
+    longer: int = 448
+    least: int = 96  # a query crop's shorter side is enlarged to this: smaller ones leave too few cells to pool
+
+    def __post_init__(self) -> None:
+        _at_least("images.shorter", self.shorter, 32)
+        _at_least("images.longer", self.longer, self.shorter)
+        _at_least("images.least", self.least, 1)
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Backbone, proposer and pooling."""
+
+    backbone: str = "efficientnet-lite0"
+    proposals: str = "grid"
+    p: float = 3.0  # exponent of the generalised mean: 1 averages, large values take the maximum
+
+    def __post_init__(self) -> None:
+        _at_least("features.p", self.p, 1)
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """Projection and product quantizer (eq. 3-6)."""
+
+    dimensions: int = 304  # the paper's 300, at the next multiple of 16 subspaces
+    whiten: bool = False  # whitening loses mAP at every scale tried (docs/regions.md)
+    subspaces: int = 8  # M
+    codewords: int = 256  # K: with M = 8, the paper's 8 bytes a region
+    iterations: int = 10  # of the alternation of rotation and codebooks
+    photos: int = 2000  # at most this many photos are the training sample, whatever the size of the collection
+    regions: int = 50_000  # at most this many of their regions
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.subspaces not in SUBSPACES:
+            raise InputError(f"subspaces M: expected one of {_listed(SUBSPACES)}, found {self.subspaces}")
+        if self.codewords not in CODEWORDS:
+            raise InputError(f"codewords K: expected one of {_listed(CODEWORDS)}, found {self.codewords}")
+        _at_least("quantizer.dimensions", self.dimensions, self.subspaces)
+        _at_least("quantizer.iterations", self.iterations, 1)
+        _at_least("quantizer.photos", self.photos, 1)
+        _at_least("quantizer.regions", self.regions, 1)
+        _at_least("quantizer.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Everything a collection is built with."""
+
+    images: ImageConfig = field(default_factory=ImageConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def replace(self, changes: Mapping[str, Mapping[str, object]]) -> IndexConfig:
+        """Return a copy with some fields of some stages changed; an unknown stage or key is an InputError."""
+        stages = {stage.name: getattr(self, stage.name) for stage in dataclasses.fields(self)}
+        for name, values in changes.items():
+            if name not in stages:
+                raise InputError(f"configuration: unknown table [{name}]; expected one of {', '.join(stages)}")
+            if not isinstance(values, Mapping):
+                raise InputError(f"configuration: expected [{name}] to be a table, found {values!r}")
+            stages[name] = _replace_stage(name, stages[name], values)
+        return IndexConfig(**stages)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return nested plain values, the inverse of ``IndexConfig().replace``."""
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        """Return the whole configuration as TOML, which ``from_toml`` reads back."""
+        return tomli_w.dumps(self.to_dict())
+
+    @staticmethod
+    def from_toml(path: Path, base: IndexConfig) -> IndexConfig:
+        """Read a TOML file of changes to ``base``."""
+        try:
+            return base.replace(tomllib.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such configuration file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"{path}: expected a TOML file, found: {error}") from error
+
+
+PRESETS: dict[str, IndexConfig] = {
+    "default": IndexConfig(),
+    # About twice the speed, for a first look.
+    "fast": IndexConfig(images=ImageConfig(shorter=240, longer=320)),
+    # Section 4.2 as far as this version goes: VGG16, 600/1000, PCA to 300 (padded), no whitening.
+    "paper": IndexConfig(
+        images=ImageConfig(shorter=600, longer=1000),
+        features=FeatureConfig(backbone="vgg16"),
+        quantizer=QuantizerConfig(dimensions=300, whiten=False),
+    ),
+}
+
+
+def preset(name: str) -> IndexConfig:
+    """Return the named preset; raises InputError with the known names."""
+    if name not in PRESETS:
+        raise InputError(f"preset '{name}': expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _replace_stage(name: str, stage: Any, values: Mapping[str, object]) -> Any:
+    types = get_type_hints(type(stage))
+    for key, value in values.items():
+        if key not in types:
+            raise InputError(f"configuration: unknown key '{key}' in [{name}]; expected one of {', '.join(types)}")
+        wanted = types[key]
+        # bool is an int to Python but not to a user; an int is a fine float.
+        fits = type(value) is wanted or (wanted is float and type(value) is int)
+        if not fits:
+            raise InputError(f"configuration: {name}.{key}: expected {wanted.__name__}, found {value!r}")
+    return dataclasses.replace(stage, **values)

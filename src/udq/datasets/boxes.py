@@ -1,0 +1,79 @@
+"""The open format for anyone's own benchmark: a CSV of boxed queries.
+
+    query_image,x1,y1,x2,y2,positives[,junk][,positive_boxes][,object]
+
+``positives`` and ``junk`` are photo names separated by ``|``, relative to the indexed folder. ``positive_boxes`` are
+``x1 y1 x2 y2`` in the order of ``positives``, joined by ``|``; an empty entry is a box nobody drew. Four empty
+coordinates mean the whole photo.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from udq.datasets.truth import GroundTruth, Query
+from udq.errors import InputError
+from udq.types import Box
+
+_REQUIRED = ("query_image", "x1", "y1", "x2", "y2", "positives")
+
+
+def load(path: Path) -> GroundTruth:
+    """Read a ground truth; raises InputError with file, line, what was expected and what was found."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            # Positives of a large benchmark outgrow the csv module's own limit for a field.
+            csv.field_size_limit(1 << 28)
+            reader = csv.DictReader(file)
+            missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(f"{path}: expected the columns {','.join(_REQUIRED)}; missing: {', '.join(missing)}")
+            queries = tuple(_query(row, f"{path}, line {reader.line_num}") for row in reader)
+    except OSError as error:
+        raise InputError(f"{path}: the ground truth cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: expected a CSV file in UTF-8, found: {error}") from error
+    if not queries:
+        raise InputError(f"{path}: expected at least one query, found none")
+    return GroundTruth("boxes", queries)
+
+
+def _query(row: Mapping[str, str | None], where: str) -> Query:
+    image = (row["query_image"] or "").strip()
+    if not image:
+        raise InputError(f"{where}: expected a photo in the column query_image, found it empty")
+    box = _box(" ".join(row[name] or "" for name in ("x1", "y1", "x2", "y2")), where)
+    names = _names(row["positives"])
+    if not names:
+        raise InputError(f"{where}: expected at least one positive, found none")
+    drawn = (row.get("positive_boxes") or "").split("|") if row.get("positive_boxes") else []
+    if drawn and len(drawn) != len(names):
+        raise InputError(f"{where}: expected as many positive_boxes as positives ({len(names)}), found {len(drawn)}")
+    boxes = {name: _box(text, where) for name, text in zip(names, drawn, strict=False)}
+    return Query(
+        image,
+        box,
+        frozenset(names),
+        frozenset(_names(row.get("junk"))),
+        {name: found for name, found in boxes.items() if found},
+        (row.get("object") or "").strip(),
+    )
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split("|") if name.strip()]
+
+
+def _box(text: str, where: str) -> Box | None:
+    if not text.strip():
+        return None
+    try:
+        x1, y1, x2, y2 = (float(value) for value in text.split())
+    except ValueError:
+        raise InputError(f"{where}: expected a box of four numbers x1 y1 x2 y2, found '{text.strip()}'") from None
+    if not (x1 < x2 and y1 < y2 and all(map(math.isfinite, (x1, y1, x2, y2)))):
+        raise InputError(f"{where}: expected a box with x1 < x2 and y1 < y2, found '{text.strip()}'")
+    return x1, y1, x2, y2

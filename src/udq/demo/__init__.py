@@ -1,0 +1,1 @@
+"""The bundled demonstration: a collection composed offline from photos other packages ship, and its page."""

@@ -1,0 +1,202 @@
+"""Collection and benchmark -> report: mean average precision and how well the reported boxes sit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq import metrics, search
+from udq.datasets import GroundTruth, Query
+from udq.errors import InputError
+from udq.images import Source
+from udq.progress import Progress, silent
+from udq.provenance import provenance
+from udq.types import Box, Features
+
+if TYPE_CHECKING:
+    from udq.collection import Collection
+
+# A person looks at the first page of results.
+_TOP = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One query's ranking, scored.
+
+    Attributes:
+        query: the query.
+        ap: its average precision, 0..1.
+        ranked: image ids that count, best first: without the query photo (unless kept).
+        boxes: (N, 4) float32 by image id, the reported boxes.
+        overlaps: (rank, intersection over union) of each positive whose box is known.
+    """
+
+    query: Query
+    ap: float
+    ranked: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    overlaps: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A benchmark run: scored queries, with the codes and, where asked for, with real-valued features."""
+
+    report: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+
+
+def evaluate(
+    collection: Collection,
+    truth: GroundTruth,
+    *,
+    keep_query: bool = False,
+    real_valued: bool = True,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Run every query of a benchmark against a collection.
+
+    Args:
+        collection: holds the photos that the ground truth names.
+        truth: queries and answers.
+        keep_query: whether a query photo stays in its own ranking, as in Oxford and Paris.
+        real_valued: whether to look at all photos again and also rank by their features before quantization,
+            to show what the codes lose. Takes about as long as building the collection did.
+        progress: is told of each query.
+
+    Raises:
+        InputError: the ground truth names photos that the collection does not hold.
+    """
+    names = collection.names
+    ids = {name: i for i, name in enumerate(names)}
+    _check_names(truth, ids)
+    features = []
+    with progress("queries", len(truth.queries)) as step:
+        for query in truth.queries:
+            path = _photo(collection, ids[query.image])
+            features.append(collection.extractor.describe(path, query.box)[1])
+            step()
+    outcomes = tuple(
+        _score(query, search.rank(collection, feature), names, ids, keep_query)
+        for query, feature in zip(truth.queries, features, strict=True)
+    )
+    report: dict[str, Any] = {
+        "dataset": truth.dataset,
+        "queries": len(outcomes),
+        "images": len(collection),
+        **_summary(outcomes),
+        "bytes_per_region": collection.model.quantizer.bits / 8,
+        "regions": sum(len(segment.codes) for segment in collection.segments),
+        "learned_on": collection.model.origin,
+        "keep_query": keep_query,
+    }
+    if real_valued:
+        rankings = _rank_real_valued(collection, np.stack(features), progress)
+        exact = tuple(
+            _score(query, ranking, names, ids, keep_query)
+            for query, ranking in zip(truth.queries, rankings, strict=True)
+        )
+        report["real_valued"] = _summary(exact)
+    report["per_query"] = [
+        {
+            "query": outcome.query.image,
+            "box": list(outcome.query.box) if outcome.query.box else None,
+            "object": outcome.query.label,
+            "ap": round(outcome.ap, 6),
+            "positives": len(outcome.query.positives - (set() if keep_query else {outcome.query.image})),
+        }
+        for outcome in outcomes
+    ]
+    report["config"] = collection.config.to_dict()
+    report["provenance"] = provenance(seed=collection.config.quantizer.seed)
+    return Evaluation(report, outcomes)
+
+
+def _check_names(truth: GroundTruth, ids: dict[str, int]) -> None:
+    named = {name for query in truth.queries for name in {query.image} | query.positives}
+    missing = sorted(named - ids.keys())
+    if missing:
+        raise InputError(
+            f"the ground truth names {len(missing)} photos that the collection does not hold, '{missing[0]}' first; "
+            "index the folder that its names are relative to"
+        )
+
+
+def _photo(collection: Collection, image: int) -> Path:
+    for segment in collection.segments:
+        if image < len(segment.images):
+            return segment.images[image].path
+        image -= len(segment.images)
+    raise IndexError(image)
+
+
+def _score(
+    query: Query, ranking: search.Ranking, names: Sequence[str], ids: dict[str, int], keep_query: bool
+) -> Outcome:
+    left_out = set() if keep_query else {query.image}
+    order = np.array([i for i in ranking.order if names[i] not in left_out], dtype=np.int64)
+    positives = query.positives - left_out
+    if not positives:
+        raise InputError(f"query {query.image}: its only positive is itself; add others or use --keep-query")
+    ap = metrics.average_precision([names[i] for i in order], positives, query.junk)
+    place = {int(i): position + 1 for position, i in enumerate(order)}
+    overlaps = []
+    for name, drawn in sorted(query.boxes.items()):
+        if name in positives:
+            reported: Box = tuple(map(float, ranking.boxes[ids[name]]))  # type: ignore[assignment]
+            overlaps.append((place[ids[name]], metrics.intersection_over_union(reported, drawn)))
+    return Outcome(query, ap, order, ranking.boxes, tuple(overlaps))
+
+
+def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    overlaps = [pair for outcome in outcomes for pair in outcome.overlaps]
+    first_page = [overlap for place, overlap in overlaps if place <= _TOP]
+    return {
+        "mAP": round(float(np.mean([outcome.ap for outcome in outcomes])), 6),
+        "localisation": {
+            f"top_{_TOP}": _localisation(first_page),
+            "all_positives": _localisation([overlap for _, overlap in overlaps]),
+        },
+    }
+
+
+def _localisation(overlaps: Sequence[float]) -> dict[str, float | int | None]:
+    if not overlaps:
+        return {"boxes": 0, "mean_iou": None, "share_iou_50": None}
+    values = np.array(overlaps)
+    return {
+        "boxes": len(values),
+        "mean_iou": round(float(values.mean()), 6),
+        "share_iou_50": round(float((values >= 0.5).mean()), 6),
+    }
+
+
+def _rank_real_valued(
+    collection: Collection, features: NDArray[np.float32], progress: Progress
+) -> Iterator[search.Ranking]:
+    """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
+    projection = collection.model.projection
+    queries = projection.apply(Features(features)).vectors
+    images = [image for segment in collection.segments for image in segment.images]
+    distance = np.full((len(queries), len(images)), np.inf, np.float32)
+    boxes = np.zeros((len(queries), len(images), 4), np.float32)
+    with progress("photos, for real-valued features", len(images)) as step:
+        extracted = collection.extractor.extract(Source(image.name, image.path) for image in images)
+        for i, photo in enumerate(extracted):
+            if photo.broken is not None:
+                raise InputError(f"{photo.broken}; put the photo back, or use --no-real-valued")
+            regions = projection.apply(photo.features).vectors
+            # Both have unit length: ||q - f||^2 = 2 - 2 q.f
+            squared = 2.0 - 2.0 * (queries @ regions.T)
+            best = squared.argmin(axis=1)
+            distance[:, i] = squared[np.arange(len(queries)), best]
+            boxes[:, i] = photo.regions.boxes[best]
+            step()
+    for row, found in zip(distance, boxes, strict=True):
+        yield search.Ranking(np.argsort(row, kind="stable"), row, found)

@@ -1,0 +1,52 @@
+"""Average precision and localisation, as the evaluators of the field compute them. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from udq.types import Box
+
+
+def average_precision(ranked: Sequence[str], positives: Collection[str], junk: Collection[str] = ()) -> float:
+    """Return the trapezoidal average precision of the Oxford buildings evaluator.
+
+    Junk does not advance the rank. The denominator counts all positives, found or not.
+
+    Args:
+        ranked: names of photos, best first.
+        positives: names that should come first; at least one.
+        junk: names that count neither way.
+
+    Returns:
+        0..1.
+    """
+    if not positives:
+        raise ValueError("average precision: expected at least one positive, found none")
+    wanted, ignored = set(positives), set(junk)
+    area = 0.0
+    found = rank = 0
+    for name in ranked:
+        if name in ignored:
+            continue
+        rank += 1
+        if name not in wanted:
+            continue
+        found += 1
+        # Recall grows only here; the trapezoid is between the precision one rank before and at this rank.
+        before = (found - 1) / (rank - 1) if rank > 1 else 1.0
+        area += (before + found / rank) / 2 / len(wanted)
+    return area
+
+
+def intersection_over_union(one: Box, other: Box) -> float:
+    """Return the area two boxes share over the area they cover together, 0..1."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return shared / (_area(one) + _area(other) - shared)
+
+
+def _area(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])

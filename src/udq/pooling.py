@@ -1,0 +1,43 @@
+"""RoI pooling of many boxes at once by the generalised mean.
+
+A box is pooled over the exact area it covers: a cell of the feature map that it covers by a third counts by a
+third. That makes the pooling of R boxes one product of an (R, h*w) matrix of weights with the feature map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Cells are raised to the p-th power: zero has no finite gradient there, and float32 keeps this one.
+_LEAST = 1e-6
+
+
+def generalised_mean(feature_map: Tensor, boxes: Tensor, *, width: float, height: float, p: float) -> Tensor:
+    """Pool each box of a feature map: ``(mean over the box of x**p) ** (1/p)``.
+
+    p = 1 is average pooling; p towards infinity is the max pooling of the paper's RoI layer.
+
+    Args:
+        feature_map: (C, h, w) float, >= 0 (after a ReLU); it spans the whole photo.
+        boxes: (R, 4) float, x1, y1, x2, y2 in the units of ``width`` and ``height``.
+        width: width of the photo.
+        height: height of the photo.
+        p: exponent, >= 1.
+
+    Returns:
+        (R, C) float.
+    """
+    channels, rows, columns = feature_map.shape
+    across = _coverage(boxes[:, 0], boxes[:, 2], columns, width)
+    down = _coverage(boxes[:, 1], boxes[:, 3], rows, height)
+    weights = (down[:, :, None] * across[:, None, :]).reshape(len(boxes), rows * columns)
+    powered = feature_map.clamp_min(_LEAST).reshape(channels, rows * columns).pow(p)
+    return (weights @ powered.T).pow(1.0 / p)
+
+
+def _coverage(low: Tensor, high: Tensor, cells: int, extent: float) -> Tensor:
+    """Share of each interval [low, high] that lies in each of ``cells`` equal cells of [0, extent]; (R, cells)."""
+    edges = torch.linspace(0.0, extent, cells + 1, dtype=low.dtype, device=low.device)
+    overlap = (torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])).clamp_min(0.0)
+    return overlap / overlap.sum(dim=1, keepdim=True)

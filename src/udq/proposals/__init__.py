@@ -1,0 +1,18 @@
+"""Region proposers: where in a photo an object may be. One file a proposer, one line in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.proposals.grid import grid
+from udq.types import Regions
+
+# propose(feature_map (C, h, w) float32, width, height) -> Regions of a photo of that many pixels.
+Proposer = Callable[[NDArray[np.float32], int, int], Regions]
+
+REGISTRY: dict[str, Proposer] = {
+    "grid": grid,
+}

@@ -1,0 +1,116 @@
+"""Optimized product quantization: fit, encode, decode, and the lookup tables of a query (eq. 3-6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.types import Codes, Features
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A rotation and one codebook a subspace.
+
+    Attributes:
+        rotation: (d, d) float32, orthogonal; the rotated feature is ``f @ rotation`` (R of eq. 6).
+        codebooks: (M, K, d/M) float32, the codewords c of eq. 3 in the rotated space.
+    """
+
+    rotation: NDArray[np.float32]
+    codebooks: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.codebooks.ndim != 3 or self.rotation.shape != (self.dimensions,) * 2:
+            raise ValueError(
+                f"quantizer: expected codebooks (M, K, d/M) and rotation (d, d), "
+                f"found {self.codebooks.shape} and {self.rotation.shape}"
+            )
+
+    @property
+    def subspaces(self) -> int:
+        """M."""
+        return self.codebooks.shape[0]
+
+    @property
+    def codewords(self) -> int:
+        """K."""
+        return self.codebooks.shape[1]
+
+    @property
+    def dimensions(self) -> int:
+        """d."""
+        return self.codebooks.shape[0] * self.codebooks.shape[2]
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code, M * log2(K)."""
+        return self.subspaces * (self.codewords - 1).bit_length()
+
+    def encode(self, features: Features) -> Codes:
+        """Return the nearest codeword of each sub-vector (eq. 4), the lowest index among equals."""
+        parts = self._rotated_parts(features)
+        codes = np.empty((len(features), self.subspaces), np.uint8 if self.codewords <= 256 else np.uint16)
+        for m, codebook in enumerate(self.codebooks):
+            # ||f - c||^2 less ||f||^2, which is the same for every codeword.
+            distance = (codebook**2).sum(axis=1) - 2.0 * (parts[:, m] @ codebook.T)
+            codes[:, m] = distance.argmin(axis=1)
+        return Codes(codes, self.codewords)
+
+    def decode(self, codes: Codes) -> Features:
+        """Return the quantized features phi(f) of eq. 3, in the rotated space; (R, d) float32."""
+        chosen = [self.codebooks[m, codes.values[:, m]] for m in range(self.subspaces)]
+        return Features(np.concatenate(chosen, axis=1))
+
+    def rotate(self, features: Features) -> Features:
+        """Return features in the space of the codebooks; distances stay as they are."""
+        return Features(features.vectors @ self.rotation)
+
+    def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return squared distances of each sub-vector of a query to each codeword (sec. 3.5).
+
+        Args:
+            query: (d,) float32, projected but not rotated.
+
+        Returns:
+            (M, K) float32, >= 0; a region's squared asymmetric distance is the sum of its M entries (eq. 5).
+        """
+        parts = self._rotated_parts(Features(query[None]))[0]
+        return ((self.codebooks - parts[:, None, :]) ** 2).sum(axis=2, dtype=np.float32)
+
+    def _rotated_parts(self, features: Features) -> NDArray[np.float32]:
+        rotated = self.rotate(features).vectors
+        return rotated.reshape(len(features), self.subspaces, -1)
+
+
+def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, seed: int) -> Quantizer:
+    """Minimise the quantization error over rotation and codebooks in turn (eq. 6), by faiss.
+
+    Args:
+        features: (G, d) float32 sample, G >= K, d a multiple of M.
+        subspaces: M.
+        codewords: K, a power of two.
+        iterations: alternations of rotation and codebooks.
+        seed: of k-means; the same seed and sample give the same quantizer.
+    """
+    import faiss
+
+    if len(features) < codewords:
+        raise ValueError(f"quantizer: expected at least K = {codewords} features to fit, found {len(features)}")
+    sample = np.ascontiguousarray(features.vectors)
+    dimensions = sample.shape[1]
+    pq = faiss.ProductQuantizer(dimensions, subspaces, (codewords - 1).bit_length())
+    pq.cp.seed = seed
+    # Fewer than 39 points a codeword is a choice the caller has made; faiss need not print it.
+    pq.cp.min_points_per_centroid = 1
+    opq = faiss.OPQMatrix(dimensions, subspaces)
+    opq.niter = iterations
+    opq.verbose = False
+    opq.pq = pq
+    opq.train(sample)
+    rotation = faiss.vector_to_array(opq.A).reshape(dimensions, dimensions).T.copy()
+    pq.train(sample @ rotation)
+    codebooks = faiss.vector_to_array(pq.centroids).reshape(subspaces, codewords, dimensions // subspaces)
+    return Quantizer(rotation.astype(np.float32), codebooks.astype(np.float32))

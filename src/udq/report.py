@@ -1,0 +1,78 @@
+"""Results as pictures: one search, or the best and worst queries of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from udq import images, metrics
+from udq.errors import ImageError, InputError
+from udq.picture import QUERY, RIGHT, WRONG, Tile, sheet
+from udq.storage import Image
+from udq.types import Box, SearchResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from udq.collection import Collection
+    from udq.evaluate import Evaluation, Outcome
+
+_SHOWN = 8
+_BEST_AND_WORST = 5
+
+
+def search_sheet(collection: Collection, result: SearchResult) -> PillowImage.Image:
+    """Draw the query and its first matches, with the boxes found."""
+    by_name = {image.name: image for segment in collection.segments for image in segment.images}
+    from pathlib import Path
+
+    tiles = [_tile(Path(result.image), result.box, QUERY, "query")]
+    for match in result.matches:
+        caption = f"{match.rank}  score {match.score:.3f}\n{match.image}"
+        tiles.append(_tile(by_name[match.image].path, match.box, RIGHT, caption))
+    rows = [tiles[start : start + _SHOWN + 1] for start in range(0, len(tiles), _SHOWN + 1)]
+    return sheet(rows)
+
+
+def evaluation_sheet(collection: Collection, evaluation: Evaluation) -> PillowImage.Image:
+    """Draw the best and the worst queries of a benchmark, each with its first matches marked right or wrong."""
+    photos = [image for segment in collection.segments for image in segment.images]
+    ordered = sorted(evaluation.outcomes, key=lambda outcome: (-outcome.ap, outcome.query.image))
+    if len(ordered) > 2 * _BEST_AND_WORST:
+        ordered = ordered[:_BEST_AND_WORST] + ordered[-_BEST_AND_WORST:]
+    titles = [
+        f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}"
+        f"   {len(outcome.query.positives)} positives"
+        for outcome in ordered
+    ]
+    return sheet([_row(outcome, photos) for outcome in ordered], titles=titles)
+
+
+def _row(outcome: Outcome, photos: Sequence[Image]) -> list[Tile]:
+    query = outcome.query
+    named = {image.name: image for image in photos}
+    tiles = [_tile(named[query.image].path, query.box, QUERY, f"query\n{query.image}")]
+    for rank, i in enumerate(outcome.ranked[:_SHOWN], start=1):
+        photo = photos[i]
+        x1, y1, x2, y2 = map(float, outcome.boxes[i])
+        right = photo.name in query.positives
+        overlap = ""
+        if photo.name in query.boxes:
+            overlap = f"  IoU {metrics.intersection_over_union((x1, y1, x2, y2), query.boxes[photo.name]):.2f}"
+        mark = "right" if right else "junk" if photo.name in query.junk else "wrong"
+        tiles.append(
+            _tile(photo.path, (x1, y1, x2, y2), RIGHT if right else WRONG, f"{rank}{overlap}\n{photo.name}", mark)
+        )
+    return tiles
+
+
+def _tile(path: Path, box: Box | None, colour: str, caption: str, mark: str = "") -> Tile:
+    """Load a photo for a sheet; one that has gone since it was indexed leaves a grey tile, not an error."""
+    try:
+        picture = images.load_full(path)
+    except (ImageError, InputError):
+        return Tile(np.full((180, 240, 3), 220, np.uint8), (), f"{caption}\n(photo is gone)", mark)
+    return Tile(np.asarray(picture), () if box is None else ((box, colour),), caption, mark)

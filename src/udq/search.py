@@ -1,0 +1,73 @@
+"""Query photo and box -> ranked photos with boxes (sec. 3.5)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq import scan
+from udq.errors import InputError
+from udq.types import Box, Match, SearchResult
+
+if TYPE_CHECKING:
+    from udq.collection import Collection
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Every photo of a collection, ranked for one query.
+
+    Attributes:
+        order: (n,) int64 image ids, best first; ties in the order of ids.
+        distance: (N,) float32 by image id: squared asymmetric distance of the best region (eq. 5).
+        boxes: (N, 4) float32 by image id: the best region.
+    """
+
+    order: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+
+def search(collection: Collection, query: Path, box: Sequence[float] | None, *, k: int) -> SearchResult:
+    """Encode the query, scan every code, and return the ``k`` best photos with the region that matches best."""
+    if k < 1:
+        raise InputError(f"k: expected 1 or more, found {k}")
+    extractor, segments = collection.extractor, collection.segments
+    started = time.perf_counter()
+    found_box, feature = extractor.describe(query, box)
+    encoded = time.perf_counter()
+    ranking = rank(collection, feature, k=k)
+    scanned = time.perf_counter()
+    images = [image for segment in segments for image in segment.images]
+    matches = tuple(
+        match(position + 1, images[i].name, ranking.distance[i], ranking.boxes[i])
+        for position, i in enumerate(ranking.order)
+    )
+    finished = time.perf_counter()
+    elapsed = {"encode": encoded - started, "scan": scanned - encoded, "total": finished - started}
+    return SearchResult(str(query), found_box, matches, {name: 1e3 * took for name, took in elapsed.items()})
+
+
+def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
+    """Rank the photos of a collection by a pooled query feature (D,): the ``k`` best, or all."""
+    lookup = collection.model.lookup_tables(feature)
+    parts = [scan.best_regions(lookup, segment.codes, segment.offsets) for segment in collection.segments]
+    boxes = [segment.boxes[part.region] for segment, part in zip(collection.segments, parts, strict=True)]
+    best = scan.BestRegions(
+        np.concatenate([part.distance for part in parts]), np.concatenate([part.region for part in parts])
+    )
+    return Ranking(scan.rank(best, k), best.distance, np.concatenate(boxes).astype(np.float32))
+
+
+def match(rank: int, image: str, squared: np.float32, box: NDArray[np.float32]) -> Match:
+    """Return a match from a squared distance: eq. 5's distance is its root, eq. 2's score the inverse of that."""
+    distance = float(np.sqrt(squared))
+    x1, y1, x2, y2 = map(float, box)
+    # Equal features would have an infinite score, which JSON cannot say.
+    return Match(rank, image, distance, 1.0 / max(distance, 1e-9), (x1, y1, x2, y2))

@@ -1,0 +1,145 @@
+"""The data that flow between the stages: small frozen dataclasses of NumPy arrays that check themselves.
+
+Row i is the same region in Regions, Features and Codes. Boxes are x1, y1, x2, y2 in pixels of the photo
+as a viewer shows it (EXIF orientation applied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Box: TypeAlias = tuple[float, float, float, float]
+
+
+def _freeze(owner: Any, name: str, array: NDArray[Any]) -> None:
+    """Store a read-only view of ``array`` in a frozen dataclass; the caller's own array is left as it is."""
+    view = array.view()
+    view.flags.writeable = False
+    object.__setattr__(owner, name, view)
+
+
+def _expect(name: str, array: NDArray[Any], dtypes: Sequence[Any], columns: int | None = None) -> None:
+    if array.ndim != 2 or array.dtype not in dtypes or (columns is not None and array.shape[1] != columns):
+        wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise ValueError(
+            f"{name}: expected {wanted} of shape (G, {columns or 'D'}), found {array.dtype} of shape {array.shape}"
+        )
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions of one photo.
+
+    Attributes:
+        boxes: (R, 4) float32, x1, y1, x2, y2 in pixels of the photo, x1 < x2 and y1 < y2.
+    """
+
+    boxes: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        _expect("boxes", self.boxes, [np.float32], columns=4)
+        if not ((self.boxes[:, :2] < self.boxes[:, 2:]).all() and np.isfinite(self.boxes).all()):
+            raise ValueError("boxes: expected finite x1 < x2 and y1 < y2, found a box that is empty or inverted")
+        _freeze(self, "boxes", self.boxes)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature vectors of regions.
+
+    Attributes:
+        vectors: (R, D) float32, row i belongs to region i.
+    """
+
+    vectors: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        _expect("vectors", self.vectors, [np.float32])
+        _freeze(self, "vectors", self.vectors)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Compact codes of regions (eq. 4).
+
+    Attributes:
+        values: (R, M) uint8 where K <= 256, else uint16: the index of the nearest codeword in each subspace.
+        codewords: K, a power of two.
+    """
+
+    values: NDArray[np.uint8] | NDArray[np.uint16]
+    codewords: int
+
+    def __post_init__(self) -> None:
+        _expect("values", self.values, [np.uint8 if self.codewords <= 256 else np.uint16])
+        if len(self.values) and int(self.values.max()) >= self.codewords:
+            raise ValueError(f"values: expected indices below K = {self.codewords}, found {self.values.max()}")
+        _freeze(self, "values", self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Match:
+    """One photo of a search result.
+
+    Attributes:
+        rank: 1 for the best.
+        image: name of the photo, as indexed.
+        distance: asymmetric distance of eq. 5 between the query and the best region, >= 0.
+        score: similarity of eq. 2, 1 / distance; higher is better.
+        box: the best region, x1, y1, x2, y2 in pixels of the photo.
+    """
+
+    rank: int
+    image: str
+    distance: float
+    score: float
+    box: Box
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The ranked photos of one query.
+
+    Attributes:
+        image: the query photo.
+        box: the drawn box in pixels of the query photo; the whole photo where none was drawn.
+        matches: best first; ties are in the order of image ids.
+        elapsed_ms: milliseconds of ``encode``, ``scan`` and ``total``.
+    """
+
+    image: str
+    box: Box
+    matches: tuple[Match, ...]
+    elapsed_ms: dict[str, float]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the contract of ``udq search --json``."""
+        return {
+            "query": {"image": self.image, "box": list(self.box)},
+            "k": len(self.matches),
+            "elapsed_ms": {name: round(value, 3) for name, value in self.elapsed_ms.items()},
+            "matches": [
+                {
+                    "rank": match.rank,
+                    "image": match.image,
+                    "distance": match.distance,
+                    "score": match.score,
+                    "box": list(match.box),
+                }
+                for match in self.matches
+            ],
+        }

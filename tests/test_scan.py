@@ -1,0 +1,249 @@
+"""The scan against brute force in NumPy, bit for bit: distances, regions, ties, empty images, threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from udq import scan
+from udq.errors import InputError
+from udq.scan import BestRegions, best_regions, rank
+
+SUBSPACES = (1, 2, 3, 4, 8, 16)  # each compiles a kernel for each dtype: words, half words, single codes
+
+
+def brute_force(lookup, codes, offsets):
+    """Eq. 5 for every region in the promised order, then the first smallest of each image (eq. 1)."""
+    d = lookup[0, codes[:, 0]].copy()
+    for m in range(1, codes.shape[1]):
+        d += lookup[m, codes[:, m]]
+    distance = np.full(len(offsets) - 1, np.inf, np.float32)
+    region = np.full(len(offsets) - 1, -1, np.int64)
+    for i, (begin, end) in enumerate(pairwise(offsets)):
+        if begin < end:
+            region[i] = begin + d[begin:end].argmin()
+            distance[i] = d[region[i]]
+    return distance, region
+
+
+def assert_equals_brute_force(lookup, codes, offsets, **options):
+    best = best_regions(lookup, codes, offsets, **options)
+    distance, region = brute_force(lookup, codes, offsets)
+    np.testing.assert_array_equal(best.distance.view(np.uint32), distance.view(np.uint32))
+    np.testing.assert_array_equal(best.region, region)
+
+
+def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
+    """A lookup of terms of very different size (so that the order of the sum shows), codes and offsets."""
+    rng = np.random.default_rng(seed)
+    lookup = (rng.random((subspaces, codewords)) * 10.0 ** rng.integers(-3, 6, (subspaces, 1))).astype(
+        np.float32
+    )
+    regions = sum(counts)
+    codes = rng.integers(0, codewords, (regions, subspaces)).astype(dtype)
+    if distinct is not None and regions:  # few distinct codes: ties within images and between them
+        codes = codes[rng.integers(0, min(distinct, regions), regions)]
+    return lookup, codes, np.cumsum([0, *counts])
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    subspaces=st.sampled_from(SUBSPACES),
+    codewords=st.sampled_from(
+        [(16, np.uint8), (200, np.uint8), (256, np.uint8), (257, np.uint16), (512, np.uint16)]
+    ),
+    counts=st.lists(st.integers(0, 9), max_size=12),
+    distinct=st.one_of(st.none(), st.integers(1, 4)),
+    threads=st.sampled_from([1, 2, 3]),
+)
+@settings(max_examples=200, deadline=None)
+def test_equals_brute_force(seed, subspaces, codewords, counts, distinct, threads):
+    codewords, dtype = codewords
+    case = random_scan(
+        seed, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=counts, distinct=distinct
+    )
+    assert_equals_brute_force(*case, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, None])
+@pytest.mark.parametrize(("codewords", "dtype"), [(256, np.uint8), (512, np.uint16)])
+def test_equals_brute_force_at_size(codewords, dtype, threads):
+    counts = (
+        np.random.default_rng(0).integers(0, 200, 1500).tolist()
+    )  # enough regions for None to take 2 threads
+    case = random_scan(1, subspaces=8, codewords=codewords, dtype=dtype, counts=counts)
+    assert_equals_brute_force(*case, threads=threads)
+
+
+def test_by_hand():
+    lookup = np.array([[0, 1, 4], [2, 0, 8]], np.float32)
+    codes = np.array([[2, 0], [1, 1], [0, 2], [0, 0], [1, 1]], np.uint8)  # 6, 1 | 8, 2, 1
+    best = best_regions(lookup, codes, np.array([0, 2, 2, 5]))
+    assert best.distance.tolist() == [1, np.inf, 1]
+    assert best.region.tolist() == [1, -1, 4]
+    assert rank(best).tolist() == [0, 2, 1]
+
+
+def test_sum_runs_from_the_first_subspace():
+    lookup = np.array([[2**24], [1], [1], [1]], np.float32)
+    codes = np.zeros((1, 4), np.uint8)
+    # 2**24 + 1 rounds to 2**24 each time; any other order would come to 2**24 + 2 or more.
+    assert best_regions(lookup, codes, np.array([0, 1])).distance.tolist() == [2**24]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_lowest_row_wins_a_tie(threads):
+    codes = np.full((90, 8), 3, np.uint8)
+    best = best_regions(np.ones((8, 256), np.float32), codes, np.arange(0, 91, 30), threads=threads)
+    assert best.region.tolist() == [0, 30, 60]
+    assert rank(best).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("counts", [[], [0], [0, 0, 0], [0, 5, 0]])
+def test_images_without_regions(counts):
+    case = random_scan(2, subspaces=8, codewords=256, dtype=np.uint8, counts=counts)
+    assert_equals_brute_force(*case, threads=2)
+
+
+def test_memory_map_and_odd_address(tmp_path):
+    lookup, codes, offsets = random_scan(3, subspaces=8, codewords=256, dtype=np.uint8, counts=[40] * 20)
+    np.save(tmp_path / "codes.npy", codes)
+    assert_equals_brute_force(lookup, np.load(tmp_path / "codes.npy", mmap_mode="r"), offsets)
+    shifted = np.empty(codes.size + 1, np.uint8)[1:].reshape(codes.shape)
+    shifted[:] = codes
+    assert_equals_brute_force(lookup, shifted, offsets)
+
+
+def test_searches_at_the_same_time():
+    cases = [random_scan(s, subspaces=8, codewords=256, dtype=np.uint8, counts=[100] * 100) for s in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda case: assert_equals_brute_force(*case, threads=2), cases))
+
+
+def test_result_is_frozen():
+    best = best_regions(np.ones((8, 256), np.float32), np.zeros((2, 8), np.uint8), np.array([0, 2]))
+    for array in (best.distance, best.region, rank(best)):
+        assert array.dtype in (np.float32, np.int64)
+    with pytest.raises(ValueError, match="read-only"):
+        best.distance[0] = 0
+    with pytest.raises(AttributeError):
+        best.region = best.region
+
+
+# --- ranking ---
+
+
+@given(
+    distances=st.lists(
+        st.sampled_from([0.0, -0.0, 1.0, 1.0000001, 2.5, np.inf, -1e-7, -2e-7, 1e-45, 3e38]), max_size=60
+    ),
+    k=st.one_of(st.none(), st.integers(0, 70)),
+    select=st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_rank_orders_by_distance_then_image(distances, k, select):
+    best = BestRegions(np.array(distances, np.float32), np.zeros(len(distances), np.int64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "IMAGES_TO_SELECT", 0 if select else len(distances))
+        order = rank(best, k)
+    assert order.dtype == np.int64
+    np.testing.assert_array_equal(order, np.argsort(best.distance, kind="stable")[:k])
+
+
+def test_rank_at_size():
+    rng = np.random.default_rng(4)
+    distance = rng.integers(0, 50_000, scan.IMAGES_TO_SELECT + 1).astype(np.float32)  # many ties
+    best = BestRegions(distance, np.zeros(len(distance), np.int64))
+    expected = np.argsort(distance, kind="stable")
+    for k in (None, 1, 20, 1000, len(distance) // 2):
+        np.testing.assert_array_equal(rank(best, k), expected[:k])
+
+
+# --- errors ---
+
+GOOD = {
+    "lookup": np.ones((8, 200), np.float32),
+    "codes": np.zeros((6, 8), np.uint8),
+    "offsets": np.array([0, 2, 6]),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lookup": np.ones((8, 200))}, r"lookup float32 \(\*, \*\), found float64 \(8, 200\)"),
+        ({"lookup": np.ones(8, np.float32)}, r"found float32 \(8,\)"),
+        ({"lookup": np.ones((8, 0), np.float32)}, "at least 1"),
+        ({"lookup": np.ones((8, 257), np.float32)}, "at most 256 codewords for codes of 1 bytes, found 257"),
+        ({"lookup": np.full((8, 200), np.nan, np.float32)}, "finite"),
+        ({"lookup": np.ones((4, 200), np.float32)}, r"codes uint8 \(\*, 4\), found uint8 \(6, 8\)"),
+        ({"codes": np.zeros((6, 8), np.int64)}, "found int64"),
+        ({"codes": np.zeros((6, 8), np.int8)}, "found int8"),
+        ({"codes": np.zeros(48, np.uint8)}, r"found uint8 \(48,\)"),
+        ({"codes": np.zeros((8, 6), np.uint8).T}, "C-contiguous"),
+        ({"offsets": np.array([0, 2, 6], np.int32)}, "offsets int64"),
+        ({"offsets": np.array([], np.int64)}, "N [+] 1 offsets"),
+        ({"offsets": np.array([1, 2, 6])}, "from 0 to 6"),
+        ({"offsets": np.array([0, 2, 7])}, "from 0 to 6"),
+        ({"offsets": np.array([0, 4, 2, 6])}, "never fall"),
+        ({"threads": 0}, "at least 1 thread, found 0"),
+    ],
+)
+def test_input_errors(change, message):
+    with pytest.raises(InputError, match=message):
+        best_regions(**(GOOD | change))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("codewords", "dtype", "code"),
+    [
+        (200, np.uint8, 200),
+        (200, np.uint8, 255),
+        (300, np.uint16, 300),
+        (512, np.uint16, 512),
+        (512, np.uint16, 65535),
+    ],
+)
+@pytest.mark.parametrize("subspaces", [3, 8])
+def test_code_out_of_range(subspaces, codewords, dtype, code, threads):
+    lookup, codes, offsets = random_scan(
+        5, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=[50] * 4
+    )
+    codes[170, 2] = code
+    with pytest.raises(
+        InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"
+    ):
+        best_regions(lookup, codes, offsets, threads=threads)
+
+
+def test_a_sum_too_large_for_float32_is_no_error():
+    lookup = np.full((8, 256), 3e38, np.float32)
+    best = best_regions(lookup, np.zeros((3, 8), np.uint8), np.array([0, 0, 3]))
+    assert best.distance.tolist() == [np.inf, np.inf]
+    assert best.region.tolist() == [-1, 0]
+
+
+def test_rank_errors():
+    best = BestRegions(np.ones(2, np.float32), np.zeros(2, np.int64))
+    with pytest.raises(InputError, match="at least 0, found -1"):
+        rank(best, -1)
+    with pytest.raises(InputError, match=r"region int64 \(2\), found int64 \(3,\)"):
+        BestRegions(np.ones(2, np.float32), np.zeros(3, np.int64))
+
+
+def test_compiles_where_no_cache_can_be_written(monkeypatch):
+    njit = scan.numba.njit
+
+    def without_cache(*, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(scan.numba, "njit", without_cache)
+    assert scan._compiled(lambda a, b: a + b)(1, 2) == 3
