@@ -105,9 +105,14 @@ class Collection:
         return self._manifest.broken
 
     @property
+    def images(self) -> list[storage.Image]:
+        """The photos; position is image id."""
+        return [image for segment in self.segments for image in segment.images]
+
+    @property
     def names(self) -> list[str]:
         """Names of the photos; position is image id."""
-        return [image.name for segment in self.segments for image in segment.images]
+        return [image.name for image in self.images]
 
     @cached_property
     def model(self) -> Model:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection as Names, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from udq.errors import InputError
 from udq.images import Source
 from udq.progress import Progress, silent
 from udq.provenance import provenance
-from udq.types import Box, Features
+from udq.types import Box, Features, Match
 
 if TYPE_CHECKING:
     from udq.collection import Collection
@@ -32,15 +31,13 @@ class Outcome:
     Attributes:
         query: the query.
         ap: its average precision, 0..1.
-        ranked: image ids that count, best first: without the query photo (unless kept).
-        boxes: (N, 4) float32 by image id, the reported boxes.
+        matches: the first page of results, without the query photo (unless kept).
         overlaps: (rank, intersection over union) of each positive whose box is known.
     """
 
     query: Query
     ap: float
-    ranked: NDArray[np.int64]
-    boxes: NDArray[np.float32]
+    matches: tuple[Match, ...]
     overlaps: tuple[tuple[int, float], ...]
 
 
@@ -73,14 +70,15 @@ def evaluate(
     Raises:
         InputError: the ground truth names photos that the collection does not hold.
     """
-    names = collection.names
+    photos = collection.images
+    names = [photo.name for photo in photos]
     ids = {name: i for i, name in enumerate(names)}
-    _check_names(truth, ids)
+    _check_names(truth, ids, {entry["image"] for entry in collection.broken})
     features = []
     with progress("queries", len(truth.queries)) as step:
         for query in truth.queries:
-            path = _photo(collection, ids[query.image])
-            features.append(collection.extractor.describe(path, query.box)[1])
+            photo = photos[ids[query.image]]
+            features.append(collection.extractor.describe(photo.path, query.box)[1])
             step()
     outcomes = tuple(
         _score(query, search.rank(collection, feature), names, ids, keep_query)
@@ -118,9 +116,11 @@ def evaluate(
     return Evaluation(report, outcomes)
 
 
-def _check_names(truth: GroundTruth, ids: dict[str, int]) -> None:
-    named = {name for query in truth.queries for name in {query.image} | query.positives}
-    missing = sorted(named - ids.keys())
+def _check_names(truth: GroundTruth, held: Names[str], broken: Names[str]) -> None:
+    """Refuse answers about other photos; a positive that could not be read counts as one never found."""
+    named = {query.image for query in truth.queries}
+    named |= {name for query in truth.queries for name in query.positives if name not in broken}
+    missing = sorted(named - set(held))
     if missing:
         raise InputError(
             f"the ground truth names {len(missing)} photos that the collection does not hold, '{missing[0]}' first; "
@@ -128,30 +128,23 @@ def _check_names(truth: GroundTruth, ids: dict[str, int]) -> None:
         )
 
 
-def _photo(collection: Collection, image: int) -> Path:
-    for segment in collection.segments:
-        if image < len(segment.images):
-            return segment.images[image].path
-        image -= len(segment.images)
-    raise IndexError(image)
-
-
 def _score(
     query: Query, ranking: search.Ranking, names: Sequence[str], ids: dict[str, int], keep_query: bool
 ) -> Outcome:
     left_out = set() if keep_query else {query.image}
-    order = np.array([i for i in ranking.order if names[i] not in left_out], dtype=np.int64)
+    order = ranking.order if keep_query else ranking.order[ranking.order != ids[query.image]]
     positives = query.positives - left_out
     if not positives:
         raise InputError(f"query {query.image}: its only positive is itself; add others or use --keep-query")
     ap = metrics.average_precision([names[i] for i in order], positives, query.junk)
-    place = {int(i): position + 1 for position, i in enumerate(order)}
-    overlaps = []
-    for name, drawn in sorted(query.boxes.items()):
-        if name in positives:
-            reported: Box = tuple(map(float, ranking.boxes[ids[name]]))  # type: ignore[assignment]
-            overlaps.append((place[ids[name]], metrics.intersection_over_union(reported, drawn)))
-    return Outcome(query, ap, order, ranking.boxes, tuple(overlaps))
+    place = {names[i]: position for position, i in enumerate(order, start=1)}
+    overlaps = tuple(
+        (place[name], metrics.intersection_over_union(ranking.box(ids[name]), drawn))
+        for name, drawn in sorted(query.boxes.items())
+        if name in positives and name in place
+    )
+    matches = tuple(ranking.match(rank, i, names[i]) for rank, i in enumerate(order[:_TOP], start=1))
+    return Outcome(query, ap, matches, overlaps)
 
 
 def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -183,7 +176,7 @@ def _rank_real_valued(
     """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
     projection = collection.model.projection
     queries = projection.apply(Features(features)).vectors
-    images = [image for segment in collection.segments for image in segment.images]
+    images = collection.images
     distance = np.full((len(queries), len(images)), np.inf, np.float32)
     boxes = np.zeros((len(queries), len(images), 4), np.float32)
     with progress("photos, for real-valued features", len(images)) as step:

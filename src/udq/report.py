@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +16,6 @@ from udq.storage import Image
 from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from udq.collection import Collection
     from udq.evaluate import Evaluation, Outcome
 
@@ -26,9 +25,7 @@ _BEST_AND_WORST = 5
 
 def search_sheet(collection: Collection, result: SearchResult) -> PillowImage.Image:
     """Draw the query and its first matches, with the boxes found."""
-    by_name = {image.name: image for segment in collection.segments for image in segment.images}
-    from pathlib import Path
-
+    by_name = {image.name: image for image in collection.images}
     tiles = [_tile(Path(result.image), result.box, QUERY, "query")]
     for match in result.matches:
         caption = f"{match.rank}  score {match.score:.3f}\n{match.image}"
@@ -39,7 +36,7 @@ def search_sheet(collection: Collection, result: SearchResult) -> PillowImage.Im
 
 def evaluation_sheet(collection: Collection, evaluation: Evaluation) -> PillowImage.Image:
     """Draw the best and the worst queries of a benchmark, each with its first matches marked right or wrong."""
-    photos = [image for segment in collection.segments for image in segment.images]
+    by_name = {image.name: image for image in collection.images}
     ordered = sorted(evaluation.outcomes, key=lambda outcome: (-outcome.ap, outcome.query.image))
     if len(ordered) > 2 * _BEST_AND_WORST:
         ordered = ordered[:_BEST_AND_WORST] + ordered[-_BEST_AND_WORST:]
@@ -48,24 +45,20 @@ def evaluation_sheet(collection: Collection, evaluation: Evaluation) -> PillowIm
         f"   {len(outcome.query.positives)} positives"
         for outcome in ordered
     ]
-    return sheet([_row(outcome, photos) for outcome in ordered], titles=titles)
+    return sheet([_row(outcome, by_name) for outcome in ordered], titles=titles)
 
 
-def _row(outcome: Outcome, photos: Sequence[Image]) -> list[Tile]:
+def _row(outcome: Outcome, by_name: Mapping[str, Image]) -> list[Tile]:
     query = outcome.query
-    named = {image.name: image for image in photos}
-    tiles = [_tile(named[query.image].path, query.box, QUERY, f"query\n{query.image}")]
-    for rank, i in enumerate(outcome.ranked[:_SHOWN], start=1):
-        photo = photos[i]
-        x1, y1, x2, y2 = map(float, outcome.boxes[i])
-        right = photo.name in query.positives
+    tiles = [_tile(by_name[query.image].path, query.box, QUERY, f"query\n{query.image}")]
+    for match in outcome.matches[:_SHOWN]:
+        right = match.image in query.positives
         overlap = ""
-        if photo.name in query.boxes:
-            overlap = f"  IoU {metrics.intersection_over_union((x1, y1, x2, y2), query.boxes[photo.name]):.2f}"
-        mark = "right" if right else "junk" if photo.name in query.junk else "wrong"
-        tiles.append(
-            _tile(photo.path, (x1, y1, x2, y2), RIGHT if right else WRONG, f"{rank}{overlap}\n{photo.name}", mark)
-        )
+        if match.image in query.boxes:
+            overlap = f"  IoU {metrics.intersection_over_union(match.box, query.boxes[match.image]):.2f}"
+        mark = "right" if right else "junk" if match.image in query.junk else "wrong"
+        caption = f"{match.rank}{overlap}\n{match.image}"
+        tiles.append(_tile(by_name[match.image].path, match.box, RIGHT if right else WRONG, caption, mark))
     return tiles
 
 

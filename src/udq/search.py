@@ -33,22 +33,29 @@ class Ranking:
     distance: NDArray[np.float32]
     boxes: NDArray[np.float32]
 
+    def box(self, image: int) -> Box:
+        """Return the best region of an image."""
+        x1, y1, x2, y2 = map(float, self.boxes[image])
+        return x1, y1, x2, y2
+
+    def match(self, rank: int, image: int, name: str) -> Match:
+        """Return an image as a result: eq. 5's distance is a root, eq. 2's score the inverse of that."""
+        distance = float(np.sqrt(self.distance[image]))
+        # Equal features would have an infinite score, which JSON cannot say.
+        return Match(rank, name, distance, 1.0 / max(distance, 1e-9), self.box(image))
+
 
 def search(collection: Collection, query: Path, box: Sequence[float] | None, *, k: int) -> SearchResult:
     """Encode the query, scan every code, and return the ``k`` best photos with the region that matches best."""
     if k < 1:
         raise InputError(f"k: expected 1 or more, found {k}")
-    extractor, segments = collection.extractor, collection.segments
+    extractor, names = collection.extractor, collection.names
     started = time.perf_counter()
     found_box, feature = extractor.describe(query, box)
     encoded = time.perf_counter()
     ranking = rank(collection, feature, k=k)
     scanned = time.perf_counter()
-    images = [image for segment in segments for image in segment.images]
-    matches = tuple(
-        match(position + 1, images[i].name, ranking.distance[i], ranking.boxes[i])
-        for position, i in enumerate(ranking.order)
-    )
+    matches = tuple(ranking.match(place, i, names[i]) for place, i in enumerate(ranking.order, start=1))
     finished = time.perf_counter()
     elapsed = {"encode": encoded - started, "scan": scanned - encoded, "total": finished - started}
     return SearchResult(str(query), found_box, matches, {name: 1e3 * took for name, took in elapsed.items()})
@@ -64,10 +71,3 @@ def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None 
     )
     return Ranking(scan.rank(best, k), best.distance, np.concatenate(boxes).astype(np.float32))
 
-
-def match(rank: int, image: str, squared: np.float32, box: NDArray[np.float32]) -> Match:
-    """Return a match from a squared distance: eq. 5's distance is its root, eq. 2's score the inverse of that."""
-    distance = float(np.sqrt(squared))
-    x1, y1, x2, y2 = map(float, box)
-    # Equal features would have an infinite score, which JSON cannot say.
-    return Match(rank, image, distance, 1.0 / max(distance, 1e-9), (x1, y1, x2, y2))

@@ -1,0 +1,110 @@
+"""The story of `udq demo`: compose a collection, build it, search it, measure it, and show what was found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from udq import evaluate, metrics, picture, report
+from udq.collection import Collection
+from udq.datasets import REGISTRY
+from udq.demo.compose import PHOTO_COUNT, compose
+from udq.demo.page import MatchView, QueryView, write_page
+from udq.errors import InputError
+from udq.progress import Progress, silent
+
+_SHOWN = 10  # matches of a query on the page
+
+
+def tell(output: Path, *, device: str = "auto", progress: Progress = silent) -> dict[str, Any]:
+    """Run the demonstration.
+
+    Args:
+        output: a folder to make; gets photos, ground truth, the collection, the page and the pictures.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: is told of each photo and query.
+
+    Returns:
+        The report of ``evaluate`` and, under ``written``, where everything is.
+
+    Raises:
+        InputError: something is already at ``output``.
+        DependencyError: the packages that ship the photos are not installed.
+    """
+    if output.exists():
+        raise InputError(f"{output}: already exists; name another folder with -o, or delete it first")
+    try:
+        return _tell(output, device, progress)
+    except BaseException:
+        # Ours alone, since it was not there before: an error or Ctrl-C leaves nothing half-made.
+        shutil.rmtree(output, ignore_errors=True)
+        raise
+
+
+def _tell(output: Path, device: str, progress: Progress) -> dict[str, Any]:
+    photos, path = output / "photos", output / "demo.udq"
+    with progress("composing photos", PHOTO_COUNT) as step:
+        answers = compose(output, on_photo=step)
+    collection = Collection.build(photos, path, device=device, progress=progress)
+    truth = REGISTRY["boxes"](answers)
+    done = evaluate.evaluate(collection, truth, progress=progress)
+
+    first = truth.queries[0]
+    found = collection.search(photos / first.image, first.box, k=8)
+    search_picture, sheet = output / "search.jpg", output / "best-and-worst.jpg"
+    picture.save(report.search_sheet(collection, found), search_picture)
+    picture.save(report.evaluation_sheet(collection, done), sheet)
+    page = write_page(
+        output,
+        title="udq: object instance search",
+        facts=_facts(done.report, found.elapsed_ms),
+        queries=_views(collection, done.outcomes),
+    )
+    written = {
+        "page": page,
+        "search": search_picture,
+        "sheet": sheet,
+        "photos": photos,
+        "answers": answers,
+        "collection": path,
+    }
+    return done.report | {"written": {name: str(place) for name, place in written.items()}}
+
+
+def _facts(facts: dict[str, Any], elapsed_ms: dict[str, float]) -> list[tuple[str, str]]:
+    first_page = facts["localisation"]["top_20"]
+    return [
+        ("photos", f"{facts['images']:,}"),
+        ("regions", f"{facts['regions']:,}"),
+        ("bytes a region", f"{facts['bytes_per_region']:g}"),
+        ("queries", f"{facts['queries']}"),
+        ("mAP, codes", f"{facts['mAP']:.3f}"),
+        ("mAP, real-valued", f"{facts['real_valued']['mAP']:.3f}"),
+        ("mean IoU of right photos in the top 20", f"{first_page['mean_iou']:.3f}"),
+        ("one search", f"{elapsed_ms['total']:.0f} ms"),
+    ]
+
+
+def _views(collection: Collection, outcomes: tuple[evaluate.Outcome, ...]) -> list[QueryView]:
+    sizes = {image.name: (image.width, image.height) for image in collection.images}
+    views = []
+    for outcome in outcomes:
+        query = outcome.query
+        matches = [
+            MatchView(
+                f"photos/{match.image}",
+                sizes[match.image],
+                match.box,
+                match.score,
+                match.image in query.positives,
+                metrics.intersection_over_union(match.box, query.boxes[match.image])
+                if match.image in query.boxes
+                else None,
+            )
+            for match in outcome.matches[:_SHOWN]
+        ]
+        width, height = sizes[query.image]
+        box = query.box or (0.0, 0.0, float(width), float(height))
+        views.append(QueryView(query.label, f"photos/{query.image}", box, (width, height), outcome.ap, matches))
+    return views
