@@ -129,9 +129,7 @@ def agreement(rank_images: dict[str, Callable[[Floats], Ranking]], queries: Floa
     }
 
 
-def turns(
-    rank_images: dict[str, Callable[[Floats], Ranking]], queries: Floats, repeats: int
-) -> dict[str, Floats]:
+def turns(rank_images: dict[str, Callable[[Floats], Ranking]], queries: Floats, repeats: int) -> dict[str, Floats]:
     """Milliseconds (turns,) of each contender, all of them once a turn."""
     times: dict[str, list[float]] = {name: [] for name in rank_images}
     for turn in range(repeats):
@@ -143,12 +141,8 @@ def turns(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--codes", type=int, default=1_000_000, help="regions in the collection (%(default)s)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--codes", type=int, default=1_000_000, help="regions in the collection (%(default)s)")
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=40, help="turns that are timed (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -180,9 +174,7 @@ def main() -> None:
         "agreement": agrees,
     }  # fmt: skip
 
-    print(
-        f"{index.ntotal:,} codes of {images:,} images, M={SUBSPACES}, K={CODEWORDS}; one thread unless said"
-    )
+    print(f"{index.ntotal:,} codes of {images:,} images, M={SUBSPACES}, K={CODEWORDS}; one thread unless said")
     print(f"{'':17}{'median ms':>10}{'fastest':>10}{'x ours':>8}")
     for name, meaning in MEANING.items():
         print(f"{name:17}{median[name]:10.2f}{fastest[name]:10.2f}{times_ours[name]:8.2f}  {meaning}")

@@ -87,9 +87,7 @@ def test_boxes_are_inside_photos_that_exist(demo: Path, rows: list[Row]) -> None
 
 def test_two_queries_of_an_object_agree(rows: list[Row]) -> None:
     for name in OBJECTS:
-        shown = [
-            {row["query_image"]: _query_box(row), **_positives(row)} for row in rows if row["object"] == name
-        ]
+        shown = [{row["query_image"]: _query_box(row), **_positives(row)} for row in rows if row["object"] == name]
         assert all(other == shown[0] for other in shown)
 
 
@@ -130,17 +128,13 @@ def test_another_seed_plans_other_photos() -> None:
 
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_box_is_what_is_visible(
-    studio: Studio, seed: int, hidden: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_box_is_what_is_visible(studio: Studio, seed: int, hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A magenta object on magenta-free ground: where magenta is, the box has to be."""
     thing = Image.new("RGBA", (300, 220))
     ImageDraw.Draw(thing).ellipse((0, 0, 299, 219), fill=(255, 0, 255, 255))
     monkeypatch.setitem(studio._things, "cat", thing)
     grey = BACKDROPS.index(("moon", 0, 0, 512, 512))
-    photo, sights = studio.shoot(
-        Plan(("cat",), hidden, False, grey, None), "p.jpg", np.random.default_rng(seed)
-    )
+    photo, sights = studio.shoot(Plan(("cat",), hidden, False, grey, None), "p.jpg", np.random.default_rng(seed))
     [(name, sight)] = sights
     assert (name, sight.photo, sight.whole) == ("cat", "p.jpg", not hidden)
     red, green, blue = np.moveaxis(np.asarray(photo, np.int16), 2, 0)

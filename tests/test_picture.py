@@ -115,9 +115,7 @@ def test_input_is_left_as_it_is() -> None:
         tile.image[0, 0] = 1
 
 
-@pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
-)
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_a_tile_checks_its_image(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected uint8 of shape"):
         Tile(image)

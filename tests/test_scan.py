@@ -41,9 +41,7 @@ def assert_equals_brute_force(lookup, codes, offsets, **options):
 def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
     """A lookup of terms of very different size (so that the order of the sum shows), codes and offsets."""
     rng = np.random.default_rng(seed)
-    lookup = (rng.random((subspaces, codewords)) * 10.0 ** rng.integers(-3, 6, (subspaces, 1))).astype(
-        np.float32
-    )
+    lookup = (rng.random((subspaces, codewords)) * 10.0 ** rng.integers(-3, 6, (subspaces, 1))).astype(np.float32)
     regions = sum(counts)
     codes = rng.integers(0, codewords, (regions, subspaces)).astype(dtype)
     if distinct is not None and regions:  # few distinct codes: ties within images and between them
@@ -54,9 +52,7 @@ def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
 @given(
     seed=st.integers(0, 2**32 - 1),
     subspaces=st.sampled_from(SUBSPACES),
-    codewords=st.sampled_from(
-        [(16, np.uint8), (200, np.uint8), (256, np.uint8), (257, np.uint16), (512, np.uint16)]
-    ),
+    codewords=st.sampled_from([(16, np.uint8), (200, np.uint8), (256, np.uint8), (257, np.uint16), (512, np.uint16)]),
     counts=st.lists(st.integers(0, 9), max_size=12),
     distinct=st.one_of(st.none(), st.integers(1, 4)),
     threads=st.sampled_from([1, 2, 3]),
@@ -64,18 +60,14 @@ def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
 @settings(max_examples=200, deadline=None)
 def test_equals_brute_force(seed, subspaces, codewords, counts, distinct, threads):
     codewords, dtype = codewords
-    case = random_scan(
-        seed, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=counts, distinct=distinct
-    )
+    case = random_scan(seed, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=counts, distinct=distinct)
     assert_equals_brute_force(*case, threads=threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, None])
 @pytest.mark.parametrize(("codewords", "dtype"), [(256, np.uint8), (512, np.uint16)])
 def test_equals_brute_force_at_size(codewords, dtype, threads):
-    counts = (
-        np.random.default_rng(0).integers(0, 200, 1500).tolist()
-    )  # enough regions for None to take 2 threads
+    counts = np.random.default_rng(0).integers(0, 200, 1500).tolist()  # enough regions for None to take 2 threads
     case = random_scan(1, subspaces=8, codewords=codewords, dtype=dtype, counts=counts)
     assert_equals_brute_force(*case, threads=threads)
 
@@ -212,13 +204,9 @@ def test_input_errors(change, message):
 )
 @pytest.mark.parametrize("subspaces", [3, 8])
 def test_code_out_of_range(subspaces, codewords, dtype, code, threads):
-    lookup, codes, offsets = random_scan(
-        5, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=[50] * 4
-    )
+    lookup, codes, offsets = random_scan(5, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=[50] * 4)
     codes[170, 2] = code
-    with pytest.raises(
-        InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"
-    ):
+    with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
         best_regions(lookup, codes, offsets, threads=threads)
 
 

@@ -86,7 +86,11 @@ def _folded_efficientnet(network: Any) -> nn.Module:
     for block in network._blocks:
         pairs += [
             (block, convolution, norm)
-            for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+            for convolution, norm in (
+                ("_expand_conv", "_bn0"),
+                ("_depthwise_conv", "_bn1"),
+                ("_project_conv", "_bn2"),
+            )
             if hasattr(block, convolution)
         ]
     network.eval()

@@ -36,18 +36,29 @@ def index(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="COLLECTION", help="The collection to make.")],
     preset: Annotated[str, typer.Option(help=f"Settings to begin with: {', '.join(config.PRESETS)}.")] = "default",
     config_file: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings, over the preset's.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML file of settings, over the preset's."),
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Network that sees the photos; 'udq index --help-backbones'.")] = None,
-    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights for the backbone, for offline use.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Network that sees the photos; 'udq index --help-backbones'.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights for the backbone, for offline use.")
+    ] = None,
     proposals: Annotated[str | None, typer.Option(help="Region proposer: grid.")] = None,
-    subspaces: Annotated[int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")] = None,
+    subspaces: Annotated[
+        int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")
+    ] = None,
     codewords: Annotated[
         int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the training sample and k-means.")] = None,
     no_train: Annotated[
-        bool, typer.Option("--no-train", help="Codes of the pretrained features, without UDQ training. Always so in this version.")
+        bool,
+        typer.Option(
+            "--no-train",
+            help="Codes of the pretrained features, without UDQ training. Always so in this version.",
+        ),
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -66,9 +77,7 @@ def index(
     from udq.collection import Collection
 
     started = time.perf_counter()
-    collection = Collection.build(
-        images, output, config=settings, weights=weights, device=device, progress=_progress
-    )
+    collection = Collection.build(images, output, config=settings, weights=weights, device=device, progress=_progress)
     facts = collection.info() | {"elapsed_s": round(time.perf_counter() - started, 2)}
     if as_json:
         _print_json(facts)
@@ -84,7 +93,10 @@ def search(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")],
     box: Annotated[
         str | None,
-        typer.Option(metavar="X1,Y1,X2,Y2", help="The object in it, in pixels: left, top, right, bottom. Default: all of it."),
+        typer.Option(
+            metavar="X1,Y1,X2,Y2",
+            help="The object in it, in pixels: left, top, right, bottom. Default: all of it.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Photos wanted.")] = 20,
     picture: Annotated[
@@ -120,9 +132,12 @@ def search(
 def evaluate(
     collection: CollectionPath,
     ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
-    dataset: Annotated[str, typer.Option(help="Layout of the ground truth: boxes (a CSV, see docs/benchmark.md).")] = "boxes",
+    dataset: Annotated[
+        str, typer.Option(help="Layout of the ground truth: boxes (a CSV, see docs/benchmark.md).")
+    ] = "boxes",
     keep_query: Annotated[
-        bool, typer.Option("--keep-query", help="Keep a query's own photo in its ranking, as Oxford and Paris do.")
+        bool,
+        typer.Option("--keep-query", help="Keep a query's own photo in its ranking, as Oxford and Paris do."),
     ] = False,
     real_valued: Annotated[
         bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
@@ -188,7 +203,9 @@ def verify(collection: CollectionPath, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: udq demo -o udq-demo && open udq-demo/index.html")
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where photos and results go.")] = Path("udq-demo"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where photos and results go.")
+    ] = Path("udq-demo"),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -269,12 +286,19 @@ def _print_json(facts: dict[str, Any]) -> None:
 def _print_info(facts: dict[str, Any]) -> None:
     features, images = facts["config"]["features"], facts["config"]["images"]
     print(f"collection    {facts['path']}")
-    print(f"photos        {facts['images']:,}" + (f" ({len(facts['broken'])} could not be read)" if facts["broken"] else ""))
+    print(
+        f"photos        {facts['images']:,}"
+        + (f" ({len(facts['broken'])} could not be read)" if facts["broken"] else "")
+    )
     print(f"regions       {facts['regions']:,}, {facts['bytes_per_region']:g} bytes a code "
           f"(M = {facts['subspaces']}, K = {facts['codewords']})")  # fmt: skip
     print(f"model         {facts['model']}")
-    print(f"features      {features['backbone']}, {features['proposals']}, photos at {images['shorter']}/{images['longer']} px")
-    print(f"on disk       {facts['bytes_on_disk'] / 1e6:.1f} MB, format {facts['format_version']}, made by udq {facts['udq']}")
+    print(
+        f"features      {features['backbone']}, {features['proposals']}, photos at {images['shorter']}/{images['longer']} px"
+    )
+    print(
+        f"on disk       {facts['bytes_on_disk'] / 1e6:.1f} MB, format {facts['format_version']}, made by udq {facts['udq']}"
+    )
 
 
 def _print_evaluation(report: dict[str, Any]) -> None:
@@ -309,7 +333,14 @@ def _warn_broken(broken: list[dict[str, str]]) -> None:
 def _progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
     """Draw a bar on stderr with count, rate and remaining time."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
     from rich.progress import Task, TimeRemainingColumn  # isort: skip
     from rich.text import Text
 
@@ -322,7 +353,11 @@ def _progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
             return Text(f"{speed:.1f}/s" if speed else "")
 
     columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
-    columns += [SpinnerColumn()] if total is None else [BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"), TimeRemainingColumn()]
+    columns += (
+        [SpinnerColumn()]
+        if total is None
+        else [BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"), TimeRemainingColumn()]
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(stage, total=total)
         yield lambda: bar.advance(task)

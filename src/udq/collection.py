@@ -14,7 +14,7 @@ from udq.config import IndexConfig
 from udq.errors import CollectionError
 from udq.model import Model
 from udq.progress import Progress, silent
-from udq.types import Box, SearchResult
+from udq.types import SearchResult
 
 if TYPE_CHECKING:
     from udq.extract import Extractor
@@ -141,7 +141,9 @@ class Collection:
                 with file.open("rb") as opened:
                     same = hashlib.file_digest(opened, "sha256").hexdigest() == weights["sha256"]
             except OSError as error:
-                raise CollectionError(f"{file}: the weights this collection was built with are gone; put the file back") from error
+                raise CollectionError(
+                    f"{file}: the weights this collection was built with are gone; put the file back"
+                ) from error
             if not same:
                 raise CollectionError(f"{file}: not the weights this collection was built with (checksum differs)")
         return Extractor(self.config.images, self.config.features, weights=file, device=self.device)
@@ -153,9 +155,10 @@ class Collection:
     def info(self) -> dict[str, Any]:
         """Return what the collection holds, JSON-serialisable."""
         document = self._manifest.document
-        size = sum(
-            facts["bytes"] for segment in document["segments"] for facts in segment["files"].values()
-        ) + document["model"]["bytes"]
+        size = (
+            sum(facts["bytes"] for segment in document["segments"] for facts in segment["files"].values())
+            + document["model"]["bytes"]
+        )
         return {
             "path": str(self.path),
             "format_version": document["version"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection as Names, Iterator, Sequence
+from collections.abc import Collection as Names
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from udq.errors import InputError
 from udq.images import Source
 from udq.progress import Progress, silent
 from udq.provenance import provenance
-from udq.types import Box, Features, Match
+from udq.types import Features, Match
 
 if TYPE_CHECKING:
     from udq.collection import Collection

@@ -62,9 +62,7 @@ class Extractor:
             device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         """
         if feature.proposals not in proposals.REGISTRY:
-            raise InputError(
-                f"proposals '{feature.proposals}': expected one of {', '.join(proposals.REGISTRY)}"
-            )
+            raise InputError(f"proposals '{feature.proposals}': expected one of {', '.join(proposals.REGISTRY)}")
         self._image = image
         self._p = feature.p
         self._propose = proposals.REGISTRY[feature.proposals]
@@ -110,7 +108,10 @@ class Extractor:
         try:
             photo = decoding.result()
         except ImageError as error:
-            nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
+            nothing = (
+                Regions(np.empty((0, 4), np.float32)),
+                Features(np.empty((0, self.channels), np.float32)),
+            )
             return Extracted(source, 0, 0, *nothing, broken=str(error))
         feature_map = self._feature_map(photo)
         regions = self._propose(feature_map, photo.width, photo.height)

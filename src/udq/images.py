@@ -21,7 +21,23 @@ from udq.errors import ImageError, InputError
 from udq.types import Box
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .jp2 .avif .mpo".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".jp2",
+        ".avif",
+        ".mpo",
+    ]
 )
 
 # 150 megapixels decode to 450 MB: above any camera's photo, below what would exhaust a small machine.
@@ -170,14 +186,24 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
         raise InputError(f"box {found}: expected four finite numbers x1,y1,x2,y2")
     x1, y1, x2, y2 = map(float, box)
     if x1 >= x2 or y1 >= y2:
-        raise InputError(f"box {found}: expected x1 < x2 and y1 < y2 (left, top, right, bottom), found it inverted or empty")
+        raise InputError(
+            f"box {found}: expected x1 < x2 and y1 < y2 (left, top, right, bottom), found it inverted or empty"
+        )
     if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
         raise InputError(f"box {found}: expected a box inside the photo, which is {width} x {height} pixels")
     return x1, y1, x2, y2
 
 
 # What Pillow's decoders raise for broken files; MemoryError for a header that promises the impossible.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError, Image.DecompressionBombError)
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    Image.DecompressionBombError,
+)
 
 
 def _open(path: Path) -> Image.Image:

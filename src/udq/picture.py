@@ -149,9 +149,7 @@ def _font_height(font: _Font) -> float:
     return bottom - min(top, 0)
 
 
-def _draw_tile(
-    picture: Image.Image, tile: Tile, corner: tuple[int, int], look: _Look, *, is_query: bool
-) -> None:
+def _draw_tile(picture: Image.Image, tile: Tile, corner: tuple[int, int], look: _Look, *, is_query: bool) -> None:
     """Draw a tile with its place's upper left corner at ``corner``."""
     draw = ImageDraw.Draw(picture)
     left, top = corner

@@ -19,7 +19,7 @@ def provenance(*, seed: int) -> dict[str, object]:
     return {
         "command": " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
         "commit": _commit(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "machine": {"cpu": _cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {"python": platform.python_version()} | _versions(),
@@ -42,7 +42,11 @@ def _commit() -> str | None:
     try:
         # --untracked-files=no: a result file that was just written does not make the code another one.
         head = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "-C", str(here), "status", "--porcelain", "--untracked-files=no", "--", str(here)],

@@ -41,8 +41,7 @@ def evaluation_sheet(collection: Collection, evaluation: Evaluation) -> PillowIm
     if len(ordered) > 2 * _BEST_AND_WORST:
         ordered = ordered[:_BEST_AND_WORST] + ordered[-_BEST_AND_WORST:]
     titles = [
-        f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}"
-        f"   {len(outcome.query.positives)} positives"
+        f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}   {len(outcome.query.positives)} positives"
         for outcome in ordered
     ]
     return sheet([_row(outcome, by_name) for outcome in ordered], titles=titles)

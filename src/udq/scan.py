@@ -230,9 +230,7 @@ def _expect(holds: bool | np.bool_, expected: str, found: object) -> None:
 
 def _expect_array(name: str, array: NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> None:
     """Hold an array to its dtype and shape (None: any length)."""
-    fits = array.ndim == len(shape) and all(
-        n in (None, found) for n, found in zip(shape, array.shape, strict=True)
-    )
+    fits = array.ndim == len(shape) and all(n in (None, found) for n, found in zip(shape, array.shape, strict=True))
     if not (fits and array.dtype == dtype):
         wanted = f"{np.dtype(dtype)} ({', '.join('*' if n is None else str(n) for n in shape)})"
         raise InputError(f"expected {name} {wanted}, found {array.dtype} {array.shape}")
@@ -258,6 +256,4 @@ def _refuse_codes_from(codewords: int, codes: NDArray[Any]) -> None:
     beyond = np.argwhere(codes >= codewords)
     if len(beyond):
         row, m = beyond[0].tolist()
-        _expect(
-            False, f"codes below the {codewords} codewords", f"{codes[row, m]} in row {row}, subspace {m}"
-        )
+        _expect(False, f"codes below the {codewords} codewords", f"{codes[row, m]} in row {row}, subspace {m}")

@@ -70,4 +70,3 @@ def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None 
         np.concatenate([part.distance for part in parts]), np.concatenate([part.region for part in parts])
     )
     return Ranking(scan.rank(best, k), best.distance, np.concatenate(boxes).astype(np.float32))
-

@@ -25,7 +25,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,9 @@ class Writer:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             (self._partial / "segments").mkdir(parents=True)
         except OSError as error:
-            raise UdqError(f"{path}: cannot create a collection here ({error.strerror}); choose another place") from error
+            raise UdqError(
+                f"{path}: cannot create a collection here ({error.strerror}); choose another place"
+            ) from error
 
     def __enter__(self) -> Writer:
         return self
@@ -150,7 +152,11 @@ class Writer:
 
     def put_model(self, model: Model) -> None:
         """Write projection and quantizer."""
-        self._model = {"file": _MODEL, "origin": model.origin, **_write(self._partial / _MODEL, model.to_bytes())}
+        self._model = {
+            "file": _MODEL,
+            "origin": model.origin,
+            **_write(self._partial / _MODEL, model.to_bytes()),
+        }
 
     def put_segment(self, codes: Codes, regions: Regions, counts: Sequence[int], images: Sequence[Image]) -> None:
         """Append photos: ``counts[i]`` >= 1 consecutive regions belong to ``images[i]``."""
@@ -177,9 +183,7 @@ class Writer:
             }
         )
 
-    def commit(
-        self, config: IndexConfig, *, weights: dict[str, str] | None, broken: Sequence[dict[str, str]]
-    ) -> None:
+    def commit(self, config: IndexConfig, *, weights: dict[str, str] | None, broken: Sequence[dict[str, str]]) -> None:
         """Write the manifest and put the collection in its place."""
         for scratch in self._partial.glob("scratch-*"):
             scratch.unlink()
@@ -187,7 +191,7 @@ class Writer:
             "format": FORMAT,
             "version": VERSION,
             "udq": __version__,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config.to_dict(),
             "weights": weights,
             "model": self._model,

@@ -102,9 +102,7 @@ says how well the found box covers the true one, from 0 to 1. Average precision 
 object comes before all others.</p>"""
 
 
-def write_page(
-    folder: Path, *, title: str, facts: Sequence[tuple[str, str]], queries: Sequence[QueryView]
-) -> Path:
+def write_page(folder: Path, *, title: str, facts: Sequence[tuple[str, str]], queries: Sequence[QueryView]) -> Path:
     """Write ``index.html`` into the folder that holds the photos.
 
     Args:
@@ -153,9 +151,7 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
 def _section(query: QueryView) -> str:
     matches = [MatchView(*match) for match in query.matches]
     right = sum(match.is_right for match in matches)
-    drawn = _photo(
-        query.photo, query.photo_size, query.box, "drawn", f"Query: {query.name}, in the drawn box"
-    )
+    drawn = _photo(query.photo, query.photo_size, query.box, "drawn", f"Query: {query.name}, in the drawn box")
     caption = f"The drawn box<small>{escape(query.photo)}</small>"
     summary = f"average precision {query.average_precision:.2f} · {right} of {len(matches)} shown are right"
     return "\n".join(

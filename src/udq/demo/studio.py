@@ -66,9 +66,7 @@ class Studio:
             for name, cutout in {**OBJECTS, **DISTRACTORS}.items()
         }
 
-    def shoot(
-        self, plan: Plan, name: str, rng: np.random.Generator
-    ) -> tuple[Image.Image, list[tuple[str, Sight]]]:
+    def shoot(self, plan: Plan, name: str, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, Sight]]]:
         """Take a photo.
 
         Args:
@@ -99,9 +97,7 @@ class Studio:
         grain = rng.standard_normal(picture.shape, np.float32) * rng.uniform(1, 4)
         picture = np.clip(_relit(picture, rng) + grain, 0, 255)
         sights = [
-            (thing, Sight(name, extent(255 * seen), not plan.hidden))
-            for thing, seen in layers
-            if thing in plan.objects
+            (thing, Sight(name, extent(255 * seen), not plan.hidden)) for thing, seen in layers if thing in plan.objects
         ]
         return Image.fromarray(picture.astype(np.uint8)), sights
 
