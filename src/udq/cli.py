@@ -12,14 +12,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from udq import __version__, config
+from udq import __version__, backbones, config
+from udq import proposals as proposers
 from udq.errors import InputError, UdqError
 
 app = typer.Typer(
     name="udq",
     help="Object instance search: draw a box round an object, get every photo that shows that very object.",
     epilog="Begin with: udq demo",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -27,32 +27,36 @@ app = typer.Typer(
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]
 
 
 @app.command(epilog="Example: udq index photos/ -o photos.udq")
 def index(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Photos and folders of photos.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Photos and folders of photos.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="COLLECTION", help="The collection to make.")],
-    preset: Annotated[str, typer.Option(help=f"Settings to begin with: {', '.join(config.PRESETS)}.")] = "default",
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help=f"Settings to begin with: {', '.join(config.PRESETS)}.")
+    ] = "default",
     config_file: Annotated[
         Path | None,
         typer.Option("--config", metavar="FILE", help="TOML file of settings, over the preset's."),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Network that sees the photos; 'udq index --help-backbones'.")
+        str | None, typer.Option(metavar="NAME", help=f"Network that sees the photos: {', '.join(backbones.REGISTRY)}.")
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights for the backbone, for offline use.")
     ] = None,
-    proposals: Annotated[str | None, typer.Option(help="Region proposer: grid.")] = None,
+    proposals: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Region proposer: {', '.join(proposers.REGISTRY)}.")
+    ] = None,
     subspaces: Annotated[
         int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")
     ] = None,
     codewords: Annotated[
         int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the training sample and k-means.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the training sample and k-means.")] = None,
     no_train: Annotated[
         bool,
         typer.Option(
@@ -83,7 +87,6 @@ def index(
         _print_json(facts)
     else:
         _print_info(facts)
-        print(f"built in      {facts['elapsed_s']:.1f} s")
     _warn_broken(collection.broken)
 
 
@@ -98,7 +101,7 @@ def search(
             help="The object in it, in pixels: left, top, right, bottom. Default: all of it.",
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Photos wanted.")] = 20,
+    k: Annotated[int, typer.Option("-k", metavar="K", help="Photos wanted.")] = 20,
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")
     ] = None,
@@ -133,7 +136,7 @@ def evaluate(
     collection: CollectionPath,
     ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
     dataset: Annotated[
-        str, typer.Option(help="Layout of the ground truth: boxes (a CSV, see docs/benchmark.md).")
+        str, typer.Option(metavar="NAME", help="Layout of the ground truth: boxes (a CSV, see docs/benchmark.md).")
     ] = "boxes",
     keep_query: Annotated[
         bool,
@@ -183,7 +186,7 @@ def info(collection: CollectionPath, as_json: Json = False) -> None:
         return
     _print_info(facts)
     for entry in facts["broken"]:
-        print(f"not indexed   {entry['reason']}")
+        print(f"{'not indexed':<12}  {entry['reason']}")
 
 
 @app.command(epilog="Example: udq verify photos.udq")
@@ -226,10 +229,14 @@ def demo(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         print(f"udq {__version__}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
@@ -259,11 +266,9 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """One line of what is wrong with the command line; the whole help where there was no command at all."""
+    """Return one line of what is wrong with the command line."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
-    if message.lstrip().startswith("Usage:"):
-        return message
     helped = f"; see {context.command_path} --help" if context else ""
     return " ".join(message.split()).rstrip(".") + helped
 
@@ -285,20 +290,21 @@ def _print_json(facts: dict[str, Any]) -> None:
 
 def _print_info(facts: dict[str, Any]) -> None:
     features, images = facts["config"]["features"], facts["config"]["images"]
-    print(f"collection    {facts['path']}")
-    print(
-        f"photos        {facts['images']:,}"
-        + (f" ({len(facts['broken'])} could not be read)" if facts["broken"] else "")
-    )
-    print(f"regions       {facts['regions']:,}, {facts['bytes_per_region']:g} bytes a code "
-          f"(M = {facts['subspaces']}, K = {facts['codewords']})")  # fmt: skip
-    print(f"model         {facts['model']}")
-    print(
-        f"features      {features['backbone']}, {features['proposals']}, photos at {images['shorter']}/{images['longer']} px"
-    )
-    print(
-        f"on disk       {facts['bytes_on_disk'] / 1e6:.1f} MB, format {facts['format_version']}, made by udq {facts['udq']}"
-    )
+    broken = f" ({len(facts['broken'])} could not be read)" if facts["broken"] else ""
+    code = f"{facts['bytes_per_region']:g} bytes a code (M = {facts['subspaces']}, K = {facts['codewords']})"
+    size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
+    rows = {
+        "collection": facts["path"],
+        "photos": f"{facts['images']:,}{broken}",
+        "regions": f"{facts['regions']:,}, {code}",
+        "model": facts["model"],
+        "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",
+        "on disk": f"{size}, format {facts['format_version']}, made by udq {facts['udq']}",
+    }
+    if "elapsed_s" in facts:
+        rows["built in"] = f"{facts['elapsed_s']:.1f} s"
+    for name, value in rows.items():
+        print(f"{name:<12}  {value}")
 
 
 def _print_evaluation(report: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ class Extractor:
     def extract(self, sources: Iterable[images.Source]) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason."""
         with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-            waiting = deque()
+            waiting: deque[tuple[images.Source, Future[images.Photo]]] = deque()
             try:
                 for source in sources:
                     waiting.append((source, pool.submit(self._load, source)))
@@ -93,13 +93,13 @@ class Extractor:
                 # On Ctrl-C or when the consumer stops early, what is queued is not worth waiting for.
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def describe(self, path: Path, box: Box | None) -> tuple[Box, NDArray[np.float32]]:
+    def describe(self, path: Path, box: Sequence[float] | None) -> tuple[Box, NDArray[np.float32]]:
         """Return the query's box and its feature (D,), from nothing but the pixels inside the box."""
-        photo, box = images.load_crop(
+        photo, found = images.load_crop(
             path, box, shorter=self._image.shorter, longer=self._image.longer, least=self._image.least
         )
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
-        return box, self._pool(photo, self._feature_map(photo), whole)[0]
+        return found, self._pool(photo, self._feature_map(photo), whole)[0]
 
     def _load(self, source: images.Source) -> images.Photo:
         return images.load(source.path, shorter=self._image.shorter, longer=self._image.longer)
@@ -122,7 +122,8 @@ class Extractor:
     def _feature_map(self, photo: images.Photo) -> torch.Tensor:
         pixels = torch.from_numpy(photo.pixels.copy()).to(self._device).permute(2, 0, 1)[None]
         batch = pixels.float().sub_(self._mean).div_(self._spread).contiguous(memory_format=torch.channels_last)
-        return self._network(batch)[0].float()
+        feature_map: torch.Tensor = self._network(batch)[0]
+        return feature_map.float()
 
     @torch.inference_mode()
     def _pool(self, photo: images.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:

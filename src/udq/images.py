@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from udq.errors import ImageError, InputError
 from udq.types import Box
@@ -146,7 +146,7 @@ def load(path: Path, *, shorter: int, longer: int) -> Photo:
     return Photo(pixels, width, height)
 
 
-def load_crop(path: Path, box: Box | None, *, shorter: int, longer: int, least: int) -> tuple[Photo, Box]:
+def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int) -> tuple[Photo, Box]:
     """Decode the part of a photo inside ``box``, at the scale at which ``load`` shows the whole photo.
 
     Nothing outside the box enters the crop: the protocol of object instance search forbids context
@@ -156,8 +156,9 @@ def load_crop(path: Path, box: Box | None, *, shorter: int, longer: int, least: 
         The crop, whose width and height are those of the box, and the box (the whole photo for None).
     """
     picture = load_full(path)
-    box = check_box(box, picture.width, picture.height) if box else (0.0, 0.0, *map(float, picture.size))
-    x1, y1, x2, y2 = (round(side) for side in box)
+    whole = (0.0, 0.0, float(picture.width), float(picture.height))
+    found = whole if box is None else check_box(box, picture.width, picture.height)
+    x1, y1, x2, y2 = (round(side) for side in found)
     cut = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
     if cut[2] > picture.width or cut[3] > picture.height:
         cut = (min(x1, picture.width - 1), min(y1, picture.height - 1), picture.width, picture.height)
@@ -165,7 +166,7 @@ def load_crop(path: Path, box: Box | None, *, shorter: int, longer: int, least: 
     scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
     scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
     pixels = np.asarray(crop.resize(_scaled_size(*crop.size, scale), Image.Resampling.BICUBIC, reducing_gap=3.0))
-    return Photo(pixels, *crop.size), box
+    return Photo(pixels, *crop.size), found
 
 
 def load_full(path: Path) -> Image.Image:
@@ -240,7 +241,7 @@ def _scaled_size(width: float, height: float, scale: float) -> tuple[int, int]:
 
 
 def _image_error(path: Path, error: BaseException) -> ImageError:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         reason = "empty file" if path.stat().st_size == 0 else "not a photo this decoder knows, or damaged at its start"
     elif isinstance(error, Image.DecompressionBombError):
         reason = f"more than the limit of {MAX_PIXELS // 10**6} megapixels; scale it down"

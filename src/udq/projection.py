@@ -35,7 +35,7 @@ class Projection:
     @property
     def dimensions(self) -> int:
         """d, the length of a projected feature."""
-        return self.components.shape[1]
+        return int(self.components.shape[1])
 
     def apply(self, features: Features) -> Features:
         """Project (R, D) features to (R, d) features of unit length."""

@@ -32,17 +32,17 @@ class Quantizer:
     @property
     def subspaces(self) -> int:
         """M."""
-        return self.codebooks.shape[0]
+        return int(self.codebooks.shape[0])
 
     @property
     def codewords(self) -> int:
         """K."""
-        return self.codebooks.shape[1]
+        return int(self.codebooks.shape[1])
 
     @property
     def dimensions(self) -> int:
         """d."""
-        return self.codebooks.shape[0] * self.codebooks.shape[2]
+        return int(self.codebooks.shape[0] * self.codebooks.shape[2])
 
     @property
     def bits(self) -> int:
@@ -78,7 +78,8 @@ class Quantizer:
             (M, K) float32, >= 0; a region's squared asymmetric distance is the sum of its M entries (eq. 5).
         """
         parts = self._rotated_parts(Features(query[None]))[0]
-        return ((self.codebooks - parts[:, None, :]) ** 2).sum(axis=2, dtype=np.float32)
+        tables: NDArray[np.float32] = ((self.codebooks - parts[:, None, :]) ** 2).sum(axis=2, dtype=np.float32)
+        return tables
 
     def _rotated_parts(self, features: Features) -> NDArray[np.float32]:
         rotated = self.rotate(features).vectors

@@ -125,9 +125,9 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         """Prepare to build at ``path``; raises InputError where something is already there."""
-        self._path = Path(os.path.abspath(path))
-        if self._path.exists() or self._path.is_symlink():
+        if path.exists() or path.is_symlink():
             raise InputError(f"{path}: already exists; choose another name, or delete it first")
+        self._path = path.resolve()
         _sweep(self._path)
         self._partial = self._path.with_name(f".{self._path.name}.partial-{os.getpid()}")
         self._segments: list[dict[str, Any]] = []
@@ -203,7 +203,7 @@ class Writer:
         for folder in (self._partial, *self._partial.glob("segments/*"), self._partial / "segments"):
             _sync_folder(folder)
         try:
-            os.rename(self._partial, self._path)
+            self._partial.rename(self._path)
         except OSError as error:
             raise UdqError(f"{self._path}: cannot put the collection in place ({error.strerror})") from error
         _sync_folder(self._path.parent)
@@ -311,8 +311,8 @@ def unpack(
         raise ValueError(f"expected {-(-wanted // 8)} bytes of packed codes, found {stored.shape}")
     unpacked = np.unpackbits(stored, count=wanted).reshape(regions, subspaces, bits)
     places = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
-    values = unpacked @ places
-    return values.astype(np.uint8 if codewords <= 256 else np.uint16)
+    values: NDArray[np.uint16] = unpacked @ places
+    return values.astype(np.uint8) if codewords <= 256 else values
 
 
 def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:

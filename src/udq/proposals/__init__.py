@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from udq.proposals.grid import grid
 from udq.types import Regions
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # propose(feature_map (C, h, w) float32, width, height) -> Regions of a photo of that many pixels.
-Proposer = Callable[[NDArray[np.float32], int, int], Regions]
+Proposer = Callable[["Tensor", int, int], Regions]
 
 REGISTRY: dict[str, Proposer] = {
     "grid": grid,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udq.types import Regions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Sides as shares of the photo's shorter side. The smallest see an object of about 3 % of the photo; leaving them
 # out costs 0.07 mAP on instre_dev (docs/regions.md).
@@ -16,7 +20,7 @@ _SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
 _OVERLAP = 0.4
 
 
-def grid(feature_map: NDArray[np.float32], width: int, height: int) -> Regions:
+def grid(feature_map: Tensor, width: int, height: int) -> Regions:
     """Return the whole photo and every window, the whole photo first; about 110 regions for a 4:3 photo.
 
     The feature map is not looked at: where the windows lie depends on the photo's size alone.
