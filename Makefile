@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-shared-data lint types bench results generic clean
+.PHONY: demo test test-shared-data lint types clean
 
 demo: $(VENV)/.installed
 	rm -rf udq-demo

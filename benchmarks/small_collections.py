@@ -40,7 +40,9 @@ def sample(photos: list[Extracted], config: IndexConfig) -> Features:
     return Features(np.concatenate(rows))
 
 
-def subset(truth: tuple[Query, ...], names: list[str], size: int, rng: np.random.Generator) -> tuple[set[str], list[Query]]:
+def subset(
+    truth: tuple[Query, ...], names: list[str], size: int, rng: np.random.Generator
+) -> tuple[set[str], list[Query]]:
     """Choose photos: 3 to 8 of each of some objects, and others; and the queries they can answer."""
     chosen: set[str] = set()
     queries: list[Query] = []
@@ -65,7 +67,11 @@ def key(query: Query) -> str:
 
 
 def mean_average_precision(
-    chosen: set[str], queries: list[Query], photos: dict[str, Extracted], encoder: model.Model, described: dict[str, np.ndarray]
+    chosen: set[str],
+    queries: list[Query],
+    photos: dict[str, Extracted],
+    encoder: model.Model,
+    described: dict[str, np.ndarray],
 ) -> float:
     """mAP of one subset with one model."""
     held = [photos[name] for name in sorted(chosen)]

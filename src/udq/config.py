@@ -63,9 +63,9 @@ class QuantizerConfig:
     whiten: bool = False  # whitening loses mAP at every scale tried (docs/regions.md)
     subspaces: int = 8  # M
     codewords: int = 256  # K: with M = 8, the paper's 8 bytes a region
-    iterations: int = 10  # of the alternation of rotation and codebooks
-    photos: int = 2000  # at most this many photos are the training sample, whatever the size of the collection
-    regions: int = 50_000  # at most this many of their regions
+    iterations: int = 4  # of the alternation of rotation and codebooks; 10 gain nothing (docs/regions.md)
+    photos: int = 1000  # at most this many photos are the training sample, whatever the size of the collection
+    regions: int = 20_000  # at most this many of their regions
     seed: int = 0
 
     def __post_init__(self) -> None:

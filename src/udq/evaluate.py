@@ -93,6 +93,7 @@ def evaluate(
         "bytes_per_region": collection.model.quantizer.bits / 8,
         "regions": sum(len(segment.codes) for segment in collection.segments),
         "learned_on": collection.model.origin,
+        "network_precision": collection.extractor.precision,
         "keep_query": keep_query,
     }
     if real_valued:

@@ -1,4 +1,4 @@
-"""Photos -> regions and their pooled features, streamed: decoding runs ahead of the network, nothing piles up."""
+"""Photos -> regions and their pooled features, streamed: several photos at a time, in order, nothing piles up."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from udq.config import FeatureConfig, ImageConfig
 from udq.errors import ImageError, InputError
 from udq.types import Box, Features, Regions
 
-# Photos decoded ahead: enough that the network never waits, few enough that memory stays small.
-_AHEAD = 8
-_DECODERS = 2
+# Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
+_WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ class Extractor:
         self._propose = proposals.REGISTRY[feature.proposals]
         self._backbone = backbones.backbone(feature.backbone)
         self._device = _device(device)
-        self._network = self._backbone.build(weights).to(self._device)
+        self._dtype = _precision(self._device)
+        self._network = self._backbone.build(weights).to(self._device, self._dtype)
         spread = torch.tensor(self._backbone.spread, device=self._device).view(1, 3, 1, 1) * 255.0
         mean = torch.tensor(self._backbone.mean, device=self._device).view(1, 3, 1, 1) * 255.0
         self._mean, self._spread = mean, spread
@@ -78,17 +78,27 @@ class Extractor:
         """D, the length of a pooled feature."""
         return self._backbone.channels
 
+    @property
+    def precision(self) -> str:
+        """The number format of the network's arithmetic; everything after it is float32."""
+        return str(self._dtype).removeprefix("torch.")
+
     def extract(self, sources: Iterable[images.Source]) -> Iterator[Extracted]:
-        """Yield regions and features of each photo, in order; a broken photo is yielded with its reason."""
-        with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
-            waiting: deque[tuple[images.Source, Future[images.Photo]]] = deque()
+        """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
+
+        Each worker takes a photo from file to features on one thread: the layers of a light network are too small
+        for several threads to share, and photos need not wait for each other.
+        """
+        workers = min(torch.get_num_threads(), _WORKERS)
+        with ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting: deque[Future[Extracted]] = deque()
             try:
                 for source in sources:
-                    waiting.append((source, pool.submit(self._load, source)))
-                    if len(waiting) > _AHEAD:
-                        yield self._finish(*waiting.popleft())
+                    waiting.append(pool.submit(self._extract, source))
+                    if len(waiting) > 2 * workers:
+                        yield waiting.popleft().result()
                 while waiting:
-                    yield self._finish(*waiting.popleft())
+                    yield waiting.popleft().result()
             finally:
                 # On Ctrl-C or when the consumer stops early, what is queued is not worth waiting for.
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -101,18 +111,12 @@ class Extractor:
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         return found, self._pool(photo, self._feature_map(photo), whole)[0]
 
-    def _load(self, source: images.Source) -> images.Photo:
-        return images.load(source.path, shorter=self._image.shorter, longer=self._image.longer)
-
-    def _finish(self, source: images.Source, decoding: Future[images.Photo]) -> Extracted:
+    def _extract(self, source: images.Source) -> Extracted:
         try:
-            photo = decoding.result()
+            photo = images.load(source.path, shorter=self._image.shorter, longer=self._image.longer)
         except ImageError as error:
-            nothing = (
-                Regions(np.empty((0, 4), np.float32)),
-                Features(np.empty((0, self.channels), np.float32)),
-            )
-            return Extracted(source, 0, 0, *nothing, broken=str(error))
+            nothing = Regions(np.empty((0, 4), np.float32))
+            return Extracted(source, 0, 0, nothing, Features(np.empty((0, self.channels), np.float32)), str(error))
         feature_map = self._feature_map(photo)
         regions = self._propose(feature_map, photo.width, photo.height)
         features = Features(self._pool(photo, feature_map, regions.boxes))
@@ -121,7 +125,8 @@ class Extractor:
     @torch.inference_mode()
     def _feature_map(self, photo: images.Photo) -> torch.Tensor:
         pixels = torch.from_numpy(photo.pixels.copy()).to(self._device).permute(2, 0, 1)[None]
-        batch = pixels.float().sub_(self._mean).div_(self._spread).contiguous(memory_format=torch.channels_last)
+        batch = pixels.float().sub_(self._mean).div_(self._spread)
+        batch = batch.to(self._dtype, memory_format=torch.channels_last)
         feature_map: torch.Tensor = self._network(batch)[0]
         return feature_map.float()
 
@@ -144,3 +149,11 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise InputError("device 'cuda': no usable GPU found; use --device cpu, or install a driver that torch sees")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """bfloat16 on a CPU that multiplies it natively: twice the speed, the same mAP (docs/regions.md)."""
+    # Older versions of torch cannot tell what the CPU does.
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import generic, images, model
+from udq import images, model
 from udq.config import IndexConfig, QuantizerConfig
 from udq.errors import ImageError
 from udq.extract import Extracted, Extractor
@@ -54,8 +54,10 @@ def build(
         with progress("looking at photos", len(training)) as step:
             first = _counted(extractor.extract(sources[i] for i in training), step)
             sample = _sample(spool.fill(first), training, config)
+        if not len(sample):
+            raise ImageError(_all_broken(spool.broken))
         with progress("fitting codes", None):
-            fitted = _fit(sample, config)
+            fitted = model.fit(sample, config.quantizer)
         del sample
         writer.put_model(fitted)
         chosen = set(training)
@@ -63,13 +65,11 @@ def build(
         photos = _in_order(len(sources), chosen, spool.drain(), rest)
         with progress("encoding photos", len(sources)) as step:
             broken = _encode(_counted(photos, step), fitted, writer)
-        if len(broken) == len(sources):
-            raise ImageError(_all_broken(broken))
         writer.commit(config, weights=fingerprint(weights), broken=broken)
 
 
 class _Spool:
-    """What was extracted from the training photos, waiting to be encoded: features on disk, in half precision."""
+    """What was extracted from the training photos, waiting to be encoded: their features on disk."""
 
     def __init__(self, path: Path, channels: int) -> None:
         self._path = path
@@ -81,17 +81,21 @@ class _Spool:
         nothing = Features(np.empty((0, self._channels), np.float32))
         with self._path.open("xb") as file:
             for photo in photos:
-                file.write(photo.features.vectors.astype(np.float16).tobytes())
+                file.write(photo.features.vectors.data)
                 self._photos.append(dataclasses.replace(photo, features=nothing))
                 yield photo
+
+    @property
+    def broken(self) -> list[str]:
+        """Why photos could not be read."""
+        return [photo.broken for photo in self._photos if photo.broken is not None]
 
     def drain(self) -> Iterator[Extracted]:
         """Yield the photos again, in the same order."""
         with self._path.open("rb") as file:
             for photo in self._photos:
-                data = file.read(len(photo.regions) * self._channels * 2)
-                half = np.frombuffer(data, np.float16).reshape(-1, self._channels)
-                yield dataclasses.replace(photo, features=Features(half.astype(np.float32)))
+                vectors = np.fromfile(file, np.float32, len(photo.regions) * self._channels)
+                yield dataclasses.replace(photo, features=Features(vectors.reshape(-1, self._channels)))
 
 
 def _training_sample(photos: int, settings: QuantizerConfig) -> list[int]:
@@ -107,17 +111,8 @@ def _sample(photos: Iterator[Extracted], training: Sequence[int], config: IndexC
     kept = []
     for photo in photos:
         rows = np.sort(rng.permutation(len(photo.features))[:share])
-        kept.append(photo.features.vectors[rows].astype(np.float16))
-    return Features(np.concatenate(kept).astype(np.float32))
-
-
-def _fit(sample: Features, config: IndexConfig) -> model.Model:
-    """Fit to the collection itself, or take the shipped generic model where it is too small and one matches."""
-    if not model.enough(len(sample), config.quantizer.codewords):
-        shipped = generic.load(config)
-        if shipped is not None:
-            return shipped
-    return model.fit(sample, config.quantizer)
+        kept.append(photo.features.vectors[rows])
+    return Features(np.concatenate(kept))
 
 
 def _in_order(
@@ -142,9 +137,7 @@ def _encode(photos: Iterable[Extracted], fitted: model.Model, writer: Writer) ->
         if photo.broken is not None:
             broken.append({"image": photo.source.name, "reason": photo.broken})
             continue
-        # Half precision for every photo, as the spool has it: a code must not depend on who was in the sample.
-        half = photo.features.vectors.astype(np.float16).astype(np.float32)
-        whole.append((_image(photo), photo.regions, fitted.encode(Features(half))))
+        whole.append((_image(photo), photo.regions, fitted.encode(photo.features)))
         if len(whole) == _SEGMENT_PHOTOS:
             _put(whole, writer)
             whole = []
@@ -168,10 +161,10 @@ def _image(photo: Extracted) -> Image:
     return Image(photo.source.name, path.removesuffix(photo.source.name), photo.width, photo.height)
 
 
-def _all_broken(broken: Sequence[dict[str, str]]) -> str:
-    listed = "; ".join(entry["reason"] for entry in broken[:3])
+def _all_broken(broken: Sequence[str]) -> str:
+    listed = "; ".join(broken[:3])
     more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
-    return f"none of the {len(broken)} photos could be read: {listed}{more}"
+    return f"none of {len(broken)} photos could be read: {listed}{more}"
 
 
 def fingerprint(weights: Path | None) -> dict[str, str] | None:

@@ -14,8 +14,8 @@ from udq.config import QuantizerConfig
 from udq.errors import CollectionError
 from udq.types import Codes, Features
 
-# faiss asks for 39 training points a codeword; a codebook fitted on fewer learns the sample by heart.
-_POINTS_A_CODEWORD = 39
+# Fewer regions than these a codeword, and the codebook is the sample itself.
+_REGIONS_A_CODEWORD = 4
 
 
 @dataclass(frozen=True)
@@ -60,29 +60,24 @@ class Model:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 parts = {name: arrays[name] for name in ("mean", "components", "rotation", "codebooks")}
                 origin = str(arrays["origin"])
-            half = {name: part.astype(np.float32) for name, part in parts.items()}
             return Model(
-                projection.Projection(half["mean"], half["components"]),
-                quantize.Quantizer(half["rotation"], half["codebooks"]),
+                projection.Projection(parts["mean"], parts["components"]),
+                quantize.Quantizer(parts["rotation"], parts["codebooks"]),
                 origin,
             )
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CollectionError(f"model: expected the arrays of a udq model, found: {error}") from error
 
 
-def enough(regions: int, codewords: int) -> bool:
-    """Whether that many regions suffice to fit a codebook of K codewords."""
-    return regions >= _POINTS_A_CODEWORD * codewords
-
-
 def fit(sample: Features, settings: QuantizerConfig) -> Model:
     """Fit projection and quantizer to a sample of a collection's own pooled features (G, D).
 
     Where the sample is too small for K codewords, the stated fallback is fewer: the largest power of two that
-    leaves four regions a codeword. ``Model.origin`` says so.
+    leaves four regions a codeword. ``Model.origin`` says so. Codebooks fitted to so few regions still search better
+    than K = 256 fitted to other photos (docs/regions.md).
     """
     codewords = settings.codewords
-    while codewords > max(1, len(sample) // 4):
+    while codewords > max(1, len(sample) // _REGIONS_A_CODEWORD):
         codewords //= 2
     origin = f"fitted to {len(sample):,} regions of this collection"
     if codewords < settings.codewords:
