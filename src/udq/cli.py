@@ -25,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_INTERRUPTED = 130
+
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]
@@ -90,7 +92,7 @@ def index(
     _warn_broken(collection.broken)
 
 
-@app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300 --picture found.jpg")
+@app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300")
 def search(
     collection: CollectionPath,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")],
@@ -109,12 +111,14 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
+    from udq import picture as pictures
     from udq.collection import Collection
 
+    if picture is not None:
+        pictures.file_format(picture)
     opened = Collection.open(collection, device=device)
     result = opened.search(image, None if box is None else _parse_box(box), k=k)
     if picture is not None:
-        from udq import picture as pictures
         from udq import report
 
         pictures.save(report.search_sheet(opened, result), picture)
@@ -131,7 +135,7 @@ def search(
         print(f"picture: {picture}")
 
 
-@app.command(epilog="Example: udq evaluate photos.udq --dataset boxes --ground-truth truth.csv --picture sheet.jpg")
+@app.command(epilog="Example: udq evaluate photos.udq --ground-truth truth.csv")
 def evaluate(
     collection: CollectionPath,
     ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
@@ -154,15 +158,17 @@ def evaluate(
     """Measure a collection against a benchmark: mean average precision, and how well the boxes sit."""
     from udq import datasets
     from udq import evaluate as evaluation
+    from udq import picture as pictures
     from udq.collection import Collection
 
+    if picture is not None:
+        pictures.file_format(picture)
     if dataset not in datasets.REGISTRY:
         raise InputError(f"dataset '{dataset}': expected one of {', '.join(datasets.REGISTRY)}")
     opened = Collection.open(collection, device=device)
     truth = datasets.REGISTRY[dataset](ground_truth)
     done = evaluation.evaluate(opened, truth, keep_query=keep_query, real_valued=real_valued, progress=_progress)
     if picture is not None:
-        from udq import picture as pictures
         from udq import report
 
         pictures.save(report.evaluation_sheet(opened, done), picture)
@@ -204,7 +210,7 @@ def verify(collection: CollectionPath, as_json: Json = False) -> None:
         raise UdqError(f"{collection}: damaged files: {', '.join(damaged)}; restore them from a copy, or build again")
 
 
-@app.command(epilog="Example: udq demo -o udq-demo && open udq-demo/index.html")
+@app.command(epilog="Example: udq demo -o udq-demo")
 def demo(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where photos and results go.")
@@ -242,13 +248,15 @@ def _root(
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="udq", standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
     except typer.TyperException as error:
         _fail(_usage(error), 2)
     except UdqError as error:
         _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; nothing was left half-written", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was left half-written", _INTERRUPTED)
     except BrokenPipeError:
         # The reader went away (| head). Point stdout nowhere, so that Python's last flush is quiet too.
         sys.stdout = None  # type: ignore[assignment]

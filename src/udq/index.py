@@ -157,7 +157,8 @@ def _put(whole: Sequence[tuple[Image, Regions, Codes]], writer: Writer) -> None:
 
 
 def _image(photo: Extracted) -> Image:
-    path = photo.source.path.resolve().as_posix()
+    # Not resolved: a link to a photo is found by its own name.
+    path = photo.source.path.absolute().as_posix()
     return Image(photo.source.name, path.removesuffix(photo.source.name), photo.width, photo.height)
 
 

@@ -99,6 +99,14 @@ def sheet(
     return picture
 
 
+def file_format(path: Path) -> str:
+    """Return Pillow's name of the format that a picture's suffix asks for; raises InputError for any other."""
+    if path.suffix.lower() not in _FORMATS:
+        found = path.suffix or "none"
+        raise InputError(f"{path}: expected a suffix of .jpg, .jpeg or .png, found {found}")
+    return _FORMATS[path.suffix.lower()]
+
+
 def save(picture: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all; an older file of that name stays until the new one is complete.
 
@@ -110,14 +118,11 @@ def save(picture: Image.Image, path: Path) -> None:
         InputError: another suffix.
         UdqError: the file cannot be written.
     """
-    file_format = _FORMATS.get(path.suffix.lower())
-    if file_format is None:
-        found = path.suffix or "none"
-        raise InputError(f"{path}: expected a suffix of .jpg, .jpeg or .png, found {found}")
+    chosen = file_format(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        shown = picture.convert("RGB") if file_format == "JPEG" else picture
-        shown.save(partial, file_format, quality=90)  # PNG has no quality and takes no notice
+        shown = picture.convert("RGB") if chosen == "JPEG" else picture
+        shown.save(partial, chosen, quality=90)  # PNG has no quality and takes no notice
         partial.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

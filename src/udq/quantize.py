@@ -100,8 +100,9 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
 
     if len(features) < codewords:
         raise ValueError(f"quantizer: expected at least K = {codewords} features to fit, found {len(features)}")
-    sample = np.ascontiguousarray(features.vectors)
-    dimensions = sample.shape[1]
+    dimensions = features.vectors.shape[1]
+    # faiss writes out of bounds for fewer features than dimensions; several times the same ones change no optimum.
+    sample = np.tile(features.vectors, (-(-dimensions // len(features)), 1))
     pq = faiss.ProductQuantizer(dimensions, subspaces, (codewords - 1).bit_length())
     pq.cp.seed = seed
     # Fewer than 39 points a codeword is a choice the caller has made; faiss need not print it.

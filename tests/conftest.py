@@ -1,0 +1,53 @@
+"""Real photos and one small collection that the end-to-end tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from udq import Collection
+from udq.demo.cutouts import photo
+
+NAMES = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "china",
+    "coffee",
+    "coins",
+    "flower",
+    "motorcycle_left",
+    "motorcycle_right",
+    "page",
+    "rocket",
+)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of twelve photos that scikit-image and scikit-learn ship, some of them in a folder of their own."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "views").mkdir()
+    for name in NAMES:
+        place = folder / "views" if name.startswith("motorcycle") else folder
+        photo(name).save(place / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def collection(photos, tmp_path_factory):
+    """A collection of the photos, built with the defaults and read-only by convention."""
+    return Collection.build(photos, tmp_path_factory.mktemp("collection") / "photos.udq", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of benchmark photos, or skip."""
+    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    folder = Path(os.environ.get("UDQ_SHARED_DATA", default))
+    if not (folder / "instre_dev").is_dir():
+        pytest.skip(f"no benchmark photos at {folder}; set UDQ_SHARED_DATA to a folder that holds instre_dev")
+    return folder

@@ -1,0 +1,319 @@
+"""The command line: what a person types, what they see, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from udq.cli import main
+
+
+@pytest.fixture
+def udq(monkeypatch, capsys):
+    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def truth(tmp_path):
+    """A ground truth of one query with two boxes known."""
+    file = tmp_path / "truth.csv"
+    file.write_text(
+        "query_image,x1,y1,x2,y2,positives,positive_boxes,object\n"
+        "views/motorcycle_right.png,47,20,628,451,views/motorcycle_left.png,80 40 680 470,motorcycle\n"
+        "coffee.png,,,,,coffee.png|rocket.png,,cup\n"
+    )
+    return file
+
+
+def one_line(err):
+    """Assert that an error is one line for a person, and return it."""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("udq: ")
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def test_help_has_an_example_for_every_command(udq):
+    code, overview, _ = udq("--help")
+    assert code == 0
+    for command in ("index", "search", "evaluate", "info", "verify", "demo"):
+        assert command in overview
+        code, out, _ = udq(command, "--help")
+        assert code == 0
+        assert f"Example: udq {command}" in out
+
+
+def test_no_command_prints_the_help(udq):
+    assert udq()[1] == udq("--help")[1]
+
+
+def test_index_builds_and_info_tells(udq, photos, tmp_path):
+    (tmp_path / "quick.toml").write_text("[quantizer]\ndimensions = 64\niterations = 1\n")
+    code, out, err = udq(
+        "index", photos, "-o", tmp_path / "x.udq", "--config", tmp_path / "quick.toml",
+        "--subspaces", 4, "--codewords", 64, "--no-train", "--device", "cpu", "--json",
+    )  # fmt: skip
+    built = json.loads(out)
+    assert code == 0
+    assert "encoding photos" in err  # progress goes to stderr, JSON alone to stdout
+    assert (built["images"], built["subspaces"], built["codewords"], built["bytes_per_region"]) == (12, 4, 64, 3)
+    assert built["config"]["quantizer"]["dimensions"] == 64
+
+    code, out, _ = udq("info", tmp_path / "x.udq", "--json")
+    del built["elapsed_s"]
+    assert (code, json.loads(out)) == (0, built)
+    code, out, _ = udq("info", tmp_path / "x.udq")
+    assert code == 0
+    assert "3 bytes a code (M = 4, K = 64)" in out
+
+
+def test_search_json_is_the_contract(udq, collection, photos):
+    query = photos / "views" / "motorcycle_right.png"
+    code, out, _ = udq("search", collection.path, query, "--box", "47,20,628,451", "-k", 2, "--json")
+    found = json.loads(out)
+
+    assert code == 0
+    assert list(found) == ["query", "k", "elapsed_ms", "matches"]
+    assert found["query"] == {"image": str(query), "box": [47, 20, 628, 451]}
+    assert found["k"] == 2
+    assert list(found["elapsed_ms"]) == ["encode", "scan", "total"]
+    assert [list(match) for match in found["matches"]] == [["rank", "image", "distance", "score", "box"]] * 2
+    assert {match["image"] for match in found["matches"]} == {
+        "views/motorcycle_left.png",
+        "views/motorcycle_right.png",
+    }
+
+
+def test_search_without_a_box_asks_with_the_whole_photo(udq, collection, photos):
+    code, out, _ = udq("search", collection.path, photos / "coffee.png", "-k", 1, "--json")
+    width, height = Image.open(photos / "coffee.png").size
+
+    assert code == 0
+    assert json.loads(out)["query"]["box"] == [0, 0, width, height]
+    assert json.loads(out)["matches"][0]["image"] == "coffee.png"
+
+
+def test_search_draws_what_it_found(udq, collection, photos, tmp_path):
+    code, out, _ = udq("search", collection.path, photos / "coffee.png", "-k", 3, "--picture", tmp_path / "found.png")
+
+    assert code == 0
+    assert f"picture: {tmp_path / 'found.png'}" in out
+    assert "12 photos ranked" in out
+    drawn = np.asarray(Image.open(tmp_path / "found.png").convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(drawn, axis=0)) > 1000  # photos, not a blank sheet
+
+
+def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
+    sheet = tmp_path / "sheet.jpg"
+    code, out, _ = udq(
+        "evaluate", collection.path, "--dataset", "boxes", "--ground-truth", truth, "--picture", sheet, "--json"
+    )  # fmt: skip
+    report = json.loads(out)
+
+    assert code == 0
+    assert (report["dataset"], report["queries"], report["bytes_per_region"]) == ("boxes", 2, 8)
+    by_query = {row["query"]: row for row in report["per_query"]}
+    assert by_query["views/motorcycle_right.png"]["ap"] == 1  # its other view is first, once it is left out itself
+    assert by_query["coffee.png"]["positives"] == 1  # itself left out
+    assert report["mAP"] == pytest.approx(np.mean([row["ap"] for row in report["per_query"]]), abs=1e-5)
+    assert report["localisation"]["all_positives"]["boxes"] == 1
+    assert 0 < report["localisation"]["all_positives"]["mean_iou"] <= 1
+    assert report["real_valued"]["mAP"] > 0.5
+    assert report["provenance"]["versions"]["numpy"] == np.__version__
+    assert Image.open(sheet).size[0] > 500
+
+    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued")
+    assert code == 0
+    assert "motorcycle" in out
+    assert "8-byte codes:" in out
+    assert "real-valued" not in out
+
+
+def test_keep_query_counts_the_query_itself(udq, collection, truth):
+    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued", "--keep-query", "--json")
+
+    assert {row["query"]: row["positives"] for row in json.loads(out)["per_query"]}["coffee.png"] == 2
+
+
+@pytest.mark.parametrize(
+    ("box", "says"),
+    [
+        ("300,10,100,200", "x1 < x2 and y1 < y2"),
+        ("0,0,5000,100", "inside the photo, which is 600 x 400 pixels"),
+        ("-5,0,50,100", "inside the photo"),
+        ("a,b,c,d", "expected four numbers X1,Y1,X2,Y2"),
+        ("1,2,3", "expected four finite numbers"),
+        ("nan,0,10,10", "expected four finite numbers"),
+        ("0,0,0,10", "inverted or empty"),
+    ],
+)
+def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
+    code, out, err = udq("search", collection.path, photos / "coffee.png", f"--box={box}")
+
+    assert (code, out) == (2, "")
+    assert says in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["nope"], 2, "No such command 'nope'"),
+        (["search"], 2, "Missing argument 'COLLECTION'"),
+        (["index", "{photos}"], 2, "Missing option '-o'"),
+        (["index", "{tmp}/nowhere", "-o", "{tmp}/x.udq"], 2, "no such file or folder"),
+        (["index", "{tmp}", "-o", "{tmp}/x.udq"], 2, "no photo found"),
+        (["index", "{tmp}/truth.csv", "-o", "{tmp}/x.udq"], 2, "found the suffix '.csv'"),
+        (["index", "{photos}", "-o", "{collection}"], 2, "already exists"),
+        (["index", "{photos}", "-o", "{tmp}/truth.csv/x.udq"], 1, "cannot create a collection here"),
+        (["index", "{photos}", "{photos}/views", "{tmp}/twin", "-o", "{tmp}/x.udq"], 2, "no such file or folder"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--subspaces", "3"], 2, "expected one of 2, 4, 8, 16, found 3"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--codewords", "100"], 2, "expected one of 16, 32"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--preset", "best"], 2, "expected one of default, fast, paper"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--backbone", "lenet"], 2, "expected one of efficientnet-lite0"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--weights", "{tmp}/w.pt"], 2, "no such weights file"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--weights", "{tmp}/truth.csv"], 2, "expected a state_dict"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--config", "{tmp}/no.toml"], 2, "no such configuration file"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--device", "tpu"], 2, "expected auto, cpu or cuda"),
+        (["search", "{tmp}/no.udq", "{photos}/coffee.png"], 2, "no such collection"),
+        (["search", "{photos}", "{photos}/coffee.png"], 1, "not a udq collection"),
+        (["search", "{collection}", "{tmp}/no.png"], 2, "no such photo"),
+        (["search", "{collection}", "{tmp}/truth.csv"], 1, "not a photo"),
+        (["search", "{collection}", "{photos}/coffee.png", "-k", "0"], 2, "expected 1 or more, found 0"),
+        (["search", "{collection}", "{photos}/coffee.png", "-k", "many"], 2, "should be a valid integer"),
+        (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/x.gif"], 2, "expected a suffix of"),
+        (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/no/x.png"], 1, "cannot be written"),
+        (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv"], 2, "cannot be read"),
+        (["evaluate", "{collection}", "--ground-truth", "{tmp}/truth.csv", "--dataset", "x"], 2, "expected one of boxes"),
+        (["info", "{photos}"], 1, "not a udq collection"),
+        (["verify", "{tmp}/no.udq"], 2, "no such collection"),
+        (["demo", "-o", "{photos}"], 2, "already exists"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_changes_nothing(udq, photos, collection, truth, tmp_path, arguments, code, says):
+    places = {"photos": photos, "collection": collection.path, "tmp": tmp_path}
+    found, out, err = udq(*(argument.format(**places) for argument in arguments))
+
+    assert says in one_line(err)
+    assert (found, out) == (code, "")
+    assert sorted(tmp_path.iterdir()) == [truth]
+    assert collection.damaged() == []
+
+
+def test_two_photos_of_one_name_are_refused(udq, photos, tmp_path):
+    (tmp_path / "other").mkdir()
+    shutil.copy(photos / "coffee.png", tmp_path / "other" / "coffee.png")
+    code, _, err = udq("index", photos, tmp_path / "other", "-o", tmp_path / "x.udq")
+
+    assert code == 2
+    assert "two photos would be named 'coffee.png'" in one_line(err)
+
+
+def test_broken_photos_are_listed_at_the_end_and_by_info(udq, photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(photos / "coffee.png", folder / "coffee.png")
+    (folder / "empty.jpg").touch()
+    code, _, err = udq("index", folder, "-o", tmp_path / "x.udq")
+    assert code == 0
+    assert "1 photos could not be read" in err
+    assert "empty.jpg: empty file" in err
+
+    _, out, _ = udq("info", tmp_path / "x.udq")
+    assert "empty.jpg: empty file" in out
+    assert udq("verify", tmp_path / "x.udq")[0] == 0
+
+
+def test_a_newer_format_is_not_opened(udq, collection, tmp_path):
+    copy = shutil.copytree(collection.path, tmp_path / "x.udq")
+    manifest = json.loads((copy / "collection.json").read_text())
+    (copy / "collection.json").write_text(json.dumps(manifest | {"version": 99}))
+    code, _, err = udq("info", copy)
+
+    assert code == 1
+    assert "format version 99 is newer" in one_line(err)
+    assert "upgrade udq" in err
+
+
+def test_verify_names_a_damaged_file(udq, collection, tmp_path):
+    copy = shutil.copytree(collection.path, tmp_path / "x.udq")
+    codes = copy / "segments" / "000001" / "codes.npy"
+    data = bytearray(codes.read_bytes())
+    data[-1] ^= 1
+    codes.write_bytes(data)
+    code, out, err = udq("verify", copy, "--json")
+
+    assert code == 1
+    assert json.loads(out)["damaged"] == ["segments/000001/codes.npy"]
+    assert "damaged files: segments/000001/codes.npy" in one_line(err)
+
+
+def test_a_missing_file_of_a_collection_is_one_line(udq, collection, photos, tmp_path):
+    copy = shutil.copytree(collection.path, tmp_path / "x.udq")
+    (copy / "segments" / "000001" / "boxes.npy").unlink()
+    code, _, err = udq("search", copy, photos / "coffee.png")
+
+    assert code == 1
+    assert "boxes.npy: damaged (missing)" in one_line(err)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place nobody may write to")
+def test_no_permission_to_write_is_one_line(udq, photos):
+    code, _, err = udq("index", photos, "-o", "/proc/x.udq")
+
+    assert code == 1
+    assert "cannot create a collection here" in one_line(err)
+
+
+def test_ctrl_c_stops_an_index_and_leaves_nothing(photos, tmp_path):
+    many = tmp_path / "photos"
+    for copy in range(40):
+        shutil.copytree(photos, many / str(copy))
+    command = [
+        sys.executable,
+        "-c",
+        "from udq.cli import main; main()",
+        "index",
+        str(many),
+        "-o",
+        str(tmp_path / "x.udq"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob(".x.udq.partial-*/scratch-*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert process.poll() is None
+    time.sleep(0.5)  # into the middle of the photos
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1] == "udq: interrupted; nothing was left half-written"
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_reader_that_goes_away_is_no_error(collection):
+    script = f"{sys.executable} -c 'from udq.cli import main; main()' info {collection.path} --json | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.stdout.strip() == "{"
+    assert done.stderr == ""

