@@ -202,7 +202,7 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/x.gif"], 2, "expected a suffix of"),
         (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/no/x.png"], 1, "cannot be written"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv"], 2, "cannot be read"),
-        (["evaluate", "{collection}", "--ground-truth", "{tmp}/truth.csv", "--dataset", "x"], 2, "expected one of boxes"),
+        (["evaluate", "{collection}", "--ground-truth", "{tmp}/truth.csv", "--dataset", "x"], 2, "expected one of"),
         (["info", "{photos}"], 1, "not a udq collection"),
         (["verify", "{tmp}/no.udq"], 2, "no such collection"),
         (["demo", "-o", "{photos}"], 2, "already exists"),
