@@ -1,0 +1,80 @@
+"""Settings: presets, changes, TOML there and back, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udq.config import CODEWORDS, PRESETS, SUBSPACES, IndexConfig, preset
+from udq.errors import InputError
+
+
+def test_default_is_the_default_preset():
+    assert preset("default") == IndexConfig()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_toml(name, tmp_path):
+    (tmp_path / "settings.toml").write_text(preset(name).to_toml())
+
+    assert IndexConfig.from_toml(tmp_path / "settings.toml", IndexConfig()) == preset(name)
+
+
+@given(
+    subspaces=st.sampled_from(SUBSPACES),
+    codewords=st.sampled_from(CODEWORDS),
+    p=st.floats(1, 100),
+    shorter=st.integers(32, 448),
+    whiten=st.booleans(),
+)
+def test_changes_change_what_they_name_and_nothing_else(subspaces, codewords, p, shorter, whiten):
+    changes = {
+        "quantizer": {"subspaces": subspaces, "codewords": codewords, "whiten": whiten},
+        "features": {"p": p},
+        "images": {"shorter": shorter},
+    }
+    changed = IndexConfig().replace(changes).to_dict()
+
+    expected = IndexConfig().to_dict()
+    for table, values in changes.items():
+        expected[table] |= values
+    assert changed == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"quantiser": {}}, "unknown table [quantiser]; expected one of images, features, quantizer"),
+        ({"images": 3}, "expected [images] to be a table, found 3"),
+        ({"quantizer": {"m": 8}}, "unknown key 'm' in [quantizer]; expected one of dimensions"),
+        ({"quantizer": {"seed": True}}, "quantizer.seed: expected int, found True"),
+        ({"quantizer": {"seed": 1.5}}, "quantizer.seed: expected int, found 1.5"),
+        ({"quantizer": {"seed": -1}}, "expected 0 or more, found -1"),
+        ({"quantizer": {"subspaces": 3}}, "expected one of 2, 4, 8, 16, found 3"),
+        ({"quantizer": {"codewords": 1024}}, "found 1024"),
+        ({"quantizer": {"dimensions": 4}}, "expected 8 or more, found 4"),
+        ({"features": {"p": 0.5}}, "expected 1 or more, found 0.5"),
+        ({"features": {"p": float("nan")}}, "expected 1 or more, found nan"),
+        ({"images": {"shorter": 600}}, "images.longer: expected 600 or more, found 448"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(changes, says):
+    with pytest.raises(InputError) as refused:
+        IndexConfig().replace(changes)
+
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("data", [b"= 3", b"\xff\xfe"])
+def test_what_is_not_toml_is_refused(data, tmp_path):
+    (tmp_path / "settings.toml").write_bytes(data)
+
+    with pytest.raises(InputError, match="expected a TOML file"):
+        IndexConfig.from_toml(tmp_path / "settings.toml", IndexConfig())
+
+
+def test_an_unknown_preset_names_those_there_are():
+    with pytest.raises(InputError, match="expected one of default, fast, paper"):
+        preset("best")
