@@ -83,9 +83,13 @@ def _folded_efficientnet(network: Any) -> nn.Module:
 
     for module in network.modules():
         padding = getattr(module, "static_padding", None)
-        # Padding alike on both sides is the convolution's own business; the package copies the map for it.
-        if isinstance(padding, torch.nn.ZeroPad2d) and padding.padding[::2] == padding.padding[1::2]:
-            module.padding = padding.padding[2], padding.padding[0]
+        if isinstance(padding, torch.nn.ZeroPad2d):
+            # The package copies the map to pad it, at stride 2 by one cell more at the end than at the start. The
+            # convolution pads both ends alike by itself; zeros before the kernel make up for the difference.
+            left, right, top, bottom = padding.padding
+            longer = torch.nn.functional.pad(module.weight.detach(), (right - left, 0, bottom - top, 0))
+            module.weight = torch.nn.Parameter(longer)
+            module.padding = bottom, right
             module.static_padding = torch.nn.Identity()
     pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from udq import backbones, images, pooling, proposals
 from udq.config import FeatureConfig, ImageConfig
@@ -90,7 +91,11 @@ class Extractor:
         for several threads to share, and photos need not wait for each other.
         """
         workers = min(torch.get_num_threads(), _WORKERS)
-        with ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with (
+            ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            # What the consumer computes meanwhile has one core at best: threads of BLAS would wait in busy loops.
+            threadpool_limits(1, user_api="blas"),
+        ):
             waiting: deque[Future[Extracted]] = deque()
             try:
                 for source in sources:

@@ -109,6 +109,7 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
     pq.cp.min_points_per_centroid = 1
     opq = faiss.OPQMatrix(dimensions, subspaces)
     opq.niter = iterations
+    opq.niter_pq_0 = 10  # faiss's 40 polish codebooks that the first rotation makes obsolete
     opq.verbose = False
     opq.pq = pq
     opq.train(sample)
