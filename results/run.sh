@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/ and coco128/.
+# Half an hour on two cores. Benchmarks want a machine that does nothing else.
+set -euo pipefail
+data=$(realpath "${1:?usage: results/run.sh DATA}")
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+measure() { # NAME PHOTOS GROUND_TRUTH [OPTIONS OF udq index...]
+    local name=$1 photos=$2 truth=$3
+    shift 3
+    udq index "$photos" -o "$scratch/$name.udq" --no-train "$@"
+    udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --json > "$scratch/$name.json"
+    mv "$scratch/$name.json" "$here/$name.json"
+}
+
+printf '[quantizer]\nwhiten = true\n' > "$scratch/whitened.toml"
+udq demo -o "$scratch/demo" --json > "$scratch/demo.json"
+for set in instre_dev demo; do
+    if [ "$set" = demo ]; then
+        photos=$scratch/demo/photos truth=$scratch/demo/ground_truth.csv
+    else
+        photos=$data/instre_dev/images truth=$data/instre_dev/ground_truth.csv
+    fi
+    measure "$set" "$photos" "$truth"
+    measure "$set-whitened" "$photos" "$truth" --config "$scratch/whitened.toml"
+done
+measure instre_dev-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 4
+measure instre_dev-m16 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 16
+measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
+[ "${2:-}" = accuracy ] && exit
+
+python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    "$data/coco128/images" --json "$here/benchmark_small_collections.json"
+python benchmarks/scan.py --json "$here/benchmark_scan.json"
+python benchmarks/index.py "$data/instre_dev/images" --photos 1500 --json "$here/benchmark_index.json"
+python benchmarks/memory.py "$data/instre_dev/images" --json "$here/benchmark_memory.json"
