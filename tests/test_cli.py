@@ -232,6 +232,7 @@ def test_broken_photos_are_listed_at_the_end_and_by_info(udq, photos, tmp_path):
     folder.mkdir()
     shutil.copy(photos / "coffee.png", folder / "coffee.png")
     (folder / "empty.jpg").touch()
+    (folder / "notes.txt").touch()
     code, _, err = udq("index", folder, "-o", tmp_path / "x.udq")
     assert code == 0
     assert "1 photos could not be read" in err
@@ -239,6 +240,7 @@ def test_broken_photos_are_listed_at_the_end_and_by_info(udq, photos, tmp_path):
 
     _, out, _ = udq("info", tmp_path / "x.udq")
     assert "empty.jpg: empty file" in out
+    assert "1 could not be read, 1 other files passed over" in out
     assert udq("verify", tmp_path / "x.udq")[0] == 0
 
 

@@ -298,7 +298,9 @@ def _print_json(facts: dict[str, Any]) -> None:
 
 def _print_info(facts: dict[str, Any]) -> None:
     features, images = facts["config"]["features"], facts["config"]["images"]
-    broken = f" ({len(facts['broken'])} could not be read)" if facts["broken"] else ""
+    left_out = [f"{len(facts['broken'])} could not be read"] if facts["broken"] else []
+    left_out += [f"{facts['passed_over']} other files passed over"] if facts["passed_over"] else []
+    broken = f" ({', '.join(left_out)})" if left_out else ""
     code = f"{facts['bytes_per_region']:g} bytes a code (M = {facts['subspaces']}, K = {facts['codewords']})"
     size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
     rows = {

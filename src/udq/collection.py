@@ -174,4 +174,5 @@ class Collection:
             "config": document["config"],
             "weights": document["weights"],
             "broken": self.broken,
+            "passed_over": document["passed_over"],
         }

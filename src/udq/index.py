@@ -46,7 +46,7 @@ def build(
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: is told of each photo.
     """
-    sources, _ = images.find(arguments)
+    sources, passed_over = images.find(arguments)
     with Writer(path) as writer:
         extractor = Extractor(config.images, config.features, weights=weights, device=device)
         training = _training_sample(len(sources), config.quantizer)
@@ -65,7 +65,7 @@ def build(
         photos = _in_order(len(sources), chosen, spool.drain(), rest)
         with progress("encoding photos", len(sources)) as step:
             broken = _encode(_counted(photos, step), fitted, writer)
-        writer.commit(config, weights=fingerprint(weights), broken=broken)
+        writer.commit(config, weights=fingerprint(weights), broken=broken, passed_over=passed_over)
 
 
 class _Spool:

@@ -77,7 +77,7 @@ def fit(sample: Features, settings: QuantizerConfig) -> Model:
     than K = 256 fitted to other photos (docs/regions.md).
     """
     codewords = settings.codewords
-    while codewords > max(1, len(sample) // _REGIONS_A_CODEWORD):
+    while codewords > max(2, len(sample) // _REGIONS_A_CODEWORD):
         codewords //= 2
     origin = f"fitted to {len(sample):,} regions of this collection"
     if codewords < settings.codewords:

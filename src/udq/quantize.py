@@ -90,7 +90,7 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
     """Minimise the quantization error over rotation and codebooks in turn (eq. 6), by faiss.
 
     Args:
-        features: (G, d) float32 sample, G >= K, d a multiple of M.
+        features: (G, d) float32 sample, G >= 1, d a multiple of M.
         subspaces: M.
         codewords: K, a power of two.
         iterations: alternations of rotation and codebooks.
@@ -98,11 +98,10 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
     """
     import faiss
 
-    if len(features) < codewords:
-        raise ValueError(f"quantizer: expected at least K = {codewords} features to fit, found {len(features)}")
     dimensions = features.vectors.shape[1]
-    # faiss writes out of bounds for fewer features than dimensions; several times the same ones change no optimum.
-    sample = np.tile(features.vectors, (-(-dimensions // len(features)), 1))
+    # faiss writes out of bounds for fewer features than dimensions, and wants one a codeword; several times the same
+    # features change no optimum.
+    sample = np.tile(features.vectors, (-(-max(dimensions, codewords) // len(features)), 1))
     pq = faiss.ProductQuantizer(dimensions, subspaces, (codewords - 1).bit_length())
     pq.cp.seed = seed
     # Fewer than 39 points a codeword is a choice the caller has made; faiss need not print it.

@@ -183,7 +183,14 @@ class Writer:
             }
         )
 
-    def commit(self, config: IndexConfig, *, weights: dict[str, str] | None, broken: Sequence[dict[str, str]]) -> None:
+    def commit(
+        self,
+        config: IndexConfig,
+        *,
+        weights: dict[str, str] | None,
+        broken: Sequence[dict[str, str]],
+        passed_over: int = 0,
+    ) -> None:
         """Write the manifest and put the collection in its place."""
         for scratch in self._partial.glob("scratch-*"):
             scratch.unlink()
@@ -197,6 +204,7 @@ class Writer:
             "model": self._model,
             "segments": self._segments,
             "broken": list(broken),
+            "passed_over": passed_over,
         }
         document["sha256"] = _document_sum(document)
         _write(self._partial / _MANIFEST, json.dumps(document, indent=1, ensure_ascii=False).encode())

