@@ -32,6 +32,8 @@ measure instre_dev-m16 "$data/instre_dev/images" "$data/instre_dev/ground_truth.
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
 [ "${2:-}" = accuracy ] && exit
 
+python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_choices.json"
 python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     "$data/coco128/images" --json "$here/benchmark_small_collections.json"
 python benchmarks/scan.py --json "$here/benchmark_scan.json"
