@@ -44,6 +44,14 @@ def collection(photos, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """What `udq demo` says of itself, told once in a folder named as in README; read-only by convention."""
+    from udq.demo import story
+
+    return story.tell(tmp_path_factory.mktemp("demo") / "udq-demo", device="cpu")
+
+
+@pytest.fixture(scope="session")
 def shared_data():
     """The folder of benchmark photos, or skip."""
     default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"

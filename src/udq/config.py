@@ -60,7 +60,7 @@ class QuantizerConfig:
     """Projection and product quantizer (eq. 3-6)."""
 
     dimensions: int = 304  # the paper's 300, at the next multiple of 16 subspaces
-    whiten: bool = False  # whitening loses mAP at every scale tried (docs/regions.md)
+    whiten: bool = False  # whitening loses mAP on every collection tried (docs/regions.md)
     subspaces: int = 8  # M
     codewords: int = 256  # K: with M = 8, the paper's 8 bytes a region
     iterations: int = 4  # of the alternation of rotation and codebooks; 10 gain nothing (docs/regions.md)

@@ -67,9 +67,9 @@ h1 { margin: 0 0 .5rem; font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2;
 h2 { margin: 0; font-size: 1.2rem; overflow-wrap: anywhere; }
 .lead { max-width: 46rem; margin: 0 0 .75rem; }
 .right { color: var(--right); font-weight: 600; } .wrong { color: var(--wrong); font-weight: 600; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: 1px; overflow: hidden;
+dl { display: flex; flex-wrap: wrap; gap: 1px; overflow: hidden;
   margin: 1.5rem 0 2rem; background: var(--line); border: 1px solid var(--line); border-radius: .5rem; }
-dl > div { padding: .6rem .9rem; background: var(--card); }
+dl > div { flex: 1 1 10rem; padding: .6rem .9rem; background: var(--card); }
 dt { color: var(--quiet); font-size: .85rem; }
 dd { margin: 0; font-size: 1.15rem; font-weight: 600; overflow-wrap: anywhere; }
 section { padding: 1.5rem 0; border-top: 1px solid var(--line); }

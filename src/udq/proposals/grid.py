@@ -13,8 +13,8 @@ from udq.types import Regions
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Sides as shares of the photo's shorter side. The smallest see an object of about 3 % of the photo; leaving them
-# out costs 0.07 mAP on instre_dev (docs/regions.md).
+# Sides as shares of the photo's shorter side. The smallest see an object of about 3 % of the photo: large objects do
+# not need them (docs/regions.md), small ones have nothing else.
 _SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
 # Neighbours of one scale share at least this much of their side.
 _OVERLAP = 0.4

@@ -1,0 +1,120 @@
+"""Write the tables of README.md and docs/ from the figures in this folder: python results/render.py [--check].
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a function here. ``--check`` changes
+nothing and exits 1 where a page is not what the figures say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
+_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _figures(name: str) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text())
+    return figures
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _machine(provenance: dict[str, Any]) -> str:
+    return f"{provenance['machine']['cpu']}, {provenance['machine']['cores']} cores, {provenance['date'][:10]}"
+
+
+def accuracy() -> str:
+    """Accuracy without training, a row a collection."""
+    named = {
+        "instre_dev": "INSTRE, 1,500 photos: default",
+        "instre_dev-m16": "16 bytes (M = 16)",
+        "instre_dev-m4": "4 bytes (M = 4)",
+        "instre_dev-fast": "preset `fast`",
+        "instre_dev-whitened": "whitened",
+        "demo": "composed demo, 130 photos: default",
+        "demo-whitened": "whitened",
+    }
+    rows = []
+    for name, title in named.items():
+        figures = _figures(name)
+        boxes = figures["localisation"]["top_20"]
+        rows.append(
+            (
+                title,
+                f"{figures['bytes_per_region']:g}",
+                f"{figures['mAP']:.3f}",
+                f"{figures['real_valued']['mAP']:.3f}",
+                f"{boxes['mean_iou']:.2f}",
+            )
+        )
+    return _markdown(("collection", "bytes a region", "mAP, codes", "mAP, real-valued", "mean IoU"), rows)
+
+
+def speed() -> str:
+    """Benchmarks beside their peers."""
+    scan, index, memory = _figures("benchmark_scan"), _figures("benchmark_index"), _figures("benchmark_memory")
+    scanned = f"{scan['setting']['codes']:,} codes, {scan['setting']['images']:,} photos ranked, one thread"
+    took, ratio = scan["median_ms"], scan["times_ours"]
+    small, large = memory["runs"]
+    rows = [
+        (scanned, f"{took['ours']:.1f} ms", f"faiss IndexPQ, k = 10,000, grouped: {took['faiss']:.1f} ms",
+         f"{ratio['faiss']:.1f}"),
+        ("", "", f"NumPy: {took['numpy']:.1f} ms", f"{ratio['numpy']:.1f}"),
+        (f"`udq index`, {index['photos']:,} photos, {index['threads']} threads",
+         f"{index['photos_per_second']['ours']:.0f} photos/s",
+         f"torchvision decode and eager backbone alone: {index['photos_per_second']['plain']:.0f} photos/s",
+         f"{index['ratio']:.1f}"),
+        (f"peak memory of `udq index`, {large['photos']:,} photos", f"{large['peak_mib']:,.0f} MiB",
+         f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
+    ]  # fmt: skip
+    return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
+
+
+def choices() -> str:
+    """One default changed at a time."""
+    rows = [
+        (name, f"{row['mAP']:.3f}", f"{row['mean_iou']:.2f}", f"{row['regions']:,}")
+        for name, row in _figures("benchmark_choices")["rows"].items()
+    ]
+    return _markdown(("", "mAP", "mean IoU", "regions"), rows)
+
+
+def small_collections() -> str:
+    """Codes fitted to a small collection itself beside a model fitted to other photos."""
+    rows = [
+        (row["photos"], f"{row['own']:.3f}", f"{row['generic']:.3f}")
+        for row in _figures("benchmark_small_collections")["rows"]
+    ]
+    return _markdown(("photos", "fitted to themselves", "fitted to other photos"), rows)
+
+
+def render(page: str) -> str:
+    """Return a page with every table written anew."""
+    return _TABLE.sub(lambda match: f"{match[1]}{globals()[match[2]]()}{match[3]}", page)
+
+
+def main() -> None:
+    """Render or check every page."""
+    stale = []
+    for path in PAGES:
+        old = path.read_text(encoding="utf-8")
+        new = render(old)
+        if new != old:
+            stale.append(str(path.relative_to(HERE.parent)))
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8", newline="\n")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"not what results/ says: {', '.join(stale)}; run: python results/render.py")
+
+
+if __name__ == "__main__":
+    main()
