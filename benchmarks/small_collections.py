@@ -4,7 +4,7 @@
 
 Takes subsets of a benchmark (dataset ``boxes``): some of its objects with a few photos each, among photos of other
 things, about one in three a positive of something. Each subset is searched with codes of a model fitted to its own
-regions (``udq.model.fit``, with fewer codewords where it is small), and of one fitted to GENERIC_PHOTOS.
+regions (untrained, with fewer codewords where it is small), and of one fitted to GENERIC_PHOTOS.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from udq import datasets, metrics, model, scan
+from udq import datasets, index, metrics, model, scan
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
 from udq.images import find
+from udq.progress import silent
 from udq.provenance import provenance
-from udq.types import Features
 
 SIZES = (3, 10, 30, 60, 90, 150, 300, 600)
 REPEATS = 5
@@ -32,12 +33,9 @@ def look(folders: list[Path], extractor: Extractor) -> list[Extracted]:
     return [photo for photo in extractor.extract(find(folders)[0]) if photo.broken is None]
 
 
-def sample(photos: list[Extracted], config: IndexConfig) -> Features:
-    """The training sample that `udq index` would draw."""
-    rng = np.random.default_rng(config.quantizer.seed)
-    share = max(1, config.quantizer.regions // len(photos))
-    rows = [photo.features.vectors[np.sort(rng.permutation(len(photo.features))[:share])] for photo in photos]
-    return Features(np.concatenate(rows))
+def fit(photos: list[Extracted], config: IndexConfig) -> model.Model:
+    """The model that `udq index --no-train` would fit to these photos."""
+    return index.fit(index.draw(iter(photos), len(photos), config.sample), config, torch.device("cpu"), silent)
 
 
 def subset(
@@ -94,9 +92,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    config = IndexConfig()
+    config = IndexConfig().replace({"training": {"enabled": False}})
     extractor = Extractor(config.images, config.features)
-    generic = model.fit(sample(look(arguments.generic_photos, extractor), config), config.quantizer)
+    generic = fit(look(arguments.generic_photos, extractor), config)
     photos = {photo.source.name: photo for photo in look([arguments.photos], extractor)}
     truth = datasets.REGISTRY["boxes"](arguments.ground_truth).queries
     described = {key(query): extractor.describe(arguments.photos / query.image, query.box)[1] for query in truth}
@@ -105,7 +103,7 @@ def main() -> None:
         own, shipped = [], []
         for repeat in range(REPEATS):
             chosen, queries = subset(truth, list(photos), size, np.random.default_rng((size, repeat)))
-            fitted = model.fit(sample([photos[name] for name in sorted(chosen)], config), config.quantizer)
+            fitted = fit([photos[name] for name in sorted(chosen)], config)
             own.append(mean_average_precision(chosen, queries, photos, fitted, described))
             shipped.append(mean_average_precision(chosen, queries, photos, generic, described))
         rows.append({"photos": size, "own": np.mean(own), "generic": np.mean(shipped)})

@@ -70,13 +70,18 @@ def test_index_builds_and_info_tells(udq, photos, tmp_path):
     (tmp_path / "quick.toml").write_text("[quantizer]\ndimensions = 64\niterations = 1\n")
     code, out, err = udq(
         "index", photos, "-o", tmp_path / "x.udq", "--config", tmp_path / "quick.toml",
-        "--subspaces", 4, "--codewords", 64, "--no-train", "--device", "cpu", "--json",
+        "--subspaces", 4, "--codewords", 64, "--iterations", 0, "--refine", "cbr", "--lambda", 0.1, "--seed", 3,
+        "--device", "cpu", "--json",
     )  # fmt: skip
     built = json.loads(out)
     assert code == 0
     assert "encoding photos" in err  # progress goes to stderr, JSON alone to stdout
     assert (built["images"], built["subspaces"], built["codewords"], built["bytes_per_region"]) == (12, 4, 64, 3)
     assert built["config"]["quantizer"]["dimensions"] == 64
+    training = built["config"]["training"]
+    assert (training["iterations"], training["refine"], training["weight"]) == (0, "cbr", 0.1)
+    assert (training["enabled"], built["config"]["sample"]["seed"]) == (True, 3)
+    assert built["model"].startswith("trained on")
 
     code, out, _ = udq("info", tmp_path / "x.udq", "--json")
     del built["elapsed_s"]
@@ -84,6 +89,14 @@ def test_index_builds_and_info_tells(udq, photos, tmp_path):
     code, out, _ = udq("info", tmp_path / "x.udq")
     assert code == 0
     assert "3 bytes a code (M = 4, K = 64)" in out
+
+
+def test_no_train_keeps_the_pretrained_features(udq, photos, tmp_path):
+    code, out, err = udq("index", photos / "coffee.png", "-o", tmp_path / "x.udq", "--no-train", "--json")
+
+    assert code == 0
+    assert json.loads(out)["model"].startswith("fitted to")
+    assert "training" not in err
 
 
 def test_search_json_is_the_contract(udq, collection, photos):

@@ -13,8 +13,9 @@ import pytest
 import udq
 
 SOURCE = Path(udq.__file__).parent
-TORCH_FREE = "errors types config progress images projection quantize model storage scan search collection metrics "
-TORCH_FREE += "datasets datasets.boxes datasets.truth evaluate report picture provenance proposals backbones cli"
+TORCH_FREE = "errors types config progress images head projection quantize model refine storage scan search "
+TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth evaluate report picture provenance "
+TORCH_FREE += "proposals backbones cli"
 
 
 def modules():

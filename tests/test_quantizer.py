@@ -27,6 +27,11 @@ def features(rows, dimensions, seed=0):
 SAMPLE = features(2000, 32)
 
 
+def fit(sample):
+    settings = QuantizerConfig(dimensions=16, iterations=1)
+    return model.fit(sample, model.start(sample, settings), settings, seed=0)
+
+
 @pytest.fixture(scope="module")
 def quantizer():
     return quantize.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
@@ -130,7 +135,7 @@ def test_fewer_features_than_dimensions_or_codewords_are_no_trouble_to_faiss(row
 
 @pytest.mark.parametrize(("rows", "codewords"), [(1, 2), (3, 2), (40, 8), (1023, 128), (1024, 256), (2000, 256)])
 def test_a_small_sample_gets_fewer_codewords_and_says_so(rows, codewords):
-    fitted = model.fit(features(rows, 32), QuantizerConfig(dimensions=16, iterations=1))
+    fitted = fit(features(rows, 32))
 
     assert fitted.quantizer.codewords == codewords
     assert (f"so K = {codewords}" in fitted.origin) == (codewords < 256)
@@ -138,7 +143,7 @@ def test_a_small_sample_gets_fewer_codewords_and_says_so(rows, codewords):
 
 
 def test_a_model_comes_back_from_its_bytes_exactly():
-    made = model.fit(SAMPLE, QuantizerConfig(dimensions=16, iterations=1))
+    made = fit(SAMPLE)
     back = model.Model.from_bytes(made.to_bytes())
 
     assert back.origin == made.origin
@@ -164,9 +169,9 @@ def test_what_is_no_model_is_refused_and_not_unpickled(tmp_path, kind):
     elif kind == "pickle":
         pickle.dump(_Trap(trap), buffer)
     elif kind == "object array":
-        np.savez(buffer, mean=np.array([_Trap(trap)], dtype=object))
+        np.savez(buffer, rotation=np.array([_Trap(trap)], dtype=object))
     else:
-        np.savez(buffer, mean=np.zeros(3, np.float32))
+        np.savez(buffer, rotation=np.zeros(3, np.float32))
 
     with pytest.raises(CollectionError, match="expected the arrays of a udq model"):
         model.Model.from_bytes(buffer.getvalue())

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from udq import storage
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
+from udq.head import Head, Layer
 from udq.model import Model
-from udq.projection import Projection
 from udq.quantize import Quantizer
 from udq.types import Codes, Regions
 
@@ -23,7 +23,7 @@ def small_model(subspaces=4, codewords=32):
     rng = np.random.default_rng(0)
     numbers = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     return Model(
-        Projection(numbers(10), numbers(10, 8)),
+        Head((Layer(numbers(8, 10), numbers(8)),)),
         Quantizer(numbers(8, 8), numbers(subspaces, codewords, 8 // subspaces)),
         "made up",
     )

@@ -58,26 +58,32 @@ def index(
     codewords: Annotated[
         int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the training sample and k-means.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")] = None,
+    iterations: Annotated[int | None, typer.Option(metavar="N", help="Rounds of training after the first.")] = None,
+    refine: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"Feature refinement: {', '.join(config.REFINEMENTS)}.")
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option("--lambda", metavar="X", help="Weight of the discriminability loss.")
+    ] = None,
     no_train: Annotated[
-        bool,
-        typer.Option(
-            "--no-train",
-            help="Codes of the pretrained features, without UDQ training. Always so in this version.",
-        ),
+        bool, typer.Option("--no-train", help="Codes of the pretrained features, without training.")
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Build a collection from photos: propose regions, describe them, fit codes, encode."""
-    del no_train  # the contract's flag; training of the network does not exist yet
+    """Build a collection from photos: propose regions, describe them, train on them, encode."""
     settings = config.preset(preset)
     if config_file is not None:
         settings = config.IndexConfig.from_toml(config_file, settings)
     settings = settings.replace(
         {
             "features": _given(backbone=backbone, proposals=proposals),
-            "quantizer": _given(subspaces=subspaces, codewords=codewords, seed=seed),
+            "sample": _given(seed=seed),
+            "quantizer": _given(subspaces=subspaces, codewords=codewords),
+            "training": _given(
+                iterations=iterations, refine=refine, weight=weight, enabled=False if no_train else None
+            ),
         }
     )
     from udq.collection import Collection

@@ -116,7 +116,7 @@ class Collection:
 
     @cached_property
     def model(self) -> Model:
-        """Projection and quantizer."""
+        """Fully connected layers and quantizer."""
         return storage.read_model(self.path, self._manifest)
 
     @cached_property

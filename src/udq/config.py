@@ -18,6 +18,7 @@ from udq.errors import InputError
 
 SUBSPACES = (2, 4, 8, 16)
 CODEWORDS = (16, 32, 64, 128, 256, 512)
+REFINEMENTS = ("none", "bfr", "pbr", "cbr")
 
 
 def _at_least(name: str, value: float, least: float) -> None:
@@ -56,6 +57,20 @@ class FeatureConfig:
 
 
 @dataclass(frozen=True)
+class SampleConfig:
+    """What a collection's model is fitted to: a part of it, whatever its size."""
+
+    photos: int = 1500  # at most
+    regions: int = 40_000  # of them, at most
+    seed: int = 0  # of everything drawn at random: sample, k-means, batches
+
+    def __post_init__(self) -> None:
+        _at_least("sample.photos", self.photos, 1)
+        _at_least("sample.regions", self.regions, 1)
+        _at_least("sample.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
 class QuantizerConfig:
     """Projection and product quantizer (eq. 3-6)."""
 
@@ -63,10 +78,7 @@ class QuantizerConfig:
     whiten: bool = False  # whitening loses mAP on every collection tried (docs/regions.md)
     subspaces: int = 8  # M
     codewords: int = 256  # K: with M = 8, the paper's 8 bytes a region
-    iterations: int = 4  # of the alternation of rotation and codebooks; 10 gain nothing (docs/regions.md)
-    photos: int = 1000  # at most this many photos are the training sample, whatever the size of the collection
-    regions: int = 20_000  # at most this many of their regions
-    seed: int = 0
+    iterations: int = 8  # of the alternation of rotation and codebooks
 
     def __post_init__(self) -> None:
         if self.subspaces not in SUBSPACES:
@@ -75,9 +87,36 @@ class QuantizerConfig:
             raise InputError(f"codewords K: expected one of {_listed(CODEWORDS)}, found {self.codewords}")
         _at_least("quantizer.dimensions", self.dimensions, self.subspaces)
         _at_least("quantizer.iterations", self.iterations, 1)
-        _at_least("quantizer.photos", self.photos, 1)
-        _at_least("quantizer.regions", self.regions, 1)
-        _at_least("quantizer.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Self-supervised training of the fully connected layers (alg. 1); reasons in docs/training.md."""
+
+    enabled: bool = True
+    iterations: int = 1  # of module 2, after module 1
+    refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
+    neighbours: int = 10  # S of BFR; the paper's PBR takes 50
+    elsewhere: bool = True  # neighbours of other photos alone
+    hidden: int = 1  # trained layers in front of FC_S, that start as the identity
+    weight: float = 0.01  # lambda of eq. 7
+    sharpness: float = 20.0  # of the classifiers' start: logit = -sharpness * squared distance to the codeword
+    learning_rate: float = 3e-4  # of Adam
+    batch: int = 1024
+    epochs: int = 2  # a round
+    share: float = 0.5  # of the trained weights in the average with those before training; 1 is the paper
+
+    def __post_init__(self) -> None:
+        if self.refine not in REFINEMENTS:
+            raise InputError(f"training.refine: expected one of {', '.join(REFINEMENTS)}, found {self.refine!r}")
+        _at_least("training.iterations", self.iterations, 0)
+        _at_least("training.hidden", self.hidden, 0)
+        for name in ("neighbours", "batch", "epochs"):
+            _at_least(f"training.{name}", getattr(self, name), 1)
+        for name in ("weight", "sharpness", "learning_rate"):
+            _at_least(f"training.{name}", getattr(self, name), 0)
+        if not 0 < self.share <= 1:
+            raise InputError(f"training.share: expected more than 0 and at most 1, found {self.share:g}")
 
 
 @dataclass(frozen=True)
@@ -86,7 +125,9 @@ class IndexConfig:
 
     images: ImageConfig = field(default_factory=ImageConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
 
     def replace(self, changes: Mapping[str, Mapping[str, object]]) -> IndexConfig:
         """Return a copy with some fields of some stages changed; an unknown stage or key is an InputError."""

@@ -114,7 +114,7 @@ def evaluate(
         for outcome in outcomes
     ]
     report["config"] = collection.config.to_dict()
-    report["provenance"] = provenance(seed=collection.config.quantizer.seed)
+    report["provenance"] = provenance(seed=collection.config.sample.seed)
     return Evaluation(report, outcomes)
 
 
@@ -176,8 +176,8 @@ def _rank_real_valued(
     collection: Collection, features: NDArray[np.float32], progress: Progress
 ) -> Iterator[search.Ranking]:
     """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
-    projection = collection.model.projection
-    queries = projection.apply(Features(features)).vectors
+    head = collection.model.head
+    queries = head.apply(Features(features)).vectors
     images = collection.images
     distance = np.full((len(queries), len(images)), np.inf, np.float32)
     boxes = np.zeros((len(queries), len(images), 4), np.float32)
@@ -186,7 +186,7 @@ def _rank_real_valued(
         for i, photo in enumerate(extracted):
             if photo.broken is not None:
                 raise InputError(f"{photo.broken}; put the photo back, or use --no-real-valued")
-            regions = projection.apply(photo.features).vectors
+            regions = head.apply(photo.features).vectors
             # Both have unit length: ||q - f||^2 = 2 - 2 q.f
             squared = 2.0 - 2.0 * (queries @ regions.T)
             best = squared.argmin(axis=1)

@@ -80,6 +80,11 @@ class Extractor:
         return self._backbone.channels
 
     @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self._device
+
+    @property
     def precision(self) -> str:
         """The number format of the network's arithmetic; everything after it is float32."""
         return str(self._dtype).removeprefix("torch.")

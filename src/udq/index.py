@@ -14,13 +14,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from udq import images, model
-from udq.config import IndexConfig, QuantizerConfig
+from udq.config import IndexConfig, SampleConfig
 from udq.errors import ImageError
 from udq.extract import Extracted, Extractor
 from udq.progress import Progress, silent
 from udq.storage import Image, Writer
+from udq.train import Sample, train
 from udq.types import Codes, Features, Regions
 
 # Photos a segment: some 450,000 regions of the grid, 7 MB of codes and boxes in memory until it is written.
@@ -49,15 +51,14 @@ def build(
     sources, passed_over = images.find(arguments)
     with Writer(path) as writer:
         extractor = Extractor(config.images, config.features, weights=weights, device=device)
-        training = _training_sample(len(sources), config.quantizer)
+        training = _training_sample(len(sources), config.sample)
         spool = _Spool(writer.scratch("features"), extractor.channels)
         with progress("looking at photos", len(training)) as step:
             first = _counted(extractor.extract(sources[i] for i in training), step)
-            sample = _sample(spool.fill(first), training, config)
-        if not len(sample):
+            sample = draw(spool.fill(first), len(training), config.sample)
+        if not len(sample.features):
             raise ImageError(_all_broken(spool.broken))
-        with progress("fitting codes", None):
-            fitted = model.fit(sample, config.quantizer)
+        fitted = fit(sample, config, extractor.device, progress)
         del sample
         writer.put_model(fitted)
         chosen = set(training)
@@ -98,21 +99,48 @@ class _Spool:
                 yield dataclasses.replace(photo, features=Features(vectors.reshape(-1, self._channels)))
 
 
-def _training_sample(photos: int, settings: QuantizerConfig) -> list[int]:
+def fit(sample: Sample, config: IndexConfig, device: torch.device, progress: Progress) -> model.Model:
+    """Train the head, unless training is off, and fit the quantizer to its features."""
+    head = model.start(sample.features, config.quantizer)
+    if config.training.enabled:
+        trained = train(
+            sample,
+            head,
+            training=config.training,
+            quantizer=config.quantizer,
+            codewords=model.codewords(len(sample.features), config.quantizer),
+            seed=config.sample.seed,
+            device=device,
+            progress=progress,
+        )
+        head = trained.head
+    with progress("fitting codes", None):
+        return model.fit(sample.features, head, config.quantizer, seed=config.sample.seed)
+
+
+def _training_sample(photos: int, settings: SampleConfig) -> list[int]:
     """Return which photos the model is fitted to: all of a small collection, a fixed number of a large one."""
     shuffled = np.random.default_rng(settings.seed).permutation(photos)
     return sorted(int(i) for i in shuffled[: settings.photos])
 
 
-def _sample(photos: Iterator[Extracted], training: Sequence[int], config: IndexConfig) -> Features:
-    """Return random regions of the training photos, ``quantizer.regions`` at most, as many of each photo."""
-    rng = np.random.default_rng(config.quantizer.seed)
-    share = max(1, config.quantizer.regions // len(training))
-    kept = []
-    for photo in photos:
-        rows = np.sort(rng.permutation(len(photo.features))[:share])
+def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> Sample:
+    """Return random regions of the training photos, ``regions`` at most, as many of each photo.
+
+    A region is drawn with a probability in proportion to its area. Half of a grid's windows are of its smallest
+    scale, most of them background: drawn evenly, they would be what the model learns (docs/training.md).
+    """
+    rng = np.random.default_rng(settings.seed)
+    share = max(1, settings.regions // expected)
+    kept, images_ = [], []
+    for i, photo in enumerate(photos):
+        sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
+        # The first of exponential waiting times are a weighted sample without replacement.
+        waiting = rng.standard_exponential(len(sides)) / sides.prod(axis=1)
+        rows = np.sort(np.argsort(waiting)[:share])
         kept.append(photo.features.vectors[rows])
-    return Features(np.concatenate(kept))
+        images_.append(np.full(len(rows), i))
+    return Sample(Features(np.concatenate(kept)), np.concatenate(images_))
 
 
 def _in_order(

@@ -1,10 +1,11 @@
-"""What turns pooled features into codes: projection, then quantizer. One file, never unpickled."""
+"""What turns pooled features into codes: fully connected layers, then quantizer. One file, never unpickled."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from udq import projection, quantize
 from udq.config import QuantizerConfig
 from udq.errors import CollectionError
+from udq.head import Head
 from udq.types import Codes, Features
 
 # Fewer regions than these a codeword, and the codebook is the sample itself.
@@ -20,37 +22,36 @@ _REGIONS_A_CODEWORD = 4
 
 @dataclass(frozen=True)
 class Model:
-    """Projection and quantizer, with a word on where they come from.
+    """Fully connected layers and quantizer, with a word on where they come from.
 
     Attributes:
-        projection: pooled feature (D,) -> unit feature (d,).
+        head: pooled feature (D,) -> unit feature f (d,).
         quantizer: unit feature -> code.
         origin: one sentence for ``udq info``: what it was fitted to.
     """
 
-    projection: projection.Projection
+    head: Head
     quantizer: quantize.Quantizer
     origin: str
 
     def encode(self, features: Features) -> Codes:
         """Return the codes of pooled features (eq. 4)."""
-        return self.quantizer.encode(self.projection.apply(features))
+        return self.quantizer.encode(self.head.apply(features))
 
     def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the (M, K) tables of squared distances of a pooled query feature (D,) (sec. 3.5)."""
-        return self.quantizer.lookup_tables(self.projection.apply(Features(query[None])).vectors[0])
+        return self.quantizer.lookup_tables(self.head.apply(Features(query[None])).vectors[0])
 
     def to_bytes(self) -> bytes:
         """Return the model as an .npz archive; ``from_bytes`` reads it back exactly."""
         buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            mean=self.projection.mean,
-            components=self.projection.components,
-            rotation=self.quantizer.rotation,
-            codebooks=self.quantizer.codebooks,
-            origin=np.array(self.origin),
-        )
+        arrays: dict[str, Any] = {
+            **self.head.arrays(),
+            "rotation": self.quantizer.rotation,
+            "codebooks": self.quantizer.codebooks,
+            "origin": np.array(self.origin),
+        }
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
     @staticmethod
@@ -58,38 +59,45 @@ class Model:
         """Read ``to_bytes``; raises CollectionError where the bytes are something else."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                parts = {name: arrays[name] for name in ("mean", "components", "rotation", "codebooks")}
-                origin = str(arrays["origin"])
-            return Model(
-                projection.Projection(parts["mean"], parts["components"]),
-                quantize.Quantizer(parts["rotation"], parts["codebooks"]),
-                origin,
-            )
+                parts = dict(arrays)
+            quantizer = quantize.Quantizer(parts.pop("rotation"), parts.pop("codebooks"))
+            origin = str(parts.pop("origin"))
+            return Model(Head.from_arrays(parts), quantizer, origin)
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise CollectionError(f"model: expected the arrays of a udq model, found: {error}") from error
 
 
-def fit(sample: Features, settings: QuantizerConfig) -> Model:
-    """Fit projection and quantizer to a sample of a collection's own pooled features (G, D).
-
-    Where the sample is too small for K codewords, the stated fallback is fewer: the largest power of two that
-    leaves four regions a codeword. ``Model.origin`` says so. Codebooks fitted to so few regions still search better
-    than K = 256 fitted to other photos (docs/regions.md).
-    """
-    codewords = settings.codewords
-    while codewords > max(2, len(sample) // _REGIONS_A_CODEWORD):
-        codewords //= 2
-    origin = f"fitted to {len(sample):,} regions of this collection"
-    if codewords < settings.codewords:
-        origin += f"; too few for K = {settings.codewords}, so K = {codewords}"
-    projected_by = projection.fit(
+def start(sample: Features, settings: QuantizerConfig) -> Head:
+    """Return the head before any training: FC_S alone, as the principal components of a sample (G, D)."""
+    return projection.fit(
         sample, dimensions=settings.dimensions, whiten=settings.whiten, multiple_of=settings.subspaces
     )
+
+
+def codewords(regions: int, settings: QuantizerConfig) -> int:
+    """Return K for a sample of so many regions.
+
+    Where they are too few for the K that was asked for, the stated fallback is fewer codewords: the largest power of
+    two that leaves four regions a codeword. Codebooks fitted to so few regions still search better than K = 256
+    fitted to other photos (docs/regions.md).
+    """
+    fewer = settings.codewords
+    while fewer > max(2, regions // _REGIONS_A_CODEWORD):
+        fewer //= 2
+    return fewer
+
+
+def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int) -> Model:
+    """Fit the quantizer to what a head makes of a sample of a collection's own pooled features (G, D)."""
     quantizer = quantize.fit(
-        projected_by.apply(sample),
+        head.apply(sample),
         subspaces=settings.subspaces,
-        codewords=codewords,
+        codewords=codewords(len(sample), settings),
         iterations=settings.iterations,
-        seed=settings.seed,
+        seed=seed,
     )
-    return Model(projected_by, quantizer, origin)
+    trained = "trained on" if len(head.layers) > 1 else "fitted to"
+    origin = f"{trained} {len(sample):,} regions of this collection"
+    if quantizer.codewords < settings.codewords:
+        origin += f"; too few for K = {settings.codewords}, so K = {quantizer.codewords}"
+    return Model(head, quantizer, origin)

@@ -1,54 +1,21 @@
-"""Principal components of pooled features: the projection before the quantizer (sec. 4.2, PAPER_NOTES reading 3)."""
+"""Principal components of pooled features: where FC_S starts (sec. 4.2, PAPER_NOTES reading 3)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from udq.head import Head, Layer
 from udq.types import Features
 
 # Directions that carry less than this share of the largest variance are rounding noise: whitening would blow them up.
 _LEAST_VARIANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Projection:
-    """f = unit((x - mean) @ components), padded by zeros that change no distance (reading 1).
+def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) -> Head:
+    """Return FC_S alone, as the projection of a sample onto its principal components.
 
-    Attributes:
-        mean: (D,) float32.
-        components: (D, d) float32, divided by the standard deviations where whitened.
-    """
-
-    mean: NDArray[np.float32]
-    components: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        if self.mean.ndim != 1 or self.components.ndim != 2 or len(self.mean) != len(self.components):
-            raise ValueError(
-                f"projection: expected mean (D,) and components (D, d), "
-                f"found {self.mean.shape} and {self.components.shape}"
-            )
-
-    @property
-    def dimensions(self) -> int:
-        """d, the length of a projected feature."""
-        return int(self.components.shape[1])
-
-    def apply(self, features: Features) -> Features:
-        """Project (R, D) features to (R, d) features of unit length."""
-        projected = (features.vectors - self.mean) @ self.components
-        length = np.linalg.norm(projected, axis=1, keepdims=True)
-        return Features(projected / np.maximum(length, np.float32(1e-12)))
-
-
-def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) -> Projection:
-    """Fit the projection to a sample.
-
-    Fewer components come out than asked for where the sample has fewer directions; zero components pad them to
-    a multiple of ``multiple_of``.
+    Fewer components come out than asked for where the sample has fewer directions; zero components that change no
+    distance pad them to a multiple of ``multiple_of`` (reading 1).
 
     Args:
         features: (G, D) float32 sample.
@@ -71,4 +38,5 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) 
         components = components / np.sqrt(np.maximum(variance[:kept], 1e-30))
     padding = -kept % multiple_of
     components = np.pad(components, ((0, 0), (0, padding)))
-    return Projection(mean.astype(np.float32), components.astype(np.float32))
+    weight = np.ascontiguousarray(components.T.astype(np.float32))
+    return Head((Layer(weight, -(weight @ mean.astype(np.float32))),))

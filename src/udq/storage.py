@@ -2,7 +2,7 @@
 
     photos.udq/
       collection.json            manifest: format, version, configuration, checksums of every other file
-      model-000001.npz           projection and quantizer
+      model-000001.npz           fully connected layers and quantizer
       segments/000001/
         codes.npy                (G, M) uint8 where K = 256, else M*log2(K) bits a region, packed end to end
         boxes.npy                (G, 4) uint16: x1, y1, x2, y2 in pixels
@@ -151,7 +151,7 @@ class Writer:
         return self._partial / f"scratch-{name}"
 
     def put_model(self, model: Model) -> None:
-        """Write projection and quantizer."""
+        """Write the model that encodes regions and queries."""
         self._model = {
             "file": _MODEL,
             "origin": model.origin,
@@ -241,7 +241,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_model(path: Path, manifest: Manifest) -> Model:
-    """Read projection and quantizer, checksum and all."""
+    """Read the model, checksum and all."""
     entry = manifest.document["model"]
     file = _inside(path, entry["file"])
     try:

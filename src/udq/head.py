@@ -1,0 +1,110 @@
+"""The fully connected layers of fig. 2, from a pooled feature to the feature f that is quantized; FC_S is the last.
+
+Plain NumPy: encoding photos and queries needs the layers, not the library that trains them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.types import Features
+
+
+@dataclass(frozen=True)
+class Layer:
+    """x -> weight @ x + bias.
+
+    Attributes:
+        weight: (out, in) float32.
+        bias: (out,) float32.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(
+                f"layer: expected weight (out, in) and bias (out,), found {self.weight.shape} and {self.bias.shape}"
+            )
+
+    def apply(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return (R, out) of (R, in)."""
+        result: NDArray[np.float32] = vectors @ self.weight.T + self.bias
+        return result
+
+
+@dataclass(frozen=True)
+class Head:
+    """f = unit(FC_S(relu(... relu(FC_1(x))))).
+
+    Attributes:
+        layers: first to last; the last one is FC_S and has no ReLU.
+    """
+
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        widths = [layer.weight.shape for layer in self.layers]
+        if not widths or any(after[1] != before[0] for before, after in itertools.pairwise(widths)):
+            raise ValueError(f"head: expected layers that fit each other, found {widths}")
+
+    @property
+    def dimensions(self) -> int:
+        """d, the length of f."""
+        return len(self.layers[-1].bias)
+
+    def apply(self, features: Features) -> Features:
+        """Take pooled features (R, D) to features (R, d) of unit length."""
+        vectors = features.vectors
+        for layer in self.layers[:-1]:
+            vectors = np.maximum(layer.apply(vectors), 0)
+        vectors = self.layers[-1].apply(vectors)
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Features(vectors / np.maximum(length, np.float32(1e-12)))
+
+    def rotated(self, rotation: NDArray[np.float32]) -> Head:
+        """Return a head whose features are ``f @ rotation``: R of eq. 6 folded into FC_S."""
+        last = self.layers[-1]
+        turned = Layer(np.ascontiguousarray(rotation.T @ last.weight), last.bias @ rotation)
+        return Head((*self.layers[:-1], turned))
+
+    def deepened(self, layers: int) -> Head:
+        """Return a head with ``layers`` more layers in front, which change nothing before they are trained.
+
+        Pooled features are >= 0, so that identity and ReLU leave them as they are.
+        """
+        width = self.layers[0].weight.shape[1]
+        identity = Layer(np.eye(width, dtype=np.float32), np.zeros(width, np.float32))
+        return Head((*(identity,) * layers, *self.layers))
+
+    def averaged(self, other: Head, *, share: float) -> Head:
+        """Return the average of two heads' weights, of which ``share`` (0..1) is the other's."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        kept = np.float32(1 - share)
+        return Head(
+            tuple(
+                Layer(
+                    kept * one.weight + np.float32(share) * two.weight, kept * one.bias + np.float32(share) * two.bias
+                )
+                for one, two in pairs
+            )
+        )
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Return the layers under names; ``from_arrays`` reads them back."""
+        return {f"{part}_{i}": getattr(layer, part) for i, layer in enumerate(self.layers) for part in _PARTS}
+
+    @staticmethod
+    def from_arrays(arrays: dict[str, NDArray[np.float32]]) -> Head:
+        """Read ``arrays``; raises KeyError where there is no layer."""
+        count = max(1, sum(name.startswith(_PARTS[0]) for name in arrays))
+        return Head(tuple(Layer(*(arrays[f"{part}_{i}"] for part in _PARTS)) for i in range(count)))
+
+
+_PARTS: Sequence[str] = ("weight", "bias")

@@ -1,0 +1,63 @@
+"""The two constraints that training puts on features, and their sum (eq. 7-9). Pure functions of torch tensors.
+
+The paper sums over the G proposals; here every loss is the mean over a batch of them, so that the learning rate does
+not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+
+def separability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return eq. 8: M softmax classifiers of K codewords, summed over the subspaces.
+
+    The printed denominator sums over l = 1..M; a softmax over codewords sums over l = 1..K, and so does this.
+
+    Args:
+        logits: (B, M, K) float, ``W_m^T f^m + b_m``.
+        labels: (B, M) int64, the codeword h^m of each sub-feature.
+
+    Returns:
+        Scalar, mean over the batch, >= 0.
+    """
+    batch, subspaces, codewords = logits.shape
+    flat = cross_entropy(logits.reshape(batch * subspaces, codewords), labels.reshape(-1), reduction="sum")
+    return flat / batch
+
+
+def discriminability(features: Tensor, quantized: Tensor) -> Tensor:
+    """Return eq. 9: the squared distance of features to their quantized features.
+
+    Args:
+        features: (B, d) float.
+        quantized: (B, d) float, the supervision; no gradient flows into it.
+
+    Returns:
+        Scalar, mean over the batch, >= 0.
+    """
+    return (features - quantized.detach()).square().sum(dim=1).mean()
+
+
+def joint(separability: Tensor, discriminability: Tensor, *, weight: float) -> Tensor:
+    """Return eq. 7, ``L_sep + lambda * L_dis``; ``weight`` is lambda."""
+    return separability + weight * discriminability
+
+
+def classifiers_from(codebooks: Tensor, *, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Return weights and biases with which a classifier is the softmax of ``-sharpness * ||f^m - c||^2``.
+
+    Expanding the square leaves a function linear in f, ``2 s c^T f - s ||c||^2``, but for a term that is the same
+    for every codeword.
+
+    Args:
+        codebooks: (M, K, d/M) float.
+        sharpness: s, > 0.
+
+    Returns:
+        (M, d/M, K) weights and (M, K) biases.
+    """
+    weights = 2.0 * sharpness * codebooks.transpose(1, 2)
+    biases = -sharpness * codebooks.square().sum(dim=2)
+    return weights.contiguous(), biases

@@ -1,0 +1,83 @@
+"""The trainable part of fig. 2: fully connected layers up to FC_S, and FC_cls on top of it.
+
+FC_reg, the paper's other output, is f itself: eq. 9 compares it with the quantized feature as it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from udq import losses
+from udq.head import Head, Layer
+from udq.types import Features
+
+
+class Network(nn.Module):
+    """Pooled features -> f and the logits of M classifiers.
+
+    Attributes:
+        layers: the fully connected layers of a ``Head``, FC_S last.
+        classifier_weights: (M, d/M, K), W of eq. 8; set by ``classify``.
+        classifier_biases: (M, K), b of eq. 8.
+    """
+
+    classifier_weights: nn.Parameter
+    classifier_biases: nn.Parameter
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        self.load(head)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.layers.parameters()).device
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Take pooled features (B, D) to f (B, d) of unit length."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            pooled = layer(pooled).relu()
+        return normalize(last(pooled), dim=1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return FC_cls of f (B, d): (B, M, K)."""
+        subspaces, length, _ = self.classifier_weights.shape
+        parts = features.view(len(features), subspaces, length)
+        return torch.einsum("bml,mlk->bmk", parts, self.classifier_weights) + self.classifier_biases
+
+    def classify(self, codebooks: NDArray[np.float32], *, sharpness: float) -> None:
+        """Start FC_cls anew from codebooks (M, K, d/M), in the space of f."""
+        weights, biases = losses.classifiers_from(torch.tensor(codebooks), sharpness=sharpness)
+        self.classifier_weights = nn.Parameter(weights.to(self.device))
+        self.classifier_biases = nn.Parameter(biases.to(self.device))
+
+    def load(self, head: Head) -> None:
+        """Take over the layers of a head."""
+        device = self.device if len(self.layers) else None
+        self.layers = nn.ModuleList()
+        for layer in head.layers:
+            linear = nn.Linear(layer.weight.shape[1], layer.weight.shape[0], device=device)
+            with torch.no_grad():
+                linear.weight.copy_(torch.tensor(layer.weight))
+                linear.bias.copy_(torch.tensor(layer.bias))
+            self.layers.append(linear)
+
+    def head(self) -> Head:
+        """Return a copy of the layers as they are now."""
+        arrays = [part.detach().cpu().numpy().copy() for part in self.layers.parameters()]
+        return Head(tuple(Layer(weight, bias) for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)))
+
+    @torch.inference_mode()
+    def apply_to(self, pooled: Features, *, batch: int = 8192) -> Features:
+        """Return f of pooled features (G, D), a batch at a time."""
+        parts = [
+            self(torch.tensor(pooled.vectors[start : start + batch], device=self.device)).cpu().numpy()
+            for start in range(0, len(pooled), batch)
+        ]
+        return Features(np.concatenate(parts))

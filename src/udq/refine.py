@@ -1,0 +1,145 @@
+"""Feature refinement: enrich each feature with similar ones before it becomes supervision (sec. 3.4, eq. 11-13).
+
+The nearest neighbours of a region are mostly windows of the same photo that overlap it, and teach nothing new.
+``elsewhere`` takes neighbours from other photos alone (PAPER_NOTES, reading 6; measured in docs/training.md).
+Refined features are brought back to unit length, that of the network's own features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.types import Features
+
+# Up to so many features, comparing all of them takes no longer than building an inverted file.
+_EXHAUSTIVE = 8_192
+# Lists of the inverted file that are looked at: finds 19 of 20 true neighbours (benchmarks/refine.py).
+_PROBES = 16
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Codewords of k-means over whole features, for PBR and CBR.
+
+    Attributes:
+        centres: (C, d) float32.
+        assigned: (G,) int64, the nearest centre of each feature.
+    """
+
+    centres: NDArray[np.float32]
+    assigned: NDArray[np.int64]
+
+
+def neighbours(
+    features: Features, images: NDArray[np.int64], *, count: int, elsewhere: bool, exhaustive: bool | None = None
+) -> NDArray[np.int64]:
+    """Return the nearest features of each feature, nearest first.
+
+    Args:
+        features: (G, d) of unit length.
+        images: (G,) which photo each region is of.
+        count: S, neighbours wanted.
+        elsewhere: whether to take them from other photos alone; else anything but the feature itself.
+        exhaustive: compare all pairs, or look at the nearest lists of an inverted file; None decides by G.
+
+    Returns:
+        (G, S) int64 rows; -1 where there are fewer.
+    """
+    vectors = np.ascontiguousarray(features.vectors)
+    most = int(np.bincount(images).max()) if elsewhere else 1
+    wanted = min(count + most, len(vectors))
+    if exhaustive is None:
+        exhaustive = len(vectors) <= _EXHAUSTIVE
+    _, found = _index(vectors, exhaustive).search(vectors, wanted)
+    own = images[found] == images[:, None] if elsewhere else found == np.arange(len(vectors))[:, None]
+    # A stable sort brings the allowed to the front and keeps their order.
+    allowed = (found >= 0) & ~own
+    order = np.argsort(~allowed, axis=1, kind="stable")[:, :count]
+    nearest = np.where(np.take_along_axis(allowed, order, axis=1), np.take_along_axis(found, order, axis=1), -1)
+    missing = count - nearest.shape[1]
+    return np.pad(nearest, ((0, 0), (0, max(0, missing))), constant_values=-1)
+
+
+def brute_force(features: Features, nearest: NDArray[np.int64]) -> Features:
+    """Return eq. 11 (BFR): the mean of each feature and its S nearest of the whole set.
+
+    Args:
+        features: (G, d).
+        nearest: (G, S) rows of ``features``; -1 is none.
+    """
+    total = features.vectors.copy()
+    for column in nearest.T:  # one neighbour at a time: (G, S, d) at once would not fit into memory
+        total += np.where(column[:, None] >= 0, features.vectors[column], np.float32(0))
+    return _unit(total)
+
+
+def cluster(features: Features, *, clusters: int, seed: int) -> Clusters:
+    """Run k-means over whole features."""
+    vectors = np.ascontiguousarray(features.vectors)
+    kmeans = faiss.Kmeans(vectors.shape[1], min(clusters, len(vectors)), niter=10, seed=seed)
+    kmeans.cp.min_points_per_centroid = 1
+    kmeans.train(vectors)
+    assert kmeans.centroids is not None  # what training sets
+    assert kmeans.index is not None
+    return Clusters(kmeans.centroids.copy(), kmeans.index.search(vectors, 1)[1][:, 0])
+
+
+def proposal_based(
+    features: Features, images: NDArray[np.int64], clusters: Clusters, *, count: int, elsewhere: bool
+) -> Features:
+    """Return eq. 12 (PBR): the mean of each feature and its S nearest of the same cluster."""
+    refined = features.vectors.copy()
+    order = np.argsort(clusters.assigned, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(clusters.assigned[order])) + 1):
+        members = Features(features.vectors[rows])
+        nearest = neighbours(members, _from_zero(images[rows]), count=count, elsewhere=elsewhere, exhaustive=True)
+        refined[rows] = brute_force(members, nearest).vectors
+    return Features(refined)
+
+
+def center_based(features: Features, images: NDArray[np.int64], clusters: Clusters, *, elsewhere: bool) -> Features:
+    """Return eq. 13 (CBR): the mean of each feature and the centre of its cluster.
+
+    With ``elsewhere``, the centre is that of the cluster's members of other photos; a feature without any stays.
+    """
+    vectors, assigned = features.vectors, clusters.assigned
+    if not elsewhere:
+        return _unit(vectors + clusters.centres[assigned])
+    total = np.zeros_like(clusters.centres)
+    np.add.at(total, assigned, vectors)
+    size = np.bincount(assigned, minlength=len(total))
+    _, group = np.unique(np.stack([assigned, images]), axis=1, return_inverse=True)
+    own = np.zeros((int(group.max()) + 1, vectors.shape[1]), np.float32)
+    np.add.at(own, group, vectors)
+    others = size[assigned] - np.bincount(group)[group]
+    centre = (total[assigned] - own[group]) / np.maximum(others, 1)[:, None].astype(np.float32)
+    return _unit(vectors + centre * (others > 0)[:, None])
+
+
+def _index(vectors: NDArray[np.float32], exhaustive: bool) -> faiss.Index:
+    """Return an index of unit vectors by inner product, which orders them as distance does."""
+    dimensions = vectors.shape[1]
+    flat = faiss.IndexFlatIP(dimensions)
+    if exhaustive:
+        flat.add(vectors)
+        return flat
+    index = faiss.IndexIVFFlat(flat, dimensions, int(np.sqrt(len(vectors))), faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = _PROBES
+    index.cp.min_points_per_centroid = 1
+    index.train(vectors)
+    index.add(vectors)
+    return index
+
+
+def _from_zero(images: NDArray[np.int64]) -> NDArray[np.int64]:
+    numbered: NDArray[np.int64] = np.unique(images, return_inverse=True)[1]
+    return numbered
+
+
+def _unit(vectors: NDArray[np.float32]) -> Features:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Features(vectors / np.maximum(length, np.float32(1e-12)))

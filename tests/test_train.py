@@ -1,0 +1,164 @@
+"""The network of fig. 2 and algorithm 1."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from udq import model, scan, train
+from udq.config import QuantizerConfig, TrainConfig
+from udq.head import Head, Layer
+from udq.network import Network
+from udq.types import Features
+
+DIMENSIONS, OBJECTS, PHOTOS, REGIONS = 48, 40, 120, 8
+QUANTIZER = QuantizerConfig(dimensions=32, subspaces=4, codewords=32, iterations=2)
+TRAINING = TrainConfig(iterations=2, learning_rate=3e-4, batch=128, epochs=4)
+
+
+def photos_of_objects(seed=0):
+    """Pooled features of photos that show two of 40 objects each, in the photo's own light, and what each shows."""
+    rng = np.random.default_rng(seed)
+    centres = rng.gamma(0.5, 1.0, (OBJECTS, DIMENSIONS))
+    shown = np.concatenate([rng.choice(rng.permutation(OBJECTS)[:2], REGIONS) for _ in range(PHOTOS)])
+    light = np.repeat(rng.gamma(0.5, 0.9, (PHOTOS, DIMENSIONS)), REGIONS, axis=0)
+    noise = rng.gamma(0.5, 0.5, (len(shown), DIMENSIONS))
+    vectors = (centres[shown] + light + noise).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return train.Sample(Features(vectors), np.repeat(np.arange(PHOTOS), REGIONS)), shown
+
+
+SAMPLE, SHOWN = photos_of_objects()
+
+
+def run(sample=SAMPLE, training=TRAINING, seed=0):
+    start = model.start(sample.features, QUANTIZER)
+    return train.train(
+        sample,
+        start,
+        training=training,
+        quantizer=QUANTIZER,
+        codewords=model.codewords(len(sample.features), QUANTIZER),
+        seed=seed,
+        device=torch.device("cpu"),
+    )
+
+
+def found(head, sample=SAMPLE, shown=SHOWN):
+    """Share of the first ten regions of other photos, by 8-byte codes, that show the same object."""
+    fitted = model.fit(sample.features, head, QUANTIZER, seed=0)
+    codes = fitted.encode(sample.features).values
+    offsets = np.arange(len(codes) + 1)
+    right = []
+    for row in range(0, len(codes), 16):
+        order = scan.rank(scan.best_regions(fitted.lookup_tables(sample.features.vectors[row]), codes, offsets))
+        others = order[sample.images[order] != sample.images[row]][:10]
+        right.append((shown[others] == shown[row]).mean())
+    return float(np.mean(right))
+
+
+def test_more_layers_change_nothing_before_they_are_trained():
+    head = model.start(SAMPLE.features, QUANTIZER)
+    expected = head.apply(SAMPLE.features).vectors
+
+    assert head.deepened(2).apply(SAMPLE.features).vectors == pytest.approx(expected, abs=1e-5)
+    assert Network(head.deepened(2)).apply_to(SAMPLE.features).vectors == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_network_gives_back_the_head_it_was_made_of():
+    head = model.start(SAMPLE.features, QUANTIZER).deepened(1)
+    back = Network(head).head()
+
+    assert [layer.weight.tolist() for layer in back.layers] == [layer.weight.tolist() for layer in head.layers]
+    assert Head.from_arrays(back.arrays()).dimensions == head.dimensions
+
+
+def test_a_head_is_its_layers_with_relu_between_in_numpy():
+    rng = np.random.default_rng(0)
+    one, two = (
+        Layer(rng.standard_normal(shape).astype(np.float32), rng.standard_normal(shape[0]).astype(np.float32))
+        for shape in ((7, 5), (4, 7))
+    )
+    x = rng.standard_normal((3, 5)).astype(np.float32)
+    expected = np.maximum(x @ one.weight.T + one.bias, 0) @ two.weight.T + two.bias
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+
+    assert Head((one, two)).apply(Features(x)).vectors == pytest.approx(expected, abs=1e-5)
+    assert Network(Head((one, two))).apply_to(Features(x)).vectors == pytest.approx(expected, abs=1e-5)
+
+
+def test_folding_a_rotation_into_the_last_layer_rotates_the_features():
+    head = model.start(SAMPLE.features, QUANTIZER).deepened(1)
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((32, 32)))[0].astype(np.float32)
+    expected = head.apply(SAMPLE.features).vectors @ rotation
+
+    assert head.rotated(rotation).apply(SAMPLE.features).vectors == pytest.approx(expected, abs=1e-5)
+
+
+def test_layers_that_do_not_fit_are_refused():
+    layer = Layer(np.zeros((4, 5), np.float32), np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match="fit each other"):
+        Head((layer, layer))
+
+
+def test_classifiers_start_at_the_labels_of_the_quantizer():
+    features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
+    plain = dataclasses.replace(TRAINING, refine="none")
+    told = train.supervise(features, SAMPLE.images, plain, QUANTIZER, 32, seed=0)
+    network = Network(model.start(SAMPLE.features, QUANTIZER).rotated(told.rotation))
+    network.classify(told.codebooks, sharpness=5.0)
+    with torch.no_grad():
+        logits = network.logits(network(torch.tensor(SAMPLE.features.vectors)))
+
+    assert logits.shape == (len(SHOWN), 4, 32)
+    assert (logits.argmax(dim=2).numpy() == told.labels.values).mean() > 0.999
+
+
+@pytest.mark.parametrize("refine", ["none", "bfr", "pbr", "cbr"])
+def test_every_refinement_trains_and_finds_more(refine):
+    before = found(model.start(SAMPLE.features, QUANTIZER))
+    trained = run(training=dataclasses.replace(TRAINING, refine=refine))
+
+    assert [each.iteration for each in trained.rounds] == [0, 1, 2]
+    assert trained.stopped is None
+    for each in trained.rounds:
+        assert each.separability[-1] < each.separability[0]
+    assert found(trained.head) > before + (0.03 if refine == "bfr" else -0.02)
+
+
+def test_supervision_is_consistent():
+    features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
+    told = train.supervise(features, SAMPLE.images, TRAINING, QUANTIZER, 32, seed=0)
+    refined = train.refined_features(features, SAMPLE.images, TRAINING, 0)
+    rotated = refined.vectors @ told.rotation
+    codewords = np.concatenate([told.codebooks[m, told.labels.values[:, m]] for m in range(4)], axis=1)
+
+    assert told.quantized.vectors == pytest.approx(codewords)
+    assert told.error == pytest.approx(((rotated - codewords) ** 2).sum(axis=1).mean(), rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_head():
+    one, two, other = run(), run(), run(seed=1)
+
+    assert (one.head.layers[-1].weight == two.head.layers[-1].weight).all()
+    assert one.rounds == two.rounds
+    assert not (one.head.layers[-1].weight == other.head.layers[-1].weight).all()
+
+
+def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_state():
+    trained = run(training=dataclasses.replace(TRAINING, learning_rate=1e30))
+
+    assert "no longer a number" in (trained.stopped or "")
+    assert all(np.isfinite(layer.weight).all() for layer in trained.head.layers)
+    assert np.isfinite(trained.head.apply(SAMPLE.features).vectors).all()
+
+
+@pytest.mark.parametrize("regions", [1, 2, 9])
+def test_a_sample_of_few_regions_trains_without_harm(regions):
+    few = train.Sample(Features(SAMPLE.features.vectors[:regions].copy()), SAMPLE.images[:regions])
+    trained = run(sample=few)
+
+    assert np.isfinite(trained.head.apply(few.features).vectors).all()
