@@ -33,15 +33,17 @@ def _machine(provenance: dict[str, Any]) -> str:
 
 
 def accuracy() -> str:
-    """Accuracy without training, a row a collection."""
+    """Accuracy with and without training, a row a collection."""
     named = {
-        "instre_dev": "INSTRE, 1,500 photos: default",
-        "instre_dev-m16": "16 bytes (M = 16)",
-        "instre_dev-m4": "4 bytes (M = 4)",
-        "instre_dev-fast": "preset `fast`",
-        "instre_dev-whitened": "whitened",
-        "demo": "composed demo, 130 photos: default",
-        "demo-whitened": "whitened",
+        "instre_dev": "INSTRE, 1,500 photos: **default**",
+        "instre_dev-untrained": "`--no-train`",
+        "instre_dev-untrained-whitened": "`--no-train`, whitened",
+        "instre_dev-m4": "`--subspaces 4`",
+        "instre_dev-untrained-m4": "`--subspaces 4 --no-train`",
+        "instre_dev-fast": "`--preset fast`",
+        "demo": "composed demo, 130 photos: **default**",
+        "demo-untrained": "`--no-train`",
+        "demo-untrained-whitened": "`--no-train`, whitened",
     }
     rows = []
     for name, title in named.items():
@@ -69,7 +71,7 @@ def speed() -> str:
         (scanned, f"{took['ours']:.1f} ms", f"faiss IndexPQ, k = 10,000, grouped: {took['faiss']:.1f} ms",
          f"{ratio['faiss']:.1f}"),
         ("", "", f"NumPy: {took['numpy']:.1f} ms", f"{ratio['numpy']:.1f}"),
-        (f"`udq index`, {index['photos']:,} photos, {index['threads']} threads",
+        (f"`udq index --no-train`, {index['photos']:,} photos, {index['threads']} threads",
          f"{index['photos_per_second']['ours']:.0f} photos/s",
          f"torchvision decode and eager backbone alone: {index['photos_per_second']['plain']:.0f} photos/s",
          f"{index['ratio']:.1f}"),
@@ -77,6 +79,15 @@ def speed() -> str:
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
     ]  # fmt: skip
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
+
+
+def training() -> str:
+    """Refinements, mean over seeds."""
+    rows = [
+        (name, f"{row['codes']:.3f}", f"{row['real_valued']:.3f}", f"{row['seconds']:.0f}")
+        for name, row in _figures("benchmark_training")["rows"].items()
+    ]
+    return _markdown(("", "mAP, codes", "mAP, real-valued", "seconds"), rows)
 
 
 def choices() -> str:

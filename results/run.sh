@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/ and coco128/.
-# Half an hour on two cores. Benchmarks want a machine that does nothing else.
+# An hour and a half on two cores. Benchmarks want a machine that does nothing else.
 set -euo pipefail
 data=$(realpath "${1:?usage: results/run.sh DATA}")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,7 +11,7 @@ trap 'rm -rf "$scratch"' EXIT
 measure() { # NAME PHOTOS GROUND_TRUTH [OPTIONS OF udq index...]
     local name=$1 photos=$2 truth=$3
     shift 3
-    udq index "$photos" -o "$scratch/$name.udq" --no-train "$@"
+    udq index "$photos" -o "$scratch/$name.udq" "$@"
     udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --json > "$scratch/$name.json"
     mv "$scratch/$name.json" "$here/$name.json"
 }
@@ -25,13 +25,16 @@ for set in instre_dev demo; do
         photos=$data/instre_dev/images truth=$data/instre_dev/ground_truth.csv
     fi
     measure "$set" "$photos" "$truth"
-    measure "$set-whitened" "$photos" "$truth" --config "$scratch/whitened.toml"
+    measure "$set-untrained" "$photos" "$truth" --no-train
+    measure "$set-untrained-whitened" "$photos" "$truth" --no-train --config "$scratch/whitened.toml"
 done
 measure instre_dev-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 4
-measure instre_dev-m16 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 16
+measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --no-train --subspaces 4
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
 [ "${2:-}" = accuracy ] && exit
 
+python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_training.json"
 python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"
 python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
