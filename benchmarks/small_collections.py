@@ -35,7 +35,7 @@ def look(folders: list[Path], extractor: Extractor) -> list[Extracted]:
 
 def fit(photos: list[Extracted], config: IndexConfig) -> model.Model:
     """The model that `udq index --no-train` would fit to these photos."""
-    return index.fit(index.draw(iter(photos), len(photos), config.sample), config, torch.device("cpu"), silent)
+    return index.fit(index.draw(iter(photos), len(photos), config.sample), config, torch.device("cpu"), silent)[0]
 
 
 def subset(

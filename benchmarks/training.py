@@ -65,7 +65,7 @@ class Benchmark:
         config = IndexConfig().replace(changes).replace({"sample": {"seed": seed}})
         started = time.perf_counter()
         sample = index.draw(iter(self.photos), len(self.photos), config.sample)
-        fitted = index.fit(sample, config, self.extractor.device, silent)
+        fitted, _ = index.fit(sample, config, self.extractor.device, silent)
         seconds = time.perf_counter() - started
         codes, nearest = [], []
         queries = fitted.head.apply(Features(self.queries)).vectors

@@ -82,6 +82,9 @@ def test_index_builds_and_info_tells(udq, photos, tmp_path):
     assert (training["iterations"], training["refine"], training["weight"]) == (0, "cbr", 0.1)
     assert (training["enabled"], built["config"]["sample"]["seed"]) == (True, 3)
     assert built["model"].startswith("trained on")
+    (only,) = built["training"]["rounds"]
+    assert only["separability"][-1] < only["separability"][0]
+    assert built["training"]["stopped"] is None
 
     code, out, _ = udq("info", tmp_path / "x.udq", "--json")
     del built["elapsed_s"]
@@ -96,7 +99,19 @@ def test_no_train_keeps_the_pretrained_features(udq, photos, tmp_path):
 
     assert code == 0
     assert json.loads(out)["model"].startswith("fitted to")
+    assert json.loads(out)["training"] is None
     assert "training" not in err
+
+
+def test_training_that_diverges_is_said_and_the_collection_still_searches(udq, photos, tmp_path):
+    wild = "[training]\nlearning_rate = 1e30\n[quantizer]\ndimensions = 64\niterations = 1\n"
+    (tmp_path / "wild.toml").write_text(wild)
+    code, _, err = udq("index", photos, "-o", tmp_path / "x.udq", "--config", tmp_path / "wild.toml", "--device", "cpu")
+
+    assert code == 0
+    assert "udq: training stopped early: the loss of iteration" in err
+    code, out, _ = udq("search", tmp_path / "x.udq", photos / "coffee.png", "-k", 1)
+    assert (code, "coffee.png" in out) == (0, True)
 
 
 def test_search_json_is_the_contract(udq, collection, photos):

@@ -96,6 +96,8 @@ def index(
     else:
         _print_info(facts)
     _warn_broken(collection.broken)
+    if facts["training"] and facts["training"]["stopped"]:
+        print(f"udq: training stopped early: {facts['training']['stopped']}", file=sys.stderr)
 
 
 @app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300")

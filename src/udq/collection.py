@@ -171,6 +171,7 @@ class Collection:
             "codewords": self.model.quantizer.codewords,
             "bytes_on_disk": size,
             "model": document["model"]["origin"],
+            "training": document["training"],
             "config": document["config"],
             "weights": document["weights"],
             "broken": self.broken,

@@ -168,6 +168,7 @@ PRESETS: dict[str, IndexConfig] = {
         images=ImageConfig(shorter=600, longer=1000),
         features=FeatureConfig(backbone="vgg16"),
         quantizer=QuantizerConfig(dimensions=300, whiten=False),
+        training=TrainConfig(iterations=2, hidden=2, elsewhere=False, share=1.0),
     ),
 }
 

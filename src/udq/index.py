@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def build(
             sample = draw(spool.fill(first), len(training), config.sample)
         if not len(sample.features):
             raise ImageError(_all_broken(spool.broken))
-        fitted = fit(sample, config, extractor.device, progress)
+        fitted, history = fit(sample, config, extractor.device, progress)
         del sample
         writer.put_model(fitted)
         chosen = set(training)
@@ -66,7 +67,7 @@ def build(
         photos = _in_order(len(sources), chosen, spool.drain(), rest)
         with progress("encoding photos", len(sources)) as step:
             broken = _encode(_counted(photos, step), fitted, writer)
-        writer.commit(config, weights=fingerprint(weights), broken=broken, passed_over=passed_over)
+        writer.commit(config, weights=fingerprint(weights), training=history, broken=broken, passed_over=passed_over)
 
 
 class _Spool:
@@ -99,9 +100,16 @@ class _Spool:
                 yield dataclasses.replace(photo, features=Features(vectors.reshape(-1, self._channels)))
 
 
-def fit(sample: Sample, config: IndexConfig, device: torch.device, progress: Progress) -> model.Model:
-    """Train the head, unless training is off, and fit the quantizer to its features."""
+def fit(
+    sample: Sample, config: IndexConfig, device: torch.device, progress: Progress
+) -> tuple[model.Model, dict[str, Any] | None]:
+    """Train the head, unless training is off, and fit the quantizer to its features.
+
+    Returns:
+        The model, and how training went, JSON-serialisable; None where it is off.
+    """
     head = model.start(sample.features, config.quantizer)
+    history = None
     if config.training.enabled:
         trained = train(
             sample,
@@ -113,9 +121,9 @@ def fit(sample: Sample, config: IndexConfig, device: torch.device, progress: Pro
             device=device,
             progress=progress,
         )
-        head = trained.head
+        head, history = trained.head, trained.history()
     with progress("fitting codes", None):
-        return model.fit(sample.features, head, config.quantizer, seed=config.sample.seed)
+        return model.fit(sample.features, head, config.quantizer, seed=config.sample.seed), history
 
 
 def _training_sample(photos: int, settings: SampleConfig) -> list[int]:

@@ -188,6 +188,7 @@ class Writer:
         config: IndexConfig,
         *,
         weights: dict[str, str] | None,
+        training: dict[str, Any] | None = None,
         broken: Sequence[dict[str, str]],
         passed_over: int = 0,
     ) -> None:
@@ -202,6 +203,7 @@ class Writer:
             "config": config.to_dict(),
             "weights": weights,
             "model": self._model,
+            "training": training,
             "segments": self._segments,
             "broken": list(broken),
             "passed_over": passed_over,

@@ -14,9 +14,11 @@ either; it keeps what training gained and gives back what it overdid (docs/train
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +104,10 @@ class Trained:
     head: Head
     rounds: tuple[Round, ...]
     stopped: str | None
+
+    def history(self) -> dict[str, Any]:
+        """Return the training curves, JSON-serialisable."""
+        return {"rounds": [dataclasses.asdict(each) for each in self.rounds], "stopped": self.stopped}
 
 
 def train(
