@@ -81,13 +81,18 @@ def speed() -> str:
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
 
 
-def training() -> str:
+def training(name: str = "benchmark_training") -> str:
     """Refinements, mean over seeds."""
     rows = [
-        (name, f"{row['codes']:.3f}", f"{row['real_valued']:.3f}", f"{row['seconds']:.0f}")
-        for name, row in _figures("benchmark_training")["rows"].items()
+        (variant, f"{row['codes']:.3f}", f"{row['real_valued']:.3f}", f"{row['seconds']:.0f}")
+        for variant, row in _figures(name)["rows"].items()
     ]
     return _markdown(("", "mAP, codes", "mAP, real-valued", "seconds"), rows)
+
+
+def ablations() -> str:
+    """The default with one choice changed at a time, one seed."""
+    return training("benchmark_ablations")
 
 
 def choices() -> str:

@@ -215,6 +215,8 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["index", "{photos}", "{photos}/views", "{tmp}/twin", "-o", "{tmp}/x.udq"], 2, "no such file or folder"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--subspaces", "3"], 2, "expected one of 2, 4, 8, 16, found 3"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--codewords", "100"], 2, "expected one of 16, 32"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--refine", "best"], 2, "expected one of none, bfr, pbr, cbr"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--lambda", "-1"], 2, "expected 0 or more, found -1"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--preset", "best"], 2, "expected one of default, fast, paper"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--backbone", "lenet"], 2, "expected one of efficientnet-lite0"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--weights", "{tmp}/w.pt"], 2, "no such weights file"),

@@ -156,6 +156,13 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_state()
     assert np.isfinite(trained.head.apply(SAMPLE.features).vectors).all()
 
 
+def test_a_last_step_that_goes_too_far_is_noticed_too():
+    trained = run(training=dataclasses.replace(TRAINING, learning_rate=1e30, iterations=0, epochs=1, batch=10**6))
+
+    assert "no longer a number" in (trained.stopped or "")
+    assert np.isfinite(trained.head.apply(SAMPLE.features).vectors).all()
+
+
 @pytest.mark.parametrize("regions", [1, 2, 9])
 def test_a_sample_of_few_regions_trains_without_harm(regions):
     few = train.Sample(Features(SAMPLE.features.vectors[:regions].copy()), SAMPLE.images[:regions])

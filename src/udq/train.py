@@ -154,7 +154,9 @@ def train(
                 epochs.append(losses_of_epoch)
                 for _ in range(steps // training.epochs):
                     step()
-            if not np.isfinite(epochs).all():
+            # The last step may be the one that goes too far: what it left must be numbers as well.
+            left = network.apply_to(Features(pooled[: training.batch])).vectors
+            if not (np.isfinite(epochs).all() and np.isfinite(left).all()):
                 network.load(good)
                 stopped = f"the loss of iteration {iteration} was no longer a number; kept the state before it"
                 break
