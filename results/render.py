@@ -95,6 +95,12 @@ def ablations() -> str:
     return training("benchmark_ablations")
 
 
+def places() -> str:
+    """A small collection of places with and without training."""
+    rows = [(name, f"{mean:.3f}") for name, mean in _figures("benchmark_places")["mAP"].items()]
+    return _markdown(("", "mAP, codes"), rows)
+
+
 def choices() -> str:
     """One default changed at a time."""
     rows = [

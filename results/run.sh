@@ -38,6 +38,7 @@ python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground
 python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --seeds 1 \
     --only "UDQ-BFR (default)" "BFR, trained weights alone, not averaged" "BFR, neighbours from anywhere" \
     "BFR, module 1 alone" "BFR, 2 iterations" "BFR, FC_S alone is trained" --json "$here/benchmark_ablations.json"
+python benchmarks/places.py "$data/landmarks" --json "$here/benchmark_places.json"
 python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"
 python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
