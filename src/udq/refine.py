@@ -17,7 +17,7 @@ from udq.types import Features
 
 # Up to so many features, comparing all of them takes no longer than building an inverted file.
 _EXHAUSTIVE = 8_192
-# Lists of the inverted file that are looked at: finds 19 of 20 true neighbours (benchmarks/refine.py).
+# Lists of the inverted file that are looked at: more find more of the true neighbours and take longer.
 _PROBES = 16
 
 
