@@ -17,13 +17,19 @@ _PACKAGES = ("udq", "numpy", "faiss-cpu", "numba", "torch", "torchvision", "pill
 def provenance(*, seed: int) -> dict[str, object]:
     """Return the facts that let someone else repeat a measurement; JSON-serialisable."""
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
+        "command": " ".join([Path(sys.argv[0]).name, *(shlex.quote(_portable(word)) for word in sys.argv[1:])]),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "machine": {"cpu": _cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {"python": platform.python_version()} | _versions(),
     }
+
+
+def _portable(word: str) -> str:
+    """Return an argument without the folders that are this machine's own: an absolute path keeps its last two names."""
+    path = Path(word)
+    return "/".join(path.parts[-2:]) if path.is_absolute() and len(path.parts) > 2 else word
 
 
 def _versions() -> dict[str, str]:
