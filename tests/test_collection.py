@@ -98,6 +98,14 @@ def test_one_photo_makes_a_collection(photos, tmp_path):
     assert made.search(photos / "coffee.png").matches[0].image == "coffee.png"
 
 
+def test_a_model_without_hidden_layers_is_trained_too_and_says_so(photos, tmp_path):
+    config = TRAINED.replace({"training": {"hidden": 0}})
+    made = Collection.build(photos / "coffee.png", tmp_path / "one.udq", config=config, device="cpu")
+
+    assert len(made.model.head.layers) == 1
+    assert made.info()["model"].startswith("trained on")
+
+
 def test_ten_photos_make_a_collection_with_all_codewords(photos, tmp_path):
     ten = sorted(photos.glob("*.png"))
     made = Collection.build(ten, tmp_path / "ten.udq", config=QUICK, device="cpu")

@@ -64,9 +64,7 @@ class Head:
         vectors = features.vectors
         for layer in self.layers[:-1]:
             vectors = np.maximum(layer.apply(vectors), 0)
-        vectors = self.layers[-1].apply(vectors)
-        length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return Features(vectors / np.maximum(length, np.float32(1e-12)))
+        return Features(self.layers[-1].apply(vectors)).unit()
 
     def rotated(self, rotation: NDArray[np.float32]) -> Head:
         """Return a head whose features are ``f @ rotation``: R of eq. 6 folded into FC_S."""
@@ -85,16 +83,9 @@ class Head:
 
     def averaged(self, other: Head, *, share: float) -> Head:
         """Return the average of two heads' weights, of which ``share`` (0..1) is the other's."""
-        pairs = zip(self.layers, other.layers, strict=True)
-        kept = np.float32(1 - share)
-        return Head(
-            tuple(
-                Layer(
-                    kept * one.weight + np.float32(share) * two.weight, kept * one.bias + np.float32(share) * two.bias
-                )
-                for one, two in pairs
-            )
-        )
+        mine, theirs = self.arrays(), other.arrays()
+        kept, taken = np.float32(1 - share), np.float32(share)
+        return Head.from_arrays({name: kept * mine[name] + taken * theirs[name] for name in mine})
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return the layers under names; ``from_arrays`` reads them back."""

@@ -123,7 +123,10 @@ def fit(
         )
         head, history = trained.head, trained.history()
     with progress("fitting codes", None):
-        return model.fit(sample.features, head, config.quantizer, seed=config.sample.seed), history
+        fitted = model.fit(
+            sample.features, head, config.quantizer, seed=config.sample.seed, trained=config.training.enabled
+        )
+    return fitted, history
 
 
 def _training_sample(photos: int, settings: SampleConfig) -> list[int]:

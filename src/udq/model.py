@@ -87,7 +87,7 @@ def codewords(regions: int, settings: QuantizerConfig) -> int:
     return fewer
 
 
-def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int) -> Model:
+def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int, trained: bool = False) -> Model:
     """Fit the quantizer to what a head makes of a sample of a collection's own pooled features (G, D)."""
     quantizer = quantize.fit(
         head.apply(sample),
@@ -96,8 +96,7 @@ def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int) -
         iterations=settings.iterations,
         seed=seed,
     )
-    trained = "trained on" if len(head.layers) > 1 else "fitted to"
-    origin = f"{trained} {len(sample):,} regions of this collection"
+    origin = f"{'trained on' if trained else 'fitted to'} {len(sample):,} regions of this collection"
     if quantizer.codewords < settings.codewords:
         origin += f"; too few for K = {settings.codewords}, so K = {quantizer.codewords}"
     return Model(head, quantizer, origin)

@@ -74,7 +74,7 @@ def brute_force(features: Features, nearest: NDArray[np.int64]) -> Features:
     total = features.vectors.copy()
     for column in nearest.T:  # one neighbour at a time: (G, S, d) at once would not fit into memory
         total += np.where(column[:, None] >= 0, features.vectors[column], np.float32(0))
-    return _unit(total)
+    return Features(total).unit()
 
 
 def cluster(features: Features, *, clusters: int, seed: int) -> Clusters:
@@ -108,7 +108,7 @@ def center_based(features: Features, images: NDArray[np.int64], clusters: Cluste
     """
     vectors, assigned = features.vectors, clusters.assigned
     if not elsewhere:
-        return _unit(vectors + clusters.centres[assigned])
+        return Features(vectors + clusters.centres[assigned]).unit()
     total = np.zeros_like(clusters.centres)
     np.add.at(total, assigned, vectors)
     size = np.bincount(assigned, minlength=len(total))
@@ -117,7 +117,7 @@ def center_based(features: Features, images: NDArray[np.int64], clusters: Cluste
     np.add.at(own, group, vectors)
     others = size[assigned] - np.bincount(group)[group]
     centre = (total[assigned] - own[group]) / np.maximum(others, 1)[:, None].astype(np.float32)
-    return _unit(vectors + centre * (others > 0)[:, None])
+    return Features(vectors + centre * (others > 0)[:, None]).unit()
 
 
 def _index(vectors: NDArray[np.float32], exhaustive: bool) -> faiss.Index:
@@ -138,8 +138,3 @@ def _index(vectors: NDArray[np.float32], exhaustive: bool) -> faiss.Index:
 def _from_zero(images: NDArray[np.int64]) -> NDArray[np.int64]:
     numbered: NDArray[np.int64] = np.unique(images, return_inverse=True)[1]
     return numbered
-
-
-def _unit(vectors: NDArray[np.float32]) -> Features:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Features(vectors / np.maximum(length, np.float32(1e-12)))

@@ -68,6 +68,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def unit(self) -> Features:
+        """Return the features at unit length; zeros stay zeros."""
+        length = np.linalg.norm(self.vectors, axis=1, keepdims=True)
+        return Features(self.vectors / np.maximum(length, np.float32(1e-12)))
+
 
 @dataclass(frozen=True)
 class Codes:
