@@ -212,6 +212,37 @@ def test_an_unknown_backbone_leaves_nothing(photos, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_retraining_is_building_again_in_place(photos, tmp_path):
+    path = tmp_path / "x.udq"
+    before = Collection.build(photos, path, config=QUICK, device="cpu")
+    names, query = before.names, photos / "coffee.png"
+    opened = before.search(query)
+    trained = Collection.retrain(path, device="cpu")
+    again = QUICK.replace({"training": {"enabled": True}})
+    fresh = Collection.build(photos, tmp_path / "y.udq", config=again, device="cpu")
+
+    assert trained.config == again != before.config
+    assert trained.names == names
+    assert trained.model.to_bytes() == fresh.model.to_bytes()
+    assert (trained.segments[0].codes == fresh.segments[0].codes).all()
+    assert trained.search(query).matches == fresh.search(query).matches
+    assert before.search(query).matches == opened.matches  # whoever has it open goes on with what it was
+    assert trained.damaged() == []
+    assert sorted(entry.name for entry in path.iterdir()) == ["collection.json", "model-000002.npz", "segments"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.udq", "y.udq"]
+
+
+def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos, tmp_path):
+    copy = shutil.copytree(photos, tmp_path / "photos")
+    made = Collection.build(copy, tmp_path / "x.udq", config=QUICK, device="cpu")
+    (copy / "coffee.png").unlink()
+
+    with pytest.raises(InputError, match=r"1 of its 12 photos are gone, '.*coffee.png' first; put them back"):
+        Collection.retrain(made.path, device="cpu")
+    assert Collection.open(made.path).damaged() == []
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "x.udq"]
+
+
 def test_training_finds_more_of_the_demo_than_its_pretrained_features_do(demo, tmp_path):
     untrained = IndexConfig().replace({"training": {"enabled": False}})
     made = Collection.build(demo["written"]["photos"], tmp_path / "x.udq", config=untrained, device="cpu")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import storage
+from udq import storage, writer
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.head import Head, Layer
@@ -42,20 +41,20 @@ SEGMENTS = [
 
 def write(path):
     """A collection of two segments, photos of 100 x 80 pixels."""
-    with storage.Writer(path) as writer:
-        writer.put_model(small_model())
+    with writer.Writer(path, fingerprint="one") as made:
+        made.put_model(small_model())
         for codes, counts, names in SEGMENTS:
             boxes = np.tile(np.array([[0.0, 0.4, 99.6, 80.0]], np.float32), (len(codes), 1))
             found = [storage.Image(name, "/photos/", 100, 80) for name in names]
-            writer.put_segment(codes, Regions(boxes), counts, found)
-        writer.commit(IndexConfig(), weights=None, broken=[{"image": "x.jpg", "reason": "x.jpg: empty file"}])
+            made.put_segment(codes, Regions(boxes), counts, found, done=len(found))
+        made.commit(IndexConfig(), weights=None, broken=[{"image": "x.jpg", "reason": "x.jpg: empty file"}])
     return path
 
 
 def change(path, **entries):
     """Change the manifest and make its checksum fit, as an attacker would."""
     document = json.loads((path / "collection.json").read_text()) | entries
-    document["sha256"] = storage._document_sum(document)
+    document["sha256"] = storage.document_sum(document)
     (path / "collection.json").write_text(json.dumps(document))
 
 
@@ -99,34 +98,13 @@ def test_what_was_written_comes_back(tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.udq"]
 
 
-def test_a_build_that_is_interrupted_leaves_nothing(tmp_path):
-    def build():
-        with storage.Writer(tmp_path / "x.udq") as writer:
-            writer.put_model(small_model())
-            writer.scratch("features").touch()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_build_left_is_swept_but_not_a_living_ones(tmp_path):
-    dead, alive = tmp_path / ".x.udq.partial-999999999", tmp_path / f".x.udq.partial-{os.getppid()}"
-    dead.mkdir()
-    alive.mkdir()
-    write(tmp_path / "x.udq")
-
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(["x.udq", alive.name])
-
-
 @pytest.mark.parametrize("what", ["folder", "file", "dangling link"])
 def test_what_is_at_the_destination_stays(tmp_path, what):
     place = tmp_path / "x.udq"
     {"folder": place.mkdir, "file": place.touch, "dangling link": lambda: place.symlink_to("gone")}[what]()
 
     with pytest.raises(InputError, match="already exists"):
-        storage.Writer(place)
+        writer.Writer(place, fingerprint="one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
@@ -134,7 +112,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(UdqError, match="cannot create a collection here"):
-        storage.Writer(tmp_path / "file" / "x.udq")
+        writer.Writer(tmp_path / "file" / "x.udq", fingerprint="one")
 
 
 def test_a_single_changed_byte_is_found_in_every_file(tmp_path):

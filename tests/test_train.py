@@ -11,6 +11,7 @@ import torch
 from udq import model, scan, train
 from udq.config import QuantizerConfig, TrainConfig
 from udq.head import Head, Layer
+from udq.index import Sample
 from udq.network import Network
 from udq.types import Features
 
@@ -28,22 +29,24 @@ def photos_of_objects(seed=0):
     noise = rng.gamma(0.5, 0.5, (len(shown), DIMENSIONS))
     vectors = (centres[shown] + light + noise).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return train.Sample(Features(vectors), np.repeat(np.arange(PHOTOS), REGIONS)), shown
+    return Sample(Features(vectors), np.repeat(np.arange(PHOTOS), REGIONS)), shown
 
 
 SAMPLE, SHOWN = photos_of_objects()
 
 
-def run(sample=SAMPLE, training=TRAINING, seed=0):
+def run(sample=SAMPLE, training=TRAINING, seed=0, **more):
     start = model.start(sample.features, QUANTIZER)
     return train.train(
-        sample,
+        train.Cached(sample.features, torch.device("cpu")),
+        sample.images,
         start,
         training=training,
         quantizer=QUANTIZER,
         codewords=model.codewords(len(sample.features), QUANTIZER),
         seed=seed,
         device=torch.device("cpu"),
+        **more,
     )
 
 
@@ -148,6 +151,17 @@ def test_the_same_seed_gives_the_same_head():
     assert not (one.head.layers[-1].weight == other.head.layers[-1].weight).all()
 
 
+def test_training_goes_on_from_a_state_to_the_same_head():
+    kept = []
+    whole = run(keep=kept.append)
+    again = [run(resumed=train.State.from_bytes(state.to_bytes())) for state in kept]
+
+    assert [len(state.rounds) for state in kept] == [1, 2, 3]
+    for trained in again:
+        assert trained.rounds == whole.rounds
+        assert all((trained.head.arrays()[name] == array).all() for name, array in whole.head.arrays().items())
+
+
 def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_state():
     trained = run(training=dataclasses.replace(TRAINING, learning_rate=1e30))
 
@@ -165,7 +179,7 @@ def test_a_last_step_that_goes_too_far_is_noticed_too():
 
 @pytest.mark.parametrize("regions", [1, 2, 9])
 def test_a_sample_of_few_regions_trains_without_harm(regions):
-    few = train.Sample(Features(SAMPLE.features.vectors[:regions].copy()), SAMPLE.images[:regions])
+    few = Sample(Features(SAMPLE.features.vectors[:regions].copy()), SAMPLE.images[:regions])
     trained = run(sample=few)
 
     assert np.isfinite(trained.head.apply(few.features).vectors).all()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from udq import __version__, backbones, config
 from udq import proposals as proposers
 from udq.errors import InputError, UdqError
+
+if TYPE_CHECKING:
+    from udq.collection import Collection
 
 app = typer.Typer(
     name="udq",
@@ -26,10 +31,27 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130
+# Signals of Ctrl-C so far.
+_interrupts: list[int] = []
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings, over the others.")
+]
+Subspaces = Annotated[int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")]
+Codewords = Annotated[int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")]
+Iterations = Annotated[int | None, typer.Option(metavar="N", help="Rounds of training after the first.")]
+Refine = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"Feature refinement: {', '.join(config.REFINEMENTS)}.")
+]
+Weight = Annotated[float | None, typer.Option("--lambda", metavar="X", help="Weight of the discriminability loss.")]
+EndToEnd = Annotated[
+    bool | None,
+    typer.Option("--end-to-end/--no-end-to-end", help="Train the convolutions too: slow without a GPU."),
+]  # fmt: skip
 
 
 @app.command(epilog="Example: udq index photos/ -o photos.udq")
@@ -39,10 +61,7 @@ def index(
     preset: Annotated[
         str, typer.Option(metavar="NAME", help=f"Settings to begin with: {', '.join(config.PRESETS)}.")
     ] = "default",
-    config_file: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="TOML file of settings, over the preset's."),
-    ] = None,
+    config_file: ConfigFile = None,
     backbone: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Network that sees the photos: {', '.join(backbones.REGISTRY)}.")
     ] = None,
@@ -52,20 +71,13 @@ def index(
     proposals: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Region proposer: {', '.join(proposers.REGISTRY)}.")
     ] = None,
-    subspaces: Annotated[
-        int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")
-    ] = None,
-    codewords: Annotated[
-        int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")] = None,
-    iterations: Annotated[int | None, typer.Option(metavar="N", help="Rounds of training after the first.")] = None,
-    refine: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Feature refinement: {', '.join(config.REFINEMENTS)}.")
-    ] = None,
-    weight: Annotated[
-        float | None, typer.Option("--lambda", metavar="X", help="Weight of the discriminability loss.")
-    ] = None,
+    subspaces: Subspaces = None,
+    codewords: Codewords = None,
+    seed: Seed = None,
+    iterations: Iterations = None,
+    refine: Refine = None,
+    weight: Weight = None,
+    end_to_end: EndToEnd = None,
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Codes of the pretrained features, without training.")
     ] = False,
@@ -82,22 +94,54 @@ def index(
             "sample": _given(seed=seed),
             "quantizer": _given(subspaces=subspaces, codewords=codewords),
             "training": _given(
-                iterations=iterations, refine=refine, weight=weight, enabled=False if no_train else None
+                iterations=iterations,
+                refine=refine,
+                weight=weight,
+                end_to_end=end_to_end,
+                enabled=False if no_train else None,
             ),
         }
     )
     from udq.collection import Collection
 
-    started = time.perf_counter()
-    collection = Collection.build(images, output, config=settings, weights=weights, device=device, progress=_progress)
-    facts = collection.info() | {"elapsed_s": round(time.perf_counter() - started, 2)}
-    if as_json:
-        _print_json(facts)
-    else:
-        _print_info(facts)
-    _warn_broken(collection.broken)
-    if facts["training"] and facts["training"]["stopped"]:
-        print(f"udq: training stopped early: {facts['training']['stopped']}", file=sys.stderr)
+    with _timed() as elapsed, _resumable(output):
+        built = Collection.build(images, output, config=settings, weights=weights, device=device, progress=_progress)
+    _print_built(built, elapsed(), as_json=as_json)
+
+
+@app.command(epilog="Example: udq retrain photos.udq --iterations 2")
+def retrain(
+    collection: CollectionPath,
+    config_file: ConfigFile = None,
+    subspaces: Subspaces = None,
+    codewords: Codewords = None,
+    seed: Seed = None,
+    iterations: Iterations = None,
+    refine: Refine = None,
+    weight: Weight = None,
+    end_to_end: EndToEnd = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a collection anew on its photos as they are now, with other settings where given, and encode it anew.
+
+    Until the last step the collection stays as it was, and can be searched.
+    """
+    from udq.collection import Collection
+
+    settings = Collection.open(collection).config.replace({"training": {"enabled": True}})
+    if config_file is not None:
+        settings = config.IndexConfig.from_toml(config_file, settings)
+    settings = settings.replace(
+        {
+            "sample": _given(seed=seed),
+            "quantizer": _given(subspaces=subspaces, codewords=codewords),
+            "training": _given(iterations=iterations, refine=refine, weight=weight, end_to_end=end_to_end),
+        }
+    )
+    with _timed() as elapsed, _resumable(collection):
+        trained = Collection.retrain(collection, config=settings, device=device, progress=_progress)
+    _print_built(trained, elapsed(), as_json=as_json)
 
 
 @app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300")
@@ -255,6 +299,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         code = app(prog_name="udq", standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
@@ -276,6 +321,12 @@ def main() -> None:
     sys.exit(code or 0)
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, and remember: code that was called from C may swallow it (see ``_progress``)."""
+    _interrupts.append(number)
+    signal.default_int_handler(number, frame)
+
+
 def _fail(message: str, code: int) -> NoReturn:
     print(f"udq: {message}", file=sys.stderr)
     sys.exit(code)
@@ -287,6 +338,26 @@ def _usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     helped = f"; see {context.command_path} --help" if context else ""
     return " ".join(message.split()).rstrip(".") + helped
+
+
+@contextmanager
+def _timed() -> Iterator[Callable[[], float]]:
+    started = time.perf_counter()
+    yield lambda: round(time.perf_counter() - started, 2)
+
+
+@contextmanager
+def _resumable(path: Path) -> Iterator[None]:
+    """Let Ctrl-C say where the work stands."""
+    from udq.writer import partial_folder
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = partial_folder(path)
+        if not left.exists():
+            raise
+        _fail(f"interrupted; the same command goes on from here, or delete {left} to give up", _INTERRUPTED)
 
 
 def _given(**options: object) -> dict[str, object]:
@@ -323,6 +394,17 @@ def _print_info(facts: dict[str, Any]) -> None:
         rows["built in"] = f"{facts['elapsed_s']:.1f} s"
     for name, value in rows.items():
         print(f"{name:<12}  {value}")
+
+
+def _print_built(collection: Collection, elapsed: float, *, as_json: bool) -> None:
+    facts = collection.info() | {"elapsed_s": elapsed}
+    if as_json:
+        _print_json(facts)
+    else:
+        _print_info(facts)
+    _warn_broken(collection.broken)
+    if facts["training"] and facts["training"]["stopped"]:
+        print(f"udq: training stopped early: {facts['training']['stopped']}", file=sys.stderr)
 
 
 def _print_evaluation(report: dict[str, Any]) -> None:
@@ -384,4 +466,10 @@ def _progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(stage, total=total)
-        yield lambda: bar.advance(task)
+
+        def step() -> None:
+            bar.advance(task)
+            if _interrupts:
+                raise KeyboardInterrupt
+
+        yield step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from udq import storage
 from udq.config import IndexConfig
-from udq.errors import CollectionError
 from udq.model import Model
 from udq.progress import Progress, silent
 from udq.types import SearchResult
@@ -78,6 +76,34 @@ class Collection:
         )
         return Collection.open(path, device=device)
 
+    @staticmethod
+    def retrain(
+        path: PathLike,
+        *,
+        config: IndexConfig | None = None,
+        device: str = "auto",
+        progress: Progress = silent,
+    ) -> Collection:
+        """Train a collection anew on its photos as they are now, encode them anew in its place, and open it.
+
+        Whoever has the collection open goes on with what it was. Until the last step, which is atomic, it stays so.
+
+        Args:
+            path: the collection.
+            config: what to build it with; that of the collection, with training, where None.
+            device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+            progress: is told of each photo.
+
+        Raises:
+            InputError: some of its photos are gone: no features are kept, so that photos must be looked at again.
+        """
+        from udq import index
+
+        if config is None:
+            config = Collection.open(path).config.replace({"training": {"enabled": True}})
+        index.rebuild(Path(path), config=config, device=device, progress=progress)
+        return Collection.open(path, device=device)
+
     def search(self, query: PathLike, box: Sequence[float] | None = None, *, k: int = 20) -> SearchResult:
         """Return the ``k`` photos most similar to the object in a box of a photo, best first.
 
@@ -134,19 +160,8 @@ class Collection:
         """The network that encodes queries as the photos were; the first use imports torch."""
         from udq.extract import Extractor
 
-        weights = self._manifest.weights
-        file = None if weights is None else Path(weights["path"])
-        if weights is not None and file is not None:
-            try:
-                with file.open("rb") as opened:
-                    same = hashlib.file_digest(opened, "sha256").hexdigest() == weights["sha256"]
-            except OSError as error:
-                raise CollectionError(
-                    f"{file}: the weights this collection was built with are gone; put the file back"
-                ) from error
-            if not same:
-                raise CollectionError(f"{file}: not the weights this collection was built with (checksum differs)")
-        return Extractor(self.config.images, self.config.features, weights=file, device=self.device)
+        weights = storage.weights_file(self._manifest)
+        return Extractor(self.config.images, self.config.features, weights=weights, device=self.device)
 
     def damaged(self) -> list[str]:
         """Read every byte of the collection and return the names of files that are not as they were written."""
@@ -155,10 +170,7 @@ class Collection:
     def info(self) -> dict[str, Any]:
         """Return what the collection holds, JSON-serialisable."""
         document = self._manifest.document
-        size = (
-            sum(facts["bytes"] for segment in document["segments"] for facts in segment["files"].values())
-            + document["model"]["bytes"]
-        )
+        size = sum(storage.sizes_of(document).values())
         return {
             "path": str(self.path),
             "format_version": document["version"],

@@ -91,9 +91,10 @@ class QuantizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Self-supervised training of the fully connected layers (alg. 1); reasons in docs/training.md."""
+    """Self-supervised training (alg. 1); reasons in docs/training.md."""
 
     enabled: bool = True
+    end_to_end: bool = False  # train the convolutions too, but for the first two groups of them
     iterations: int = 1  # of module 2, after module 1
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
     neighbours: int = 10  # S of BFR; the paper's PBR takes 50
@@ -101,7 +102,8 @@ class TrainConfig:
     hidden: int = 1  # trained layers in front of FC_S, that start as the identity
     weight: float = 0.01  # lambda of eq. 7
     sharpness: float = 20.0  # of the classifiers' start: logit = -sharpness * squared distance to the codeword
-    learning_rate: float = 3e-4  # of Adam
+    learning_rate: float = 3e-4  # of Adam, for the fully connected layers
+    convolutions_rate: float = 1e-5  # the same for the convolutions, which are trained already
     batch: int = 1024
     epochs: int = 2  # a round
     share: float = 0.5  # of the trained weights in the average with those before training; 1 is the paper
@@ -113,7 +115,7 @@ class TrainConfig:
         _at_least("training.hidden", self.hidden, 0)
         for name in ("neighbours", "batch", "epochs"):
             _at_least(f"training.{name}", getattr(self, name), 1)
-        for name in ("weight", "sharpness", "learning_rate"):
+        for name in ("weight", "sharpness", "learning_rate", "convolutions_rate"):
             _at_least(f"training.{name}", getattr(self, name), 0)
         if not 0 < self.share <= 1:
             raise InputError(f"training.share: expected more than 0 and at most 1, found {self.share:g}")

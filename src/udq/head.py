@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from udq.types import Features
 
+# Weights by name.
+Arrays = dict[str, NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -84,18 +87,22 @@ class Head:
     def averaged(self, other: Head, *, share: float) -> Head:
         """Return the average of two heads' weights, of which ``share`` (0..1) is the other's."""
         mine, theirs = self.arrays(), other.arrays()
-        kept, taken = np.float32(1 - share), np.float32(share)
-        return Head.from_arrays({name: kept * mine[name] + taken * theirs[name] for name in mine})
+        return Head.from_arrays({name: average(mine[name], theirs[name], share=share) for name in mine})
 
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
+    def arrays(self) -> Arrays:
         """Return the layers under names; ``from_arrays`` reads them back."""
         return {f"{part}_{i}": getattr(layer, part) for i, layer in enumerate(self.layers) for part in _PARTS}
 
     @staticmethod
-    def from_arrays(arrays: dict[str, NDArray[np.float32]]) -> Head:
+    def from_arrays(arrays: Arrays) -> Head:
         """Read ``arrays``; raises KeyError where there is no layer."""
         count = max(1, sum(name.startswith(_PARTS[0]) for name in arrays))
         return Head(tuple(Layer(*(arrays[f"{part}_{i}"] for part in _PARTS)) for i in range(count)))
+
+
+def average(one: NDArray[np.float32], other: NDArray[np.float32], *, share: float) -> NDArray[np.float32]:
+    """Return the average of two arrays of weights, of which ``share`` (0..1) is the other's."""
+    return np.float32(1 - share) * one + np.float32(share) * other
 
 
 _PARTS: Sequence[str] = ("weight", "bias")

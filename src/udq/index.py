@@ -1,33 +1,59 @@
 """Build a collection: photos -> regions -> features -> model -> codes -> disk, in one stream.
 
-A sample of the photos is looked at first and the model is fitted to it; their pooled features wait in a scratch
-file, so that no photo goes through the network twice. Then every photo is encoded in turn. Memory depends on
-the size of the sample and of a segment, not on the number of photos.
+A sample of the photos is looked at first and the model is fitted to it; their pooled features wait in scratch
+files, so that no photo goes through the network twice. Then every photo is encoded in turn. Memory depends on
+the size of the sample and of a segment, not on the number of photos. What is done is kept: a build that was killed
+goes on from there, and ends with the same codes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import io
+import itertools
+import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from udq import images, model
+from udq import __version__, images, model, storage
 from udq.config import IndexConfig, SampleConfig
-from udq.errors import ImageError
+from udq.errors import ImageError, InputError, UdqError
 from udq.extract import Extracted, Extractor
 from udq.progress import Progress, silent
-from udq.storage import Image, Writer
-from udq.train import Sample, train
+from udq.storage import Image
+from udq.train import Cached, State, train
 from udq.types import Codes, Features, Regions
+from udq.writer import Writer, write_whole
 
 # Photos a segment: some 450,000 regions of the grid, 7 MB of codes and boxes in memory until it is written.
 _SEGMENT_PHOTOS = 4096
+# Photos a scratch file of features: 36 MB with the default backbone.
+_SPOOL_PHOTOS = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Regions that a model is fitted to.
+
+    Attributes:
+        features: (G, D) pooled features.
+        images: (G,) int64, which photo each region is of.
+    """
+
+    features: Features
+    images: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.images.shape != (len(self.features),):
+            raise ValueError(f"images: expected ({len(self.features)},), found {self.images.shape}")
 
 
 def build(
@@ -50,58 +76,170 @@ def build(
         progress: is told of each photo.
     """
     sources, passed_over = images.find(arguments)
-    with Writer(path) as writer:
-        extractor = Extractor(config.images, config.features, weights=weights, device=device)
-        training = _training_sample(len(sources), config.sample)
-        spool = _Spool(writer.scratch("features"), extractor.channels)
-        with progress("looking at photos", len(training)) as step:
-            first = _counted(extractor.extract(sources[i] for i in training), step)
-            sample = draw(spool.fill(first), len(training), config.sample)
+    extractor = Extractor(config.images, config.features, weights=weights, device=device)
+    marked = fingerprint(weights)
+    with Writer(path, fingerprint=_fingerprint(sources, config, marked)) as writer:
+        broken = _write(sources, writer, extractor, config, progress)
+        writer.commit(config, weights=marked, broken=broken, passed_over=passed_over)
+
+
+def rebuild(
+    path: Path,
+    *,
+    config: IndexConfig,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> None:
+    """Train an existing collection anew on its photos as they are now, and encode them anew, in its place.
+
+    Until the last step, which is atomic, the collection stays as it was.
+
+    Args:
+        path: the collection.
+        config: what to build it with.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: is told of each photo.
+
+    Raises:
+        InputError: photos are gone, or the weights file that the backbone was given is.
+    """
+    manifest = storage.read_manifest(path)
+    quantizer = storage.read_model(path, manifest).quantizer
+    held = storage.read_segments(path, manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords)
+    sources = [images.Source(image.name, image.path) for segment in held for image in segment.images]
+    gone = [source.path for source in sources if not source.path.is_file()]
+    if gone:
+        raise InputError(
+            f"{path}: {len(gone)} of its {len(sources)} photos are gone, '{gone[0]}' first; put them back: "
+            "no features are kept, so that photos must be looked at again"
+        )
+    weights, marked = storage.weights_file(manifest), manifest.weights
+    extractor = Extractor(config.images, config.features, weights=weights, device=device)
+    with Writer(path, fingerprint=_fingerprint(sources, config, marked), replaces=manifest) as writer:
+        broken = [*manifest.broken, *_write(sources, writer, extractor, config, progress)]
+        writer.commit(config, weights=marked, broken=broken, passed_over=manifest.document["passed_over"])
+
+
+def _write(
+    sources: Sequence[images.Source], writer: Writer, extractor: Extractor, config: IndexConfig, progress: Progress
+) -> list[dict[str, str]]:
+    """Fit a model to a sample of the photos and encode all of them, or what an earlier try left of that to do.
+
+    Returns:
+        The photos that could not be read.
+    """
+    training = _training_sample(len(sources), config.sample)
+    scale = f"longer in [images], now {config.images.longer}"
+    spool = _Spool(writer.scratch, extractor)
+    if not writer.has_model:
+        with progress("looking at photos", len(training)) as step, _in_gpu_memory(scale):
+            first = _counted(spool.fill([sources[i] for i in training]), step)
+            sample = draw(first, len(training), config.sample)
         if not len(sample.features):
             raise ImageError(_all_broken(spool.broken))
-        fitted, history = fit(sample, config, extractor.device, progress)
+        checkpoint = _Checkpoint(writer.scratch / "training.npz")
+        fitted, history = fit(sample, config, extractor.device, progress, checkpoint)
         del sample
-        writer.put_model(fitted)
-        chosen = set(training)
-        rest = extractor.extract(source for i, source in enumerate(sources) if i not in chosen)
-        photos = _in_order(len(sources), chosen, spool.drain(), rest)
-        with progress("encoding photos", len(sources)) as step:
-            broken = _encode(_counted(photos, step), fitted, writer)
-        writer.commit(config, weights=fingerprint(weights), training=history, broken=broken, passed_over=passed_over)
+        writer.put_model(fitted, training=history)
+    chosen = set(training)
+    left = range(writer.done, len(sources))
+    rest = extractor.extract(sources[i] for i in left if i not in chosen)
+    waiting = spool.drain(skip=sum(i < writer.done for i in training))
+    photos = (next(waiting) if i in chosen else next(rest) for i in left)
+    with progress("encoding photos", len(sources)) as step, _in_gpu_memory(scale):
+        for _ in range(writer.done):
+            step()
+        return _encode(_counted(photos, step), writer.read_model(), writer)
 
 
 class _Spool:
-    """What was extracted from the training photos, waiting to be encoded: their features on disk."""
+    """What was extracted from the training photos, waiting to be encoded: files of some photos each."""
 
-    def __init__(self, path: Path, channels: int) -> None:
-        self._path = path
-        self._channels = channels
-        self._photos: list[Extracted] = []
+    def __init__(self, folder: Path, extractor: Extractor) -> None:
+        self._folder = folder
+        self._extractor = extractor
+        self.broken: list[str] = []
 
-    def fill(self, photos: Iterable[Extracted]) -> Iterator[Extracted]:
-        """Keep photos as they pass through."""
-        nothing = Features(np.empty((0, self._channels), np.float32))
-        with self._path.open("xb") as file:
-            for photo in photos:
-                file.write(photo.features.vectors.data)
-                self._photos.append(dataclasses.replace(photo, features=nothing))
-                yield photo
+    def fill(self, sources: Sequence[images.Source]) -> Iterator[Extracted]:
+        """Yield the photos, extracted now or by an earlier try, and keep them."""
+        kept = sorted(self._folder.glob("photos-*.npz"))
+        done = 0
+        for photo in itertools.chain.from_iterable(map(self._read, kept)):
+            done += 1
+            yield self._noticed(photo)
+        fresh = self._extractor.extract(sources[done:])
+        for number in itertools.count(len(kept) + 1):
+            some = list(itertools.islice(fresh, _SPOOL_PHOTOS))
+            if not some:
+                return
+            write_whole(self._folder / f"photos-{number:06d}.npz", self._bytes(some))
+            yield from map(self._noticed, some)
 
-    @property
-    def broken(self) -> list[str]:
-        """Why photos could not be read."""
-        return [photo.broken for photo in self._photos if photo.broken is not None]
+    def drain(self, *, skip: int) -> Iterator[Extracted]:
+        """Yield the photos again, in the same order, but for the first ones."""
+        kept = map(self._read, sorted(self._folder.glob("photos-*.npz")))
+        return itertools.islice(itertools.chain.from_iterable(kept), skip, None)
 
-    def drain(self) -> Iterator[Extracted]:
-        """Yield the photos again, in the same order."""
-        with self._path.open("rb") as file:
-            for photo in self._photos:
-                vectors = np.fromfile(file, np.float32, len(photo.regions) * self._channels)
-                yield dataclasses.replace(photo, features=Features(vectors.reshape(-1, self._channels)))
+    def _noticed(self, photo: Extracted) -> Extracted:
+        if photo.broken is not None:
+            self.broken.append(photo.broken)
+        return photo
+
+    def _bytes(self, photos: Sequence[Extracted]) -> bytes:
+        facts = [
+            [photo.source.name, str(photo.source.path), photo.width, photo.height, len(photo.regions), photo.broken]
+            for photo in photos
+        ]
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            facts=np.array(json.dumps(facts)),
+            boxes=np.concatenate([photo.regions.boxes for photo in photos]),
+            vectors=np.concatenate([photo.features.vectors for photo in photos]),
+        )
+        return buffer.getvalue()
+
+    def _read(self, file: Path) -> list[Extracted]:
+        with np.load(file, allow_pickle=False) as arrays:
+            facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
+        found, start = [], 0
+        for name, path, width, height, regions, broken in facts:
+            rows = slice(start, start := start + regions)
+            source = images.Source(name, Path(path))
+            found.append(Extracted(source, width, height, Regions(boxes[rows]), Features(vectors[rows]), broken))
+        return found
+
+
+class _Checkpoint:
+    """The state of training, on disk after every round."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def read(self) -> State | None:
+        """Return what an earlier try left."""
+        return State.from_bytes(self._file.read_bytes()) if self._file.exists() else None
+
+    def write(self, state: State) -> None:
+        """Keep a state in place of the one before it."""
+        write_whole(self._file, state.to_bytes())
+
+
+@contextmanager
+def _in_gpu_memory(setting: str) -> Iterator[None]:
+    """Say what to do where the GPU has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error
 
 
 def fit(
-    sample: Sample, config: IndexConfig, device: torch.device, progress: Progress
+    sample: Sample,
+    config: IndexConfig,
+    device: torch.device,
+    progress: Progress = silent,
+    checkpoint: _Checkpoint | None = None,
 ) -> tuple[model.Model, dict[str, Any] | None]:
     """Train the head, unless training is off, and fit the quantizer to its features.
 
@@ -111,16 +249,20 @@ def fit(
     head = model.start(sample.features, config.quantizer)
     history = None
     if config.training.enabled:
-        trained = train(
-            sample,
-            head,
-            training=config.training,
-            quantizer=config.quantizer,
-            codewords=model.codewords(len(sample.features), config.quantizer),
-            seed=config.sample.seed,
-            device=device,
-            progress=progress,
-        )
+        with _in_gpu_memory(f"batch in [training], now {config.training.batch}"):
+            trained = train(
+                Cached(sample.features, device),
+                sample.images,
+                head,
+                training=config.training,
+                quantizer=config.quantizer,
+                codewords=model.codewords(len(sample.features), config.quantizer),
+                seed=config.sample.seed,
+                device=device,
+                progress=progress,
+                resumed=None if checkpoint is None else checkpoint.read(),
+                keep=None if checkpoint is None else checkpoint.write,
+            )
         head, history = trained.head, trained.history()
     with progress("fitting codes", None):
         fitted = model.fit(
@@ -154,14 +296,6 @@ def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> 
     return Sample(Features(np.concatenate(kept)), np.concatenate(images_))
 
 
-def _in_order(
-    photos: int, chosen: Collection[int], first: Iterator[Extracted], rest: Iterator[Extracted]
-) -> Iterator[Extracted]:
-    """Merge training photos and the rest in the order of image ids."""
-    for i in range(photos):
-        yield next(first) if i in chosen else next(rest)
-
-
 def _counted(photos: Iterable[Extracted], step: Callable[[], None]) -> Iterator[Extracted]:
     for photo in photos:
         step()
@@ -169,29 +303,34 @@ def _counted(photos: Iterable[Extracted], step: Callable[[], None]) -> Iterator[
 
 
 def _encode(photos: Iterable[Extracted], fitted: model.Model, writer: Writer) -> list[dict[str, str]]:
-    """Encode photos into segments; return those that are broken."""
-    broken = []
+    """Encode the photos that are still to do into segments; return all that are broken."""
+    done, broken = writer.done, writer.broken
     whole: list[tuple[Image, Regions, Codes]] = []
     for photo in photos:
-        if photo.broken is not None:
+        done += 1
+        if photo.broken is None:
+            whole.append((_image(photo), photo.regions, fitted.encode(photo.features)))
+        else:
             broken.append({"image": photo.source.name, "reason": photo.broken})
-            continue
-        whole.append((_image(photo), photo.regions, fitted.encode(photo.features)))
         if len(whole) == _SEGMENT_PHOTOS:
-            _put(whole, writer)
+            _put(whole, writer, done, broken)
             whole = []
     if whole:
-        _put(whole, writer)
+        _put(whole, writer, done, broken)
     return broken
 
 
-def _put(whole: Sequence[tuple[Image, Regions, Codes]], writer: Writer) -> None:
+def _put(
+    whole: Sequence[tuple[Image, Regions, Codes]], writer: Writer, done: int, broken: Sequence[dict[str, str]]
+) -> None:
     images_, regions, codes = zip(*whole, strict=True)
     writer.put_segment(
         Codes(np.concatenate([code.values for code in codes]), codes[0].codewords),
         Regions(np.concatenate([region.boxes for region in regions])),
         [len(region) for region in regions],
         images_,
+        done=done,
+        broken=broken,
     )
 
 
@@ -213,3 +352,12 @@ def fingerprint(weights: Path | None) -> dict[str, str] | None:
         return None
     with weights.open("rb") as file:
         return {"path": str(weights.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _fingerprint(sources: Sequence[images.Source], config: IndexConfig, weights: dict[str, str] | None) -> str:
+    """Return a checksum of all that a build's outcome depends on: settings, weights, and the photos as they are."""
+    found = hashlib.sha256(json.dumps([__version__, config.to_dict(), weights], sort_keys=True).encode())
+    for source in sources:
+        facts = source.path.stat() if source.path.exists() else source.path.lstat()  # of a link that leads nowhere
+        found.update(f"{source.name}\0{source.path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return found.hexdigest()

@@ -1,8 +1,9 @@
-"""The collection on disk: the only module that knows its file names.
+"""The collection on disk: what its files are, and reading them; ``writer`` writes them.
 
     photos.udq/
       collection.json            manifest: format, version, configuration, checksums of every other file
       model-000001.npz           fully connected layers and quantizer
+      backbone-000001.npz        convolutions, where they were trained too
       segments/000001/
         codes.npy                (G, M) uint8 where K = 256, else M*log2(K) bits a region, packed end to end
         boxes.npy                (G, 4) uint16: x1, y1, x2, y2 in pixels
@@ -10,8 +11,7 @@
         images.json              names, folders and sizes of the N photos
 
 Files are written once and never changed. What belongs to the collection is what the manifest names, and the
-manifest is replaced in one atomic step: that is all a later add, remove or retrain has to do. A build happens
-in a hidden folder beside its destination and is renamed into place when whole.
+manifest is replaced in one atomic step: that is all that changing a collection has to do.
 """
 
 from __future__ import annotations
@@ -20,28 +20,24 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import __version__
 from udq.config import IndexConfig
-from udq.errors import CollectionError, InputError, UdqError
+from udq.errors import CollectionError, InputError
 from udq.model import Model
-from udq.types import Codes, Regions
+from udq.types import Codes
 
 FORMAT = "udq-collection"
 VERSION = 1
-_MANIFEST = "collection.json"
-_MODEL = "model-000001.npz"
+MANIFEST = "collection.json"
 _SEGMENT_FILES = ("codes.npy", "boxes.npy", "offsets.npy", "images.json")
 
 
@@ -117,111 +113,9 @@ class Manifest:
         return sum(segment["regions"] for segment in self.document["segments"])
 
 
-class Writer:
-    """A collection being built: segments are appended, then the whole appears at once.
-
-    Use as a context manager: leaving it before ``commit``, by an error or Ctrl-C, removes what was written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Prepare to build at ``path``; raises InputError where something is already there."""
-        if path.exists() or path.is_symlink():
-            raise InputError(f"{path}: already exists; choose another name, or delete it first")
-        self._path = path.resolve()
-        _sweep(self._path)
-        self._partial = self._path.with_name(f".{self._path.name}.partial-{os.getpid()}")
-        self._segments: list[dict[str, Any]] = []
-        self._model: dict[str, Any] = {}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            (self._partial / "segments").mkdir(parents=True)
-        except OSError as error:
-            raise UdqError(
-                f"{path}: cannot create a collection here ({error.strerror}); choose another place"
-            ) from error
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
-
-    def scratch(self, name: str) -> Path:
-        """Return a path for a temporary file of the build, gone when the build ends."""
-        return self._partial / f"scratch-{name}"
-
-    def put_model(self, model: Model) -> None:
-        """Write the model that encodes regions and queries."""
-        self._model = {
-            "file": _MODEL,
-            "origin": model.origin,
-            **_write(self._partial / _MODEL, model.to_bytes()),
-        }
-
-    def put_segment(self, codes: Codes, regions: Regions, counts: Sequence[int], images: Sequence[Image]) -> None:
-        """Append photos: ``counts[i]`` >= 1 consecutive regions belong to ``images[i]``."""
-        folder = self._partial / "segments" / f"{len(self._segments) + 1:06d}"
-        folder.mkdir()
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        listed = {
-            "names": [image.name for image in images],
-            "roots": [image.root for image in images],
-            "sizes": [[image.width, image.height] for image in images],
-        }
-        files = {
-            "codes.npy": _npy(pack(codes)),
-            "boxes.npy": _npy(_whole_pixels(regions)),
-            "offsets.npy": _npy(offsets),
-            "images.json": json.dumps(listed, ensure_ascii=False).encode(),
-        }
-        self._segments.append(
-            {
-                "folder": f"segments/{folder.name}",
-                "images": len(images),
-                "regions": len(codes),
-                "files": {name: _write(folder / name, data) for name, data in files.items()},
-            }
-        )
-
-    def commit(
-        self,
-        config: IndexConfig,
-        *,
-        weights: dict[str, str] | None,
-        training: dict[str, Any] | None = None,
-        broken: Sequence[dict[str, str]],
-        passed_over: int = 0,
-    ) -> None:
-        """Write the manifest and put the collection in its place."""
-        for scratch in self._partial.glob("scratch-*"):
-            scratch.unlink()
-        document = {
-            "format": FORMAT,
-            "version": VERSION,
-            "udq": __version__,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": config.to_dict(),
-            "weights": weights,
-            "model": self._model,
-            "training": training,
-            "segments": self._segments,
-            "broken": list(broken),
-            "passed_over": passed_over,
-        }
-        document["sha256"] = _document_sum(document)
-        _write(self._partial / _MANIFEST, json.dumps(document, indent=1, ensure_ascii=False).encode())
-        for folder in (self._partial, *self._partial.glob("segments/*"), self._partial / "segments"):
-            _sync_folder(folder)
-        try:
-            self._partial.rename(self._path)
-        except OSError as error:
-            raise UdqError(f"{self._path}: cannot put the collection in place ({error.strerror})") from error
-        _sync_folder(self._path.parent)
-
-
 def read_manifest(path: Path) -> Manifest:
     """Read and check the manifest; raises CollectionError where ``path`` is not a collection this version reads."""
-    file = path / _MANIFEST
+    file = path / MANIFEST
     if not path.exists():
         raise InputError(f"{path}: no such collection; build one with: udq index PHOTOS -o {path}")
     try:
@@ -229,7 +123,7 @@ def read_manifest(path: Path) -> Manifest:
         named, version = document["format"] == FORMAT, int(document["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         damaged = isinstance(error, ValueError) and file.is_file()
-        reason = f"its {_MANIFEST} is damaged" if damaged else "not a udq collection"
+        reason = f"its {MANIFEST} is damaged" if damaged else "not a udq collection"
         raise CollectionError(f"{path}: {reason}; expected a folder that 'udq index' made") from error
     if not named:
         raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made")
@@ -237,22 +131,47 @@ def read_manifest(path: Path) -> Manifest:
         raise CollectionError(
             f"{path}: format version {version} is newer than this udq reads ({VERSION}); upgrade udq to open it"
         )
-    if document.get("sha256") != _document_sum(document):
-        raise CollectionError(f"{path}: its {_MANIFEST} is damaged (checksum differs); restore it from a copy")
+    if document.get("sha256") != document_sum(document):
+        raise CollectionError(f"{path}: its {MANIFEST} is damaged (checksum differs); restore it from a copy")
     return Manifest(document)
 
 
 def read_model(path: Path, manifest: Manifest) -> Model:
     """Read the model, checksum and all."""
-    entry = manifest.document["model"]
-    file = _inside(path, entry["file"])
+    return Model.from_bytes(_read(path, manifest.document["model"]))
+
+
+def read_backbone(path: Path, manifest: Manifest) -> dict[str, NDArray[np.float32]] | None:
+    """Read the convolutions that were trained with the collection; None where they are the backbone's usual ones."""
+    entry = manifest.document.get("backbone")
+    return None if entry is None else arrays_from(_read(path, entry))
+
+
+def arrays_from(data: bytes) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays of an .npz archive by name, never unpickled."""
     try:
-        data = file.read_bytes()
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CollectionError(f"expected arrays of numbers, found: {error}") from error
+
+
+def weights_file(manifest: Manifest) -> Path | None:
+    """Return the user's own weights file, after comparing its checksum; None for the backbone's usual weights."""
+    weights = manifest.weights
+    if weights is None:
+        return None
+    file = Path(weights["path"])
+    try:
+        with file.open("rb") as opened:
+            same = hashlib.file_digest(opened, "sha256").hexdigest() == weights["sha256"]
     except OSError as error:
-        raise CollectionError(f"{file}: cannot be read ({error.strerror}); restore it from a copy") from error
-    if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-        raise CollectionError(f"{file}: damaged (checksum differs); restore it from a copy")
-    return Model.from_bytes(data)
+        raise CollectionError(
+            f"{file}: the weights this collection was built with are gone; put the file back"
+        ) from error
+    if not same:
+        raise CollectionError(f"{file}: not the weights this collection was built with (checksum differs)")
+    return file
 
 
 def read_segments(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> Iterator[Segment]:
@@ -285,16 +204,30 @@ def read_segments(path: Path, manifest: Manifest, *, subspaces: int, codewords: 
 
 def damaged(path: Path, manifest: Manifest) -> list[str]:
     """Read every byte and return the files whose size or checksum is not what the manifest says."""
-    entry = manifest.document["model"]
-    expected = {entry["file"]: entry}
-    for segment in manifest.document["segments"]:
-        expected |= {f"{segment['folder']}/{name}": facts for name, facts in segment["files"].items()}
     found = []
-    for name, facts in expected.items():
+    for name, facts in _facts(manifest.document).items():
         with contextlib.suppress(OSError), _inside(path, name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == facts["sha256"]:
                 continue
         found.append(name)
+    return found
+
+
+def files_of(manifest: Manifest) -> list[str]:
+    """Return the names of all files but the manifest."""
+    return list(sizes_of(manifest.document))
+
+
+def sizes_of(document: Mapping[str, Any]) -> dict[str, int]:
+    """Return name and bytes of the files that a manifest, or one in the making, lists."""
+    return {name: facts["bytes"] for name, facts in _facts(document).items()}
+
+
+def _facts(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Size and checksum of each file that a manifest lists."""
+    found = {entry["file"]: entry for entry in (document["model"], document.get("backbone")) if entry}
+    for segment in document["segments"]:
+        found |= {f"{segment['folder']}/{name}": facts for name, facts in segment["files"].items()}
     return found
 
 
@@ -325,68 +258,33 @@ def unpack(
     return values.astype(np.uint8) if codewords <= 256 else values
 
 
-def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:
-    """Round boxes outwards, so that not even a tiny photo's smallest window becomes empty."""
-    noise = 1e-3
-    low, high = np.floor(regions.boxes[:, :2] + noise), np.ceil(regions.boxes[:, 2:] - noise)
-    return np.concatenate([low, high], axis=1).astype(np.uint16)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what builds of this destination left behind that were killed outright."""
-    for left in path.parent.glob(f".{path.name}.partial-*"):
-        owner = re.fullmatch(r".*\.partial-(\d+)", left.name)
-        if owner and not _alive(int(owner[1])):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a new file, to the disk itself, and return its size and checksum."""
-    try:
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UdqError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _document_sum(document: dict[str, Any]) -> str:
+def document_sum(document: Mapping[str, Any]) -> str:
+    """Return the checksum of everything in a manifest but the checksum."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return checksum(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode())
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def checksum(data: bytes) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: Path, entry: Mapping[str, Any]) -> bytes:
+    """Read a whole file and compare its checksum."""
+    file = _inside(path, entry["file"])
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CollectionError(f"{file}: cannot be read ({error.strerror}); restore it from a copy") from error
+    if checksum(data) != entry["sha256"]:
+        raise CollectionError(f"{file}: damaged (checksum differs); restore it from a copy")
+    return data
 
 
 def _inside(path: Path, name: str) -> Path:
     """Join a name from the manifest, which must not lead out of the collection."""
-    if not re.fullmatch(r"model-\d{6}\.npz|segments/\d{6}(/[a-z]+\.(npy|json))?", name):
-        raise CollectionError(f"{path}: its {_MANIFEST} names '{name}', which is no file of a collection")
+    if not re.fullmatch(r"(model|backbone)-\d{6}\.npz|segments/\d{6}(/[a-z]+\.(npy|json))?", name):
+        raise CollectionError(f"{path}: its {MANIFEST} names '{name}', which is no file of a collection")
     return path / name
 
 

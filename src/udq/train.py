@@ -15,18 +15,20 @@ either; it keeps what training gained and gives back what it overdid (docs/train
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator
+import io
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from udq import losses, quantize, refine
 from udq.config import QuantizerConfig, TrainConfig
-from udq.head import Head
+from udq.head import Arrays, Head, average
 from udq.network import Network
 from udq.progress import Progress, silent
 from udq.types import Codes, Features
@@ -37,23 +39,6 @@ _CLUSTERS = 4096
 # The quantizers of the rounds supervise and are thrown away: fewer regions and alternations of eq. 6 will do.
 _QUANTIZED = 20_000
 _ALTERNATIONS = 4
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Regions that a model is fitted to.
-
-    Attributes:
-        features: (G, D) pooled features.
-        images: (G,) int64, which photo each region is of.
-    """
-
-    features: Features
-    images: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        if self.images.shape != (len(self.features),):
-            raise ValueError(f"images: expected ({len(self.features)},), found {self.images.shape}")
 
 
 @dataclass(frozen=True)
@@ -90,6 +75,11 @@ class Round:
     separability: tuple[float, ...]
     discriminability: tuple[float, ...]
 
+    @staticmethod
+    def from_dict(facts: dict[str, Any]) -> Round:
+        """Return a round from what ``dataclasses.asdict`` and JSON made of it."""
+        return Round(**{name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()})
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -97,11 +87,13 @@ class Trained:
 
     Attributes:
         head: pooled feature -> f.
+        convolutions: what was trained of them, by name; empty where they stay as they are.
         rounds: of optimisation, in order.
         stopped: why training ended before its last iteration, or None.
     """
 
     head: Head
+    convolutions: Arrays
     rounds: tuple[Round, ...]
     stopped: str | None
 
@@ -110,8 +102,111 @@ class Trained:
         return {"rounds": [dataclasses.asdict(each) for each in self.rounds], "stopped": self.stopped}
 
 
+class Pooled(Protocol):
+    """What the fully connected layers are trained on: pooled features of the sample's regions.
+
+    They wait in memory (``Cached``), or come out of convolutions that train along (``end_to_end.EndToEnd``).
+    """
+
+    def all(self) -> Features:
+        """Return the pooled features (G, D) as they are now."""
+
+    def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
+        """Return an epoch: for each step of the optimiser the rows of its parts, which go through one by one."""
+
+    def pooled(self, rows: Tensor) -> Tensor:
+        """Return the features (B, D) of one part, with a gradient where convolutions train."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what trains beside the fully connected layers."""
+
+    def state(self) -> Arrays:
+        """Return a copy of what trains, by name; empty where nothing does."""
+
+    def load(self, state: Arrays) -> None:
+        """Take over a state."""
+
+
+class Cached:
+    """Pooled features that wait in memory: the convolutions stay as they are."""
+
+    def __init__(self, features: Features, device: torch.device) -> None:
+        self._features = features
+        self._device = device
+
+    def all(self) -> Features:
+        """Return the pooled features (G, D)."""
+        return self._features
+
+    def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
+        """Return an epoch: random batches of one part each."""
+        return [[rows] for rows in torch.split(torch.randperm(len(self._features), generator=generator), batch)]
+
+    def pooled(self, rows: Tensor) -> Tensor:
+        """Return the features (B, D) of one part."""
+        return torch.from_numpy(self._features.vectors[rows.numpy()]).to(self._device)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return nothing: only the fully connected layers train."""
+        return []
+
+    def state(self) -> Arrays:
+        """Return nothing."""
+        return {}
+
+    def load(self, state: Arrays) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Training between two rounds: all that the next one needs.
+
+    Attributes:
+        head: the fully connected layers as they are.
+        untrained: those before training, turned along with every rotation that was folded into the trained ones.
+        convolutions: what is trained of them, by name.
+        rounds: that are done.
+    """
+
+    head: Head
+    untrained: Head
+    convolutions: Arrays
+    rounds: tuple[Round, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the state as an .npz archive; ``from_bytes`` reads it back exactly."""
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"rounds": np.array(json.dumps([dataclasses.asdict(each) for each in self.rounds]))}
+        for name, group in self._groups().items():
+            arrays |= {f"{name}/{part}": array for part, array in group.items()}
+        np.savez(buffer, **arrays)
+        return buffer.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> State:
+        """Read ``to_bytes``."""
+        groups: dict[str, Arrays] = {"head": {}, "untrained": {}, "convolutions": {}}
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            rounds = tuple(map(Round.from_dict, json.loads(str(arrays["rounds"]))))
+            for name in arrays.files:
+                group, _, part = name.partition("/")
+                if part:
+                    groups[group][part] = arrays[name]
+        head, untrained = Head.from_arrays(groups["head"]), Head.from_arrays(groups["untrained"])
+        return State(head, untrained, groups["convolutions"], rounds)
+
+    def _groups(self) -> dict[str, Arrays]:
+        return {
+            "head": self.head.arrays(),
+            "untrained": self.untrained.arrays(),
+            "convolutions": self.convolutions,
+        }
+
+
 def train(
-    sample: Sample,
+    pooled: Pooled,
+    images: NDArray[np.int64],
     start: Head,
     *,
     training: TrainConfig,
@@ -120,11 +215,14 @@ def train(
     seed: int,
     device: torch.device,
     progress: Progress = silent,
+    resumed: State | None = None,
+    keep: Callable[[State], None] | None = None,
 ) -> Trained:
     """Run algorithm 1 on a sample of a collection's own regions.
 
     Args:
-        sample: pooled features, whose photos say which neighbours teach something new.
+        pooled: features of G regions.
+        images: (G,) which photo each region is of, so that neighbours can be those that teach something new.
         start: where the fully connected layers begin: FC_S as the principal components.
         training: settings of the rounds.
         quantizer: settings of the supervision's quantizer.
@@ -132,37 +230,40 @@ def train(
         seed: of k-means and batches; the same seed and sample give the same head on one machine.
         device: where the network is optimised.
         progress: is told of each step.
+        resumed: the state that an earlier try kept.
+        keep: is given the state after each round.
     """
-    # The untrained head, turned along with every rotation that is folded into the trained one.
-    untrained = start.deepened(training.hidden)
-    network = Network(untrained).to(device)
-    pooled = sample.features.vectors
-    steps = training.epochs * math.ceil(len(pooled) / training.batch)
-    rounds: list[Round] = []
+    begun = start.deepened(training.hidden)
+    before = pooled.state()
+    state = resumed or State(begun, begun, before, ())
+    network = Network(state.head).to(device)
+    pooled.load(state.convolutions)
+    parts = sum(map(len, pooled.steps(training.batch, torch.Generator())))
     stopped = None
-    with progress("training", (training.iterations + 1) * steps) as step:
-        for iteration in range(training.iterations + 1):
-            good = network.head()
+    features = network.apply_to(pooled.all())
+    with progress("training", (training.iterations + 1) * training.epochs * parts) as step:
+        for _ in range(len(state.rounds) * training.epochs * parts):
+            step()
+        for iteration in range(len(state.rounds), training.iterations + 1):
             turn = seed + iteration
-            told = supervise(network.apply_to(sample.features), sample.images, training, quantizer, codewords, turn)
-            untrained = untrained.rotated(told.rotation)
-            good = good.rotated(told.rotation)
-            network.load(good)
+            told = supervise(features, images, training, quantizer, codewords, turn)
+            untrained, head = state.untrained.rotated(told.rotation), state.head.rotated(told.rotation)
+            network.load(head)
             network.classify(told.codebooks, sharpness=training.sharpness)
-            epochs: list[tuple[float, float]] = []
-            for losses_of_epoch in _optimise(network, pooled, told, training, turn):
-                epochs.append(losses_of_epoch)
-                for _ in range(steps // training.epochs):
-                    step()
+            epochs = list(_optimise(network, pooled, told, training, turn, step))
             # The last step may be the one that goes too far: what it left must be numbers as well.
-            left = network.apply_to(Features(pooled[: training.batch])).vectors
-            if not (np.isfinite(epochs).all() and np.isfinite(left).all()):
-                network.load(good)
+            features = network.apply_to(pooled.all())
+            if not (np.isfinite(epochs).all() and np.isfinite(features.vectors).all()):
                 stopped = f"the loss of iteration {iteration} was no longer a number; kept the state before it"
                 break
             separability, discriminability = zip(*epochs, strict=True)
-            rounds.append(Round(iteration, told.error, separability, discriminability))
-    return Trained(untrained.averaged(network.head(), share=training.share), tuple(rounds), stopped)
+            done = Round(iteration, told.error, separability, discriminability)
+            state = State(network.head(), untrained, pooled.state(), (*state.rounds, done))
+            if keep is not None:
+                keep(state)
+    share = training.share
+    convolutions = {name: average(before[name], state.convolutions[name], share=share) for name in before}
+    return Trained(state.untrained.averaged(state.head, share=share), convolutions, state.rounds, stopped)
 
 
 def supervise(
@@ -205,21 +306,30 @@ def refined_features(features: Features, images: NDArray[np.int64], training: Tr
 
 
 def _optimise(
-    network: Network, pooled: NDArray[np.float32], told: Supervision, training: TrainConfig, seed: int
+    network: Network, pooled: Pooled, told: Supervision, training: TrainConfig, seed: int, step: Callable[[], None]
 ) -> Iterator[tuple[float, float]]:
-    """Minimise the joint loss; yield eq. 8 and eq. 9 of each epoch, mean over its steps."""
+    """Minimise the joint loss; yield eq. 8 and eq. 9 of each epoch, mean over its regions."""
     labels = torch.tensor(told.labels.values.astype(np.int64))
     quantized = torch.tensor(told.quantized.vectors)
-    optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+    if convolutions := pooled.parameters():
+        groups.append({"params": convolutions, "lr": training.convolutions_rate})
+    optimiser = torch.optim.Adam(groups, lr=training.learning_rate)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(training.epochs):
-        found = []
-        for rows in torch.split(torch.randperm(len(pooled), generator=generator), training.batch):
-            features = network(torch.from_numpy(pooled[rows.numpy()]).to(network.device))
-            separability = losses.separability(network.logits(features), labels[rows].to(network.device))
-            discriminability = losses.discriminability(features, quantized[rows].to(network.device))
+        found, regions = np.zeros(2), 0
+        for parts in pooled.steps(training.batch, generator):
+            size = sum(map(len, parts))
             optimiser.zero_grad()
-            losses.joint(separability, discriminability, weight=training.weight).backward()  # type: ignore[no-untyped-call]
+            for rows in parts:
+                features = network(pooled.pooled(rows))
+                separability = losses.separability(network.logits(features), labels[rows].to(network.device))
+                discriminability = losses.discriminability(features, quantized[rows].to(network.device))
+                # Losses are means over a part, the step wants that over all of its parts.
+                loss = losses.joint(separability, discriminability, weight=training.weight) * (len(rows) / size)
+                loss.backward()  # type: ignore[no-untyped-call]
+                found += np.array([separability.item(), discriminability.item()]) * len(rows)
+                step()
+            regions += size
             optimiser.step()
-            found.append((separability.item(), discriminability.item()))
-        yield tuple(np.mean(found, axis=0).tolist())
+        yield tuple((found / regions).tolist())

@@ -1,0 +1,338 @@
+"""A collection being written: segment by segment into a hidden folder, then put in its place in one step.
+
+    .photos.udq.partial/
+      journal.json               what is done: the same entries that the manifest will have
+      lock                       held by the process that builds
+      scratch/                   what the build alone needs: features of the training photos, checkpoints of training
+      model-..., segments/...    as in the collection
+
+A build that is killed, interrupted or runs out of disk leaves this folder, and the same build goes on from there.
+"The same" is a fingerprint of its settings and photos; any other build of that name starts anew.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+from numpy.typing import NDArray
+
+from udq import __version__, storage
+from udq.config import IndexConfig
+from udq.errors import CollectionError, ImageError, InputError, UdqError
+from udq.model import Model
+from udq.storage import Image, Manifest
+from udq.types import Codes, Regions
+
+_JOURNAL = "journal.json"
+# Errors that come again however often a build is tried.
+_HOPELESS = (InputError, ImageError, CollectionError)
+
+
+class Writer:
+    """One build of a collection, new or in place of what an existing one holds.
+
+    Use as a context manager. Leaving it before ``commit`` keeps what is done for the next try, unless the input was
+    at fault: then trying again cannot help, and nothing stays.
+    """
+
+    def __init__(self, path: Path, *, fingerprint: str, replaces: Manifest | None = None) -> None:
+        """Prepare to build at ``path``, or go on where a build with the same fingerprint stopped.
+
+        Args:
+            path: where the collection will be.
+            fingerprint: of everything that the outcome depends on.
+            replaces: what is at ``path`` now and will be replaced; nothing may be there where None.
+
+        Raises:
+            InputError: something is at ``path`` already, or another process is building there.
+        """
+        if replaces is None and (path.exists() or path.is_symlink()):
+            raise InputError(f"{path}: already exists; choose another name, or delete it first")
+        self._path = path.resolve()
+        self._replaces = replaces
+        self._partial = partial_folder(self._path)
+        try:
+            self._partial.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UdqError(
+                f"{path}: cannot create a collection here ({error.strerror}); choose another place"
+            ) from error
+        self._lock = filelock.FileLock(self._partial / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(f"{path}: another udq is building it; wait for that, or choose another name") from None
+        self._journal = self._resumable(fingerprint) or self._begin(fingerprint)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._lock.release()
+        begun = any(self.scratch.glob("*")) or self._journal["model"]
+        if not begun or (kind is not None and issubclass(kind, _HOPELESS)):
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what the build alone needs, gone when it ends."""
+        return self._partial / "scratch"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether an earlier try has already come as far as the model."""
+        return bool(self._journal["model"])
+
+    @property
+    def done(self) -> int:
+        """Photos that an earlier try and this one have written or found broken, from the first one on."""
+        return int(self._journal["done"])
+
+    @property
+    def broken(self) -> list[dict[str, str]]:
+        """Those of them that could not be read."""
+        return list(self._journal["broken"])
+
+    def read_model(self) -> Model:
+        """Read the model of an earlier try."""
+        return Model.from_bytes((self._partial / self._journal["model"]["file"]).read_bytes())
+
+    def read_backbone(self) -> dict[str, NDArray[np.float32]] | None:
+        """Read the trained convolutions of an earlier try; None where they were left alone."""
+        entry = self._journal["backbone"]
+        return None if entry is None else storage.arrays_from((self._partial / entry["file"]).read_bytes())
+
+    def put_model(
+        self,
+        model: Model,
+        *,
+        training: dict[str, Any] | None = None,
+        backbone: dict[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Write what encodes regions and queries.
+
+        Args:
+            model: fully connected layers and quantizer.
+            training: how training went, JSON-serialisable.
+            backbone: the state of the convolutions where they were trained too.
+        """
+        number = self._first("model")
+        if backbone is not None:
+            name = f"backbone-{number:06d}.npz"
+            buffer = io.BytesIO()
+            np.savez(buffer, **backbone)  # type: ignore[arg-type]
+            self._journal["backbone"] = {"file": name, **_write(self._partial / name, buffer.getvalue())}
+        name = f"model-{number:06d}.npz"
+        entry = {"file": name, "origin": model.origin, **_write(self._partial / name, model.to_bytes())}
+        self._note(model=entry, training=training)
+
+    def put_segment(
+        self,
+        codes: Codes,
+        regions: Regions,
+        counts: Sequence[int],
+        images: Sequence[Image],
+        *,
+        done: int,
+        broken: Sequence[dict[str, str]] = (),
+    ) -> None:
+        """Append photos.
+
+        Args:
+            codes, regions: of all regions of these photos.
+            counts: ``counts[i]`` >= 1 consecutive regions belong to ``images[i]``.
+            images: the photos.
+            done: photos up to here, with those that are broken.
+            broken: those so far.
+        """
+        folder = self._partial / "segments" / f"{self._first('segments') + len(self._journal['segments']):06d}"
+        shutil.rmtree(folder, ignore_errors=True)  # of a try that was killed before it could note it
+        folder.mkdir(parents=True)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        listed = {
+            "names": [image.name for image in images],
+            "roots": [image.root for image in images],
+            "sizes": [[image.width, image.height] for image in images],
+        }
+        files = {
+            "codes.npy": _npy(storage.pack(codes)),
+            "boxes.npy": _npy(_whole_pixels(regions)),
+            "offsets.npy": _npy(offsets),
+            "images.json": json.dumps(listed, ensure_ascii=False).encode(),
+        }
+        entry = {
+            "folder": f"segments/{folder.name}",
+            "images": len(images),
+            "regions": len(codes),
+            "files": {name: _write(folder / name, data) for name, data in files.items()},
+        }
+        self._note(segments=[*self._journal["segments"], entry], done=done, broken=list(broken))
+
+    def commit(
+        self,
+        config: IndexConfig,
+        *,
+        weights: dict[str, str] | None,
+        broken: Sequence[dict[str, str]],
+        passed_over: int = 0,
+    ) -> None:
+        """Write the manifest and put the collection in its place."""
+        document = {
+            "format": storage.FORMAT,
+            "version": storage.VERSION,
+            "udq": __version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": config.to_dict(),
+            "weights": weights,
+            "model": self._journal["model"],
+            "backbone": self._journal["backbone"],
+            "training": self._journal["training"],
+            "segments": self._journal["segments"],
+            "broken": list(broken),
+            "passed_over": passed_over,
+        }
+        document["sha256"] = storage.document_sum(document)
+        (self._partial / "segments").mkdir(exist_ok=True)
+        _write(self._partial / storage.MANIFEST, json.dumps(document, indent=1, ensure_ascii=False).encode())
+        for folder in (*self._partial.glob("segments/*"), self._partial / "segments", self._partial):
+            _sync_folder(folder)
+        try:
+            if self._replaces is None:
+                self._put_in_place()
+            else:
+                self._replace(Manifest(document))
+        except OSError as error:
+            raise UdqError(f"{self._path}: cannot put the collection in place ({error.strerror})") from error
+
+    def _put_in_place(self) -> None:
+        self._lock.release()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for own in ("lock", _JOURNAL):
+            (self._partial / own).unlink(missing_ok=True)
+        self._partial.rename(self._path)
+        _sync_folder(self._path.parent)
+
+    def _replace(self, manifest: Manifest) -> None:
+        """Bring the new files beside the old ones, swap the manifest, and only then delete the old ones."""
+        for name in storage.files_of(manifest):
+            target = self._path / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self._partial / name).replace(target)
+        for folder in (*self._path.glob("segments/*"), self._path / "segments", self._path):
+            _sync_folder(folder)
+        (self._partial / storage.MANIFEST).replace(self._path / storage.MANIFEST)
+        _sync_folder(self._path)
+        kept = {self._path / name for name in (*storage.files_of(manifest), storage.MANIFEST)}
+        for file in [file for file in self._path.rglob("*") if file.is_file() and file not in kept]:
+            file.unlink()
+        for folder in self._path.glob("segments/*"):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._journal["model"] = {}  # nothing to go on with: leaving the context sweeps the folder
+
+    def _resumable(self, fingerprint: str) -> dict[str, Any] | None:
+        """Return the journal of an earlier try of the same build, where its files are whole."""
+        try:
+            journal: dict[str, Any] = json.loads((self._partial / _JOURNAL).read_bytes())
+            expected = storage.sizes_of(journal)
+            whole = all((self._partial / name).stat().st_size == size for name, size in expected.items())
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        (self._partial / storage.MANIFEST).unlink(missing_ok=True)
+        return journal if whole and journal["fingerprint"] == fingerprint else None
+
+    def _begin(self, fingerprint: str) -> dict[str, Any]:
+        """Clear away what another build left, and start a journal."""
+        for left in self._partial.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            elif left.name != "lock":
+                left.unlink()
+        self.scratch.mkdir()
+        journal: dict[str, Any] = {"fingerprint": fingerprint, "model": {}, "backbone": None, "training": None}
+        journal |= {"segments": [], "done": 0, "broken": []}
+        write_whole(self._partial / _JOURNAL, json.dumps(journal).encode())
+        return journal
+
+    def _note(self, **entries: object) -> None:
+        self._journal |= entries
+        write_whole(self._partial / _JOURNAL, json.dumps(self._journal, ensure_ascii=False).encode())
+
+    def _first(self, kind: str) -> int:
+        """The first number of a file or folder of this build: after those of the collection it replaces."""
+        if self._replaces is None:
+            return 1
+        numbers = [0]
+        for name in storage.files_of(self._replaces):
+            if name.startswith(kind):
+                numbers.append(int("".join(filter(str.isdigit, name))))
+        return max(numbers) + 1
+
+
+def partial_folder(path: Path) -> Path:
+    """Return the hidden folder that a build of ``path`` works in."""
+    path = path.resolve()
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, in place of an older one."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.unlink(missing_ok=True)
+    _write(beside, data)
+    beside.replace(path)
+
+
+def _guarded(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise UdqError(
+            f"{path}: cannot be written ({error.strerror}); make room, and run the same command again to go on"
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> dict[str, Any]:
+    """Write a new file, to the disk itself, and return its size and checksum."""
+
+    def write() -> None:
+        path.unlink(missing_ok=True)  # of a try that was killed before it could note it
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    _guarded(path, write)
+    return {"bytes": len(data), "sha256": storage.checksum(data)}
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:
+    """Round boxes outwards, so that not even a tiny photo's smallest window becomes empty."""
+    noise = 1e-3
+    low, high = np.floor(regions.boxes[:, :2] + noise), np.ceil(regions.boxes[:, 2:] - noise)
+    return np.concatenate([low, high], axis=1).astype(np.uint16)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
