@@ -5,8 +5,10 @@
 Features are made up: unit vectors of d = 304 whose dimensions matter less and less, as principal components do; each
 photo has 27 regions and a light of its own that all of them share, and shows four of many objects. Spread and noise
 are such that similarities of neighbours, and what the inverted file misses of them, are near those of 39,000 regions
-of INSTRE. BFR's settings: S = 10, neighbours of other photos alone. Exact search over all pairs takes hours at 1,000,000: beyond --whole it
-looks for the neighbours of a fixed part of the regions among all of them, and its time is scaled up to all
+of INSTRE.
+
+BFR's settings: S = 10, neighbours of other photos alone. Exact search over all pairs takes hours at 1,000,000: beyond
+--whole it looks for the neighbours of a fixed part of the regions among all of them, and its time is scaled up to all
 (``seconds_scaled``, never ``seconds``). Recall is the share of the exact neighbours that the inverted file finds, over
 the regions that exact search looked for. At the smallest size, whole refinements as training runs them, too.
 
