@@ -57,8 +57,8 @@ def synthetic(regions: int, seed: int) -> tuple[Features, NDArray[np.int64]]:
     shown = rng.integers(0, objects, (photos, OBJECTS_A_PHOTO))
     which = shown[images, rng.integers(0, OBJECTS_A_PHOTO, regions)]
     vectors = np.empty((regions, DIMENSIONS), np.float32)
-    for start in range(0, regions, 100_000):  # so that the peak is the search's, not that of making features up
-        part = slice(start, start + 100_000)
+    for start in range(0, regions, 4096):  # so that the peak is that of the search, not of making features up
+        part = slice(start, start + 4096)
         noise = rng.standard_normal((len(which[part]), DIMENSIONS), dtype=np.float32)
         made = (centres[which[part]] + 0.6 * lights[images[part]] + noise) * spectrum
         vectors[part] = made / np.linalg.norm(made, axis=1, keepdims=True)

@@ -147,7 +147,7 @@ def neighbours() -> str:
         recall = f"{row['recall_at_10']:.3f}" if "recall_at_10" in row else ""
         rows.append((f"{row['regions']:,}", row["what"], seconds, recall, f"{row['peak_mib']:,.0f} MiB"))
     head = ("regions", "", "seconds", "of the exact neighbours found", "peak memory")
-    return _markdown(head, rows) + f"\n{_machine(figures['provenance'])}, {figures['threads']} threads.\n"
+    return _markdown(head, rows) + f"\n{_machine(figures['provenance'])}, threads: {figures['threads']}.\n"
 
 
 def places() -> str:
