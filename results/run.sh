@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/ and coco128/.
-# Four hours on two cores. Benchmarks want a machine that does nothing else.
+# Three hours on two cores. Benchmarks want a machine that does nothing else.
 set -euo pipefail
 data=$(realpath "${1:?usage: results/run.sh DATA}")
 here=$(cd "$(dirname "$0")" && pwd)
