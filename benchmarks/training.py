@@ -1,9 +1,9 @@
-"""What training is worth: mAP before and after it, for each refinement and with one choice changed at a time.
+"""What training is worth: mAP before and after it, for each refinement, and in the sweeps of the paper.
 
-    python benchmarks/training.py PHOTOS GROUND_TRUTH [--seeds 3] [--only NAME...] [--json OUT]
+    python benchmarks/training.py PHOTOS GROUND_TRUTH --sweep NAME [--seeds 3] [--only ROW...] [--json OUT]
 
 Photos are looked at once; then every row draws its sample, trains, and encodes all regions anew (dataset ``boxes``,
-8 bytes a region). Figures are means over seeds of the sample, of k-means and of batches.
+8 bytes a region unless M or K is changed). Figures are means over seeds of the sample, of k-means and of batches.
 """
 
 from __future__ import annotations
@@ -28,23 +28,46 @@ from udq.progress import silent
 from udq.provenance import provenance
 from udq.types import Features
 
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "no training (OPQ)": {"training": {"enabled": False}},
-    "UDQ, plain": {"training": {"refine": "none"}},
-    "UDQ-CBR": {"training": {"refine": "cbr"}},
-    "UDQ-PBR": {"training": {"refine": "pbr", "neighbours": 50}},
-    "UDQ-BFR (default)": {},
-    "BFR, trained weights alone, not averaged": {"training": {"share": 1.0}},
-    "BFR, neighbours from anywhere": {"training": {"elsewhere": False}},
-    "BFR, 5 neighbours": {"training": {"neighbours": 5}},
-    "BFR, FC_S alone is trained": {"training": {"hidden": 0}},
-    "BFR, two layers before FC_S": {"training": {"hidden": 2}},
-    "BFR, module 1 alone": {"training": {"iterations": 0}},
-    "BFR, 2 iterations": {"training": {"iterations": 2}},
-    "BFR, 3 iterations": {"training": {"iterations": 3}},
-    "BFR, lambda = 1": {"training": {"weight": 1.0}},
-    "BFR, M = 4": {"quantizer": {"subspaces": 4}},
-    "no training, M = 4": {"quantizer": {"subspaces": 4}, "training": {"enabled": False}},
+Changes = dict[str, dict[str, Any]]
+DEFAULT, UNTRAINED = "UDQ-BFR (default)", "no training (OPQ)"
+UNTRAINED_CHANGES: Changes = {"training": {"enabled": False}}
+
+# Each is a table of docs/training.md; table2, lambda and iterations are table 2, fig. 4 and fig. 3 of the paper.
+SWEEPS: dict[str, dict[str, Changes]] = {
+    "refinements": {
+        DEFAULT: {},
+        UNTRAINED: UNTRAINED_CHANGES,
+        "UDQ, plain": {"training": {"refine": "none"}},
+        "UDQ-CBR": {"training": {"refine": "cbr"}},
+        "UDQ-PBR": {"training": {"refine": "pbr", "neighbours": 50}},
+    },
+    "ablations": {
+        DEFAULT: {},
+        "BFR, trained weights alone, not averaged": {"training": {"share": 1.0}},
+        "BFR, neighbours from anywhere": {"training": {"elsewhere": False}},
+        "BFR, module 1 alone": {"training": {"iterations": 0}},
+        "BFR, 2 iterations": {"training": {"iterations": 2}},
+        "BFR, FC_S alone is trained": {"training": {"hidden": 0}},
+    },
+    "table2": {
+        f"M = {subspaces}, K = {codewords}{title}": {"quantizer": {"subspaces": subspaces, "codewords": codewords}}
+        | more
+        for subspaces in (2, 4, 8)
+        for codewords in (64, 128, 256, 512)
+        for title, more in ((", no training", UNTRAINED_CHANGES), ("", {}))
+    },
+    "lambda": {
+        f"lambda = {weight:g}": {"training": {"weight": weight}} for weight in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+    },
+    "iterations": {
+        UNTRAINED: UNTRAINED_CHANGES,
+        "BFR, module 1 alone": {"training": {"iterations": 0}},
+    }
+    | {f"BFR, {n} iteration{'s' * (n > 1)}": {"training": {"iterations": n}} for n in range(1, 6)},
+    "more": {
+        "BFR, 5 neighbours": {"training": {"neighbours": 5}},
+        "BFR, two layers before FC_S": {"training": {"hidden": 2}},
+    },
 }
 
 
@@ -98,20 +121,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("ground_truth", type=Path)
+    parser.add_argument("--sweep", choices=SWEEPS, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="some rows of the sweep, by name")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    variants = SWEEPS[arguments.sweep]
+    chosen = arguments.only or list(variants)
+    if unknown := set(chosen) - set(variants):
+        parser.error(f"--only: no row {', '.join(sorted(unknown))}; expected some of {', '.join(variants)}")
     benchmark = Benchmark(arguments.photos, datasets.REGISTRY["boxes"](arguments.ground_truth).queries)
     rows: dict[str, Any] = {}
-    for name in arguments.only:
-        runs = [benchmark.measure(VARIANTS[name], seed) for seed in range(arguments.seeds)]
+    for name in chosen:
+        runs = [benchmark.measure(variants[name], seed) for seed in range(arguments.seeds)]
         rows[name] = {key: round(statistics.mean(run[key] for run in runs), 4) for key in runs[0]}
         rows[name]["codes_of_each_seed"] = [round(run["codes"], 4) for run in runs]
+        rows[name]["changes"] = variants[name]
         figures = "codes {codes:.4f}  real-valued {real_valued:.4f}  {seconds:5.1f} s".format(**rows[name])
         print(f"{figures}  {name}", flush=True)
         if arguments.json:
             facts = {
+                "sweep": arguments.sweep,
                 "photos": len(benchmark.photos),
                 "regions": int(benchmark.offsets[-1]),
                 "queries": len(benchmark.truth),

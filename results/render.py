@@ -1,6 +1,6 @@
 """Write the tables of README.md and docs/ from the figures in this folder: python results/render.py [--check].
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is a function here. ``--check`` changes
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is one of ``TABLES``. ``--check`` changes
 nothing and exits 1 where a page is not what the figures say.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def _figures(name: str) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((HERE / f"{name}.json").read_text())
+    path = HERE / f"{name}.json"
+    if not path.is_file():
+        sys.exit(f"results/{path.name}: missing, but a page has a table of it; measure it as results/run.sh does")
+    figures: dict[str, Any] = json.loads(path.read_text())
     return figures
 
 
@@ -95,6 +98,58 @@ def ablations() -> str:
     return training("benchmark_ablations")
 
 
+def table2() -> str:
+    """Table 2 of the paper: subspaces and codewords, with and without training."""
+    found: dict[tuple[int, int], dict[bool, float]] = {}
+    for row in _figures("benchmark_table2")["rows"].values():
+        setting = row["changes"]["quantizer"]
+        trained = row["changes"].get("training", {}).get("enabled", True)
+        found.setdefault((setting["subspaces"], setting["codewords"]), {})[trained] = row["codes"]
+    rows = [
+        (m, k, f"{m * (k - 1).bit_length() / 8:g}", f"{both[False]:.3f}", f"{both[True]:.3f}",
+         f"{both[True] - both[False]:+.3f}")
+        for (m, k), both in found.items()
+    ]  # fmt: skip
+    return _markdown(("M", "K", "bytes a region", "mAP, no training", "mAP, trained", "gain"), rows)
+
+
+def sweep(name: str) -> str:
+    """One setting swept, mean over seeds and how far they lie apart."""
+    rows = []
+    for variant, row in _figures(name)["rows"].items():
+        each = row["codes_of_each_seed"]
+        rows.append(
+            (variant, f"{row['codes']:.3f}", f"{min(each):.3f} to {max(each):.3f}", f"{row['real_valued']:.3f}",
+             f"{row['seconds']:.0f}")
+        )  # fmt: skip
+    return _markdown(("", "mAP, codes", "its seeds", "mAP, real-valued", "seconds"), rows)
+
+
+def weights() -> str:
+    """Fig. 4 of the paper: lambda."""
+    return sweep("benchmark_lambda")
+
+
+def iterations() -> str:
+    """Fig. 3 of the paper: iterations of module 2."""
+    return sweep("benchmark_iterations")
+
+
+def neighbours() -> str:
+    """What the neighbours of a refinement cost."""
+    figures = _figures("benchmark_refine")
+    rows = []
+    for row in figures["rows"]:
+        if "seconds" in row:
+            seconds = f"{row['seconds']:,.0f}"
+        else:
+            seconds = f"about {row['seconds_scaled']:,.0f}, scaled up from {row['queries_timed']:,} regions"
+        recall = f"{row['recall_at_10']:.3f}" if "recall_at_10" in row else ""
+        rows.append((f"{row['regions']:,}", row["what"], seconds, recall, f"{row['peak_mib']:,.0f} MiB"))
+    head = ("regions", "", "seconds", "of the exact neighbours found", "peak memory")
+    return _markdown(head, rows) + f"\n{_machine(figures['provenance'])}, threads: {figures['threads']}.\n"
+
+
 def places() -> str:
     """A small collection of places with and without training."""
     rows = [(name, f"{mean:.3f}") for name, mean in _figures("benchmark_places")["mAP"].items()]
@@ -119,9 +174,24 @@ def small_collections() -> str:
     return _markdown(("photos", "fitted to themselves", "fitted to other photos"), rows)
 
 
+TABLES: dict[str, Callable[[], str]] = {
+    "accuracy": accuracy,
+    "speed": speed,
+    "training": training,
+    "ablations": ablations,
+    "table2": table2,
+    "lambda": weights,
+    "iterations": iterations,
+    "neighbours": neighbours,
+    "places": places,
+    "choices": choices,
+    "small_collections": small_collections,
+}
+
+
 def render(page: str) -> str:
     """Return a page with every table written anew."""
-    return _TABLE.sub(lambda match: f"{match[1]}{globals()[match[2]]()}{match[3]}", page)
+    return _TABLE.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", page)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/ and coco128/.
-# An hour and a half on two cores. Benchmarks want a machine that does nothing else.
+# Three hours on two cores. Benchmarks want a machine that does nothing else.
 set -euo pipefail
 data=$(realpath "${1:?usage: results/run.sh DATA}")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -33,11 +33,16 @@ measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/grou
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
 [ "${2:-}" = accuracy ] && exit
 
-python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
-    --only "UDQ-BFR (default)" "no training (OPQ)" "UDQ, plain" "UDQ-CBR" "UDQ-PBR" --json "$here/benchmark_training.json"
-python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --seeds 1 \
-    --only "UDQ-BFR (default)" "BFR, trained weights alone, not averaged" "BFR, neighbours from anywhere" \
-    "BFR, module 1 alone" "BFR, 2 iterations" "BFR, FC_S alone is trained" --json "$here/benchmark_ablations.json"
+sweep() { # NAME SEEDS RESULT
+    python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+        --sweep "$1" --seeds "$2" --json "$here/$3.json"
+}
+sweep refinements 3 benchmark_training
+sweep ablations 1 benchmark_ablations
+sweep table2 1 benchmark_table2
+sweep lambda 3 benchmark_lambda
+sweep iterations 3 benchmark_iterations
+python benchmarks/refine.py --json "$here/benchmark_refine.json"
 python benchmarks/places.py "$data/landmarks" --json "$here/benchmark_places.json"
 python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"

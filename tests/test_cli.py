@@ -102,6 +102,24 @@ def test_no_train_keeps_the_pretrained_features(udq, photos, tmp_path):
     assert json.loads(out)["training"] is None
     assert "training" not in err
 
+    code, out, err = udq("info", tmp_path / "x.udq", "--picture", tmp_path / "curves.png")
+    assert (code, out) == (2, "")
+    assert "x.udq: built without training, so it has no curves; build it again without --no-train" in one_line(err)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.udq"]
+
+
+def test_info_draws_how_training_went(udq, collection, tmp_path):
+    code, out, _ = udq("info", collection.path, "--picture", tmp_path / "curves.png")
+
+    assert code == 0
+    assert out.splitlines()[-1] == f"picture: {tmp_path / 'curves.png'}"
+    with Image.open(tmp_path / "curves.png") as drawn:
+        assert drawn.width == 1800
+
+    code, out, _ = udq("info", collection.path, "--picture", tmp_path / "curves.svg", "--json")
+    assert (code, json.loads(out)) == (0, collection.info())
+    assert (tmp_path / "curves.svg").read_text().startswith("<?xml")
+
 
 def test_training_that_diverges_is_said_and_the_collection_still_searches(udq, photos, tmp_path):
     wild = "[training]\nlearning_rate = 1e30\n[quantizer]\ndimensions = 64\niterations = 1\n"
@@ -234,6 +252,8 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv"], 2, "cannot be read"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/truth.csv", "--dataset", "x"], 2, "expected one of"),
         (["info", "{photos}"], 1, "not a udq collection"),
+        (["info", "{collection}", "--picture", "{tmp}/x.gif"], 2, "expected a suffix of .jpg, .jpeg, .pdf, .png, .svg"),
+        (["info", "{collection}", "--picture", "{tmp}/no/x.png"], 1, "cannot be written"),
         (["verify", "{tmp}/no.udq"], 2, "no such collection"),
         (["demo", "-o", "{photos}"], 2, "already exists"),
     ],

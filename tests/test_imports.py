@@ -15,7 +15,7 @@ import udq
 SOURCE = Path(udq.__file__).parent
 TORCH_FREE = "errors types config progress images head projection quantize model refine storage scan search "
 TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth evaluate report picture provenance "
-TORCH_FREE += "proposals backbones cli"
+TORCH_FREE += "proposals backbones curves cli"
 
 
 def modules():
@@ -86,6 +86,20 @@ def test_info_never_imports_torch(collection):
         f"sys.argv = ['udq', 'info', {str(collection.path)!r}]\n"
         "from udq.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["info", "{path}"]])
+def test_only_a_picture_of_curves_imports_matplotlib(collection, arguments):
+    arguments = [argument.format(path=collection.path) for argument in arguments]
+    script = (
+        "import sys\n"
+        f"sys.argv = ['udq', *{arguments!r}]\n"
+        "from udq.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print('matplotlib' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 

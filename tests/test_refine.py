@@ -48,6 +48,17 @@ def test_exhaustive_neighbours_are_those_of_a_loop(seed, count, elsewhere, photo
         assert (row[len(rows) :] == -1).all()
 
 
+@pytest.mark.parametrize("exhaustive", [True, False])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_neighbours_of_some_are_their_rows_of_all(elsewhere, exhaustive):
+    vectors, images = sample(regions=300, photos=30)
+    rows = np.array([299, 0, 17, 17])
+    options = {"count": 5, "elsewhere": elsewhere, "exhaustive": exhaustive}
+    everything = refine.neighbours(Features(vectors), images, **options)
+
+    assert (refine.neighbours(Features(vectors), images, rows=rows, **options) == everything[rows]).all()
+
+
 def test_an_inverted_file_finds_most_of_them():
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((200, 16))

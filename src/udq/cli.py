@@ -232,19 +232,33 @@ def evaluate(
         print(f"picture: {picture}")
 
 
-@app.command(epilog="Example: udq info photos.udq")
-def info(collection: CollectionPath, as_json: Json = False) -> None:
+@app.command(epilog="Example: udq info photos.udq --picture training.png")
+def info(
+    collection: CollectionPath,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Draw its training curves: .png, .jpg, .pdf or .svg.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say what a collection holds and what it was built with."""
     from udq.collection import Collection
 
+    if picture is not None:
+        from udq import curves  # imports matplotlib
+
+        curves.file_format(picture)
     opened = Collection.open(collection)
     facts = opened.info()
+    if picture is not None:
+        curves.save(curves.figure(facts["training"], collection.resolve().name), picture)
     if as_json:
         _print_json(facts)
         return
     _print_info(facts)
     for entry in facts["broken"]:
         print(f"{'not indexed':<12}  {entry['reason']}")
+    if picture is not None:
+        print(f"picture: {picture}")
 
 
 @app.command(epilog="Example: udq verify photos.udq")

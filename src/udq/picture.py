@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,10 +119,24 @@ def save(picture: Image.Image, path: Path) -> None:
         UdqError: the file cannot be written.
     """
     chosen = file_format(path)
+    shown = picture.convert("RGB") if chosen == "JPEG" else picture
+    # PNG has no quality and takes no notice.
+    write_whole(path, lambda partial: shown.save(partial, chosen, quality=90))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Have a picture written to a file beside ``path``, and put it there when it is complete.
+
+    Args:
+        path: where the picture belongs.
+        write: takes the path to write to, which has another suffix.
+
+    Raises:
+        UdqError: the file cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        shown = picture.convert("RGB") if chosen == "JPEG" else picture
-        shown.save(partial, chosen, quality=90)  # PNG has no quality and takes no notice
+        write(partial)
         partial.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -35,7 +35,13 @@ class Clusters:
 
 
 def neighbours(
-    features: Features, images: NDArray[np.int64], *, count: int, elsewhere: bool, exhaustive: bool | None = None
+    features: Features,
+    images: NDArray[np.int64],
+    *,
+    count: int,
+    elsewhere: bool,
+    exhaustive: bool | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Return the nearest features of each feature, nearest first.
 
@@ -45,17 +51,19 @@ def neighbours(
         count: S, neighbours wanted.
         elsewhere: whether to take them from other photos alone; else anything but the feature itself.
         exhaustive: compare all pairs, or look at the nearest lists of an inverted file; None decides by G.
+        rows: (Q,) the features whose neighbours are wanted, among all G; every one where None.
 
     Returns:
-        (G, S) int64 rows; -1 where there are fewer.
+        (Q, S) int64 rows of ``features``; -1 where there are fewer.
     """
     vectors = np.ascontiguousarray(features.vectors)
+    asked = np.arange(len(vectors)) if rows is None else rows
     most = int(np.bincount(images).max()) if elsewhere else 1
     wanted = min(count + most, len(vectors))
     if exhaustive is None:
         exhaustive = len(vectors) <= _EXHAUSTIVE
-    _, found = _index(vectors, exhaustive).search(vectors, wanted)
-    own = images[found] == images[:, None] if elsewhere else found == np.arange(len(vectors))[:, None]
+    _, found = _index(vectors, exhaustive).search(vectors if rows is None else vectors[rows], wanted)
+    own = images[found] == images[asked][:, None] if elsewhere else found == asked[:, None]
     # A stable sort brings the allowed to the front and keeps their order.
     allowed = (found >= 0) & ~own
     order = np.argsort(~allowed, axis=1, kind="stable")[:, :count]
