@@ -72,7 +72,7 @@ def main() -> None:
     rows = {}
     for name, changes in VARIANTS.items():
         if name == "network in float32":
-            extract._precision = lambda device: torch.float32
+            extract.fast_precision = lambda device: torch.float32
         rows[name] = measure(arguments.photos, truth, changes)
         print("{mAP:.4f}  IoU {mean_iou:.3f}  {regions:>8,} regions  {seconds:5.1f} s  ".format(**rows[name]) + name)
     if arguments.json:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from udq import Collection
 from udq.demo.cutouts import photo
@@ -41,6 +45,27 @@ def photos(tmp_path_factory):
 def collection(photos, tmp_path_factory):
     """A collection of the photos, built with the defaults and read-only by convention."""
     return Collection.build(photos, tmp_path_factory.mktemp("collection") / "photos.udq", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory):
+    """Name of a torchvision network -> a file of weights drawn at random, the same each time; half a GB for VGG16."""
+    folder = tmp_path_factory.mktemp("weights")
+
+    @cache
+    def file(name):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = torchvision.models.get_model(name, weights=None)
+        state = network.state_dict()
+        for key in state:
+            if key.endswith("bn3.weight"):
+                state[key].fill_(0.2)  # else values double in each of a ResNet's 33 blocks
+        torch.save(state, folder / f"{name}.pt")
+        return folder / f"{name}.pt"
+
+    yield file
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

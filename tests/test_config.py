@@ -55,6 +55,7 @@ def test_changes_change_what_they_name_and_nothing_else(subspaces, codewords, p,
         ({"quantizer": {"codewords": 1024}}, "found 1024"),
         ({"quantizer": {"dimensions": 4}}, "expected 8 or more, found 4"),
         ({"features": {"p": 0.5}}, "expected 1 or more, found 0.5"),
+        ({"features": {"pooling": "max"}}, "features.pooling: expected one of gem, roi, found 'max'"),
         ({"features": {"p": float("nan")}}, "expected 1 or more, found nan"),
         ({"training": {"refine": "best"}}, "training.refine: expected one of none, bfr, pbr, cbr, found 'best'"),
         ({"training": {"iterations": -1}}, "training.iterations: expected 0 or more, found -1"),
@@ -72,6 +73,13 @@ def test_what_cannot_be_is_refused_in_one_line(changes, says):
     assert "\n" not in str(refused.value)
 
 
+def test_settings_stored_before_a_key_was_there_take_its_default():
+    stored = preset("paper").replace({"features": {"pooling": "gem"}}).to_dict()
+    del stored["features"]["pooling"]
+
+    assert IndexConfig().replace(stored).features.pooling == "gem"
+
+
 @pytest.mark.parametrize("data", [b"= 3", b"\xff\xfe"])
 def test_what_is_not_toml_is_refused(data, tmp_path):
     (tmp_path / "settings.toml").write_bytes(data)
@@ -81,5 +89,5 @@ def test_what_is_not_toml_is_refused(data, tmp_path):
 
 
 def test_an_unknown_preset_names_those_there_are():
-    with pytest.raises(InputError, match="expected one of default, fast, paper"):
+    with pytest.raises(InputError, match="expected one of default, fast, paper, paper-resnet101"):
         preset("best")

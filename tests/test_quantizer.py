@@ -37,10 +37,12 @@ def quantizer():
     return quantize.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
 
 
+@pytest.mark.parametrize("rows", [2000, 20])
 @pytest.mark.parametrize("whiten", [False, True])
-def test_projection_is_scikit_learns_up_to_sign_and_length(whiten):
-    ours = projection.fit(SAMPLE, dimensions=8, whiten=whiten, multiple_of=4).apply(SAMPLE).vectors
-    theirs = PCA(8, whiten=whiten, svd_solver="full").fit_transform(SAMPLE.vectors.astype(np.float64))
+def test_projection_is_scikit_learns_up_to_sign_and_length(whiten, rows):
+    sample = features(rows, 32)
+    ours = projection.fit(sample, dimensions=8, whiten=whiten, multiple_of=4).apply(sample).vectors
+    theirs = PCA(8, whiten=whiten, svd_solver="full").fit_transform(sample.vectors.astype(np.float64))
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
 
     assert np.linalg.norm(ours, axis=1) == pytest.approx(1, abs=1e-5)

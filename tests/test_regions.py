@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq.pooling import generalised_mean
+from udq.pooling import generalised_mean, roi_max
 from udq.proposals import REGISTRY
 
 
@@ -97,3 +97,47 @@ def test_pooling_has_a_finite_gradient_at_zero():
     generalised_mean(feature_map, torch.tensor([[0.0, 0.0, 5.0, 5.0]]), width=9, height=9, p=3).sum().backward()
 
     assert torch.isfinite(feature_map.grad).all()
+
+
+def seven_by_seven(feature_map, box, width, height):
+    """Fast R-CNN's RoI pooling of one box, cell by cell; edges rounded, the last cell the one before the far edge."""
+    channels, rows, columns = feature_map.shape
+    pooled = np.zeros((channels, 7, 7))
+    spans = []
+    for low, high, cells, extent in ((box[1], box[3], rows, height), (box[0], box[2], columns, width)):
+        first = min(int(low * cells / extent + 0.5), cells - 1)
+        count = max(int(high * cells / extent + 0.5) - first, 1)
+        # Sevenths in floating point, as in the original: rarely, the last part has a cell of the next box.
+        part = count / 7
+        spans.append([(first + int(k * part), first + int(np.ceil((k + 1) * part))) for k in range(7)])
+    for i, (top, bottom) in enumerate(spans[0]):
+        for j, (left, right) in enumerate(spans[1]):
+            pooled[:, i, j] = feature_map[:, top:bottom, left:right].max(axis=(1, 2))
+    return pooled
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(deadline=None, max_examples=60)
+def test_roi_pooling_takes_the_maximum_of_each_of_49_parts(seed):
+    rng = np.random.default_rng(seed)
+    channels, rows, columns = rng.integers(1, [4, 40, 70])
+    width, height = rng.uniform(20, 900, 2)
+    feature_map = rng.standard_normal((channels, rows, columns))
+    corners = np.sort(rng.uniform(0, 1, (4, 2, 2)), axis=1) * [width, height]
+    slivers = [[0, 0, width, height], [0.9999 * width, 0, width, 1e-3], [0, 0.9999 * height, 1e-3, height]]
+    boxes = np.concatenate([corners.reshape(4, 4), slivers])
+    pooled = roi_max(torch.tensor(feature_map), torch.tensor(boxes), width=float(width), height=float(height))
+
+    assert pooled.numpy() == pytest.approx(np.stack([seven_by_seven(feature_map, box, width, height) for box in boxes]))
+
+
+def test_roi_pooling_of_cells_by_hand():
+    feature_map = torch.arange(14.0 * 7).reshape(1, 14, 7)
+    whole, corner = roi_max(feature_map, torch.tensor([[0.0, 0, 100, 300], [90, 290, 100, 300]]), width=100, height=300)
+
+    assert (whole == feature_map[:, 1::2]).all()  # the larger of each two rows, and no cell beyond
+    assert (corner == feature_map[0, -1, -1]).all()
+
+
+def test_roi_pooling_of_no_boxes():
+    assert roi_max(torch.rand(5, 4, 4), torch.empty(0, 4), width=9, height=9).shape == (0, 5, 7, 7)

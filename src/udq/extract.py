@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import backbones, images, pooling, proposals
+from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import ImageError, InputError
+from udq.trunk import Trunk, fast_precision
 from udq.types import Box, Features, Regions
 
 # Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
@@ -43,7 +44,11 @@ class Extracted:
 
 
 class Extractor:
-    """A backbone, a proposer and the pooling, on one device."""
+    """A trunk and a proposer, on one device.
+
+    Attributes:
+        trunk: pixels and boxes -> features.
+    """
 
     def __init__(
         self,
@@ -64,30 +69,24 @@ class Extractor:
         if feature.proposals not in proposals.REGISTRY:
             raise InputError(f"proposals '{feature.proposals}': expected one of {', '.join(proposals.REGISTRY)}")
         self._image = image
-        self._p = feature.p
         self._propose = proposals.REGISTRY[feature.proposals]
-        self._backbone = backbones.backbone(feature.backbone)
-        self._device = _device(device)
-        self._dtype = _precision(self._device)
-        self._network = self._backbone.build(weights).to(self._device, self._dtype)
-        spread = torch.tensor(self._backbone.spread, device=self._device).view(1, 3, 1, 1) * 255.0
-        mean = torch.tensor(self._backbone.mean, device=self._device).view(1, 3, 1, 1) * 255.0
-        self._mean, self._spread = mean, spread
+        place = _device(device)
+        self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
 
     @property
     def channels(self) -> int:
         """D, the length of a pooled feature."""
-        return self._backbone.channels
+        return self.trunk.channels
 
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        return self._device
+        return self.trunk.device
 
     @property
     def precision(self) -> str:
         """The number format of the network's arithmetic; everything after it is float32."""
-        return str(self._dtype).removeprefix("torch.")
+        return str(self.trunk.precision).removeprefix("torch.")
 
     def extract(self, sources: Iterable[images.Source]) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
@@ -134,22 +133,12 @@ class Extractor:
 
     @torch.inference_mode()
     def _feature_map(self, photo: images.Photo) -> torch.Tensor:
-        pixels = torch.from_numpy(photo.pixels.copy()).to(self._device).permute(2, 0, 1)[None]
-        batch = pixels.float().sub_(self._mean).div_(self._spread)
-        batch = batch.to(self._dtype, memory_format=torch.channels_last)
-        feature_map: torch.Tensor = self._network(batch)[0]
-        return feature_map.float()
+        return self.trunk.feature_map(torch.from_numpy(photo.pixels.copy()))
 
     @torch.inference_mode()
     def _pool(self, photo: images.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        pooled = pooling.generalised_mean(
-            feature_map,
-            torch.from_numpy(boxes.copy()).to(self._device),
-            width=photo.width,
-            height=photo.height,
-            p=self._p,
-        )
-        return torch.nn.functional.normalize(pooled, dim=1).cpu().numpy()
+        pooled = self.trunk.pool(feature_map, torch.from_numpy(boxes.copy()), width=photo.width, height=photo.height)
+        return pooled.cpu().numpy()
 
 
 def _device(name: str) -> torch.device:
@@ -159,11 +148,3 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise InputError("device 'cuda': no usable GPU found; use --device cpu, or install a driver that torch sees")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on a CPU that multiplies it natively: twice the speed, the same mAP (docs/regions.md)."""
-    # Older versions of torch cannot tell what the CPU does.
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32

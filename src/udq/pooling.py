@@ -1,7 +1,8 @@
-"""RoI pooling of many boxes at once by the generalised mean.
+"""RoI pooling of many boxes at once: by the generalised mean, or to 7 x 7 maxima as in the paper.
 
-A box is pooled over the exact area it covers: a cell of the feature map that it covers by a third counts by a
-third. That makes the pooling of R boxes one product of an (R, h*w) matrix of weights with the feature map.
+For the generalised mean a box is pooled over the exact area it covers: a cell of the feature map that it covers by a
+third counts by a third. That makes the pooling of R boxes one product of an (R, h*w) matrix of weights with the
+feature map.
 """
 
 from __future__ import annotations
@@ -34,6 +35,36 @@ def generalised_mean(feature_map: Tensor, boxes: Tensor, *, width: float, height
     weights = (down[:, :, None] * across[:, None, :]).reshape(len(boxes), rows * columns)
     powered = feature_map.clamp_min(_LEAST).reshape(channels, rows * columns).pow(p)
     return (weights @ powered.T).pow(1.0 / p)
+
+
+def roi_max(feature_map: Tensor, boxes: Tensor, *, width: float, height: float, side: int = 7) -> Tensor:
+    """Pool each box of a feature map to ``side`` x ``side`` maxima: the paper's RoI pooling (Fast R-CNN's).
+
+    Edges of boxes are rounded to whole cells, and a box has at least one. Where the number of its cells is not a
+    multiple of ``side``, neighbouring maxima share cells.
+
+    Args:
+        feature_map: (C, h, w) float; it spans the whole photo.
+        boxes: (R, 4) float, x1, y1, x2, y2 in the units of ``width`` and ``height``.
+        width: width of the photo.
+        height: height of the photo.
+        side: maxima along each side.
+
+    Returns:
+        (R, C, side, side) float.
+    """
+    from torchvision.ops import roi_pool  # takes a second to import, which the default pooling need not wait for
+
+    rows, columns = feature_map.shape[1:]
+    # roi_pool has one scale for both axes, but a map's h/height and w/width differ where the last cell is cut off: it
+    # is given cells. It takes x2, y2 to lie in the last cell, as Caffe's boxes name their last pixel; ours end where
+    # the next cell begins, hence minus one, without which the whole photo would be pooled a cell too far. A sliver at
+    # the far edge would round to a cell that is not there, and be empty.
+    end = boxes.new_tensor([columns, rows])
+    cells = boxes * (end / boxes.new_tensor([width, height])).repeat(2)
+    low, high = torch.minimum(cells[:, :2], end - 1), cells[:, 2:] - 1
+    pooled: Tensor = roi_pool(feature_map[None], [torch.cat([low, high], dim=1)], side, spatial_scale=1.0)
+    return pooled
 
 
 def _coverage(low: Tensor, high: Tensor, cells: int, extent: float) -> Tensor:

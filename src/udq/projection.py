@@ -26,9 +26,14 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) 
     sample = features.vectors
     mean = sample.mean(axis=0, dtype=np.float64)
     centred = sample - mean.astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / max(1, len(sample) - 1)
-    variance, vectors = np.linalg.eigh(covariance)
-    variance, vectors = variance[::-1], vectors[:, ::-1]
+    if len(centred) < centred.shape[1]:
+        # Of few regions, the covariance is large and mostly null space: VGG16's 4,096 channels take seconds.
+        _, lengths, directions = np.linalg.svd(centred, full_matrices=False)
+        variance, vectors = lengths.astype(np.float64) ** 2 / max(1, len(sample) - 1), directions.T.astype(np.float64)
+    else:
+        covariance = (centred.T @ centred).astype(np.float64) / max(1, len(sample) - 1)
+        variance, vectors = np.linalg.eigh(covariance)
+        variance, vectors = variance[::-1], vectors[:, ::-1]
     kept = int((variance[:dimensions] > _LEAST_VARIANCE * max(variance[0], 1e-30)).sum())
     kept = max(1, min(kept, len(sample) - 1))
     components = vectors[:, :kept]

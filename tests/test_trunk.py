@@ -1,0 +1,168 @@
+"""Pixels to features, the same in search and in training; the paper's two networks from photos to an answer."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from udq import Collection
+from udq.backbones import REGISTRY
+from udq.config import FeatureConfig, ImageConfig, preset
+from udq.extract import Extractor
+from udq.images import Source, load
+from udq.pooling import generalised_mean
+from udq.trunk import Trunk, fast_precision
+
+SMALL = {"images": {"shorter": 64, "longer": 96, "least": 32}}
+# How many parameters (weights and biases) of the first two groups of convolutions stay as they are.
+FROZEN = {
+    "efficientnet-lite0": 2 * (1 + 2 + 3 + 3),
+    "efficientnet-lite2": 2 * (1 + 2 + 3 + 3 + 3),
+    "mobilenet-v2": 3 * (1 + 2 + 3 + 3),  # with the normalisation's two
+    "vgg16": 2 * 4,
+    "resnet101": 3 * (1 + 3 * 3 + 1),  # with the normalisation's two; convolutions here have no bias
+}
+
+
+@pytest.fixture(scope="module")
+def paper(photos, random_weights, tmp_path_factory):
+    """Preset -> a collection of three photos, small, with weights drawn at random; built once."""
+    folder = tmp_path_factory.mktemp("paper")
+    (folder / "photos").mkdir()
+    for name in ("coffee", "chelsea", "rocket"):
+        shutil.copy(photos / f"{name}.png", folder / "photos")
+    built = {}
+
+    def collection(name):
+        if name not in built:
+            config = preset(name).replace(SMALL)
+            weights = random_weights(config.features.backbone)
+            path = folder / f"{name}.udq"
+            built[name] = Collection.build(folder / "photos", path, config=config, weights=weights, device="cpu")
+        return built[name]
+
+    return collection
+
+
+@pytest.mark.parametrize(("name", "channels", "layers"), [("paper", 4096, 1), ("paper-resnet101", 2048, 3)])
+def test_the_papers_networks_find_a_photo_by_itself(paper, photos, name, channels, layers):
+    collection = paper(name)
+
+    assert collection.extractor.channels == channels
+    assert len(collection.model.head.layers) == layers
+    assert collection.model.head.layers[-1].weight.shape[1] == channels
+    for query in ("coffee", "chelsea", "rocket"):  # whole: weights drawn at random tell photos apart, not crops
+        first = collection.search(photos / f"{query}.png").matches[0]
+        assert (first.image, first.box[:2]) == (f"{query}.png", (0, 0))
+
+
+def test_vgg16s_pretrained_layers_stand_between_the_cells_and_the_feature(paper, random_weights):
+    top = paper("paper").extractor.trunk.top
+    cells = torch.rand(3, 512, 7, 7)
+    state = torch.load(random_weights("vgg16"), weights_only=True, mmap=True)
+    with torch.inference_mode():
+        expected = cells.flatten(1)
+        for layer in ("classifier.0", "classifier.3"):
+            expected = (expected @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]).relu()
+        found = top(cells)
+
+    assert found.dtype == torch.float32
+    assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["paper", "paper-resnet101", "default"])
+def test_search_and_training_see_the_same_features(paper, photos, name):
+    if name == "default":
+        image = ImageConfig(**SMALL["images"])
+        extractor = Extractor(image, FeatureConfig(), device="cpu")
+    else:
+        image, extractor = paper(name).config.images, paper(name).extractor
+    (extracted,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
+    photo = load(photos / "coffee.png", shorter=image.shorter, longer=image.longer)
+    boxes = torch.tensor(extracted.regions.boxes)
+    found = extractor.trunk(torch.tensor(photo.pixels), boxes, width=photo.width, height=photo.height)
+
+    assert found.shape == (len(boxes), extractor.trunk.channels)
+    assert found.norm(dim=1).detach().numpy() == pytest.approx(1, abs=1e-5)
+    # One thread extracts, and as many as there are multiply here: sums may differ in their last digit.
+    assert found.detach().numpy() == pytest.approx(extracted.features.vectors, abs=1e-6)
+
+
+def test_the_default_pooling_is_what_it_was(photos):
+    entry = REGISTRY["efficientnet-lite0"]
+    network = entry.build(None).convolutions.to(dtype=fast_precision(torch.device("cpu")))
+    photo = load(photos / "coffee.png", shorter=160, longer=240)
+    extractor = Extractor(ImageConfig(shorter=160, longer=240), FeatureConfig(), device="cpu")
+    (extracted,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
+    with torch.inference_mode():
+        mean, spread = (torch.tensor(values).view(1, 3, 1, 1) * 255.0 for values in (entry.mean, entry.spread))
+        batch = (torch.tensor(photo.pixels).permute(2, 0, 1)[None].float() - mean) / spread
+        cast = batch.to(fast_precision(torch.device("cpu")), memory_format=torch.channels_last)
+        boxes = torch.tensor(extracted.regions.boxes)
+        pooled = generalised_mean(network(cast)[0].float(), boxes, width=photo.width, height=photo.height, p=3.0)
+
+    assert (normalize(pooled, dim=1).numpy() == extracted.features.vectors).all()
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_gradients_reach_all_but_the_first_two_groups(paper, random_weights, name):
+    if name == "vgg16":
+        trunk = paper("paper").extractor.trunk
+    else:
+        packaged = name.startswith(("efficientnet", "mobilenet"))
+        trunk = Trunk(FeatureConfig(backbone=name, pooling="roi"), weights=None if packaged else random_weights(name))
+    boxes = torch.tensor([[0.0, 0.0, 96.0, 64.0], [10.0, 10.0, 60.0, 60.0]])
+    pixels = torch.randint(0, 256, (64, 96, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = trunk(pixels, boxes, width=96, height=64)
+    wanted = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad((features * wanted).sum(), trunk.trainable())  # raises where one is not reached
+
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
+    frozen = {key for key, parameter in trunk.named_parameters() if not parameter.requires_grad}
+    assert len(frozen) == FROZEN[name]
+    assert len(trunk.trainable()) + len(frozen) == len(list(trunk.parameters()))
+    prefixes = tuple(f"convolutions.{prefix}" for prefix in REGISTRY[name].frozen)
+    assert all(any(key.startswith(prefix) for key in frozen) for prefix in prefixes)
+
+
+def test_frozen_are_the_convolutions_before_a_quarter_of_the_scale(paper):
+    """VGG16's conv1_1 to conv2_2: 64, 64, 128 and 128 channels."""
+    convolutions = paper("paper").extractor.trunk.convolutions
+    frozen = [p.shape[0] for p in convolutions.parameters() if not p.requires_grad and p.ndim == 4]
+
+    assert frozen == [64, 64, 128, 128]
+    assert next(p.shape[0] for p in convolutions.parameters() if p.requires_grad and p.ndim == 4) == 256
+
+
+def test_training_keeps_float32_and_extraction_may_cast(photos):
+    trunk = Trunk(FeatureConfig())
+    before = {key: value.clone() for key, value in trunk.state_dict().items()}
+    pixels = torch.tensor(load(photos / "coffee.png", shorter=160, longer=240).pixels)
+    boxes = torch.tensor([[0.0, 0.0, 600.0, 400.0]])
+    with torch.inference_mode():
+        exact = trunk(pixels, boxes, width=600, height=400)
+        cast = trunk.compute_in(torch.bfloat16)(pixels, boxes, width=600, height=400)
+
+    assert all(value.dtype == torch.float32 for value in before.values())
+    assert trunk.precision == torch.bfloat16
+    assert cast.dtype == exact.dtype == torch.float32
+    assert float(cast[0] @ exact[0]) == pytest.approx(1, abs=1e-2)
+    assert not {"mean", "spread"} & before.keys()
+    extractor = Extractor(ImageConfig(), FeatureConfig(), device="cpu")
+    extractor.trunk.load_state_dict(before)  # what was trained in float32 is searched with in what the CPU is fast at
+    assert extractor.precision == str(fast_precision(torch.device("cpu"))).removeprefix("torch.")
+
+
+def test_a_photos_own_statistics_never_normalise_it(random_weights):
+    trunk = Trunk(FeatureConfig(backbone="resnet101"), weights=random_weights("resnet101"))
+    before = trunk.convolutions.bn1.running_mean.clone()
+    trunk.train()
+    with torch.inference_mode():
+        feature_map = trunk.feature_map(torch.zeros(64, 64, 3, dtype=torch.uint8))
+
+    assert np.isfinite(feature_map.numpy()).all()
+    assert (trunk.convolutions.bn1.running_mean == before).all()
