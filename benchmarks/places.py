@@ -23,7 +23,7 @@ from udq.provenance import provenance
 VARIANTS: dict[str, dict[str, Any]] = {
     "no training": {"enabled": False},
     "default": {},
-    "2 iterations": {"iterations": 2},
+    "2 iterations whatever comes": {"stop_early": False},
     "trained weights alone, not averaged": {"share": 1.0},
 }
 

@@ -21,7 +21,6 @@ from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
 from udq.images import find
-from udq.progress import silent
 from udq.provenance import provenance
 
 SIZES = (3, 10, 30, 60, 90, 150, 300, 600)
@@ -35,7 +34,8 @@ def look(folders: list[Path], extractor: Extractor) -> list[Extracted]:
 
 def fit(photos: list[Extracted], config: IndexConfig) -> model.Model:
     """The model that `udq index --no-train` would fit to these photos."""
-    return index.fit(index.draw(iter(photos), len(photos), config.sample), config, torch.device("cpu"), silent)[0]
+    sample = index.draw(iter(photos), len(photos), config.sample)
+    return index.encoder(sample, index.learn(sample, config, torch.device("cpu")), config)
 
 
 def subset(

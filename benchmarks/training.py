@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,16 @@ from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extractor
 from udq.images import find
-from udq.progress import silent
+from udq.model import Model
 from udq.provenance import provenance
+from udq.quantize import Quantizer
 from udq.types import Features
 
 Changes = dict[str, dict[str, Any]]
 DEFAULT, UNTRAINED = "UDQ-BFR (default)", "no training (OPQ)"
 UNTRAINED_CHANGES: Changes = {"training": {"enabled": False}}
 
-# Each is a table of docs/training.md; table2, lambda and iterations are table 2, fig. 4 and fig. 3 of the paper.
+# Each is a table of docs/training.md; table2 and lambda are table 2 and fig. 4 of the paper (fig. 3: stopping.py).
 SWEEPS: dict[str, dict[str, Changes]] = {
     "refinements": {
         DEFAULT: {},
@@ -46,7 +48,7 @@ SWEEPS: dict[str, dict[str, Changes]] = {
         "BFR, trained weights alone, not averaged": {"training": {"share": 1.0}},
         "BFR, neighbours from anywhere": {"training": {"elsewhere": False}},
         "BFR, module 1 alone": {"training": {"iterations": 0}},
-        "BFR, 2 iterations": {"training": {"iterations": 2}},
+        "BFR, 2 iterations whatever comes": {"training": {"iterations": 2, "stop_early": False}},
         "BFR, FC_S alone is trained": {"training": {"hidden": 0}},
     },
     "table2": {
@@ -59,11 +61,6 @@ SWEEPS: dict[str, dict[str, Changes]] = {
     "lambda": {
         f"lambda = {weight:g}": {"training": {"weight": weight}} for weight in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
     },
-    "iterations": {
-        UNTRAINED: UNTRAINED_CHANGES,
-        "BFR, module 1 alone": {"training": {"iterations": 0}},
-    }
-    | {f"BFR, {n} iteration{'s' * (n > 1)}": {"training": {"iterations": n}} for n in range(1, 6)},
     "more": {
         "BFR, 5 neighbours": {"training": {"neighbours": 5}},
         "BFR, two layers before FC_S": {"training": {"hidden": 2}},
@@ -88,24 +85,30 @@ class Benchmark:
         config = IndexConfig().replace(changes).replace({"sample": {"seed": seed}})
         started = time.perf_counter()
         sample = index.draw(iter(self.photos), len(self.photos), config.sample)
-        fitted, _ = index.fit(sample, config, self.extractor.device, silent)
+        fitted = index.encoder(sample, index.learn(sample, config, self.extractor.device), config)
         seconds = time.perf_counter() - started
+        return self.accuracy(fitted) | {"seconds": seconds}
+
+    def accuracy(self, fitted: Model) -> dict[str, float]:
+        """Return mAP of codes, of codes by the distance of eq. 5 as it stands, and of real-valued features."""
         codes, nearest = [], []
         queries = fitted.head.apply(Features(self.queries)).vectors
         for photo in self.photos:
             features = fitted.head.apply(photo.features)
             codes.append(fitted.quantizer.encode(features).values)
             nearest.append((2.0 - 2.0 * features.vectors @ queries.T).min(axis=0))
-        everything = np.concatenate(codes)
-        coded = [
-            scan.best_regions(fitted.quantizer.lookup_tables(query), everything, self.offsets).distance
-            for query in queries
-        ]
+        quantizer = fitted.quantizer
+        plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
         return {
-            "codes": self._map(np.stack(coded)),
+            "codes": self._map(self._distances(quantizer, queries, np.concatenate(codes))),
+            "codes_by_eq5": self._map(self._distances(plain, queries, np.concatenate(codes))),
             "real_valued": self._map(np.stack(nearest, axis=1)),
-            "seconds": seconds,
         }
+
+    def _distances(self, quantizer: Quantizer, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """(Q, N) squared distances of each photo's best region."""
+        tables = map(quantizer.lookup_tables, queries)
+        return np.stack([scan.best_regions(table, codes, self.offsets).distance for table in tables])
 
     def _map(self, distance: np.ndarray) -> float:
         """mAP of (Q, N) squared distances."""

@@ -87,10 +87,11 @@ def speed() -> str:
 def training(name: str = "benchmark_training") -> str:
     """Refinements, mean over seeds."""
     rows = [
-        (variant, f"{row['codes']:.3f}", f"{row['real_valued']:.3f}", f"{row['seconds']:.0f}")
+        (variant, f"{row['codes']:.3f}", f"{row['codes_by_eq5']:.3f}", f"{row['real_valued']:.3f}",
+         f"{row['seconds']:.0f}")
         for variant, row in _figures(name)["rows"].items()
-    ]
-    return _markdown(("", "mAP, codes", "mAP, real-valued", "seconds"), rows)
+    ]  # fmt: skip
+    return _markdown(("", "mAP, codes", "by eq. 5 alone", "mAP, real-valued", "seconds"), rows)
 
 
 def ablations() -> str:
@@ -131,8 +132,16 @@ def weights() -> str:
 
 
 def iterations() -> str:
-    """Fig. 3 of the paper: iterations of module 2."""
-    return sweep("benchmark_iterations")
+    """Fig. 3 of the paper: iterations of module 2, and the signs of when to stop."""
+    rows = []
+    for name, collection in _figures("benchmark_stopping")["collections"].items():
+        for iteration, row in enumerate(collection["rows"], start=-1):
+            when = "no training" if iteration < 0 else "module 1" if iteration == 0 else f"iteration {iteration}"
+            rows.append(
+                (name if iteration < 0 else "", when, f"{row['participation_ratio']:.1f}", f"{row['agreement']:.3f}",
+                 f"{row['codes']:.3f}", f"{row['real_valued']:.3f}")
+            )  # fmt: skip
+    return _markdown(("", "after", "participation ratio", "agreement", "mAP, codes", "mAP, real-valued"), rows)
 
 
 def neighbours() -> str:

@@ -40,8 +40,10 @@ sweep() { # NAME SEEDS RESULT
 sweep refinements 3 benchmark_training
 sweep ablations 1 benchmark_ablations
 sweep table2 1 benchmark_table2
-sweep lambda 3 benchmark_lambda
-sweep iterations 3 benchmark_iterations
+sweep lambda 1 benchmark_lambda
+python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    --collection demo "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" \
+    --collection buildings "$data/landmarks" places --json "$here/benchmark_stopping.json"
 python benchmarks/refine.py --json "$here/benchmark_refine.json"
 python benchmarks/places.py "$data/landmarks" --json "$here/benchmark_places.json"
 python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \

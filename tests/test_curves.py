@@ -59,9 +59,9 @@ def test_a_panel_for_each_equation_over_the_same_epochs():
 
 
 def test_further_numbers_of_a_round_get_a_panel_each():
-    drawn = curves.figure(history(mAP=[0.9, 0.95], agreement=[None, 0.7], note=["a", "b"], odd=[1, 2]), "x")
+    drawn = curves.figure(history(mAP=[0.9, 0.95], participation_ratio=[None, 0.7], note=["a", "b"], odd=[1, 2]), "x")
 
-    assert [axes.get_ylabel() for axes in drawn.axes[3:]] == ["mAP", "agreement", "odd"]
+    assert [axes.get_ylabel() for axes in drawn.axes[3:]] == ["mAP", "directions", "odd"]
     (precision,) = lines(drawn.axes[3], [2])
     assert precision[:, 1].tolist() == [0.9, 0.95]
     (agreement,) = lines(drawn.axes[4], [2])
@@ -71,7 +71,7 @@ def test_further_numbers_of_a_round_get_a_panel_each():
 
 def test_a_number_that_only_later_rounds_have():
     told = history(rounds=3)
-    told["rounds"][2]["agreement"] = 0.8
+    told["rounds"][2]["participation_ratio"] = 0.8
     (found,) = lines(curves.figure(told, "x").axes[3], [3])
 
     assert np.isnan(found[:2, 1]).all()

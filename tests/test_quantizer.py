@@ -84,16 +84,37 @@ def test_codes_are_faiss_codes(quantizer):
     assert (quantizer.encode(SAMPLE).values == theirs).mean() > 0.999
 
 
-def test_lookup_tables_sum_to_the_asymmetric_distance(quantizer):
+def test_lookup_tables_sum_to_the_asymmetric_distance_and_the_residuals(quantizer):
     codes = quantizer.encode(SAMPLE)
     query = SAMPLE.vectors[7]
     tables = quantizer.lookup_tables(query)
     summed = sum(tables[m, codes.values[:, m]] for m in range(4))
-    expected = ((query @ quantizer.rotation - quantizer.decode(codes).vectors) ** 2).sum(axis=1)
+    asymmetric = ((query @ quantizer.rotation - quantizer.decode(codes).vectors) ** 2).sum(axis=1)
+    expected = asymmetric + sum(quantizer.residuals[m, codes.values[:, m]] for m in range(4))
 
     assert tables.shape == (4, 64)
     assert tables.dtype == np.float32
     assert summed == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+def test_residuals_are_mean_squared_distances_to_the_members_of_a_codeword(quantizer):
+    parts = (SAMPLE.vectors @ quantizer.rotation).reshape(-1, 4, 8).astype(np.float64)
+    codes = quantizer.encode(SAMPLE).values
+    for m in range(4):
+        for k in np.unique(codes[:, m])[::7]:
+            members = parts[codes[:, m] == k, m]
+            expected = ((members - quantizer.codebooks[m, k]) ** 2).sum(axis=1).mean()
+            assert quantizer.residuals[m, k] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_distances_of_codes_are_those_of_the_features_on_average(quantizer):
+    other = Features(features(4000, 32).vectors[2000:])
+    codes = quantizer.encode(other).values
+    queries = features(50, 32).vectors
+    true = ((queries[:, None] - other.vectors) ** 2).sum(axis=2).mean()
+    found = np.mean([sum(quantizer.lookup_tables(query)[m, codes[:, m]] for m in range(4)) for query in queries])
+
+    assert found == pytest.approx(true, rel=0.01)
 
 
 def test_the_rotation_is_orthogonal(quantizer):

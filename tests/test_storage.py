@@ -23,7 +23,7 @@ def small_model(subspaces=4, codewords=32):
     numbers = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     return Model(
         Head((Layer(numbers(8, 10), numbers(8)),)),
-        Quantizer(numbers(8, 8), numbers(subspaces, codewords, 8 // subspaces)),
+        Quantizer(numbers(8, 8), numbers(subspaces, codewords, 8 // subspaces), numbers(subspaces, codewords) ** 2),
         "made up",
     )
 

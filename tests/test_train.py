@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -13,11 +14,16 @@ from udq.config import QuantizerConfig, TrainConfig
 from udq.head import Head, Layer
 from udq.index import Sample
 from udq.network import Network
-from udq.types import Features
+from udq.types import Features, Regions
 
 DIMENSIONS, OBJECTS, PHOTOS, REGIONS = 48, 40, 120, 8
 QUANTIZER = QuantizerConfig(dimensions=32, subspaces=4, codewords=32, iterations=2)
-TRAINING = TrainConfig(iterations=2, learning_rate=3e-4, batch=128, epochs=4)
+TRAINING = TrainConfig(iterations=2, stop_early=False, learning_rate=3e-4, batch=128, epochs=4)
+
+
+def boxes(regions):
+    """Regions that nothing here looks at."""
+    return Regions(np.tile(np.array([[0, 0, 9, 9]], np.float32), (regions, 1)))
 
 
 def photos_of_objects(seed=0):
@@ -29,7 +35,7 @@ def photos_of_objects(seed=0):
     noise = rng.gamma(0.5, 0.5, (len(shown), DIMENSIONS))
     vectors = (centres[shown] + light + noise).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Sample(Features(vectors), np.repeat(np.arange(PHOTOS), REGIONS)), shown
+    return Sample(Features(vectors), boxes(len(vectors)), np.repeat(np.arange(PHOTOS), REGIONS)), shown
 
 
 SAMPLE, SHOWN = photos_of_objects()
@@ -179,7 +185,30 @@ def test_a_last_step_that_goes_too_far_is_noticed_too():
 
 @pytest.mark.parametrize("regions", [1, 2, 9])
 def test_a_sample_of_few_regions_trains_without_harm(regions):
-    few = Sample(Features(SAMPLE.features.vectors[:regions].copy()), SAMPLE.images[:regions])
+    few = Sample(Features(SAMPLE.features.vectors[:regions].copy()), boxes(regions), SAMPLE.images[:regions])
     trained = run(sample=few)
 
     assert np.isfinite(trained.head.apply(few.features).vectors).all()
+
+
+def test_the_participation_ratio_counts_directions():
+    rng = np.random.default_rng(0)
+    even = rng.standard_normal((4000, 16)).astype(np.float32)
+    turned = even[:, :5] @ rng.standard_normal((5, 16)).astype(np.float32)
+    spread = np.linalg.eigvalsh(np.cov(turned.T))
+
+    assert train.participation_ratio(Features(even)) == pytest.approx(16, rel=0.02)
+    assert train.participation_ratio(Features(turned)) == pytest.approx(spread.sum() ** 2 / (spread**2).sum(), rel=1e-3)
+    assert train.participation_ratio(Features(even[:1])) == 0
+
+
+def test_the_round_that_spreads_features_again_is_taken_back(monkeypatch):
+    ratios = itertools.chain([30.0, 20.0, 20.1, 22.0], itertools.repeat(1.0))
+    monkeypatch.setattr(train, "participation_ratio", lambda features: next(ratios))
+    stopped = run(training=dataclasses.replace(TRAINING, iterations=5, stop_early=True))
+    shorter = run(training=dataclasses.replace(TRAINING, iterations=1))
+
+    assert [each.participation_ratio for each in stopped.rounds] == [20.0, 20.1, 22.0]
+    assert stopped.kept == 2
+    assert stopped.stopped == "iteration 2 spread the features over 22.0 directions, 20.1 before it"
+    assert all((stopped.head.arrays()[name] == array).all() for name, array in shorter.head.arrays().items())

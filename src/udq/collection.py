@@ -161,7 +161,9 @@ class Collection:
         from udq.extract import Extractor
 
         weights = storage.weights_file(self._manifest)
-        return Extractor(self.config.images, self.config.features, weights=weights, device=self.device)
+        extractor = Extractor(self.config.images, self.config.features, weights=weights, device=self.device)
+        extractor.trunk.load(storage.read_backbone(self.path, self._manifest))
+        return extractor
 
     def damaged(self) -> list[str]:
         """Read every byte of the collection and return the names of files that are not as they were written."""

@@ -99,7 +99,8 @@ class TrainConfig:
 
     enabled: bool = True
     end_to_end: bool = False  # train the convolutions too, but for the first two groups of them
-    iterations: int = 1  # of module 2, after module 1
+    iterations: int = 2  # of module 2, after module 1; at most, where stop_early
+    stop_early: bool = True  # take back the first round after which features spread over more directions
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
     neighbours: int = 10  # S of BFR; the paper's PBR takes 50
     elsewhere: bool = True  # neighbours of other photos alone
@@ -172,7 +173,7 @@ _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000),
     features=FeatureConfig(backbone="vgg16", pooling="roi"),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
-    training=TrainConfig(iterations=2, hidden=0, elsewhere=False, share=1.0),
+    training=TrainConfig(hidden=0, elsewhere=False, share=1.0, stop_early=False),
 )
 _RESNET101 = dataclasses.replace(
     _VGG16,

@@ -33,7 +33,7 @@ _PANEL, _AROUND = 1.65, 1.25  # inches: height of a panel, of title and axis tog
 _WRITTEN = 16
 _KNOWN = {
     "mAP": ("Mean average precision of a benchmark after each round", "mAP"),
-    "agreement": ("Agreement, the label-free sign of when to stop, of each round", "agreement"),
+    "participation_ratio": ("Directions that features spread over after each round: stop when it rises", "directions"),
 }
 _NO_SCALARS = ("iteration", "quantization_error", "separability", "discriminability")
 

@@ -48,6 +48,7 @@ class Extractor:
 
     Attributes:
         trunk: pixels and boxes -> features.
+        weights: the file of weights that it was built with, or None for the backbone's usual ones.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Extractor:
         """
         if feature.proposals not in proposals.REGISTRY:
             raise InputError(f"proposals '{feature.proposals}': expected one of {', '.join(proposals.REGISTRY)}")
+        self.weights = weights
         self._image = image
         self._propose = proposals.REGISTRY[feature.proposals]
         place = _device(device)

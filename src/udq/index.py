@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +24,13 @@ from numpy.typing import NDArray
 
 from udq import __version__, images, model, storage
 from udq.config import IndexConfig, SampleConfig
+from udq.end_to_end import EndToEnd
 from udq.errors import ImageError, InputError, UdqError
 from udq.extract import Extracted, Extractor
 from udq.progress import Progress, silent
 from udq.storage import Image
-from udq.train import Cached, State, train
+from udq.train import Cached, Pooled, State, Trained, train
+from udq.trunk import Trunk
 from udq.types import Codes, Features, Regions
 from udq.writer import Writer, write_whole
 
@@ -45,15 +46,20 @@ class Sample:
 
     Attributes:
         features: (G, D) pooled features.
-        images: (G,) int64, which photo each region is of.
+        regions: G regions.
+        images: (G,) int64, which photo each region is of; ascending.
     """
 
     features: Features
+    regions: Regions
     images: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.images.shape != (len(self.features),):
-            raise ValueError(f"images: expected ({len(self.features)},), found {self.images.shape}")
+        if not len(self.images) == len(self.regions) == len(self.features):
+            raise ValueError(
+                f"sample: expected as many regions as features, found {len(self.regions)}, "
+                f"{len(self.features)} features and {len(self.images)} photos"
+            )
 
 
 def build(
@@ -129,18 +135,35 @@ def _write(
         The photos that could not be read.
     """
     training = _training_sample(len(sources), config.sample)
+    chosen_sources = [sources[i] for i in training]
     scale = f"longer in [images], now {config.images.longer}"
     spool = _Spool(writer.scratch, extractor)
-    if not writer.has_model:
-        with progress("looking at photos", len(training)) as step, _in_gpu_memory(scale):
-            first = _counted(spool.fill([sources[i] for i in training]), step)
-            sample = draw(first, len(training), config.sample)
+
+    def look(stage: str) -> Sample:
+        with progress(stage, len(training)) as step, _in_gpu_memory(scale):
+            return draw(_counted(spool.fill(chosen_sources), step), len(training), config.sample)
+
+    if writer.has_model:
+        extractor.trunk.load(writer.read_backbone())
+    else:
+        sample = look("looking at photos")
         if not len(sample.features):
             raise ImageError(_all_broken(spool.broken))
+        end_to_end = None
+        if config.training.enabled and config.training.end_to_end:
+            trunk = Trunk(config.features, weights=extractor.weights, device=extractor.device)
+            end_to_end = EndToEnd(trunk, chosen_sources, sample.images, sample.regions, config.images)
         checkpoint = _Checkpoint(writer.scratch / "training.npz")
-        fitted, history = fit(sample, config, extractor.device, progress, checkpoint)
+        trained = learn(sample, config, extractor.device, progress, pooled=end_to_end, checkpoint=checkpoint)
+        if trained.convolutions:
+            extractor.trunk.load(trained.convolutions)
+            spool.clear()
+            sample = look("looking again, with trained convolutions")
+        with progress("fitting codes", None):
+            fitted = encoder(sample, trained, config)
         del sample
-        writer.put_model(fitted, training=history)
+        history = trained.history() if config.training.enabled else None
+        writer.put_model(fitted, training=history, backbone=trained.convolutions)
     chosen = set(training)
     left = range(writer.done, len(sources))
     rest = extractor.extract(sources[i] for i in left if i not in chosen)
@@ -179,6 +202,12 @@ class _Spool:
         """Yield the photos again, in the same order, but for the first ones."""
         kept = map(self._read, sorted(self._folder.glob("photos-*.npz")))
         return itertools.islice(itertools.chain.from_iterable(kept), skip, None)
+
+    def clear(self) -> None:
+        """Forget what was extracted."""
+        for file in self._folder.glob("photos-*.npz"):
+            file.unlink()
+        self.broken = []
 
     def _noticed(self, photo: Extracted) -> Extracted:
         if photo.broken is not None:
@@ -234,41 +263,48 @@ def _in_gpu_memory(setting: str) -> Iterator[None]:
         raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error
 
 
-def fit(
+def learn(
     sample: Sample,
     config: IndexConfig,
     device: torch.device,
     progress: Progress = silent,
+    *,
+    pooled: Pooled | None = None,
     checkpoint: _Checkpoint | None = None,
-) -> tuple[model.Model, dict[str, Any] | None]:
-    """Train the head, unless training is off, and fit the quantizer to its features.
+) -> Trained:
+    """Train on a sample, unless training is off.
 
-    Returns:
-        The model, and how training went, JSON-serialisable; None where it is off.
+    Args:
+        sample: regions and their features before training.
+        config: what to build with.
+        device: where the network is optimised.
+        progress: is told of each step.
+        pooled: where pooled features come from; those of the sample where None.
+        checkpoint: where the state of training is kept.
     """
     head = model.start(sample.features, config.quantizer)
-    history = None
-    if config.training.enabled:
-        with _in_gpu_memory(f"batch in [training], now {config.training.batch}"):
-            trained = train(
-                Cached(sample.features, device),
-                sample.images,
-                head,
-                training=config.training,
-                quantizer=config.quantizer,
-                codewords=model.codewords(len(sample.features), config.quantizer),
-                seed=config.sample.seed,
-                device=device,
-                progress=progress,
-                resumed=None if checkpoint is None else checkpoint.read(),
-                keep=None if checkpoint is None else checkpoint.write,
-            )
-        head, history = trained.head, trained.history()
-    with progress("fitting codes", None):
-        fitted = model.fit(
-            sample.features, head, config.quantizer, seed=config.sample.seed, trained=config.training.enabled
+    if not config.training.enabled:
+        return Trained(head, {}, (), 0, None)
+    with _in_gpu_memory(f"batch in [training], now {config.training.batch}"):
+        return train(
+            pooled or Cached(sample.features, device),
+            sample.images,
+            head,
+            training=config.training,
+            quantizer=config.quantizer,
+            codewords=model.codewords(len(sample.features), config.quantizer),
+            seed=config.sample.seed,
+            device=device,
+            progress=progress,
+            resumed=None if checkpoint is None else checkpoint.read(),
+            keep=None if checkpoint is None else checkpoint.write,
         )
-    return fitted, history
+
+
+def encoder(sample: Sample, trained: Trained, config: IndexConfig) -> model.Model:
+    """Return the model that a trained head and a quantizer fitted to the sample's features make."""
+    enabled, seed = config.training.enabled, config.sample.seed
+    return model.fit(sample.features, trained.head, config.quantizer, seed=seed, trained=enabled)
 
 
 def _training_sample(photos: int, settings: SampleConfig) -> list[int]:
@@ -285,15 +321,16 @@ def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> 
     """
     rng = np.random.default_rng(settings.seed)
     share = max(1, settings.regions // expected)
-    kept, images_ = [], []
+    kept, boxes, images_ = [], [], []
     for i, photo in enumerate(photos):
         sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
         # The first of exponential waiting times are a weighted sample without replacement.
         waiting = rng.standard_exponential(len(sides)) / sides.prod(axis=1)
         rows = np.sort(np.argsort(waiting)[:share])
         kept.append(photo.features.vectors[rows])
+        boxes.append(photo.regions.boxes[rows])
         images_.append(np.full(len(rows), i))
-    return Sample(Features(np.concatenate(kept)), np.concatenate(images_))
+    return Sample(Features(np.concatenate(kept)), Regions(np.concatenate(boxes)), np.concatenate(images_))
 
 
 def _counted(photos: Iterable[Extracted], step: Callable[[], None]) -> Iterator[Extracted]:

@@ -39,7 +39,7 @@ class Model:
         return self.quantizer.encode(self.head.apply(features))
 
     def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the (M, K) tables of squared distances of a pooled query feature (D,) (sec. 3.5)."""
+        """Return the (M, K) tables of expected squared distances of a pooled query feature (D,)."""
         return self.quantizer.lookup_tables(self.head.apply(Features(query[None])).vectors[0])
 
     def to_bytes(self) -> bytes:
@@ -49,6 +49,7 @@ class Model:
             **self.head.arrays(),
             "rotation": self.quantizer.rotation,
             "codebooks": self.quantizer.codebooks,
+            "residuals": self.quantizer.residuals,
             "origin": np.array(self.origin),
         }
         np.savez(buffer, **arrays)
@@ -60,7 +61,7 @@ class Model:
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 parts = dict(arrays)
-            quantizer = quantize.Quantizer(parts.pop("rotation"), parts.pop("codebooks"))
+            quantizer = quantize.Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
             origin = str(parts.pop("origin"))
             return Model(Head.from_arrays(parts), quantizer, origin)
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -12,15 +12,17 @@ from udq.types import Codes, Features
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A rotation and one codebook a subspace.
+    """A rotation and one codebook a subspace, and how far from a codeword the sub-features lie that it stands for.
 
     Attributes:
         rotation: (d, d) float32, orthogonal; the rotated feature is ``f @ rotation`` (R of eq. 6).
         codebooks: (M, K, d/M) float32, the codewords c of eq. 3 in the rotated space.
+        residuals: (M, K) float32, the mean squared distance of a codeword to the sub-features that have it as code.
     """
 
     rotation: NDArray[np.float32]
     codebooks: NDArray[np.float32]
+    residuals: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         if self.codebooks.ndim != 3 or self.rotation.shape != (self.dimensions,) * 2:
@@ -28,6 +30,8 @@ class Quantizer:
                 f"quantizer: expected codebooks (M, K, d/M) and rotation (d, d), "
                 f"found {self.codebooks.shape} and {self.rotation.shape}"
             )
+        if self.residuals.shape != self.codebooks.shape[:2]:
+            raise ValueError(f"quantizer: expected residuals {self.codebooks.shape[:2]}, found {self.residuals.shape}")
 
     @property
     def subspaces(self) -> int:
@@ -69,17 +73,21 @@ class Quantizer:
         return Features(features.vectors @ self.rotation)
 
     def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return squared distances of each sub-vector of a query to each codeword (sec. 3.5).
+        """Return the expected squared distances of each sub-vector of a query to what each codeword stands for.
+
+        That is the squared distance to the codeword (sec. 3.5) and the codeword's mean squared residual: the squared
+        asymmetric distance of eq. 5 falls short of the distance of the features by as much on average (Jegou, Douze
+        and Schmid, *Product quantization for nearest neighbor search*, 2011, eq. 17; measured in docs/regions.md).
 
         Args:
             query: (d,) float32, projected but not rotated.
 
         Returns:
-            (M, K) float32, >= 0; a region's squared asymmetric distance is the sum of its M entries (eq. 5).
+            (M, K) float32, >= 0; a region's squared distance is the sum of its M entries.
         """
         parts = self._rotated_parts(Features(query[None]))[0]
         tables: NDArray[np.float32] = ((self.codebooks - parts[:, None, :]) ** 2).sum(axis=2, dtype=np.float32)
-        return tables
+        return tables + self.residuals
 
     def _rotated_parts(self, features: Features) -> NDArray[np.float32]:
         rotated = self.rotate(features).vectors
@@ -115,4 +123,19 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
     rotation = faiss.vector_to_array(opq.A).reshape(dimensions, dimensions).T.copy()
     pq.train(sample @ rotation)
     codebooks = faiss.vector_to_array(pq.centroids).reshape(subspaces, codewords, dimensions // subspaces)
-    return Quantizer(rotation.astype(np.float32), codebooks.astype(np.float32))
+    return _with_residuals(rotation.astype(np.float32), codebooks.astype(np.float32), features)
+
+
+def _with_residuals(rotation: NDArray[np.float32], codebooks: NDArray[np.float32], features: Features) -> Quantizer:
+    """Return a quantizer that knows the residuals of a sample (G, d); an unused codeword gets its subspace's mean."""
+    subspaces, codewords, length = codebooks.shape
+    unknowing = Quantizer(rotation, codebooks, np.zeros((subspaces, codewords), np.float32))
+    codes = unknowing.encode(features)
+    left = np.square(unknowing.rotate(features).vectors - unknowing.decode(codes).vectors)
+    squared = left.reshape(len(features), subspaces, length).sum(axis=2)
+    residuals = np.empty((subspaces, codewords), np.float32)
+    for m in range(subspaces):
+        members = np.bincount(codes.values[:, m], minlength=codewords)
+        total = np.bincount(codes.values[:, m], weights=squared[:, m], minlength=codewords)
+        residuals[m] = np.where(members > 0, total / np.maximum(members, 1), squared[:, m].mean())
+    return Quantizer(rotation, codebooks, residuals)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError
+from udq.head import Arrays
 from udq.model import Model
 from udq.types import Codes
 
@@ -141,13 +142,13 @@ def read_model(path: Path, manifest: Manifest) -> Model:
     return Model.from_bytes(_read(path, manifest.document["model"]))
 
 
-def read_backbone(path: Path, manifest: Manifest) -> dict[str, NDArray[np.float32]] | None:
-    """Read the convolutions that were trained with the collection; None where they are the backbone's usual ones."""
+def read_backbone(path: Path, manifest: Manifest) -> Arrays:
+    """Read the convolutions that were trained with the collection, by name; empty where they are the usual ones."""
     entry = manifest.document.get("backbone")
-    return None if entry is None else arrays_from(_read(path, entry))
+    return {} if entry is None else arrays_from(_read(path, entry))
 
 
-def arrays_from(data: bytes) -> dict[str, NDArray[np.float32]]:
+def arrays_from(data: bytes) -> Arrays:
     """Return the arrays of an .npz archive by name, never unpickled."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:

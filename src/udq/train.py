@@ -1,7 +1,8 @@
 """Algorithm 1: a collection teaches its own features to fit its own codes, without labels.
 
     module 1     supervision from the pooled features as they are, and one round of optimisation
-    module 2     ``iterations`` times: supervision anew from the network's own features, and one round
+    module 2     ``iterations`` times: supervision anew from the network's own features, and one round; it ends sooner
+                 where features begin to spread over more directions again
 
 Supervision (sec. 3.2): refine the features (sec. 3.4), minimise the quantization error (eq. 6), take the codewords as
 labels and the quantized features as targets. A round minimises the joint loss (eq. 7). The rotation of each quantizer
@@ -39,6 +40,8 @@ _CLUSTERS = 4096
 # The quantizers of the rounds supervise and are thrown away: fewer regions and alternations of eq. 6 will do.
 _QUANTIZED = 20_000
 _ALTERNATIONS = 4
+# A round that raises the participation ratio by more than this factor is taken back; less is noise.
+_RISE = 1.01
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Round:
     Attributes:
         iteration: 0 is module 1; 1, 2, ... are those of module 2.
         quantization_error: of the supervision (eq. 6).
+        participation_ratio: of the features that the round left; see ``participation_ratio``.
         separability, discriminability: eq. 8 and 9 of each epoch, mean over its steps.
     """
 
@@ -74,11 +78,13 @@ class Round:
     quantization_error: float
     separability: tuple[float, ...]
     discriminability: tuple[float, ...]
+    participation_ratio: float
 
     @staticmethod
     def from_dict(facts: dict[str, Any]) -> Round:
         """Return a round from what ``dataclasses.asdict`` and JSON made of it."""
-        return Round(**{name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()})
+        parts: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in facts.items()}
+        return Round(**parts)
 
 
 @dataclass(frozen=True)
@@ -88,18 +94,24 @@ class Trained:
     Attributes:
         head: pooled feature -> f.
         convolutions: what was trained of them, by name; empty where they stay as they are.
-        rounds: of optimisation, in order.
+        rounds: of optimisation, in order; the last one may have been taken back.
+        kept: how many of them are in the head.
         stopped: why training ended before its last iteration, or None.
     """
 
     head: Head
     convolutions: Arrays
     rounds: tuple[Round, ...]
+    kept: int
     stopped: str | None
 
     def history(self) -> dict[str, Any]:
         """Return the training curves, JSON-serialisable."""
-        return {"rounds": [dataclasses.asdict(each) for each in self.rounds], "stopped": self.stopped}
+        return {
+            "rounds": [dataclasses.asdict(each) for each in self.rounds],
+            "kept": self.kept,
+            "stopped": self.stopped,
+        }
 
 
 class Pooled(Protocol):
@@ -174,6 +186,16 @@ class State:
     convolutions: Arrays
     rounds: tuple[Round, ...]
 
+    def averaged(self, before: Arrays, *, share: float) -> tuple[Head, Arrays]:
+        """Return the averages of trained and untrained weights, of which ``share`` is trained.
+
+        Args:
+            before: convolutions before training.
+            share: 0..1.
+        """
+        convolutions = {name: average(before[name], self.convolutions[name], share=share) for name in before}
+        return self.untrained.averaged(self.head, share=share), convolutions
+
     def to_bytes(self) -> bytes:
         """Return the state as an .npz archive; ``from_bytes`` reads it back exactly."""
         buffer = io.BytesIO()
@@ -239,16 +261,17 @@ def train(
     network = Network(state.head).to(device)
     pooled.load(state.convolutions)
     parts = sum(map(len, pooled.steps(training.batch, torch.Generator())))
-    stopped = None
+    rounds, stopped = state.rounds, None
     features = network.apply_to(pooled.all())
+    ratio = participation_ratio(features)
     with progress("training", (training.iterations + 1) * training.epochs * parts) as step:
-        for _ in range(len(state.rounds) * training.epochs * parts):
+        for _ in range(len(rounds) * training.epochs * parts):
             step()
-        for iteration in range(len(state.rounds), training.iterations + 1):
+        for iteration in range(len(rounds), training.iterations + 1):
             turn = seed + iteration
             told = supervise(features, images, training, quantizer, codewords, turn)
-            untrained, head = state.untrained.rotated(told.rotation), state.head.rotated(told.rotation)
-            network.load(head)
+            untrained = state.untrained.rotated(told.rotation)
+            network.load(state.head.rotated(told.rotation))
             network.classify(told.codebooks, sharpness=training.sharpness)
             epochs = list(_optimise(network, pooled, told, training, turn, step))
             # The last step may be the one that goes too far: what it left must be numbers as well.
@@ -257,13 +280,27 @@ def train(
                 stopped = f"the loss of iteration {iteration} was no longer a number; kept the state before it"
                 break
             separability, discriminability = zip(*epochs, strict=True)
-            done = Round(iteration, told.error, separability, discriminability)
-            state = State(network.head(), untrained, pooled.state(), (*state.rounds, done))
+            last, ratio = ratio, participation_ratio(features)
+            rounds = (*rounds, Round(iteration, told.error, separability, discriminability, ratio))
+            if training.stop_early and ratio > _RISE * last:
+                stopped = f"iteration {iteration} spread the features over {ratio:.1f} directions, {last:.1f} before it"
+                break
+            state = State(network.head(), untrained, pooled.state(), rounds)
             if keep is not None:
                 keep(state)
-    share = training.share
-    convolutions = {name: average(before[name], state.convolutions[name], share=share) for name in before}
-    return Trained(state.untrained.averaged(state.head, share=share), convolutions, state.rounds, stopped)
+    return Trained(*state.averaged(before, share=training.share), rounds, len(state.rounds), stopped)
+
+
+def participation_ratio(features: Features) -> float:
+    """Return over how many directions features (G, d) spread: (sum of variances)^2 / sum of squared variances.
+
+    The label-free sign of when to stop. It falls while training brings together what is alike, and rises when there
+    is nothing left to bring together and clusters are only pushed apart, which costs accuracy (docs/training.md).
+    """
+    centred = features.vectors - features.vectors.mean(axis=0)
+    covariance = (centred.T @ centred).astype(np.float64)
+    squared = float(np.square(covariance).sum())
+    return float(np.trace(covariance)) ** 2 / squared if squared else 0.0
 
 
 def supervise(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -87,6 +90,21 @@ class Trunk(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that end-to-end training changes: all but the first two groups of convolutions."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def state(self) -> dict[str, NDArray[np.float32]]:
+        """Return a copy of what end-to-end training changes, by name."""
+        return {
+            name: parameter.detach().float().cpu().numpy().copy()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        """Take over what ``state`` returned."""
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            for name, array in state.items():
+                parameters[name].copy_(torch.from_numpy(array))
 
     def forward(self, pixels: Tensor, boxes: Tensor, *, width: float, height: float) -> Tensor:
         """Return the features of a photo's regions.

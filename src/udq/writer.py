@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from udq import __version__, storage
 from udq.config import IndexConfig
 from udq.errors import CollectionError, ImageError, InputError, UdqError
+from udq.head import Arrays
 from udq.model import Model
 from udq.storage import Image, Manifest
 from udq.types import Codes, Regions
@@ -106,27 +107,27 @@ class Writer:
         """Read the model of an earlier try."""
         return Model.from_bytes((self._partial / self._journal["model"]["file"]).read_bytes())
 
-    def read_backbone(self) -> dict[str, NDArray[np.float32]] | None:
-        """Read the trained convolutions of an earlier try; None where they were left alone."""
+    def read_backbone(self) -> Arrays:
+        """Read the trained convolutions of an earlier try, by name; empty where they were left alone."""
         entry = self._journal["backbone"]
-        return None if entry is None else storage.arrays_from((self._partial / entry["file"]).read_bytes())
+        return {} if entry is None else storage.arrays_from((self._partial / entry["file"]).read_bytes())
 
     def put_model(
         self,
         model: Model,
         *,
         training: dict[str, Any] | None = None,
-        backbone: dict[str, NDArray[np.float32]] | None = None,
+        backbone: Arrays | None = None,
     ) -> None:
         """Write what encodes regions and queries.
 
         Args:
             model: fully connected layers and quantizer.
             training: how training went, JSON-serialisable.
-            backbone: the state of the convolutions where they were trained too.
+            backbone: the convolutions where they were trained too, by name.
         """
         number = self._first("model")
-        if backbone is not None:
+        if backbone:
             name = f"backbone-{number:06d}.npz"
             buffer = io.BytesIO()
             np.savez(buffer, **backbone)  # type: ignore[arg-type]

@@ -1,0 +1,118 @@
+"""Training the convolutions too: gradients go all the way, and the collection keeps what came out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from udq import Collection, IndexConfig, UdqError, index, storage
+from udq.end_to_end import EndToEnd
+from udq.extract import Extractor
+from udq.images import Source, find
+from udq.trunk import Trunk
+
+SMALL = IndexConfig().replace(
+    {
+        "images": {"shorter": 96, "longer": 128},
+        "quantizer": {"dimensions": 64, "iterations": 1},
+        "training": {"end_to_end": True, "iterations": 1, "epochs": 1, "batch": 200, "convolutions_rate": 1e-4},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    return Collection.build(photos, tmp_path_factory.mktemp("end-to-end") / "x.udq", config=SMALL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prepared(photos):
+    """The sample of the photos, and pooled features that can train."""
+    config = SMALL
+    extractor = Extractor(config.images, config.features, device="cpu")
+    sources = find([photos])[0]
+    sample = index.draw(extractor.extract(sources), len(sources), config.sample)
+    pooled = EndToEnd(Trunk(config.features), sources, sample.images, sample.regions, config.images)
+    return sample, pooled
+
+
+def test_pooled_features_are_those_of_the_extractor(prepared):
+    sample, pooled = prepared
+
+    assert pooled.all().vectors == pytest.approx(sample.features.vectors, abs=0.03)  # bfloat16 may be at work there
+    assert np.abs(pooled.all().vectors - sample.features.vectors).mean() < 1e-3
+
+
+def test_an_epoch_sees_every_region_once_in_batches_of_whole_photos(prepared):
+    sample, pooled = prepared
+    steps = pooled.steps(200, torch.Generator().manual_seed(0))
+    rows = np.concatenate([part.numpy() for parts in steps for part in parts])
+
+    assert sorted(rows) == list(range(len(sample.features)))
+    for parts in steps[:-1]:
+        assert sum(map(len, parts)) >= 200
+    for part in (part for parts in steps for part in parts):
+        assert len(set(sample.images[part.numpy()])) == 1
+
+
+def test_a_gradient_reaches_the_convolutions_but_for_the_first_groups(prepared):
+    _, pooled = prepared
+    part = pooled.steps(1, torch.Generator().manual_seed(0))[0][0]
+    pooled.pooled(part).sum().backward()
+
+    assert all(parameter.grad is not None for parameter in pooled.parameters())
+    frozen = [parameter for parameter in pooled._trunk.parameters() if not parameter.requires_grad]
+    assert frozen
+    assert all(parameter.grad is None for parameter in frozen)
+
+
+def test_the_collection_keeps_the_trained_convolutions_and_encodes_with_them(trained, photos):
+    usual = Trunk(SMALL.features).state()
+    kept = storage.read_backbone(trained.path, storage.read_manifest(trained.path))
+    moved = {name: float(np.abs(kept[name] - usual[name]).max()) for name in usual}
+    query = photos / "coffee.png"
+    reopened = Collection.open(trained.path, device="cpu")
+    photo = next(reopened.extractor.extract([Source("coffee.png", query)]))
+    row = reopened.names.index("coffee.png")
+    (segment,) = reopened.segments
+
+    assert set(kept) == set(usual)
+    assert sum(change > 0 for change in moved.values()) > 0.9 * len(moved)
+    assert max(moved.values()) < 0.1
+    assert (
+        segment.codes[segment.offsets[row] : segment.offsets[row + 1]] == reopened.model.encode(photo.features).values
+    ).mean() > 0.99
+    assert reopened.search(query).matches[0].image == "coffee.png"
+    assert reopened.damaged() == []
+    assert reopened.info()["training"]["kept"] >= 1
+
+
+def test_the_same_seed_gives_the_same_collection_after_a_stop_between_rounds(trained, photos, tmp_path, monkeypatch):
+    write = index._Checkpoint.write
+
+    def stop(self, state):
+        write(self, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index._Checkpoint, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        Collection.build(photos, tmp_path / "x.udq", config=SMALL, device="cpu")
+    monkeypatch.undo()
+    again = Collection.build(photos, tmp_path / "x.udq", config=SMALL, device="cpu")
+
+    assert again.model.to_bytes() == trained.model.to_bytes()
+    assert (again.segments[0].codes == trained.segments[0].codes).all()
+    assert again.info()["training"] == trained.info()["training"]
+
+
+def test_too_little_gpu_memory_names_the_setting_to_lower(photos, tmp_path, monkeypatch):
+    def full(self, rows):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(EndToEnd, "pooled", full)
+    with pytest.raises(UdqError, match=r"out of GPU memory; lower batch in \[training\], now 200 in a --config file"):
+        Collection.build(photos, tmp_path / "x.udq", config=SMALL, device="cpu")
+    monkeypatch.setattr(Extractor, "_extract", full)
+    with pytest.raises(UdqError, match=r"out of GPU memory; lower longer in \[images\], now 128 in a --config file"):
+        Collection.build(photos, tmp_path / "y.udq", config=SMALL, device="cpu")
