@@ -18,7 +18,6 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import places
 from training import Benchmark
 

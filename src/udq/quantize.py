@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from udq.types import Codes, Features
 
+_PRIOR = 10
+
 
 @dataclass(frozen=True)
 class Quantizer:
@@ -127,7 +129,11 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
 
 
 def _with_residuals(rotation: NDArray[np.float32], codebooks: NDArray[np.float32], features: Features) -> Quantizer:
-    """Return a quantizer that knows the residuals of a sample (G, d); an unused codeword gets its subspace's mean."""
+    """Return a quantizer that knows the residuals of a sample (G, d).
+
+    A codeword of few members says little: its mean is taken as if it had ``_PRIOR`` more members, of the subspace's
+    mean residual.
+    """
     subspaces, codewords, length = codebooks.shape
     unknowing = Quantizer(rotation, codebooks, np.zeros((subspaces, codewords), np.float32))
     codes = unknowing.encode(features)
@@ -137,5 +143,5 @@ def _with_residuals(rotation: NDArray[np.float32], codebooks: NDArray[np.float32
     for m in range(subspaces):
         members = np.bincount(codes.values[:, m], minlength=codewords)
         total = np.bincount(codes.values[:, m], weights=squared[:, m], minlength=codewords)
-        residuals[m] = np.where(members > 0, total / np.maximum(members, 1), squared[:, m].mean())
+        residuals[m] = (total + _PRIOR * squared[:, m].mean()) / (members + _PRIOR)
     return Quantizer(rotation, codebooks, residuals)
