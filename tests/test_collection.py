@@ -232,6 +232,31 @@ def test_retraining_is_building_again_in_place(photos, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.udq", "y.udq"]
 
 
+@pytest.mark.parametrize("end_to_end", [False, True])
+def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_path, end_to_end):
+    folder = Path(demo["written"]["page"]).parent
+    photos = folder / "photos"
+    truth = REGISTRY["boxes"](folder / "ground_truth.csv")
+    changes = {"iterations": 1, "stop_early": False, "end_to_end": end_to_end, "convolutions_rate": 1e-6}
+    config = TRAINED.replace({"training": changes, "images": {"shorter": 96, "longer": 128}})
+    made = Collection.build(photos, tmp_path / "x.udq", config=config, device="cpu", truth=truth)
+    unseen = Collection.build(photos, tmp_path / "y.udq", config=config, device="cpu")
+    rounds = made.info()["training"]["rounds"]
+
+    assert [each["mAP"] is None for each in unseen.info()["training"]["rounds"]] == [True, True]
+    assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth, real_valued=False).report["mAP"], abs=1e-6)
+    assert rounds[0]["mAP"] != rounds[1]["mAP"]
+    assert made.model.to_bytes() == unseen.model.to_bytes()  # nothing goes by it
+
+
+def test_answers_about_other_photos_are_refused_before_any_work(demo, photos, tmp_path):
+    truth = REGISTRY["boxes"](Path(demo["written"]["page"]).parent / "ground_truth.csv")
+
+    with pytest.raises(InputError, match="photos that the collection does not hold"):
+        Collection.build(photos, tmp_path / "x.udq", config=TRAINED, device="cpu", truth=truth)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos, tmp_path):
     copy = shutil.copytree(photos, tmp_path / "photos")
     made = Collection.build(copy, tmp_path / "x.udq", config=QUICK, device="cpu")

@@ -210,5 +210,5 @@ def test_the_round_that_spreads_features_again_is_taken_back(monkeypatch):
 
     assert [each.participation_ratio for each in stopped.rounds] == [20.0, 20.1, 22.0]
     assert stopped.kept == 2
-    assert stopped.stopped == "iteration 2 spread the features over 22.0 directions, 20.1 before it"
+    assert stopped.stopped == "took back iteration 2: features spread over 22.0 directions, 20.1 before it"
     assert all((stopped.head.arrays()[name] == array).all() for name, array in shorter.head.arrays().items())

@@ -20,6 +20,7 @@ from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
     from udq.collection import Collection
+    from udq.datasets import GroundTruth
 
 app = typer.Typer(
     name="udq",
@@ -52,6 +53,12 @@ EndToEnd = Annotated[
     bool | None,
     typer.Option("--end-to-end/--no-end-to-end", help="Train the convolutions too: slow without a GPU."),
 ]  # fmt: skip
+Watched = Annotated[
+    Path | None,
+    typer.Option(
+        "--ground-truth", metavar="CSV", help="Measure mAP after every round of training too; nothing goes by it."
+    ),
+]
 
 
 @app.command(epilog="Example: udq index photos/ -o photos.udq")
@@ -78,6 +85,7 @@ def index(
     refine: Refine = None,
     weight: Weight = None,
     end_to_end: EndToEnd = None,
+    ground_truth: Watched = None,
     no_train: Annotated[
         bool, typer.Option("--no-train", help="Codes of the pretrained features, without training.")
     ] = False,
@@ -104,8 +112,11 @@ def index(
     )
     from udq.collection import Collection
 
+    truth = _truth(ground_truth)
     with _timed() as elapsed, _resumable(output):
-        built = Collection.build(images, output, config=settings, weights=weights, device=device, progress=_progress)
+        built = Collection.build(
+            images, output, config=settings, weights=weights, device=device, truth=truth, progress=_progress
+        )
     _print_built(built, elapsed(), as_json=as_json)
 
 
@@ -120,6 +131,7 @@ def retrain(
     refine: Refine = None,
     weight: Weight = None,
     end_to_end: EndToEnd = None,
+    ground_truth: Watched = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -139,8 +151,9 @@ def retrain(
             "training": _given(iterations=iterations, refine=refine, weight=weight, end_to_end=end_to_end),
         }
     )
+    truth = _truth(ground_truth)
     with _timed() as elapsed, _resumable(collection):
-        trained = Collection.retrain(collection, config=settings, device=device, progress=_progress)
+        trained = Collection.retrain(collection, config=settings, device=device, truth=truth, progress=_progress)
     _print_built(trained, elapsed(), as_json=as_json)
 
 
@@ -374,6 +387,12 @@ def _resumable(path: Path) -> Iterator[None]:
         _fail(f"interrupted; the same command goes on from here, or delete {left} to give up", _INTERRUPTED)
 
 
+def _truth(path: Path | None) -> GroundTruth | None:
+    from udq import datasets
+
+    return None if path is None else datasets.REGISTRY["boxes"](path)
+
+
 def _given(**options: object) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -401,6 +420,7 @@ def _print_info(facts: dict[str, Any]) -> None:
         "photos": f"{facts['images']:,}{broken}",
         "regions": f"{facts['regions']:,}, {code}",
         "model": facts["model"],
+        "training": _in_words(facts["training"]),
         "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",
         "on disk": f"{size}, format {facts['format_version']}, made by udq {facts['udq']}",
     }
@@ -417,8 +437,13 @@ def _print_built(collection: Collection, elapsed: float, *, as_json: bool) -> No
     else:
         _print_info(facts)
     _warn_broken(collection.broken)
-    if facts["training"] and facts["training"]["stopped"]:
-        print(f"udq: training stopped early: {facts['training']['stopped']}", file=sys.stderr)
+
+
+def _in_words(training: dict[str, Any] | None) -> str:
+    if training is None:
+        return "none"
+    kept = f"{training['kept']} round{'s' * (training['kept'] != 1)}"
+    return f"{kept}; {training['stopped']}" if training["stopped"] else kept
 
 
 def _print_evaluation(report: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from udq.progress import Progress, silent
 from udq.types import SearchResult
 
 if TYPE_CHECKING:
+    from udq.datasets import GroundTruth
     from udq.extract import Extractor
 
 PathLike = str | os.PathLike[str]
@@ -47,6 +48,7 @@ class Collection:
         config: IndexConfig | None = None,
         weights: PathLike | None = None,
         device: str = "auto",
+        truth: GroundTruth | None = None,
         progress: Progress = silent,
     ) -> Collection:
         """Build a collection from photos, and open it.
@@ -57,6 +59,7 @@ class Collection:
             config: what to build it with; the ``default`` preset where None.
             weights: a file of weights instead of the backbone's usual ones.
             device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+            truth: a benchmark to measure after every round of training, for the curves; nothing goes by it.
             progress: is told of each photo.
 
         Raises:
@@ -72,6 +75,7 @@ class Collection:
             config=config or IndexConfig(),
             weights=None if weights is None else Path(weights),
             device=device,
+            truth=truth,
             progress=progress,
         )
         return Collection.open(path, device=device)
@@ -82,6 +86,7 @@ class Collection:
         *,
         config: IndexConfig | None = None,
         device: str = "auto",
+        truth: GroundTruth | None = None,
         progress: Progress = silent,
     ) -> Collection:
         """Train a collection anew on its photos as they are now, encode them anew in its place, and open it.
@@ -92,6 +97,7 @@ class Collection:
             path: the collection.
             config: what to build it with; that of the collection, with training, where None.
             device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+            truth: a benchmark to measure after every round of training, for the curves; nothing goes by it.
             progress: is told of each photo.
 
         Raises:
@@ -101,7 +107,7 @@ class Collection:
 
         if config is None:
             config = Collection.open(path).config.replace({"training": {"enabled": True}})
-        index.rebuild(Path(path), config=config, device=device, progress=progress)
+        index.rebuild(Path(path), config=config, device=device, truth=truth, progress=progress)
         return Collection.open(path, device=device)
 
     def search(self, query: PathLike, box: Sequence[float] | None = None, *, k: int = 20) -> SearchResult:

@@ -173,7 +173,7 @@ _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000),
     features=FeatureConfig(backbone="vgg16", pooling="roi"),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
-    training=TrainConfig(hidden=0, elsewhere=False, share=1.0, stop_early=False),
+    training=TrainConfig(end_to_end=True, hidden=0, elsewhere=False, share=1.0, stop_early=False),
 )
 _RESNET101 = dataclasses.replace(
     _VGG16,

@@ -74,7 +74,7 @@ def evaluate(
     photos = collection.images
     names = [photo.name for photo in photos]
     ids = {name: i for i, name in enumerate(names)}
-    _check_names(truth, ids, {entry["image"] for entry in collection.broken})
+    check_names(truth, ids, {entry["image"] for entry in collection.broken})
     features = []
     with progress("queries", len(truth.queries)) as step:
         for query in truth.queries:
@@ -118,7 +118,7 @@ def evaluate(
     return Evaluation(report, outcomes)
 
 
-def _check_names(truth: GroundTruth, held: Names[str], broken: Names[str]) -> None:
+def check_names(truth: GroundTruth, held: Names[str], broken: Names[str]) -> None:
     """Refuse answers about other photos; a positive that could not be read counts as one never found."""
     named = {query.image for query in truth.queries}
     named |= {name for query in truth.queries for name in query.positives if name not in broken}

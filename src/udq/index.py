@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udq import __version__, images, model, storage
+from udq import __version__, evaluate, images, model, storage, watch
 from udq.config import IndexConfig, SampleConfig
+from udq.datasets import GroundTruth
 from udq.end_to_end import EndToEnd
 from udq.errors import ImageError, InputError, UdqError
 from udq.extract import Extracted, Extractor
+from udq.head import Arrays, Head
 from udq.progress import Progress, silent
 from udq.storage import Image
 from udq.train import Cached, Pooled, State, Trained, train
@@ -69,6 +71,7 @@ def build(
     config: IndexConfig,
     weights: Path | None = None,
     device: str = "auto",
+    truth: GroundTruth | None = None,
     progress: Progress = silent,
 ) -> None:
     """Build a collection of the photos that files and folders name, at ``path``.
@@ -79,13 +82,14 @@ def build(
         config: what to build it with.
         weights: a file of weights for the backbone.
         device: ``auto``, ``cpu`` or ``cuda``.
+        truth: a benchmark to measure after every round of training; nothing goes by it.
         progress: is told of each photo.
     """
     sources, passed_over = images.find(arguments)
     extractor = Extractor(config.images, config.features, weights=weights, device=device)
     marked = fingerprint(weights)
     with Writer(path, fingerprint=_fingerprint(sources, config, marked)) as writer:
-        broken = _write(sources, writer, extractor, config, progress)
+        broken = _write(sources, writer, extractor, config, truth, progress)
         writer.commit(config, weights=marked, broken=broken, passed_over=passed_over)
 
 
@@ -94,6 +98,7 @@ def rebuild(
     *,
     config: IndexConfig,
     device: str = "auto",
+    truth: GroundTruth | None = None,
     progress: Progress = silent,
 ) -> None:
     """Train an existing collection anew on its photos as they are now, and encode them anew, in its place.
@@ -104,6 +109,7 @@ def rebuild(
         path: the collection.
         config: what to build it with.
         device: ``auto``, ``cpu`` or ``cuda``.
+        truth: a benchmark to measure after every round of training; nothing goes by it.
         progress: is told of each photo.
 
     Raises:
@@ -122,18 +128,25 @@ def rebuild(
     weights, marked = storage.weights_file(manifest), manifest.weights
     extractor = Extractor(config.images, config.features, weights=weights, device=device)
     with Writer(path, fingerprint=_fingerprint(sources, config, marked), replaces=manifest) as writer:
-        broken = [*manifest.broken, *_write(sources, writer, extractor, config, progress)]
+        broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]
         writer.commit(config, weights=marked, broken=broken, passed_over=manifest.document["passed_over"])
 
 
 def _write(
-    sources: Sequence[images.Source], writer: Writer, extractor: Extractor, config: IndexConfig, progress: Progress
+    sources: Sequence[images.Source],
+    writer: Writer,
+    extractor: Extractor,
+    config: IndexConfig,
+    truth: GroundTruth | None,
+    progress: Progress,
 ) -> list[dict[str, str]]:
     """Fit a model to a sample of the photos and encode all of them, or what an earlier try left of that to do.
 
     Returns:
         The photos that could not be read.
     """
+    if truth is not None:
+        evaluate.check_names(truth, {source.name for source in sources}, ())
     training = _training_sample(len(sources), config.sample)
     chosen_sources = [sources[i] for i in training]
     scale = f"longer in [images], now {config.images.longer}"
@@ -154,7 +167,10 @@ def _write(
             trunk = Trunk(config.features, weights=extractor.weights, device=extractor.device)
             end_to_end = EndToEnd(trunk, chosen_sources, sample.images, sample.regions, config.images)
         checkpoint = _Checkpoint(writer.scratch / "training.npz")
-        trained = learn(sample, config, extractor.device, progress, pooled=end_to_end, checkpoint=checkpoint)
+        measure = None if truth is None else _Watch(truth, sources, chosen_sources, spool, extractor, config)
+        trained = learn(
+            sample, config, extractor.device, progress, pooled=end_to_end, checkpoint=checkpoint, measure=measure
+        )
         if trained.convolutions:
             extractor.trunk.load(trained.convolutions)
             spool.clear()
@@ -239,6 +255,44 @@ class _Spool:
         return found
 
 
+class _Watch:
+    """The mAP of a benchmark over the training photos, which are all photos of a collection that is not large."""
+
+    def __init__(
+        self,
+        truth: GroundTruth,
+        sources: Sequence[images.Source],
+        training: Sequence[images.Source],
+        spool: _Spool,
+        extractor: Extractor,
+        config: IndexConfig,
+    ) -> None:
+        self._queries = truth.queries
+        self._paths = {source.name: source.path for source in sources}
+        self._training = training
+        self._spool = spool
+        self._extractor = extractor
+        self._config = config
+
+    def __call__(self, head: Head, convolutions: Arrays) -> float | None:
+        config, extractor = self._config, self._extractor
+        if convolutions:
+            weights, device = extractor.weights, extractor.device.type
+            extractor = Extractor(config.images, config.features, weights=weights, device=device)
+            extractor.trunk.load(convolutions)
+
+        def photos() -> Iterator[Extracted]:
+            return extractor.extract(self._training) if convolutions else self._spool.drain(skip=0)
+
+        features = draw(photos(), len(self._training), config.sample).features
+        return watch.mean_average_precision(
+            model.fit(features, head, config.quantizer, seed=config.sample.seed),
+            self._queries,
+            photos(),
+            lambda query: extractor.describe(self._paths[query.image], query.box)[1],
+        )
+
+
 class _Checkpoint:
     """The state of training, on disk after every round."""
 
@@ -271,6 +325,7 @@ def learn(
     *,
     pooled: Pooled | None = None,
     checkpoint: _Checkpoint | None = None,
+    measure: Callable[[Head, Arrays], float | None] | None = None,
 ) -> Trained:
     """Train on a sample, unless training is off.
 
@@ -281,6 +336,7 @@ def learn(
         progress: is told of each step.
         pooled: where pooled features come from; those of the sample where None.
         checkpoint: where the state of training is kept.
+        measure: takes what a round left to the mAP of a benchmark.
     """
     head = model.start(sample.features, config.quantizer)
     if not config.training.enabled:
@@ -298,6 +354,7 @@ def learn(
             progress=progress,
             resumed=None if checkpoint is None else checkpoint.read(),
             keep=None if checkpoint is None else checkpoint.write,
+            measure=measure,
         )
 
 

@@ -71,6 +71,7 @@ class Round:
         iteration: 0 is module 1; 1, 2, ... are those of module 2.
         quantization_error: of the supervision (eq. 6).
         participation_ratio: of the features that the round left; see ``participation_ratio``.
+        mAP: of the averaged weights on a benchmark, where one is given; nothing goes by it.
         separability, discriminability: eq. 8 and 9 of each epoch, mean over its steps.
     """
 
@@ -79,6 +80,7 @@ class Round:
     separability: tuple[float, ...]
     discriminability: tuple[float, ...]
     participation_ratio: float
+    mAP: float | None = None
 
     @staticmethod
     def from_dict(facts: dict[str, Any]) -> Round:
@@ -239,6 +241,7 @@ def train(
     progress: Progress = silent,
     resumed: State | None = None,
     keep: Callable[[State], None] | None = None,
+    measure: Callable[[Head, Arrays], float | None] | None = None,
 ) -> Trained:
     """Run algorithm 1 on a sample of a collection's own regions.
 
@@ -254,6 +257,7 @@ def train(
         progress: is told of each step.
         resumed: the state that an earlier try kept.
         keep: is given the state after each round.
+        measure: takes averaged layers and convolutions after each round to the mAP of a benchmark.
     """
     begun = start.deepened(training.hidden)
     before = pooled.state()
@@ -281,11 +285,14 @@ def train(
                 break
             separability, discriminability = zip(*epochs, strict=True)
             last, ratio = ratio, participation_ratio(features)
-            rounds = (*rounds, Round(iteration, told.error, separability, discriminability, ratio))
+            reached = State(network.head(), untrained, pooled.state(), rounds)
+            mean = None if measure is None else measure(*reached.averaged(before, share=training.share))
+            rounds = (*rounds, Round(iteration, told.error, separability, discriminability, ratio, mean))
             if training.stop_early and ratio > _RISE * last:
-                stopped = f"iteration {iteration} spread the features over {ratio:.1f} directions, {last:.1f} before it"
+                spread = f"features spread over {ratio:.1f} directions, {last:.1f} before it"
+                stopped = f"took back iteration {iteration}: {spread}"
                 break
-            state = State(network.head(), untrained, pooled.state(), rounds)
+            state = dataclasses.replace(reached, rounds=rounds)
             if keep is not None:
                 keep(state)
     return Trained(*state.averaged(before, share=training.share), rounds, len(state.rounds), stopped)
