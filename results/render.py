@@ -45,6 +45,7 @@ def accuracy() -> str:
         "instre_dev-untrained-m4": "`--subspaces 4 --no-train`",
         "instre_dev-fast": "`--preset fast`",
         "demo": "composed demo, 130 photos: **default**",
+        "demo-end-to-end": "`--end-to-end`",
         "demo-untrained": "`--no-train`",
         "demo-untrained-whitened": "`--no-train`, whitened",
     }
@@ -78,7 +79,7 @@ def speed() -> str:
          f"{index['photos_per_second']['ours']:.0f} photos/s",
          f"torchvision decode and eager backbone alone: {index['photos_per_second']['plain']:.0f} photos/s",
          f"{index['ratio']:.1f}"),
-        (f"peak memory of `udq index --no-train`, {large['photos']:,} photos", f"{large['peak_mib']:,.0f} MiB",
+        (f"peak memory of `udq index`, {large['photos']:,} photos", f"{large['peak_mib']:,.0f} MiB",
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
     ]  # fmt: skip
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"

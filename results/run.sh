@@ -28,6 +28,7 @@ for set in instre_dev demo; do
     measure "$set-untrained" "$photos" "$truth" --no-train
     measure "$set-untrained-whitened" "$photos" "$truth" --no-train --config "$scratch/whitened.toml"
 done
+measure demo-end-to-end "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" --end-to-end
 measure instre_dev-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 4
 measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --no-train --subspaces 4
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast

@@ -127,7 +127,8 @@ def rebuild(
         )
     weights, marked = storage.weights_file(manifest), manifest.weights
     extractor = Extractor(config.images, config.features, weights=weights, device=device)
-    with Writer(path, fingerprint=_fingerprint(sources, config, marked), replaces=manifest) as writer:
+    same = _fingerprint(sources, config, marked, manifest.document["sha256"])
+    with Writer(path, fingerprint=same, replaces=manifest) as writer:
         broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]
         writer.commit(config, weights=marked, broken=broken, passed_over=manifest.document["passed_over"])
 
@@ -448,9 +449,11 @@ def fingerprint(weights: Path | None) -> dict[str, str] | None:
         return {"path": str(weights.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _fingerprint(sources: Sequence[images.Source], config: IndexConfig, weights: dict[str, str] | None) -> str:
-    """Return a checksum of all that a build's outcome depends on: settings, weights, and the photos as they are."""
-    found = hashlib.sha256(json.dumps([__version__, config.to_dict(), weights], sort_keys=True).encode())
+def _fingerprint(
+    sources: Sequence[images.Source], config: IndexConfig, weights: dict[str, str] | None, replaces: str | None = None
+) -> str:
+    """Return a checksum of all that a build depends on: settings, weights, photos as they are, what it replaces."""
+    found = hashlib.sha256(json.dumps([__version__, config.to_dict(), weights, replaces], sort_keys=True).encode())
     for source in sources:
         facts = source.path.stat() if source.path.exists() else source.path.lstat()  # of a link that leads nowhere
         found.update(f"{source.name}\0{source.path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())

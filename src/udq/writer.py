@@ -73,6 +73,7 @@ class Writer:
         except filelock.Timeout:
             raise InputError(f"{path}: another udq is building it; wait for that, or choose another name") from None
         self._journal = self._resumable(fingerprint) or self._begin(fingerprint)
+        self.scratch.mkdir(exist_ok=True)
 
     def __enter__(self) -> Writer:
         return self
@@ -259,7 +260,6 @@ class Writer:
                 shutil.rmtree(left)
             elif left.name != "lock":
                 left.unlink()
-        self.scratch.mkdir()
         journal: dict[str, Any] = {"fingerprint": fingerprint, "model": {}, "backbone": None, "training": None}
         journal |= {"segments": [], "done": 0, "broken": []}
         write_whole(self._partial / _JOURNAL, json.dumps(journal).encode())
