@@ -43,6 +43,7 @@ def run(benchmark: Benchmark, seed: int) -> list[dict[str, float]]:
     def measure(kept: Head, trained: Head) -> None:
         features = trained.apply(sample.features)
         nearest = refine.neighbours(features, sample.images, count=1, elsewhere=True)[:, 0]
+        assert (nearest >= 0).all()  # these collections have more than one photo
         fitted = model.fit(sample.features, kept, config.quantizer, seed=seed)
         rows.append(
             {

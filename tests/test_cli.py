@@ -350,7 +350,7 @@ def test_ctrl_c_stops_an_index_and_says_how_to_go_on(photos, tmp_path):
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     until = time.monotonic() + 60
-    while not list(tmp_path.glob(".x.udq.partial/scratch/photos-*")) and time.monotonic() < until:
+    while not list(tmp_path.glob(".x.udq.partial/scratch/photos/*.npz")) and time.monotonic() < until:
         time.sleep(0.05)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)

@@ -111,8 +111,8 @@ def test_too_little_gpu_memory_names_the_setting_to_lower(photos, tmp_path, monk
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(EndToEnd, "pooled", full)
-    with pytest.raises(UdqError, match=r"out of GPU memory; lower batch in \[training\], now 200 in a --config file"):
+    with pytest.raises(UdqError, match=r"out of GPU memory; lower longer in \[images\], now 128, in a --config file"):
         Collection.build(photos, tmp_path / "x.udq", config=SMALL, device="cpu")
     monkeypatch.setattr(Extractor, "_extract", full)
-    with pytest.raises(UdqError, match=r"out of GPU memory; lower longer in \[images\], now 128 in a --config file"):
+    with pytest.raises(UdqError, match=r"out of GPU memory; lower longer in \[images\], now 128, in a --config file"):
         Collection.build(photos, tmp_path / "y.udq", config=SMALL, device="cpu")

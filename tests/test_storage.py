@@ -153,7 +153,15 @@ def test_a_newer_version_is_refused_by_its_number(tmp_path):
     path = write(tmp_path / "x.udq")
     change(path, version=storage.VERSION + 1)
 
-    with pytest.raises(CollectionError, match=r"format version 2 is newer than this udq reads \(1\); upgrade udq"):
+    with pytest.raises(CollectionError, match=r"format version 3 is newer than this udq reads \(2\); upgrade udq"):
+        storage.read_manifest(path)
+
+
+def test_an_older_version_is_refused_by_its_number(tmp_path):
+    path = write(tmp_path / "x.udq")
+    change(path, version=1)
+
+    with pytest.raises(CollectionError, match=r"format version 1 is older than this udq reads \(2\); build it again"):
         storage.read_manifest(path)
 
 

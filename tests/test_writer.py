@@ -11,11 +11,11 @@ import time
 import filelock
 import numpy as np
 import pytest
-from test_storage import SEGMENTS, read, small_model, write
+from test_storage import SEGMENTS, change, read, small_model, write
 
 from udq import Collection, index, storage, writer
 from udq.config import IndexConfig
-from udq.errors import ImageError, InputError, UdqError
+from udq.errors import InputError, UdqError
 from udq.types import Regions
 
 
@@ -76,10 +76,85 @@ def test_a_damaged_rest_is_not_gone_on_from(tmp_path):
         assert made.done == 0
 
 
-@pytest.mark.parametrize("error", [InputError, ImageError])
-def test_an_error_that_would_come_again_leaves_nothing(tmp_path, error):
-    stop_after_one_segment(tmp_path / "x.udq", error=error)
+def test_a_try_that_has_done_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(InputError), writer.Writer(tmp_path / "x.udq", fingerprint="one"):
+        raise InputError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_input_error_of_one_try_does_not_cost_the_work_of_another(tmp_path):
+    stop_after_one_segment(tmp_path / "x.udq", error=InputError)
+    with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+        assert made.done == 2
+
+
+def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
+    def build():
+        with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+            made.put_model(small_model())
+            put(made, 0)
+            put(made, 1)
+            (tmp_path / "x.udq").mkdir()
+            (tmp_path / "x.udq" / "mine.txt").touch()
+            made.commit(IndexConfig(), weights=None, broken=[])
+
+    with pytest.raises(UdqError, match=r"cannot put the collection in place .* run the same command again"):
+        build()
+    assert [entry.name for entry in (tmp_path / "x.udq").iterdir()] == ["mine.txt"]
+    shutil.rmtree(tmp_path / "x.udq")
+    with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+        assert made.done == 3
+        made.commit(IndexConfig(), weights=None, broken=[])
+    assert contents(tmp_path / "x.udq") == contents(write(tmp_path / "y.udq"))
+
+
+def replacing(path, fingerprint="three"):
+    return writer.Writer(path, fingerprint=fingerprint, replaces=storage.read_manifest(path))
+
+
+def test_a_collection_that_changed_meanwhile_is_not_replaced(tmp_path):
+    path = write(tmp_path / "x.udq")
+    old = storage.read_manifest(path)
+    shutil.rmtree(path)
+    write(path)
+    change(path, created="another time")
+    with pytest.raises(InputError, match="was changed meanwhile; run the same command again"):
+        writer.Writer(path, fingerprint="three", replaces=old)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
+
+
+def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.udq")
+    before = contents(path)
+    moved = []
+    replace = type(path).replace
+
+    def stop(self, target):
+        if self.name.endswith(".npy") and ".partial" in str(self):
+            moved.append(target)
+            if len(moved) == 2:
+                raise KeyboardInterrupt
+        return replace(self, target)
+
+    def build():
+        with replacing(path) as made:
+            made.put_model(small_model())
+            put(made, 1)
+            made.commit(IndexConfig(), weights=None, broken=[])
+
+    monkeypatch.setattr(type(path), "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    monkeypatch.undo()
+    assert storage.damaged(path, storage.read_manifest(path)) == []
+    assert before.items() <= contents(path).items()
+    with replacing(path) as made:
+        assert (made.has_model, made.done) == (True, 3)
+        assert made.read_model().to_bytes() == small_model().to_bytes()
+        made.commit(IndexConfig(), weights=None, broken=[])
+    assert storage.damaged(path, storage.read_manifest(path)) == []
+    assert storage.read_manifest(path).images == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
 def test_two_builds_of_one_name_do_not_meet(tmp_path):
@@ -91,23 +166,27 @@ def test_two_builds_of_one_name_do_not_meet(tmp_path):
             writer.Writer(tmp_path / "x.udq", fingerprint="one")
 
 
-def test_what_replaces_a_collection_appears_at_once_and_the_old_files_go(tmp_path):
+def test_what_replaces_a_collection_appears_at_once_and_only_own_files_ever_go(tmp_path):
     path = write(tmp_path / "x.udq")
     old = storage.read_manifest(path)
-    opened = read(path)
-    with writer.Writer(path, fingerprint="three", replaces=old) as made:
-        made.put_model(small_model(), backbone={"weight": np.ones(3, np.float32)})
-        put(made, 1)
-        assert storage.damaged(path, storage.read_manifest(path)) == []
-        made.commit(IndexConfig(), weights=None, broken=[])
-    new = storage.read_manifest(path)
+    (path / "pictures").mkdir()
+    (path / "pictures" / "found.jpg").touch()
+    for generation in (2, 3):
+        before = storage.read_manifest(path)
+        with replacing(path) as made:
+            made.put_model(small_model(), backbone={"weight": np.full(3, generation, np.float32)})
+            put(made, 1)
+            assert storage.damaged(path, before) == []
+            made.commit(IndexConfig(), weights=None, broken=[])
+        new = storage.read_manifest(path)
 
-    assert sorted(contents(path)) == sorted(storage.files_of(new))
-    assert not set(contents(path)) & set(storage.files_of(old))
-    assert storage.damaged(path, new) == []
-    assert new.images == 1
-    assert storage.read_backbone(path, new)["weight"].tolist() == [1, 1, 1]
-    assert (opened[0].codes == SEGMENTS[0][0].values).all()  # whoever had it open goes on
+        assert storage.damaged(path, new) == []
+        assert storage.damaged(path, before) == []  # for those who have it open
+        assert not set(storage.files_of(new)) & set(storage.files_of(before))
+        assert storage.read_backbone(path, new)["weight"].tolist() == [generation] * 3
+    assert len(storage.damaged(path, old)) == len(storage.files_of(old))
+    assert (path / "pictures" / "found.jpg").exists()
+    assert set(contents(path)) == {"pictures/found.jpg", *storage.files_of(new), *storage.files_of(before)}
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
@@ -116,47 +195,62 @@ def many(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
     for copy in range(6):
         shutil.copytree(photos, folder / str(copy))
+    (folder / "3" / "broken.png").write_bytes(b"no photo")
     return folder
 
 
-def command(folder, output):
-    return [
-        sys.executable,
-        "-c",
-        "from udq import index; from udq.cli import main; index._SPOOL_PHOTOS = 16; index._SEGMENT_PHOTOS = 16; main()",
-        "index",
-        str(folder),
-        "-o",
-        str(output),
-    ]
+SETTINGS = "[training]\nstop_early = false\n[sample]\nphotos = 40\n[quantizer]\ndimensions = 64\niterations = 1\n"
 
 
-def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_path, monkeypatch):
-    output, partial = tmp_path / "x.udq", tmp_path / ".x.udq.partial"
-    for landmark in ("scratch/photos-000002.npz", "scratch/training.npz", "segments/000002/images.json"):
-        process = subprocess.Popen(command(many, output), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def command(words, settings):
+    small = "from udq import index, spool; spool._PHOTOS = index._SEGMENT_PHOTOS = 16"
+    return [sys.executable, "-c", f"{small}; from udq.cli import main; main()", *words, "--config", str(settings)]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["index", "retrain"])
+def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_path, monkeypatch, again):
+    """Of 73 photos 40 are the sample's, one is broken; the build is killed three times, at every stage."""
+    output, partial, settings = tmp_path / "x.udq", tmp_path / ".x.udq.partial", tmp_path / "settings.toml"
+    settings.write_text(SETTINGS)
+    config = IndexConfig.from_toml(settings, IndexConfig())
+    if again:
+        untrained = config.replace({"training": {"enabled": False}})
+        Collection.build(many, output, config=untrained, device="cpu")
+        shutil.copytree(output, tmp_path / "whole.udq")
+    words = ["retrain", str(output)] if again else ["index", str(many), "-o", str(output)]
+    segment = "segments/000003" if again else "segments/000002"
+    for landmark in ("scratch/photos/000002.npz", "scratch/training.npz", f"{segment}/images.json"):
+        process = subprocess.Popen(command(words, settings), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 90
         while not (partial / landmark).exists() and time.monotonic() < until:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert (partial / landmark).exists()
-        assert not output.exists()
+        assert output.exists() == again
     monkeypatch.setattr(index, "_SEGMENT_PHOTOS", 16)
     passed = []
-    build = index.Extractor.extract
+    extract = index.Extractor.extract
 
-    def extract(self, sources):
-        for photo in build(self, sources):
+    def noted(self, sources):
+        for photo in extract(self, sources):
             passed.append(photo.source.name)
             yield photo
 
-    monkeypatch.setattr(index.Extractor, "extract", extract)
-    resumed = Collection.build(many, output, device="cpu")
-    assert passed == []  # all photos were looked at by the earlier tries
-    whole = Collection.build(many, tmp_path / "whole.udq", device="cpu")
+    monkeypatch.setattr(index.Extractor, "extract", noted)
+    if again:
+        resumed = Collection.retrain(output, config=config, device="cpu")
+        looked_at = len(passed)
+        whole = Collection.retrain(tmp_path / "whole.udq", config=config, device="cpu")
+    else:
+        resumed = Collection.build(many, output, config=config, device="cpu")
+        looked_at = len(passed)
+        whole = Collection.build(many, tmp_path / "whole.udq", config=config, device="cpu")
 
-    assert len(passed) == 72
+    assert looked_at < 33  # no photo of the sample, and not all of the others
+    assert len(passed) - looked_at >= 72
+    assert resumed.names == whole.names
+    assert [entry["image"] for entry in resumed.broken] == ["3/broken.png"]
     assert contents(resumed.path) == contents(whole.path)
     assert resumed.info()["training"] == whole.info()["training"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["whole.udq", "x.udq"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["settings.toml", "whole.udq", "x.udq"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -10,16 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from udq import __version__, backbones, config
+from udq import __version__, backbones, config, printing
 from udq import proposals as proposers
 from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
-    from udq.collection import Collection
     from udq.datasets import GroundTruth
 
 app = typer.Typer(
@@ -117,7 +115,7 @@ def index(
         built = Collection.build(
             images, output, config=settings, weights=weights, device=device, truth=truth, progress=_progress
         )
-    _print_built(built, elapsed(), as_json=as_json)
+    printing.print_built(built, elapsed(), as_json=as_json)
 
 
 @app.command(epilog="Example: udq retrain photos.udq --iterations 2")
@@ -154,7 +152,7 @@ def retrain(
     truth = _truth(ground_truth)
     with _timed() as elapsed, _resumable(collection):
         trained = Collection.retrain(collection, config=settings, device=device, truth=truth, progress=_progress)
-    _print_built(trained, elapsed(), as_json=as_json)
+    printing.print_built(trained, elapsed(), as_json=as_json)
 
 
 @app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300")
@@ -188,7 +186,7 @@ def search(
 
         pictures.save(report.search_sheet(opened, result), picture)
     if as_json:
-        _print_json(result.to_json())
+        printing.print_json(result.to_json())
         return
     print(f"{'rank':>4}  {'score':>7}  {'x1,y1,x2,y2':<21}  photo")
     for match in result.matches:
@@ -238,9 +236,9 @@ def evaluate(
 
         pictures.save(report.evaluation_sheet(opened, done), picture)
     if as_json:
-        _print_json(done.report)
+        printing.print_json(done.report)
         return
-    _print_evaluation(done.report)
+    printing.print_evaluation(done.report)
     if picture is not None:
         print(f"picture: {picture}")
 
@@ -265,9 +263,9 @@ def info(
     if picture is not None:
         curves.save(curves.figure(facts["training"], collection.resolve().name), picture)
     if as_json:
-        _print_json(facts)
+        printing.print_json(facts)
         return
-    _print_info(facts)
+    printing.print_info(facts)
     for entry in facts["broken"]:
         print(f"{'not indexed':<12}  {entry['reason']}")
     if picture is not None:
@@ -282,7 +280,7 @@ def verify(collection: CollectionPath, as_json: Json = False) -> None:
     opened = Collection.open(collection)
     damaged = opened.damaged()
     if as_json:
-        _print_json({"path": str(collection), "damaged": damaged})
+        printing.print_json({"path": str(collection), "damaged": damaged})
     elif not damaged:
         print(f"{collection}: every file is as it was written")
     if damaged:
@@ -302,7 +300,7 @@ def demo(
 
     facts = story.tell(output, device=device, progress=_progress)
     if as_json:
-        _print_json(facts)
+        printing.print_json(facts)
         return
     print(f"mAP of {facts['queries']} queries, {facts['bytes_per_region']:g}-byte codes: {facts['mAP']:.3f}"
           f"  (real-valued features: {facts['real_valued']['mAP']:.3f})")  # fmt: skip
@@ -402,76 +400,6 @@ def _parse_box(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--box {text}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300") from None
-
-
-def _print_json(facts: dict[str, Any]) -> None:
-    print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _print_info(facts: dict[str, Any]) -> None:
-    features, images = facts["config"]["features"], facts["config"]["images"]
-    left_out = [f"{len(facts['broken'])} could not be read"] if facts["broken"] else []
-    left_out += [f"{facts['passed_over']} other files passed over"] if facts["passed_over"] else []
-    broken = f" ({', '.join(left_out)})" if left_out else ""
-    code = f"{facts['bytes_per_region']:g} bytes a code (M = {facts['subspaces']}, K = {facts['codewords']})"
-    size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
-    rows = {
-        "collection": facts["path"],
-        "photos": f"{facts['images']:,}{broken}",
-        "regions": f"{facts['regions']:,}, {code}",
-        "model": facts["model"],
-        "training": _in_words(facts["training"]),
-        "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",
-        "on disk": f"{size}, format {facts['format_version']}, made by udq {facts['udq']}",
-    }
-    if "elapsed_s" in facts:
-        rows["built in"] = f"{facts['elapsed_s']:.1f} s"
-    for name, value in rows.items():
-        print(f"{name:<12}  {value}")
-
-
-def _print_built(collection: Collection, elapsed: float, *, as_json: bool) -> None:
-    facts = collection.info() | {"elapsed_s": elapsed}
-    if as_json:
-        _print_json(facts)
-    else:
-        _print_info(facts)
-    _warn_broken(collection.broken)
-
-
-def _in_words(training: dict[str, Any] | None) -> str:
-    if training is None:
-        return "none"
-    kept = f"{training['kept']} round{'s' * (training['kept'] != 1)}"
-    return f"{kept}; {training['stopped']}" if training["stopped"] else kept
-
-
-def _print_evaluation(report: dict[str, Any]) -> None:
-    print(f"{'AP':>6}  {'positives':>9}  query")
-    for row in sorted(report["per_query"], key=lambda row: (-row["ap"], row["query"])):
-        label = f" ({row['object']})" if row["object"] else ""
-        print(f"{row['ap']:>6.3f}  {row['positives']:>9}  {row['query']}{label}")
-    print()
-    codes = f"{report['bytes_per_region']:g}-byte codes"
-    for name, part in ((codes, report), ("real-valued", report.get("real_valued"))):
-        if part is None:
-            continue
-        first_page = part["localisation"]["top_20"]
-        where = "no known boxes" if not first_page["boxes"] else (
-            f"mean IoU of true matches in the top 20: {first_page['mean_iou']:.3f}, "
-            f"{first_page['share_iou_50']:.0%} at 0.5 or better"
-        )  # fmt: skip
-        print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {report['queries']} queries, {where}")
-
-
-def _warn_broken(broken: list[dict[str, str]]) -> None:
-    if not broken:
-        return
-    print(f"udq: {len(broken)} photos could not be read and are not in the collection:", file=sys.stderr)
-    for entry in broken[:20]:
-        print(f"  {entry['reason']}", file=sys.stderr)
-    if len(broken) > 20:
-        print(f"  and {len(broken) - 20} more: udq info lists them", file=sys.stderr)
 
 
 @contextmanager

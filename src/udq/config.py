@@ -108,7 +108,7 @@ class TrainConfig:
     weight: float = 0.01  # lambda of eq. 7
     sharpness: float = 20.0  # of the classifiers' start: logit = -sharpness * squared distance to the codeword
     learning_rate: float = 3e-4  # of Adam, for the fully connected layers
-    convolutions_rate: float = 1e-5  # the same for the convolutions, which are trained already
+    convolutions_rate: float = 1e-5  # the same for convolutions (and VGG16's fc6 and fc7), trained already
     batch: int = 1024
     epochs: int = 2  # a round
     share: float = 0.5  # of the trained weights in the average with those before training; 1 is the paper

@@ -76,7 +76,7 @@ class EndToEnd:
         return self._trunk.pool(feature_map, self._boxes[rows], width=photo.width, height=photo.height)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return all convolutions but those of the first two groups."""
+        """Return all that the trunk trains: convolutions but those of the first two groups, and its top."""
         return self._trunk.trainable()
 
     def state(self) -> Arrays:
@@ -89,4 +89,4 @@ class EndToEnd:
 
 
 def _mixed(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -9,10 +9,9 @@ goes on from there, and ends with the same codes.
 from __future__ import annotations
 
 import hashlib
-import io
-import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from udq.errors import ImageError, InputError, UdqError
 from udq.extract import Extracted, Extractor
 from udq.head import Arrays, Head
 from udq.progress import Progress, silent
+from udq.spool import Spool
 from udq.storage import Image
 from udq.train import Cached, Pooled, State, Trained, train
 from udq.trunk import Trunk
@@ -38,8 +38,8 @@ from udq.writer import Writer, write_whole
 
 # Photos a segment: some 450,000 regions of the grid, 7 MB of codes and boxes in memory until it is written.
 _SEGMENT_PHOTOS = 4096
-# Photos a scratch file of features: 36 MB with the default backbone.
-_SPOOL_PHOTOS = 64
+# What to do where the GPU's memory does not hold a photo's activations.
+_SCALE = "longer in [images], now {},"
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,11 @@ def build(
         progress: is told of each photo.
     """
     sources, passed_over = images.find(arguments)
+    if truth is not None:
+        evaluate.check_names(truth, {source.name for source in sources}, ())
     extractor = Extractor(config.images, config.features, weights=weights, device=device)
     marked = fingerprint(weights)
-    with Writer(path, fingerprint=_fingerprint(sources, config, marked)) as writer:
+    with Writer(path, fingerprint=_fingerprint(sources, config, extractor, marked)) as writer:
         broken = _write(sources, writer, extractor, config, truth, progress)
         writer.commit(config, weights=marked, broken=broken, passed_over=passed_over)
 
@@ -113,7 +115,8 @@ def rebuild(
         progress: is told of each photo.
 
     Raises:
-        InputError: photos are gone, or the weights file that the backbone was given is.
+        InputError: photos are gone.
+        CollectionError: the weights file that it was built with is gone.
     """
     manifest = storage.read_manifest(path)
     quantizer = storage.read_model(path, manifest).quantizer
@@ -125,9 +128,12 @@ def rebuild(
             f"{path}: {len(gone)} of its {len(sources)} photos are gone, '{gone[0]}' first; put them back: "
             "no features are kept, so that photos must be looked at again"
         )
+    if truth is not None:
+        unread = {entry["image"] for entry in manifest.broken}
+        evaluate.check_names(truth, {source.name for source in sources}, unread)
     weights, marked = storage.weights_file(manifest), manifest.weights
     extractor = Extractor(config.images, config.features, weights=weights, device=device)
-    same = _fingerprint(sources, config, marked, manifest.document["sha256"])
+    same = _fingerprint(sources, config, extractor, marked, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
         broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]
         writer.commit(config, weights=marked, broken=broken, passed_over=manifest.document["passed_over"])
@@ -146,114 +152,49 @@ def _write(
     Returns:
         The photos that could not be read.
     """
-    if truth is not None:
-        evaluate.check_names(truth, {source.name for source in sources}, ())
     training = _training_sample(len(sources), config.sample)
     chosen_sources = [sources[i] for i in training]
-    scale = f"longer in [images], now {config.images.longer}"
-    spool = _Spool(writer.scratch, extractor)
+    spool = Spool(writer.scratch / "photos", extractor)
+    again = Spool(writer.scratch / "photos-again", extractor)
 
-    def look(stage: str) -> Sample:
-        with progress(stage, len(training)) as step, _in_gpu_memory(scale):
-            return draw(_counted(spool.fill(chosen_sources), step), len(training), config.sample)
+    def look(into: Spool, stage: str) -> Sample:
+        with progress(stage, len(training)) as step, _in_gpu_memory(_SCALE.format(config.images.longer)):
+            return draw(_counted(into.fill(chosen_sources), step), len(training), config.sample)
 
-    if writer.has_model:
-        extractor.trunk.load(writer.read_backbone())
-    else:
-        sample = look("looking at photos")
+    if not writer.has_model:
+        measure = None if truth is None else _Watch(truth, sources, chosen_sources, spool, extractor, config)
+        sample = look(spool, "looking at photos")
         if not len(sample.features):
+            writer.abandon()
             raise ImageError(_all_broken(spool.broken))
         end_to_end = None
         if config.training.enabled and config.training.end_to_end:
             trunk = Trunk(config.features, weights=extractor.weights, device=extractor.device)
             end_to_end = EndToEnd(trunk, chosen_sources, sample.images, sample.regions, config.images)
         checkpoint = _Checkpoint(writer.scratch / "training.npz")
-        measure = None if truth is None else _Watch(truth, sources, chosen_sources, spool, extractor, config)
         trained = learn(
             sample, config, extractor.device, progress, pooled=end_to_end, checkpoint=checkpoint, measure=measure
         )
         if trained.convolutions:
             extractor.trunk.load(trained.convolutions)
-            spool.clear()
-            sample = look("looking again, with trained convolutions")
+            sample = look(again, "looking again, with trained convolutions")
         with progress("fitting codes", None):
             fitted = encoder(sample, trained, config)
         del sample
         history = trained.history() if config.training.enabled else None
         writer.put_model(fitted, training=history, backbone=trained.convolutions)
+    if convolutions := writer.read_backbone():
+        extractor.trunk.load(convolutions)
+        spool = again
     chosen = set(training)
     left = range(writer.done, len(sources))
     rest = extractor.extract(sources[i] for i in left if i not in chosen)
     waiting = spool.drain(skip=sum(i < writer.done for i in training))
     photos = (next(waiting) if i in chosen else next(rest) for i in left)
-    with progress("encoding photos", len(sources)) as step, _in_gpu_memory(scale):
+    with progress("encoding photos", len(sources)) as step, _in_gpu_memory(_SCALE.format(config.images.longer)):
         for _ in range(writer.done):
             step()
         return _encode(_counted(photos, step), writer.read_model(), writer)
-
-
-class _Spool:
-    """What was extracted from the training photos, waiting to be encoded: files of some photos each."""
-
-    def __init__(self, folder: Path, extractor: Extractor) -> None:
-        self._folder = folder
-        self._extractor = extractor
-        self.broken: list[str] = []
-
-    def fill(self, sources: Sequence[images.Source]) -> Iterator[Extracted]:
-        """Yield the photos, extracted now or by an earlier try, and keep them."""
-        kept = sorted(self._folder.glob("photos-*.npz"))
-        done = 0
-        for photo in itertools.chain.from_iterable(map(self._read, kept)):
-            done += 1
-            yield self._noticed(photo)
-        fresh = self._extractor.extract(sources[done:])
-        for number in itertools.count(len(kept) + 1):
-            some = list(itertools.islice(fresh, _SPOOL_PHOTOS))
-            if not some:
-                return
-            write_whole(self._folder / f"photos-{number:06d}.npz", self._bytes(some))
-            yield from map(self._noticed, some)
-
-    def drain(self, *, skip: int) -> Iterator[Extracted]:
-        """Yield the photos again, in the same order, but for the first ones."""
-        kept = map(self._read, sorted(self._folder.glob("photos-*.npz")))
-        return itertools.islice(itertools.chain.from_iterable(kept), skip, None)
-
-    def clear(self) -> None:
-        """Forget what was extracted."""
-        for file in self._folder.glob("photos-*.npz"):
-            file.unlink()
-        self.broken = []
-
-    def _noticed(self, photo: Extracted) -> Extracted:
-        if photo.broken is not None:
-            self.broken.append(photo.broken)
-        return photo
-
-    def _bytes(self, photos: Sequence[Extracted]) -> bytes:
-        facts = [
-            [photo.source.name, str(photo.source.path), photo.width, photo.height, len(photo.regions), photo.broken]
-            for photo in photos
-        ]
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            facts=np.array(json.dumps(facts)),
-            boxes=np.concatenate([photo.regions.boxes for photo in photos]),
-            vectors=np.concatenate([photo.features.vectors for photo in photos]),
-        )
-        return buffer.getvalue()
-
-    def _read(self, file: Path) -> list[Extracted]:
-        with np.load(file, allow_pickle=False) as arrays:
-            facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
-        found, start = [], 0
-        for name, path, width, height, regions, broken in facts:
-            rows = slice(start, start := start + regions)
-            source = images.Source(name, Path(path))
-            found.append(Extracted(source, width, height, Regions(boxes[rows]), Features(vectors[rows]), broken))
-        return found
 
 
 class _Watch:
@@ -264,7 +205,7 @@ class _Watch:
         truth: GroundTruth,
         sources: Sequence[images.Source],
         training: Sequence[images.Source],
-        spool: _Spool,
+        spool: Spool,
         extractor: Extractor,
         config: IndexConfig,
     ) -> None:
@@ -275,23 +216,27 @@ class _Watch:
         self._extractor = extractor
         self._config = config
 
+        # Now, so that a query that cannot be read is no surprise after an hour of training.
+        self._described = self._describe(extractor)
+
     def __call__(self, head: Head, convolutions: Arrays) -> float | None:
-        config, extractor = self._config, self._extractor
+        config, spool, described = self._config, self._spool, self._described
         if convolutions:
-            weights, device = extractor.weights, extractor.device.type
-            extractor = Extractor(config.images, config.features, weights=weights, device=device)
+            extractor = Extractor(
+                config.images, config.features, weights=self._extractor.weights, device=self._extractor.device.type
+            )
             extractor.trunk.load(convolutions)
+            spool, described = (
+                Spool(self._spool.folder.with_name("photos-watched"), extractor),
+                self._describe(extractor),
+            )
+            shutil.rmtree(spool.folder, ignore_errors=True)
+        features = draw(spool.fill(self._training), len(self._training), config.sample).features
+        fitted = model.fit(features, head, config.quantizer, seed=config.sample.seed)
+        return watch.mean_average_precision(fitted, self._queries, described, spool.drain(skip=0))
 
-        def photos() -> Iterator[Extracted]:
-            return extractor.extract(self._training) if convolutions else self._spool.drain(skip=0)
-
-        features = draw(photos(), len(self._training), config.sample).features
-        return watch.mean_average_precision(
-            model.fit(features, head, config.quantizer, seed=config.sample.seed),
-            self._queries,
-            photos(),
-            lambda query: extractor.describe(self._paths[query.image], query.box)[1],
-        )
+    def _describe(self, extractor: Extractor) -> list[NDArray[np.float32]]:
+        return [extractor.describe(self._paths[query.image], query.box)[1] for query in self._queries]
 
 
 class _Checkpoint:
@@ -340,9 +285,11 @@ def learn(
         measure: takes what a round left to the mAP of a benchmark.
     """
     head = model.start(sample.features, config.quantizer)
+    batch = f"batch in [training], now {config.training.batch},"
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
-    with _in_gpu_memory(f"batch in [training], now {config.training.batch}"):
+    # End to end, what fills the memory are the activations of one photo, whatever the batch.
+    with _in_gpu_memory(batch if pooled is None else _SCALE.format(config.images.longer)):
         return train(
             pooled or Cached(sample.features, device),
             sample.images,
@@ -361,8 +308,8 @@ def learn(
 
 def encoder(sample: Sample, trained: Trained, config: IndexConfig) -> model.Model:
     """Return the model that a trained head and a quantizer fitted to the sample's features make."""
-    enabled, seed = config.training.enabled, config.sample.seed
-    return model.fit(sample.features, trained.head, config.quantizer, seed=seed, trained=enabled)
+    seed, kept = config.sample.seed, trained.kept > 0
+    return model.fit(sample.features, trained.head, config.quantizer, seed=seed, trained=kept)
 
 
 def _training_sample(photos: int, settings: SampleConfig) -> list[int]:
@@ -450,11 +397,21 @@ def fingerprint(weights: Path | None) -> dict[str, str] | None:
 
 
 def _fingerprint(
-    sources: Sequence[images.Source], config: IndexConfig, weights: dict[str, str] | None, replaces: str | None = None
+    sources: Sequence[images.Source],
+    config: IndexConfig,
+    extractor: Extractor,
+    weights: dict[str, str] | None,
+    replaces: str | None = None,
 ) -> str:
-    """Return a checksum of all that a build depends on: settings, weights, photos as they are, what it replaces."""
-    found = hashlib.sha256(json.dumps([__version__, config.to_dict(), weights, replaces], sort_keys=True).encode())
+    """Return a checksum of all that a build's codes depend on, and of what the build replaces."""
+    computed = [torch.__version__, extractor.device.type, extractor.precision]
+    facts = [__version__, computed, config.to_dict(), weights, replaces]
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for source in sources:
-        facts = source.path.stat() if source.path.exists() else source.path.lstat()  # of a link that leads nowhere
-        found.update(f"{source.name}\0{source.path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        try:
+            status = source.path.stat()
+            seen = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:  # the build will list it as broken
+            seen = "unreadable"
+        found.update(f"{source.name}\0{source.path}\0{seen}\n".encode())
     return found.hexdigest()

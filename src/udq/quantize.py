@@ -79,7 +79,7 @@ class Quantizer:
 
         That is the squared distance to the codeword (sec. 3.5) and the codeword's mean squared residual: the squared
         asymmetric distance of eq. 5 falls short of the distance of the features by as much on average (Jegou, Douze
-        and Schmid, *Product quantization for nearest neighbor search*, 2011, eq. 17; measured in docs/regions.md).
+        and Schmid, *Product quantization for nearest neighbor search*, 2011, eq. 17; measured in docs/training.md).
 
         Args:
             query: (d,) float32, projected but not rotated.

@@ -25,7 +25,7 @@ class Ranking:
 
     Attributes:
         order: (n,) int64 image ids, best first; ties in the order of ids.
-        distance: (N,) float32 by image id: squared asymmetric distance of the best region (eq. 5).
+        distance: (N,) float32 by image id: expected squared distance of the best region (eq. 5 and residuals).
         boxes: (N, 4) float32 by image id: the best region.
     """
 
@@ -39,9 +39,9 @@ class Ranking:
         return x1, y1, x2, y2
 
     def match(self, rank: int, image: int, name: str) -> Match:
-        """Return an image as a result: eq. 5's distance is a root, eq. 2's score the inverse of that."""
+        """Return an image as a result: a distance is a root, eq. 2's score the inverse of that."""
         distance = float(np.sqrt(self.distance[image]))
-        # Equal features would have an infinite score, which JSON cannot say.
+        # A distance of 0 would have an infinite score, which JSON cannot say.
         return Match(rank, name, distance, 1.0 / max(distance, 1e-9), self.box(image))
 
 

@@ -11,7 +11,8 @@
         images.json              names, folders and sizes of the N photos
 
 Files are written once and never changed. What belongs to the collection is what the manifest names, and the
-manifest is replaced in one atomic step: that is all that changing a collection has to do.
+manifest is replaced in one atomic step: that is all that changing a collection has to do. The files that the manifest
+before listed stay until the next change, for those who have the collection open.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from udq.model import Model
 from udq.types import Codes
 
 FORMAT = "udq-collection"
-VERSION = 1
+VERSION = 2
 MANIFEST = "collection.json"
+_OWN = re.compile(r"(model|backbone)-\d{6}\.npz|segments/\d{6}/[a-z]+\.(npy|json)")
 _SEGMENT_FILES = ("codes.npy", "boxes.npy", "offsets.npy", "images.json")
 
 
@@ -132,6 +134,10 @@ def read_manifest(path: Path) -> Manifest:
         raise CollectionError(
             f"{path}: format version {version} is newer than this udq reads ({VERSION}); upgrade udq to open it"
         )
+    if version < VERSION:
+        raise CollectionError(
+            f"{path}: format version {version} is older than this udq reads ({VERSION}); build it again from its photos"
+        )
     if document.get("sha256") != document_sum(document):
         raise CollectionError(f"{path}: its {MANIFEST} is damaged (checksum differs); restore it from a copy")
     return Manifest(document)
@@ -214,6 +220,23 @@ def damaged(path: Path, manifest: Manifest) -> list[str]:
     return found
 
 
+def numbered(kind: str, number: int) -> str:
+    """Return the name of the ``number``-th ``model`` or ``backbone`` file, or folder of ``segments``."""
+    return f"segments/{number:06d}" if kind == "segments" else f"{kind}-{number:06d}.npz"
+
+
+def next_number(document: Mapping[str, Any], kind: str) -> int:
+    """Return the first number that no ``model``, ``backbone`` or ``segments`` of a manifest has."""
+    names = (name for name in _facts(document) if name.startswith(kind))
+    return 1 + max((int("".join(filter(str.isdigit, name))) for name in names), default=0)
+
+
+def own_files(path: Path) -> list[str]:
+    """Return the names of files in a collection's folder that are of a collection, whether a manifest lists them."""
+    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return [name for name in found if _OWN.fullmatch(name)]
+
+
 def files_of(manifest: Manifest) -> list[str]:
     """Return the names of all files but the manifest."""
     return list(sizes_of(manifest.document))
@@ -284,7 +307,7 @@ def _read(path: Path, entry: Mapping[str, Any]) -> bytes:
 
 def _inside(path: Path, name: str) -> Path:
     """Join a name from the manifest, which must not lead out of the collection."""
-    if not re.fullmatch(r"(model|backbone)-\d{6}\.npz|segments/\d{6}(/[a-z]+\.(npy|json))?", name):
+    if not (_OWN.fullmatch(name) or re.fullmatch(r"segments/\d{6}", name)):
         raise CollectionError(f"{path}: its {MANIFEST} names '{name}', which is no file of a collection")
     return path / name
 

@@ -295,7 +295,9 @@ def train(
             state = dataclasses.replace(reached, rounds=rounds)
             if keep is not None:
                 keep(state)
-    return Trained(*state.averaged(before, share=training.share), rounds, len(state.rounds), stopped)
+    head, convolutions = state.averaged(before, share=training.share)
+    kept = len(state.rounds)
+    return Trained(head, convolutions if kept else {}, rounds, kept, stopped)
 
 
 def participation_ratio(features: Features) -> float:

@@ -88,7 +88,7 @@ class Trunk(nn.Module):
         return super().train(False)
 
     def trainable(self) -> list[nn.Parameter]:
-        """Return the parameters that end-to-end training changes: all but the first two groups of convolutions."""
+        """Return what end-to-end training changes: all parameters but those of the first two groups of convolutions."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def state(self) -> dict[str, NDArray[np.float32]]:

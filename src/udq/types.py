@@ -103,7 +103,7 @@ class Match:
     Attributes:
         rank: 1 for the best.
         image: name of the photo, as indexed.
-        distance: asymmetric distance of eq. 5 between the query and the best region, >= 0.
+        distance: expected distance of the query and the best region, by its code (eq. 5 and its residual), >= 0.
         score: similarity of eq. 2, 1 / distance; higher is better.
         box: the best region, x1, y1, x2, y2 in pixels of the photo.
     """

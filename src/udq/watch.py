@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,13 @@ from udq import metrics, scan
 from udq.datasets import Query
 from udq.extract import Extracted
 from udq.model import Model
-from udq.types import Features
 
 
 def mean_average_precision(
     fitted: Model,
-    queries: Iterable[Query],
+    queries: Sequence[Query],
+    described: Sequence[NDArray[np.float32]],
     photos: Iterable[Extracted],
-    describe: Callable[[Query], NDArray[np.float32]],
 ) -> float | None:
     """Encode photos, rank them by each query, and return the mAP; a query's own photo is left out of its ranking.
 
@@ -28,20 +27,20 @@ def mean_average_precision(
     Args:
         fitted: what encodes.
         queries: with their answers.
-        photos: with their pooled features.
-        describe: query -> pooled feature (D,).
+        described: the pooled feature (D,) of each.
+        photos: with theirs.
     """
     whole = [(photo.source.name, fitted.encode(photo.features).values) for photo in photos if photo.broken is None]
     names = [name for name, _ in whole]
+    held = set(names)
     codes = np.concatenate([values for _, values in whole])
     offsets = np.cumsum([0] + [len(values) for _, values in whole]).astype(np.int64)
     found = []
-    for query in queries:
-        positives = (query.positives - {query.image}) & set(names)
+    for query, feature in zip(queries, described, strict=True):
+        positives = (query.positives - {query.image}) & held
         if not positives:
             continue
-        feature = fitted.head.apply(Features(describe(query)[None])).vectors[0]
-        order = scan.rank(scan.best_regions(fitted.quantizer.lookup_tables(feature), codes, offsets))
+        order = scan.rank(scan.best_regions(fitted.lookup_tables(feature), codes, offsets))
         ranked = [names[i] for i in order if names[i] != query.image]
         found.append(metrics.average_precision(ranked, positives, query.junk))
     return float(np.mean(found)) if found else None

@@ -12,6 +12,7 @@ A build that is killed, interrupted or runs out of disk leaves this folder, and 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -27,22 +28,19 @@ from numpy.typing import NDArray
 
 from udq import __version__, storage
 from udq.config import IndexConfig
-from udq.errors import CollectionError, ImageError, InputError, UdqError
+from udq.errors import InputError, UdqError
 from udq.head import Arrays
 from udq.model import Model
 from udq.storage import Image, Manifest
 from udq.types import Codes, Regions
 
 _JOURNAL = "journal.json"
-# Errors that come again however often a build is tried.
-_HOPELESS = (InputError, ImageError, CollectionError)
 
 
 class Writer:
     """One build of a collection, new or in place of what an existing one holds.
 
-    Use as a context manager. Leaving it before ``commit`` keeps what is done for the next try, unless the input was
-    at fault: then trying again cannot help, and nothing stays.
+    Use as a context manager. Leaving it before ``commit`` keeps what is done for the next try.
     """
 
     def __init__(self, path: Path, *, fingerprint: str, replaces: Manifest | None = None) -> None:
@@ -56,11 +54,10 @@ class Writer:
         Raises:
             InputError: something is at ``path`` already, or another process is building there.
         """
-        if replaces is None and (path.exists() or path.is_symlink()):
-            raise InputError(f"{path}: already exists; choose another name, or delete it first")
         self._path = path.resolve()
         self._replaces = replaces
         self._partial = partial_folder(self._path)
+        self._check_place(path)
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -71,18 +68,28 @@ class Writer:
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise InputError(f"{path}: another udq is building it; wait for that, or choose another name") from None
-        self._journal = self._resumable(fingerprint) or self._begin(fingerprint)
-        self.scratch.mkdir(exist_ok=True)
+            raise InputError(f"{path}: another udq is building it; wait until that is done") from None
+        self._journal: dict[str, Any] = {"model": {}}
+        try:
+            self._check_place(path)  # again, now that nobody else can change it
+            self._journal = self._resumable(fingerprint) or self._begin(fingerprint)
+            _guarded(self.scratch, lambda: self.scratch.mkdir(exist_ok=True))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
+        if not (any(self.scratch.glob("*")) or self._journal["model"]):
+            self.abandon()
         self._lock.release()
-        begun = any(self.scratch.glob("*")) or self._journal["model"]
-        if not begun or (kind is not None and issubclass(kind, _HOPELESS)):
-            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """Remove what is done: going on with it cannot help."""
+        _release_for_windows(self._lock)
+        shutil.rmtree(self._partial, ignore_errors=True)
 
     @property
     def scratch(self) -> Path:
@@ -106,12 +113,12 @@ class Writer:
 
     def read_model(self) -> Model:
         """Read the model of an earlier try."""
-        return Model.from_bytes((self._partial / self._journal["model"]["file"]).read_bytes())
+        return Model.from_bytes(self._find(self._journal["model"]["file"]).read_bytes())
 
     def read_backbone(self) -> Arrays:
         """Read the trained convolutions of an earlier try, by name; empty where they were left alone."""
         entry = self._journal["backbone"]
-        return {} if entry is None else storage.arrays_from((self._partial / entry["file"]).read_bytes())
+        return {} if entry is None else storage.arrays_from(self._find(entry["file"]).read_bytes())
 
     def put_model(
         self,
@@ -127,13 +134,12 @@ class Writer:
             training: how training went, JSON-serialisable.
             backbone: the convolutions where they were trained too, by name.
         """
-        number = self._first("model")
         if backbone:
-            name = f"backbone-{number:06d}.npz"
+            name = self._name("backbone")
             buffer = io.BytesIO()
             np.savez(buffer, **backbone)  # type: ignore[arg-type]
             self._journal["backbone"] = {"file": name, **_write(self._partial / name, buffer.getvalue())}
-        name = f"model-{number:06d}.npz"
+        name = self._name("model")
         entry = {"file": name, "origin": model.origin, **_write(self._partial / name, model.to_bytes())}
         self._note(model=entry, training=training)
 
@@ -156,9 +162,9 @@ class Writer:
             done: photos up to here, with those that are broken.
             broken: those so far.
         """
-        folder = self._partial / "segments" / f"{self._first('segments') + len(self._journal['segments']):06d}"
-        shutil.rmtree(folder, ignore_errors=True)  # of a try that was killed before it could note it
-        folder.mkdir(parents=True)
+        name = self._name("segments", after=len(self._journal["segments"]))
+        folder = self._partial / name
+        _guarded(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         listed = {
             "names": [image.name for image in images],
@@ -172,10 +178,10 @@ class Writer:
             "images.json": json.dumps(listed, ensure_ascii=False).encode(),
         }
         entry = {
-            "folder": f"segments/{folder.name}",
+            "folder": name,
             "images": len(images),
             "regions": len(codes),
-            "files": {name: _write(folder / name, data) for name, data in files.items()},
+            "files": {file: _write(folder / file, data) for file, data in files.items()},
         }
         self._note(segments=[*self._journal["segments"], entry], done=done, broken=list(broken))
 
@@ -207,47 +213,61 @@ class Writer:
         _write(self._partial / storage.MANIFEST, json.dumps(document, indent=1, ensure_ascii=False).encode())
         for folder in (*self._partial.glob("segments/*"), self._partial / "segments", self._partial):
             _sync_folder(folder)
+        shutil.rmtree(self.scratch, ignore_errors=True)
         try:
             if self._replaces is None:
                 self._put_in_place()
             else:
                 self._replace(Manifest(document))
         except OSError as error:
-            raise UdqError(f"{self._path}: cannot put the collection in place ({error.strerror})") from error
+            raise UdqError(
+                f"{self._path}: cannot put the collection in place ({error.strerror}); "
+                "make room for it, and run the same command again to go on"
+            ) from error
 
     def _put_in_place(self) -> None:
-        self._lock.release()
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        for own in ("lock", _JOURNAL):
-            (self._partial / own).unlink(missing_ok=True)
+        _release_for_windows(self._lock)
         self._partial.rename(self._path)
         _sync_folder(self._path.parent)
+        for own in ("lock", _JOURNAL):
+            (self._path / own).unlink(missing_ok=True)
 
     def _replace(self, manifest: Manifest) -> None:
-        """Bring the new files beside the old ones, swap the manifest, and only then delete the old ones."""
-        for name in storage.files_of(manifest):
+        """Bring the new files beside the old ones and swap the manifest; the oldest ones then go."""
+        listed = storage.files_of(manifest)
+        for name in listed:
             target = self._path / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            (self._partial / name).replace(target)
+            if self._find(name) != target:
+                self._find(name).replace(target)
         for folder in (*self._path.glob("segments/*"), self._path / "segments", self._path):
             _sync_folder(folder)
         (self._partial / storage.MANIFEST).replace(self._path / storage.MANIFEST)
         _sync_folder(self._path)
-        kept = {self._path / name for name in (*storage.files_of(manifest), storage.MANIFEST)}
-        for file in [file for file in self._path.rglob("*") if file.is_file() and file not in kept]:
-            file.unlink()
+        assert self._replaces is not None
+        kept = {*listed, *storage.files_of(self._replaces)}
+        for name in set(storage.own_files(self._path)) - kept:
+            with contextlib.suppress(OSError):  # Windows keeps a file that is open; the next change tries again
+                (self._path / name).unlink()
         for folder in self._path.glob("segments/*"):
-            if not any(folder.iterdir()):
+            with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
-        shutil.rmtree(self.scratch, ignore_errors=True)
         self._journal["model"] = {}  # nothing to go on with: leaving the context sweeps the folder
+
+    def _check_place(self, path: Path) -> None:
+        """Refuse to build over what is there, or to replace what has become something else."""
+        if self._replaces is None:
+            if path.exists() or path.is_symlink():
+                raise InputError(f"{path}: already exists; choose another name, or delete it first")
+        elif storage.read_manifest(path).document["sha256"] != self._replaces.document["sha256"]:
+            raise InputError(f"{path}: was changed meanwhile; run the same command again")
 
     def _resumable(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the journal of an earlier try of the same build, where its files are whole."""
         try:
             journal: dict[str, Any] = json.loads((self._partial / _JOURNAL).read_bytes())
             expected = storage.sizes_of(journal)
-            whole = all((self._partial / name).stat().st_size == size for name, size in expected.items())
+            whole = all(self._find(name).stat().st_size == size for name, size in expected.items())
         except (OSError, ValueError, KeyError, TypeError):
             return None
         (self._partial / storage.MANIFEST).unlink(missing_ok=True)
@@ -269,15 +289,15 @@ class Writer:
         self._journal |= entries
         write_whole(self._partial / _JOURNAL, json.dumps(self._journal, ensure_ascii=False).encode())
 
-    def _first(self, kind: str) -> int:
-        """The first number of a file or folder of this build: after those of the collection it replaces."""
-        if self._replaces is None:
-            return 1
-        numbers = [0]
-        for name in storage.files_of(self._replaces):
-            if name.startswith(kind):
-                numbers.append(int("".join(filter(str.isdigit, name))))
-        return max(numbers) + 1
+    def _name(self, kind: str, *, after: int = 0) -> str:
+        """The name of a file or folder of this build, numbered after those of the collection it replaces."""
+        first = 1 if self._replaces is None else storage.next_number(self._replaces.document, kind)
+        return storage.numbered(kind, first + after)
+
+    def _find(self, name: str) -> Path:
+        """Where a file of this build is: a try that stopped in its last step may have moved it into place."""
+        file = self._partial / name
+        return file if self._replaces is None or file.exists() else self._path / name
 
 
 def partial_folder(path: Path) -> Path:
@@ -289,12 +309,11 @@ def partial_folder(path: Path) -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, in place of an older one."""
     beside = path.with_name(f"{path.name}.new")
-    beside.unlink(missing_ok=True)
     _write(beside, data)
-    beside.replace(path)
+    _guarded(path, lambda: beside.replace(path))
 
 
-def _guarded(path: Path, write: Callable[[], None]) -> None:
+def _guarded(path: Path, write: Callable[[], object]) -> None:
     try:
         write()
     except OSError as error:
@@ -328,6 +347,12 @@ def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:
     noise = 1e-3
     low, high = np.floor(regions.boxes[:, :2] + noise), np.ceil(regions.boxes[:, 2:] - noise)
     return np.concatenate([low, high], axis=1).astype(np.uint16)
+
+
+def _release_for_windows(lock: filelock.BaseFileLock) -> None:
+    """Let go of a lock in a folder that is about to move or go; elsewhere it is safer to hold it meanwhile."""
+    if os.name == "nt":
+        lock.release()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,0 +1,84 @@
+"""What commands print for people, and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from udq.collection import Collection
+
+
+def print_json(facts: dict[str, Any]) -> None:
+    """Print what a program reads."""
+    print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_info(facts: dict[str, Any]) -> None:
+    """Print what a collection holds, a line a fact."""
+    features, images = facts["config"]["features"], facts["config"]["images"]
+    left_out = [f"{len(facts['broken'])} could not be read"] if facts["broken"] else []
+    left_out += [f"{facts['passed_over']} other files passed over"] if facts["passed_over"] else []
+    broken = f" ({', '.join(left_out)})" if left_out else ""
+    code = f"{facts['bytes_per_region']:g} bytes a code (M = {facts['subspaces']}, K = {facts['codewords']})"
+    size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
+    rows = {
+        "collection": facts["path"],
+        "photos": f"{facts['images']:,}{broken}",
+        "regions": f"{facts['regions']:,}, {code}",
+        "model": facts["model"],
+        "training": _in_words(facts["training"]),
+        "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",
+        "on disk": f"{size}, format {facts['format_version']}, made by udq {facts['udq']}",
+    }
+    if "elapsed_s" in facts:
+        rows["built in"] = f"{facts['elapsed_s']:.1f} s"
+    for name, value in rows.items():
+        print(f"{name:<12}  {value}")
+
+
+def print_built(collection: Collection, elapsed: float, *, as_json: bool) -> None:
+    """Print what was built, in so many seconds; photos that could not be read go to stderr."""
+    facts = collection.info() | {"elapsed_s": elapsed}
+    if as_json:
+        print_json(facts)
+    else:
+        print_info(facts)
+    _warn_broken(collection.broken)
+
+
+def _in_words(training: dict[str, Any] | None) -> str:
+    if training is None:
+        return "none"
+    kept = f"{training['kept']} round{'s' * (training['kept'] != 1)}"
+    return f"{kept}; {training['stopped']}" if training["stopped"] else kept
+
+
+def print_evaluation(report: dict[str, Any]) -> None:
+    """Print a line a query, best first, and the means."""
+    print(f"{'AP':>6}  {'positives':>9}  query")
+    for row in sorted(report["per_query"], key=lambda row: (-row["ap"], row["query"])):
+        label = f" ({row['object']})" if row["object"] else ""
+        print(f"{row['ap']:>6.3f}  {row['positives']:>9}  {row['query']}{label}")
+    print()
+    codes = f"{report['bytes_per_region']:g}-byte codes"
+    for name, part in ((codes, report), ("real-valued", report.get("real_valued"))):
+        if part is None:
+            continue
+        first_page = part["localisation"]["top_20"]
+        where = "no known boxes" if not first_page["boxes"] else (
+            f"mean IoU of true matches in the top 20: {first_page['mean_iou']:.3f}, "
+            f"{first_page['share_iou_50']:.0%} at 0.5 or better"
+        )  # fmt: skip
+        print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {report['queries']} queries, {where}")
+
+
+def _warn_broken(broken: list[dict[str, str]]) -> None:
+    if not broken:
+        return
+    print(f"udq: {len(broken)} photos could not be read and are not in the collection:", file=sys.stderr)
+    for entry in broken[:20]:
+        print(f"  {entry['reason']}", file=sys.stderr)
+    if len(broken) > 20:
+        print(f"  and {len(broken) - 20} more: udq info lists them", file=sys.stderr)

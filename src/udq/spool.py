@@ -1,0 +1,83 @@
+"""What was extracted from photos, waiting on disk, so that no photo goes through the network twice."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from udq import images
+from udq.extract import Extracted, Extractor
+from udq.types import Features, Regions
+from udq.writer import write_whole
+
+# Photos a file: 36 MB with the default backbone.
+_PHOTOS = 64
+
+
+class Spool:
+    """What was extracted from the training photos, waiting to be encoded: files of some photos each."""
+
+    def __init__(self, folder: Path, extractor: Extractor) -> None:
+        self.folder = folder
+        self._extractor = extractor
+        self.broken: list[str] = []
+
+    def fill(self, sources: Sequence[images.Source]) -> Iterator[Extracted]:
+        """Yield the photos, extracted now or by an earlier try, and keep them."""
+        self.folder.mkdir(exist_ok=True)
+        done = 0
+        for photo in self.drain(skip=0):
+            done += 1
+            yield self._noticed(photo)
+        fresh = self._extractor.extract(sources[done:])
+        for number in itertools.count(len(list(self._files())) + 1):
+            some = list(itertools.islice(fresh, _PHOTOS))
+            if not some:
+                return
+            write_whole(self._file(number), self._bytes(some))
+            yield from map(self._noticed, some)
+
+    def drain(self, *, skip: int) -> Iterator[Extracted]:
+        """Yield the photos again, in the same order, but for the first ones."""
+        return itertools.islice(itertools.chain.from_iterable(map(self._read, self._files())), skip, None)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npz"
+
+    def _files(self) -> Iterator[Path]:
+        """Files without a gap, in order."""
+        return itertools.takewhile(Path.exists, map(self._file, itertools.count(1)))
+
+    def _noticed(self, photo: Extracted) -> Extracted:
+        if photo.broken is not None:
+            self.broken.append(photo.broken)
+        return photo
+
+    def _bytes(self, photos: Sequence[Extracted]) -> bytes:
+        facts = [
+            [photo.source.name, str(photo.source.path), photo.width, photo.height, len(photo.regions), photo.broken]
+            for photo in photos
+        ]
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            facts=np.array(json.dumps(facts)),
+            boxes=np.concatenate([photo.regions.boxes for photo in photos]),
+            vectors=np.concatenate([photo.features.vectors for photo in photos]),
+        )
+        return buffer.getvalue()
+
+    def _read(self, file: Path) -> list[Extracted]:
+        with np.load(file, allow_pickle=False) as arrays:
+            facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
+        found, start = [], 0
+        for name, path, width, height, regions, broken in facts:
+            rows = slice(start, start := start + regions)
+            source = images.Source(name, Path(path))
+            found.append(Extracted(source, width, height, Regions(boxes[rows]), Features(vectors[rows]), broken))
+        return found
