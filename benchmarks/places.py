@@ -1,36 +1,43 @@
 """Whether training harms a small collection: photos of places, a folder a place, each asked for with a whole photo.
 
-    python benchmarks/places.py FOLDER [--json OUT]
+    python benchmarks/places.py FOLDER [--seeds 3] [--json OUT]
 
-Folders whose names share what comes before the last hyphen show the same place (strecha_castle-P19 and -P30).
+Folders whose names share what comes before the last hyphen show the same place (strecha_castle-P19 and -P30). Small
+collections are some photos of each place, drawn anew with each seed; figures are means over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import statistics
 from pathlib import Path
 from typing import Any
 
-from udq.collection import Collection
-from udq.config import IndexConfig
+import numpy as np
+from training import Benchmark
+
 from udq.datasets import GroundTruth, Query
-from udq.evaluate import evaluate
 from udq.images import find
 from udq.provenance import provenance
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "no training": {"enabled": False},
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "no training": {"training": {"enabled": False}},
     "default": {},
-    "2 iterations whatever comes": {"stop_early": False},
-    "trained weights alone, not averaged": {"share": 1.0},
+    "2 iterations whatever comes": {"training": {"stop_early": False}},
+    "trained weights alone, not averaged": {"training": {"share": 1.0}},
 }
+# Photos a place; None is all of them.
+SIZES = (2, 3, 5, None)
 
 
 def truth(folder: Path) -> GroundTruth:
     """Each photo asks for the others of its place."""
-    names = [source.name for source in find([folder])[0]]
+    return answers([source.name for source in find([folder])[0]])
+
+
+def answers(names: list[str]) -> GroundTruth:
+    """Each photo asks for the others of its place."""
     places: dict[str, set[str]] = {}
     for name in names:
         places.setdefault(place(name), set()).add(name)
@@ -43,22 +50,34 @@ def place(name: str) -> str:
     return name.split("/")[0].rpartition("-P")[0] or name.split("/")[0]
 
 
+def some(benchmark: Benchmark, each: int | None, seed: int) -> Benchmark:
+    """A benchmark of some photos of each place."""
+    order = np.random.default_rng(seed).permutation(len(benchmark.photos))
+    taken: dict[str, list[int]] = {}
+    for i in order:
+        taken.setdefault(place(benchmark.names[i]), []).append(int(i))
+    return benchmark.part(sorted(i for rows in taken.values() for i in rows[:each]))
+
+
 def main() -> None:
-    """Print mAP of each variant; write JSON where asked."""
+    """Print a table; write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    answers = truth(arguments.folder)
-    found = {}
-    for name, changes in VARIANTS.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            config = IndexConfig().replace({"training": changes})
-            made = Collection.build(arguments.folder, Path(scratch, "x.udq"), config=config, device="cpu")
-            found[name] = evaluate(made, answers, real_valued=False).report["mAP"]
-            print(f"{found[name]:.4f}  {name}", flush=True)
+    benchmark = Benchmark(arguments.folder, truth(arguments.folder).queries)
+    rows = []
+    for each in SIZES:
+        parts = [some(benchmark, each, seed) for seed in range(arguments.seeds)]
+        row: dict[str, Any] = {"photos": len(parts[0].photos), "mAP": {}}
+        for name, changes in VARIANTS.items():
+            runs = [part.measure(changes, seed)["codes"] for seed, part in enumerate(parts)]
+            row["mAP"][name] = round(statistics.mean(runs), 4)
+        rows.append(row)
+        print(row, flush=True)
     if arguments.json:
-        facts = {"queries": len(answers.queries), "mAP": found, "provenance": provenance(seed=0)}
+        facts = {"seeds": arguments.seeds, "rows": rows, "provenance": provenance(seed=0)}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -12,7 +12,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,18 @@ class Benchmark:
         self.queries = np.stack([self.extractor.describe(folder / query.image, query.box)[1] for query in truth])
         self.names = [photo.source.name for photo in self.photos]
         self.offsets = np.cumsum([0] + [len(photo.regions) for photo in self.photos]).astype(np.int64)
+
+    def part(self, rows: Sequence[int]) -> Benchmark:
+        """Return a benchmark of some of the photos; queries are those that are left with an answer."""
+        part = copy(self)
+        part.photos = [self.photos[i] for i in rows]
+        part.names = [self.names[i] for i in rows]
+        part.offsets = np.cumsum([0] + [len(photo.regions) for photo in part.photos]).astype(np.int64)
+        held = set(part.names)
+        left = [replace(query, positives=query.positives & held) for query in self.truth]
+        kept = [i for i, query in enumerate(left) if query.image in held and query.positives - {query.image}]
+        part.truth, part.queries = tuple(left[i] for i in kept), self.queries[kept]
+        return part
 
     def measure(self, changes: Mapping[str, Mapping[str, object]], seed: int) -> dict[str, float]:
         """Train and encode as `udq index` would; return mAP of codes and of real-valued features, and seconds."""

@@ -161,9 +161,10 @@ def neighbours() -> str:
 
 
 def places() -> str:
-    """A small collection of places with and without training."""
-    rows = [(name, f"{mean:.3f}") for name, mean in _figures("benchmark_places")["mAP"].items()]
-    return _markdown(("", "mAP, codes"), rows)
+    """Small collections of places with and without training, a row a size."""
+    rows = _figures("benchmark_places")["rows"]
+    names = list(rows[0]["mAP"])
+    return _markdown(("photos", *names), ((row["photos"], *(f"{row['mAP'][n]:.3f}" for n in names)) for row in rows))
 
 
 def choices() -> str:

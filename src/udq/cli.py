@@ -37,7 +37,7 @@ CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A fo
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings, over the others.")
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; options win over it.")
 ]
 Subspaces = Annotated[int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")]
 Codewords = Annotated[int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")]
