@@ -91,3 +91,16 @@ def test_what_is_not_toml_is_refused(data, tmp_path):
 def test_an_unknown_preset_names_those_there_are():
     with pytest.raises(InputError, match="expected one of default, fast, paper, paper-resnet101"):
         preset("best")
+
+
+@pytest.mark.parametrize(
+    ("own", "supervised"), [((2, 64), (8, 256)), ((4, 512), (8, 512)), ((16, 16), (16, 256)), ((8, 256), (8, 256))]
+)
+def test_training_is_supervised_by_no_coarser_codes_than_the_default(own, supervised):
+    config = IndexConfig().replace({"quantizer": {"subspaces": own[0], "codewords": own[1]}})
+    supervision = config.supervision()
+    literal = config.replace({"training": {"fine": False}})
+
+    assert (supervision.subspaces, supervision.codewords) == supervised
+    assert literal.supervision() == config.quantizer
+    assert IndexConfig().replace({"quantizer": {"subspaces": 4, "dimensions": 4}}).supervision().dimensions == 8

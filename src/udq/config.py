@@ -104,6 +104,7 @@ class TrainConfig:
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
     neighbours: int = 10  # S of BFR; the paper's PBR takes 50
     elsewhere: bool = True  # neighbours of other photos alone
+    fine: bool = True  # supervise by at least M = 8 and K = 256, however coarse the collection's own codes are
     hidden: int = 1  # trained layers in front of FC_S, that start as the identity
     weight: float = 0.01  # lambda of eq. 7
     sharpness: float = 20.0  # of the classifiers' start: logit = -sharpness * squared distance to the codeword
@@ -135,6 +136,19 @@ class IndexConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
+
+    def supervision(self) -> QuantizerConfig:
+        """Return settings of the quantizer that supervises training; never coarser than the collection's own."""
+        own = self.quantizer
+        if not (self.training.enabled and self.training.fine):
+            return own
+        finest = QuantizerConfig()
+        return dataclasses.replace(
+            own,
+            subspaces=max(own.subspaces, finest.subspaces),
+            codewords=max(own.codewords, finest.codewords),
+            dimensions=max(own.dimensions, finest.subspaces),
+        )
 
     def replace(self, changes: Mapping[str, Mapping[str, object]]) -> IndexConfig:
         """Return a copy with some fields of some stages changed; an unknown stage or key is an InputError."""
@@ -173,7 +187,7 @@ _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000),
     features=FeatureConfig(backbone="vgg16", pooling="roi"),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
-    training=TrainConfig(end_to_end=True, hidden=0, elsewhere=False, share=1.0, stop_early=False),
+    training=TrainConfig(end_to_end=True, hidden=0, elsewhere=False, fine=False, share=1.0, stop_early=False),
 )
 _RESNET101 = dataclasses.replace(
     _VGG16,

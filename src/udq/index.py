@@ -284,7 +284,8 @@ def learn(
         checkpoint: where the state of training is kept.
         measure: takes what a round left to the mAP of a benchmark.
     """
-    head = model.start(sample.features, config.quantizer)
+    supervision = config.supervision()
+    head = model.start(sample.features, supervision)
     batch = f"batch in [training], now {config.training.batch},"
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
@@ -295,8 +296,8 @@ def learn(
             sample.images,
             head,
             training=config.training,
-            quantizer=config.quantizer,
-            codewords=model.codewords(len(sample.features), config.quantizer),
+            quantizer=supervision,
+            codewords=model.codewords(len(sample.features), supervision),
             seed=config.sample.seed,
             device=device,
             progress=progress,
