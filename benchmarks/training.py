@@ -29,7 +29,7 @@ from udq.images import find
 from udq.model import Model
 from udq.provenance import provenance
 from udq.quantize import Quantizer
-from udq.train import Trained
+from udq.train import State
 from udq.types import Features
 
 Changes = dict[str, dict[str, Any]]
@@ -53,7 +53,7 @@ SWEEPS: dict[str, dict[str, Changes]] = {
         "BFR, 2 iterations whatever comes": {"training": {"iterations": 2, "stop_early": False}},
         "BFR, FC_S alone is trained": {"training": {"hidden": 0}},
         "BFR, M = 4": {"quantizer": {"subspaces": 4}},
-        "BFR, M = 4, supervised by M = 4": {"quantizer": {"subspaces": 4}, "training": {"fine": False}},
+        "BFR, M = 4, not fine": {"quantizer": {"subspaces": 4}, "training": {"fine": False}},
         "no training, M = 4": {"quantizer": {"subspaces": 4}} | UNTRAINED_CHANGES,
     },
     "table2": {
@@ -73,6 +73,20 @@ SWEEPS: dict[str, dict[str, Changes]] = {
 }
 
 
+class Rounds:
+    """The state of training, as ``udq index`` keeps it on disk."""
+
+    state: State | None = None
+
+    def read(self) -> State | None:
+        """Return the last state."""
+        return self.state
+
+    def write(self, state: State) -> None:
+        """Keep a state."""
+        self.state = state
+
+
 class Benchmark:
     """Pooled features of all photos, and of all queries."""
 
@@ -81,7 +95,7 @@ class Benchmark:
         self.extractor = Extractor(config.images, config.features, device="cpu")
         self.photos = [p for p in self.extractor.extract(find([folder])[0]) if p.broken is None]
         self.truth = truth
-        self.trained: dict[str, Trained] = {}
+        self.rounds: dict[str, Rounds] = {}
         self.queries = np.stack([self.extractor.describe(folder / query.image, query.box)[1] for query in truth])
         self.names = [photo.source.name for photo in self.photos]
         self.offsets = np.cumsum([0] + [len(photo.regions) for photo in self.photos]).astype(np.int64)
@@ -89,7 +103,7 @@ class Benchmark:
     def part(self, rows: Sequence[int]) -> Benchmark:
         """Return a benchmark of some of the photos; queries are those that are left with an answer."""
         part = copy(self)
-        part.trained = {}
+        part.rounds = {}
         part.photos = [self.photos[i] for i in rows]
         part.names = [self.names[i] for i in rows]
         part.offsets = np.cumsum([0] + [len(photo.regions) for photo in part.photos]).astype(np.int64)
@@ -104,11 +118,12 @@ class Benchmark:
         config = IndexConfig().replace(changes).replace({"sample": {"seed": seed}})
         started = time.perf_counter()
         sample = index.draw(iter(self.photos), len(self.photos), config.sample)
-        # Rows that differ in their own codes alone train alike.
+        # Rows that differ in their own codes alone train alike, and go on from each other's rounds.
         alike = str((seed, config.training, config.supervision()))
-        if alike not in self.trained:
-            self.trained = {alike: index.learn(sample, config, self.extractor.device)}
-        fitted = index.encoder(sample, self.trained[alike], config)
+        if alike not in self.rounds:
+            self.rounds = {alike: Rounds()}
+        trained = index.learn(sample, config, self.extractor.device, checkpoint=self.rounds[alike])
+        fitted = index.encoder(sample, trained, config)
         seconds = time.perf_counter() - started
         return self.accuracy(fitted) | {"seconds": seconds}
 

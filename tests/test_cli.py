@@ -67,7 +67,9 @@ def test_no_command_prints_the_help(udq):
 
 
 def test_index_builds_and_info_tells(udq, photos, tmp_path):
-    (tmp_path / "quick.toml").write_text("[quantizer]\ndimensions = 64\niterations = 1\n")
+    (tmp_path / "quick.toml").write_text(
+        "[quantizer]\ndimensions = 64\niterations = 1\n[training]\nstop_early = false\n"
+    )
     code, out, err = udq(
         "index", photos, "-o", tmp_path / "x.udq", "--config", tmp_path / "quick.toml",
         "--subspaces", 4, "--codewords", 64, "--iterations", 0, "--refine", "cbr", "--lambda", 0.1, "--seed", 3,

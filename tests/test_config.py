@@ -103,4 +103,6 @@ def test_training_is_supervised_by_no_coarser_codes_than_the_default(own, superv
 
     assert (supervision.subspaces, supervision.codewords) == supervised
     assert literal.supervision() == config.quantizer
+    assert literal.share() == 0.5
+    assert config.share() == 0.5 * min(1, own[0] * (own[1] - 1).bit_length() / 64)
     assert IndexConfig().replace({"quantizer": {"subspaces": 4, "dimensions": 4}}).supervision().dimensions == 8

@@ -19,6 +19,8 @@ from udq.errors import InputError
 SUBSPACES = (2, 4, 8, 16)
 CODEWORDS = (16, 32, 64, 128, 256, 512)
 POOLINGS = ("gem", "roi")
+# Codes of so many bits hold what the default share of training brings; coarser ones less (docs/training.md).
+_FINE_BITS = 64
 REFINEMENTS = ("none", "bfr", "pbr", "cbr")
 
 
@@ -104,7 +106,7 @@ class TrainConfig:
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
     neighbours: int = 10  # S of BFR; the paper's PBR takes 50
     elsewhere: bool = True  # neighbours of other photos alone
-    fine: bool = True  # supervise by at least M = 8 and K = 256, however coarse the collection's own codes are
+    fine: bool = True  # for codes of less than 8 bytes: supervise by 8 bytes, and lower the share in proportion
     hidden: int = 1  # trained layers in front of FC_S, that start as the identity
     weight: float = 0.01  # lambda of eq. 7
     sharpness: float = 20.0  # of the classifiers' start: logit = -sharpness * squared distance to the codeword
@@ -136,6 +138,11 @@ class IndexConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
+
+    def share(self) -> float:
+        """Return the share of the trained weights in their average with those before training."""
+        bits = self.quantizer.subspaces * (self.quantizer.codewords - 1).bit_length()
+        return self.training.share * (min(1.0, bits / _FINE_BITS) if self.training.fine else 1.0)
 
     def supervision(self) -> QuantizerConfig:
         """Return settings of the quantizer that supervises training; never coarser than the collection's own."""

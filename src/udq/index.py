@@ -8,6 +8,7 @@ goes on from there, and ends with the same codes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -295,7 +296,7 @@ def learn(
             pooled or Cached(sample.features, device),
             sample.images,
             head,
-            training=config.training,
+            training=dataclasses.replace(config.training, share=config.share()),
             quantizer=supervision,
             codewords=model.codewords(len(sample.features), supervision),
             seed=config.sample.seed,
