@@ -52,9 +52,6 @@ SWEEPS: dict[str, dict[str, Changes]] = {
         "BFR, module 1 alone": {"training": {"iterations": 0}},
         "BFR, 2 iterations whatever comes": {"training": {"iterations": 2, "stop_early": False}},
         "BFR, FC_S alone is trained": {"training": {"hidden": 0}},
-        "BFR, M = 4": {"quantizer": {"subspaces": 4}},
-        "BFR, M = 4, not fine": {"quantizer": {"subspaces": 4}, "training": {"fine": False}},
-        "no training, M = 4": {"quantizer": {"subspaces": 4}} | UNTRAINED_CHANGES,
     },
     "table2": {
         f"M = {subspaces}, K = {codewords}{title}": {"quantizer": {"subspaces": subspaces, "codewords": codewords}}
@@ -65,6 +62,12 @@ SWEEPS: dict[str, dict[str, Changes]] = {
     },
     "lambda": {
         f"lambda = {weight:g}": {"training": {"weight": weight}} for weight in (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+    },
+    "coarse": {
+        "4 bytes": {"quantizer": {"subspaces": 4}},
+        "4 bytes, share 0.5 all the same": {"quantizer": {"subspaces": 4}, "training": {"share": 1.0}},
+        "4 bytes, supervised by 4 bytes, share 0.5": {"quantizer": {"subspaces": 4}, "training": {"fine": False}},
+        "4 bytes, no training": {"quantizer": {"subspaces": 4}} | UNTRAINED_CHANGES,
     },
     "more": {
         "BFR, 5 neighbours": {"training": {"neighbours": 5}},

@@ -100,6 +100,11 @@ def ablations() -> str:
     return training("benchmark_ablations")
 
 
+def coarse() -> str:
+    """Codes of fewer bytes than the default's."""
+    return training("benchmark_coarse")
+
+
 def table2() -> str:
     """Table 2 of the paper: subspaces and codewords, with and without training."""
     found: dict[tuple[int, int], dict[bool, float]] = {}
@@ -190,6 +195,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "training": training,
     "ablations": ablations,
+    "coarse": coarse,
     "table2": table2,
     "lambda": weights,
     "iterations": iterations,

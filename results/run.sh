@@ -40,6 +40,7 @@ sweep() { # NAME SEEDS RESULT
 }
 sweep refinements 3 benchmark_training
 sweep ablations 1 benchmark_ablations
+sweep coarse 1 benchmark_coarse
 sweep table2 1 benchmark_table2
 sweep lambda 1 benchmark_lambda
 python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
