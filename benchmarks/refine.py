@@ -9,7 +9,8 @@ of INSTRE.
 
 BFR's settings: S = 10, neighbours of other photos alone. Exact search over all pairs takes hours at 1,000,000: beyond
 --whole both look for the neighbours of a fixed part of the regions among all of them, and their time is scaled up to
-all (``seconds_scaled``, never ``seconds``). Recall is the share of the exact neighbours that the inverted file finds. At the smallest size, whole refinements as training runs them, too.
+all (``seconds_scaled``, never ``seconds``). Recall is the share of the exact neighbours that the inverted file finds.
+At the smallest size, whole refinements as training runs them, too.
 
 Each measurement is a process of its own; its peak memory, as the system reports it, includes the features.
 """

@@ -40,14 +40,13 @@ sweep() { # NAME SEEDS RESULT
 }
 sweep refinements 3 benchmark_training
 sweep ablations 1 benchmark_ablations
-sweep coarse 1 benchmark_coarse
 sweep table2 1 benchmark_table2
 sweep lambda 1 benchmark_lambda
 python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --collection demo "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" \
     --collection buildings "$data/landmarks" places --json "$here/benchmark_stopping.json"
 python benchmarks/refine.py --json "$here/benchmark_refine.json"
-python benchmarks/places.py "$data/landmarks" --json "$here/benchmark_places.json"
+python benchmarks/places.py "$data/landmarks" --seeds 1 --json "$here/benchmark_places.json"
 python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"
 python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
