@@ -104,6 +104,7 @@ class TrainConfig:
     iterations: int = 2  # of module 2, after module 1; at most, where stop_early
     stop_early: bool = True  # take back the first round after which features spread over more directions
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
+    refine_from: int = 100  # photos; among fewer, most neighbours are of other objects, and features stay unrefined
     neighbours: int = 10  # S of BFR; the paper's PBR takes 50
     elsewhere: bool = True  # neighbours of other photos alone
     fine: bool = True  # for codes of less than 8 bytes: supervise by 8 bytes, and lower the share in proportion
@@ -121,6 +122,7 @@ class TrainConfig:
             raise InputError(f"training.refine: expected one of {', '.join(REFINEMENTS)}, found {self.refine!r}")
         _at_least("training.iterations", self.iterations, 0)
         _at_least("training.hidden", self.hidden, 0)
+        _at_least("training.refine_from", self.refine_from, 0)
         for name in ("neighbours", "batch", "epochs"):
             _at_least(f"training.{name}", getattr(self, name), 1)
         for name in ("weight", "sharpness", "learning_rate", "convolutions_rate"):
@@ -194,7 +196,9 @@ _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000),
     features=FeatureConfig(backbone="vgg16", pooling="roi"),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
-    training=TrainConfig(end_to_end=True, hidden=0, elsewhere=False, fine=False, share=1.0, stop_early=False),
+    training=TrainConfig(
+        end_to_end=True, hidden=0, refine_from=0, elsewhere=False, fine=False, share=1.0, stop_early=False
+    ),
 )
 _RESNET101 = dataclasses.replace(
     _VGG16,

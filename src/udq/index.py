@@ -286,6 +286,9 @@ def learn(
         measure: takes what a round left to the mAP of a benchmark.
     """
     supervision = config.supervision()
+    few = len(np.unique(sample.images)) < config.training.refine_from
+    refinement = "none" if few else config.training.refine
+    settings = dataclasses.replace(config.training, share=config.share(), refine=refinement)
     head = model.start(sample.features, supervision)
     batch = f"batch in [training], now {config.training.batch},"
     if not config.training.enabled:
@@ -296,7 +299,7 @@ def learn(
             pooled or Cached(sample.features, device),
             sample.images,
             head,
-            training=dataclasses.replace(config.training, share=config.share()),
+            training=settings,
             quantizer=supervision,
             codewords=model.codewords(len(sample.features), supervision),
             seed=config.sample.seed,
