@@ -20,7 +20,7 @@ from udq.search import rank
 
 # Fitting takes most of the time of so small a build, and what it costs in accuracy is not looked at here.
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
-TRAINED = QUICK.replace({"training": {"enabled": True, "iterations": 0, "epochs": 1}})
+TRAINED = QUICK.replace({"training": {"enabled": True, "iterations": 0, "epochs": 1, "stop_early": False}})
 MOTORCYCLE = (47, 20, 628, 451)  # in the right one of the two views
 
 

@@ -16,7 +16,14 @@ SMALL = IndexConfig().replace(
     {
         "images": {"shorter": 96, "longer": 128},
         "quantizer": {"dimensions": 64, "iterations": 1},
-        "training": {"end_to_end": True, "iterations": 1, "epochs": 1, "batch": 200, "convolutions_rate": 1e-4},
+        "training": {
+            "end_to_end": True,
+            "stop_early": False,
+            "iterations": 1,
+            "epochs": 1,
+            "batch": 200,
+            "convolutions_rate": 1e-4,
+        },
     }
 )
 
