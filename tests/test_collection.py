@@ -233,12 +233,11 @@ def test_retraining_is_building_again_in_place(photos, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.udq", "y.udq"]
 
 
-@pytest.mark.parametrize("end_to_end", [False, True])
-def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_path, end_to_end):
+def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_path):
     folder = Path(demo["written"]["page"]).parent
     photos = folder / "photos"
     truth = REGISTRY["boxes"](folder / "ground_truth.csv")
-    changes = {"iterations": 1, "stop_early": False, "end_to_end": end_to_end, "convolutions_rate": 1e-6}
+    changes = {"iterations": 1, "stop_early": False}
     config = TRAINED.replace({"training": changes, "images": {"shorter": 96, "longer": 128}})
     made = Collection.build(photos, tmp_path / "x.udq", config=config, device="cpu", truth=truth)
     unseen = Collection.build(photos, tmp_path / "y.udq", config=config, device="cpu")
