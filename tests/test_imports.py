@@ -80,30 +80,27 @@ def test_opening_and_scanning_a_collection_never_imports_torch(collection):
     assert done.stdout.strip() == "False"
 
 
-def test_info_never_imports_torch(collection):
+def imports(module, arguments):
+    """What a new process says that ran udq: whether it imported a module."""
     script = (
         "import sys\n"
-        f"sys.argv = ['udq', 'info', {str(collection.path)!r}]\n"
+        f"sys.argv = ['udq', *{arguments!r}]\n"
         "from udq.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    print('torch' in sys.modules)"
+        f"try:\n    main()\nexcept SystemExit:\n    print({module!r} in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
 
-    assert done.stdout.splitlines()[-1] == "False"
+
+def test_info_never_imports_torch(collection):
+    assert imports("torch", ["info", str(collection.path)]) == "False"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["info", "{path}"]])
 def test_only_a_picture_of_curves_imports_matplotlib(collection, arguments):
     arguments = [argument.format(path=collection.path) for argument in arguments]
-    script = (
-        "import sys\n"
-        f"sys.argv = ['udq', *{arguments!r}]\n"
-        "from udq.cli import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    print('matplotlib' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    assert done.stdout.splitlines()[-1] == "False"
+    assert imports("matplotlib", arguments) == "False"
 
 
 def test_every_public_name_is_there():

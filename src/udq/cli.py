@@ -91,22 +91,19 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Build a collection from photos: propose regions, describe them, train on them, encode."""
-    settings = config.preset(preset)
-    if config_file is not None:
-        settings = config.IndexConfig.from_toml(config_file, settings)
-    settings = settings.replace(
-        {
-            "features": _given(backbone=backbone, proposals=proposals),
-            "sample": _given(seed=seed),
-            "quantizer": _given(subspaces=subspaces, codewords=codewords),
-            "training": _given(
-                iterations=iterations,
-                refine=refine,
-                weight=weight,
-                end_to_end=end_to_end,
-                enabled=False if no_train else None,
-            ),
-        }
+    settings = _settings(
+        config.preset(preset),
+        config_file,
+        features={"backbone": backbone, "proposals": proposals},
+        sample={"seed": seed},
+        quantizer={"subspaces": subspaces, "codewords": codewords},
+        training={
+            "iterations": iterations,
+            "refine": refine,
+            "weight": weight,
+            "end_to_end": end_to_end,
+            "enabled": False if no_train else None,
+        },
     )
     from udq.collection import Collection
 
@@ -139,15 +136,12 @@ def retrain(
     """
     from udq.collection import Collection
 
-    settings = Collection.open(collection).config.replace({"training": {"enabled": True}})
-    if config_file is not None:
-        settings = config.IndexConfig.from_toml(config_file, settings)
-    settings = settings.replace(
-        {
-            "sample": _given(seed=seed),
-            "quantizer": _given(subspaces=subspaces, codewords=codewords),
-            "training": _given(iterations=iterations, refine=refine, weight=weight, end_to_end=end_to_end),
-        }
+    settings = _settings(
+        Collection.open(collection).config.replace({"training": {"enabled": True}}),
+        config_file,
+        sample={"seed": seed},
+        quantizer={"subspaces": subspaces, "codewords": codewords},
+        training={"iterations": iterations, "refine": refine, "weight": weight, "end_to_end": end_to_end},
     )
     truth = _truth(ground_truth)
     with _timed() as elapsed, _resumable(collection):
@@ -391,8 +385,15 @@ def _truth(path: Path | None) -> GroundTruth | None:
     return None if path is None else datasets.REGISTRY["boxes"](path)
 
 
-def _given(**options: object) -> dict[str, object]:
-    return {name: value for name, value in options.items() if value is not None}
+def _settings(base: config.IndexConfig, file: Path | None, **stages: dict[str, object]) -> config.IndexConfig:
+    """Return settings with the file's changes and then those of the options that were given."""
+    if file is not None:
+        base = config.IndexConfig.from_toml(file, base)
+    given = {
+        stage: {name: value for name, value in options.items() if value is not None}
+        for stage, options in stages.items()
+    }
+    return base.replace(given)
 
 
 def _parse_box(text: str) -> tuple[float, ...]:

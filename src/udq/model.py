@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import projection, quantize
+from udq import archive, projection, quantize
 from udq.config import QuantizerConfig
 from udq.errors import CollectionError
 from udq.head import Head
@@ -44,23 +42,21 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Return the model as an .npz archive; ``from_bytes`` reads it back exactly."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {
-            **self.head.arrays(),
-            "rotation": self.quantizer.rotation,
-            "codebooks": self.quantizer.codebooks,
-            "residuals": self.quantizer.residuals,
-            "origin": np.array(self.origin),
-        }
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
+        return archive.to_bytes(
+            {
+                **self.head.arrays(),
+                "rotation": self.quantizer.rotation,
+                "codebooks": self.quantizer.codebooks,
+                "residuals": self.quantizer.residuals,
+                "origin": np.array(self.origin),
+            }
+        )
 
     @staticmethod
     def from_bytes(data: bytes) -> Model:
         """Read ``to_bytes``; raises CollectionError where the bytes are something else."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                parts = dict(arrays)
+            parts = archive.from_bytes(data)
             quantizer = quantize.Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
             origin = str(parts.pop("origin"))
             return Model(Head.from_arrays(parts), quantizer, origin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import images
+from udq import archive, images
 from udq.extract import Extracted, Extractor
 from udq.types import Features, Regions
 from udq.writer import write_whole
@@ -63,18 +62,17 @@ class Spool:
             [photo.source.name, str(photo.source.path), photo.width, photo.height, len(photo.regions), photo.broken]
             for photo in photos
         ]
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            facts=np.array(json.dumps(facts)),
-            boxes=np.concatenate([photo.regions.boxes for photo in photos]),
-            vectors=np.concatenate([photo.features.vectors for photo in photos]),
+        return archive.to_bytes(
+            {
+                "facts": np.array(json.dumps(facts)),
+                "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
+                "vectors": np.concatenate([photo.features.vectors for photo in photos]),
+            }
         )
-        return buffer.getvalue()
 
     def _read(self, file: Path) -> list[Extracted]:
-        with np.load(file, allow_pickle=False) as arrays:
-            facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
+        arrays = archive.from_bytes(file.read_bytes())
+        facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
         found, start = [], 0
         for name, path, width, height, regions, broken in facts:
             rows = slice(start, start := start + regions)

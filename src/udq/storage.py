@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import re
 import zipfile
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from udq import archive
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError
 from udq.head import Arrays
@@ -157,8 +157,7 @@ def read_backbone(path: Path, manifest: Manifest) -> Arrays:
 def arrays_from(data: bytes) -> Arrays:
     """Return the arrays of an .npz archive by name, never unpickled."""
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return dict(arrays)
+        return archive.from_bytes(data)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CollectionError(f"expected arrays of numbers, found: {error}") from error
 

@@ -16,7 +16,6 @@ either; it keeps what training gained and gives back what it overdid (docs/train
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from udq import losses, quantize, refine
+from udq import archive, losses, quantize, refine
 from udq.config import QuantizerConfig, TrainConfig
 from udq.head import Arrays, Head, average
 from udq.network import Network
@@ -200,23 +199,22 @@ class State:
 
     def to_bytes(self) -> bytes:
         """Return the state as an .npz archive; ``from_bytes`` reads it back exactly."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {"rounds": np.array(json.dumps([dataclasses.asdict(each) for each in self.rounds]))}
+        arrays: dict[str, NDArray[Any]] = {
+            "rounds": np.array(json.dumps([dataclasses.asdict(each) for each in self.rounds]))
+        }
         for name, group in self._groups().items():
             arrays |= {f"{name}/{part}": array for part, array in group.items()}
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
+        return archive.to_bytes(arrays)
 
     @staticmethod
     def from_bytes(data: bytes) -> State:
         """Read ``to_bytes``."""
         groups: dict[str, Arrays] = {"head": {}, "untrained": {}, "convolutions": {}}
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            rounds = tuple(map(Round.from_dict, json.loads(str(arrays["rounds"]))))
-            for name in arrays.files:
-                group, _, part = name.partition("/")
-                if part:
-                    groups[group][part] = arrays[name]
+        arrays = archive.from_bytes(data)
+        rounds = tuple(map(Round.from_dict, json.loads(str(arrays.pop("rounds")))))
+        for name, array in arrays.items():
+            group, _, part = name.partition("/")
+            groups[group][part] = array
         head, untrained = Head.from_arrays(groups["head"]), Head.from_arrays(groups["untrained"])
         return State(head, untrained, groups["convolutions"], rounds)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from udq import backbones, pooling
 from udq.config import FeatureConfig
+from udq.head import Arrays
 
 
 class Trunk(nn.Module):
@@ -91,7 +89,7 @@ class Trunk(nn.Module):
         """Return what end-to-end training changes: all parameters but those of the first two groups of convolutions."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def state(self) -> dict[str, NDArray[np.float32]]:
+    def state(self) -> Arrays:
         """Return a copy of what end-to-end training changes, by name."""
         return {
             name: parameter.detach().float().cpu().numpy().copy()
@@ -99,7 +97,7 @@ class Trunk(nn.Module):
             if parameter.requires_grad
         }
 
-    def load(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+    def load(self, state: Arrays) -> None:
         """Take over what ``state`` returned."""
         parameters = dict(self.named_parameters())
         with torch.no_grad():

@@ -26,7 +26,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import __version__, storage
+from udq import __version__, archive, storage
 from udq.config import IndexConfig
 from udq.errors import InputError, UdqError
 from udq.head import Arrays
@@ -136,9 +136,7 @@ class Writer:
         """
         if backbone:
             name = self._name("backbone")
-            buffer = io.BytesIO()
-            np.savez(buffer, **backbone)  # type: ignore[arg-type]
-            self._journal["backbone"] = {"file": name, **_write(self._partial / name, buffer.getvalue())}
+            self._journal["backbone"] = {"file": name, **_write(self._partial / name, archive.to_bytes(backbone))}
         name = self._name("model")
         entry = {"file": name, "origin": model.origin, **_write(self._partial / name, model.to_bytes())}
         self._note(model=entry, training=training)
