@@ -112,7 +112,8 @@ def test_the_default_pooling_is_what_it_was(photos):
         boxes = torch.tensor(extracted.regions.boxes)
         pooled = generalised_mean(network(cast)[0].float(), boxes, width=photo.width, height=photo.height, p=3.0)
 
-    assert (normalize(pooled, dim=1).numpy() == extracted.features.vectors).all()
+    # One thread extracts: in float32, sums of several may differ in their last digit.
+    assert normalize(pooled, dim=1).numpy() == pytest.approx(extracted.features.vectors, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", FROZEN)
