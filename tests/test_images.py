@@ -75,6 +75,16 @@ def test_a_photo_of_one_very_long_side_is_refused(tmp_path):
     assert "65535 a side" in reason(tmp_path / "line.png")
 
 
+def test_a_turned_photo_with_text_for_a_number_in_its_exif_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker"
+    gradient().save(tmp_path / "x.jpg", exif=exif)
+    data = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "x.jpg").write_bytes(data.replace(b"\x01\x0f\x00\x02", b"\x01\x00\x00\x02"))  # now the width
+
+    assert "not an integer" in reason(tmp_path / "x.jpg")
+
+
 def test_a_cmyk_photo_comes_out_as_rgb(tmp_path):
     gradient().convert("CMYK").save(tmp_path / "x.jpg", quality=95)
 
@@ -127,6 +137,20 @@ def test_the_first_frame_stands_for_an_animation(tmp_path):
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
 
     assert (shown(tmp_path / "x.gif") == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_every_way_to_read_a_photo_tells_the_same_size(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gradient(60, 40).save(tmp_path / name, exif=exif)
+    loaded = images.load(tmp_path / name, shorter=20, longer=1000)
+
+    assert images.shown_size(tmp_path / name) == ((40, 60) if orientation > 4 else (60, 40))
+    assert images.load_full(tmp_path / name).size == (loaded.width, loaded.height)
+    assert (loaded.width, loaded.height) == images.shown_size(tmp_path / name)
+    assert loaded.pixels.shape[:2] == (loaded.height // 2, loaded.width // 2)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from udq.errors import ImageError, InputError
 from udq.types import Box
@@ -134,8 +135,7 @@ def load(path: Path, *, shorter: int, longer: int) -> Photo:
     """Decode a photo and scale it (sec. 4.2); raises ImageError where that is not possible."""
     try:
         with _open(path) as opened:
-            turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            width, height = opened.size[::-1] if turned else opened.size
+            (width, height), turned = _shown_size(opened)
             size = _scaled_size(width, height, scale_for(width, height, shorter=shorter, longer=longer))
             # A JPEG decodes straight to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
             opened.draft("RGB", size[::-1] if turned else size)
@@ -144,6 +144,19 @@ def load(path: Path, *, shorter: int, longer: int) -> Photo:
     except _DECODING_ERRORS as error:
         raise _image_error(path, error) from error
     return Photo(pixels, width, height)
+
+
+def shown_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a photo as a viewer shows it; raises ImageError where that is not possible.
+
+    The header is enough but for a PNG, which may keep its orientation behind its pixels and is decoded: damage
+    further on is left to ``load``.
+    """
+    try:
+        with _open(path) as opened:
+            return _shown_size(opened)[0]
+    except _DECODING_ERRORS as error:
+        raise _image_error(path, error) from error
 
 
 def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int) -> tuple[Photo, Box]:
@@ -195,7 +208,8 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
     return x1, y1, x2, y2
 
 
-# What Pillow's decoders raise for broken files; MemoryError for a header that promises the impossible.
+# What Pillow's decoders raise for broken files; MemoryError for a header that promises the impossible,
+# struct.error for EXIF with a text where a number belongs.
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,
@@ -203,6 +217,7 @@ _DECODING_ERRORS = (
     EOFError,
     MemoryError,
     OverflowError,
+    struct.error,
     Image.DecompressionBombError,
 )
 
@@ -217,6 +232,16 @@ def _open(path: Path) -> Image.Image:
             f"and {MAX_SIDE} a side; scale it down"
         )
     return opened
+
+
+def _shown_size(opened: Image.Image) -> tuple[tuple[int, int], bool]:
+    """Return width and height as a viewer shows them, and whether the file holds them the other way round."""
+    width, height = opened.size
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        # Pillow has turned the size of a TIFF already, but not that of other formats.
+        width, height = opened.tag_v2[TiffImagePlugin.IMAGEWIDTH], opened.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return ((height, width) if turned else (width, height)), turned
 
 
 def _as_shown(opened: Image.Image) -> Image.Image:
