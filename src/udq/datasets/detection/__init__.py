@@ -1,0 +1,79 @@
+"""Photos with boxes to train a region proposal network on, in the layouts people have: one file a layout.
+
+Classes are ignored: a proposal network tells objects from background and no more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from udq.datasets.detection import coco, table, voc, yolo
+from udq.datasets.detection.labels import Labelled, Labels
+from udq.datasets.detection.photos import look
+from udq.datasets.detection.reading import Reading
+from udq.errors import InputError
+
+__all__ = ["Labelled", "Labels", "load"]
+
+_LAYOUTS = (
+    "VOC (a folder with Annotations/ and JPEGImages/), YOLO (a folder with images/ and labels/), "
+    "COCO (a .json file) or CSV (a .csv file with the columns image,x1,y1,x2,y2)"
+)
+
+
+def load(path: Path, *, images: Path | None = None) -> Labels:
+    """Read the boxes of a labelled set of photos; a label or photo that cannot be used is skipped and counted.
+
+    Boxes partly outside their photo are clipped to it. Sizes are those of the photos, whatever the labels say.
+
+    Args:
+        path: a VOC folder, or the ``VOCdevkit`` that holds it; a YOLO folder; a COCO file; a CSV file.
+        images: the folder that the photos of a COCO or CSV file are relative to; by default the file's own, or
+            ``images/`` beside the file.
+
+    Raises:
+        InputError: no such path, none of the layouts, or no box left to train on.
+    """
+    reading = _read(path, images)
+    labels = look(reading)
+    if not any(len(photo.boxes) for photo in labels.photos):
+        raise InputError(
+            f"{path}: expected at least one photo with a box, found {labels.summary()}; "
+            f"photos were looked for in {' and '.join(map(str, reading.folders))}"
+        )
+    return labels
+
+
+def _read(path: Path, images: Path | None) -> Reading:
+    if path.is_dir():
+        folder = _voc_folder(path)
+        is_yolo = (path / "images").is_dir() and (path / "labels").is_dir()
+        if images is not None and (folder or is_yolo):
+            raise InputError(
+                f"{path}: expected no folder of images ({images}) for a {'VOC' if folder else 'YOLO'} folder, which "
+                "holds its photos; leave it out"
+            )
+        if folder:
+            return voc.read(folder)
+        if is_yolo:
+            return yolo.read(path)
+    elif path.is_file() and path.suffix.lower() in (".json", ".csv"):
+        if images is not None and not images.is_dir():
+            raise InputError(f"{images}: expected the folder of the photos, found no such folder; check the spelling")
+        folders = (path.parent, path.parent / "images") if images is None else (images,)
+        return coco.read(path, folders) if path.suffix.lower() == ".json" else table.read(path, folders)
+    found = "a folder of none of them" if path.is_dir() else "another file" if path.exists() else "no such path"
+    raise InputError(f"{path}: expected {_LAYOUTS}, found {found}")
+
+
+def _voc_folder(path: Path) -> Path | None:
+    """Return the folder itself or the only one of VOC's years in it, None where neither is VOC."""
+    found = [
+        folder
+        for folder in (path, *sorted(path.glob("VOC*")))
+        if (folder / "Annotations").is_dir() and (folder / "JPEGImages").is_dir()
+    ]
+    if len(found) > 1 and found[0] != path:
+        names = ", ".join(folder.name for folder in found)
+        raise InputError(f"{path}: expected one VOC folder, found {names}; give one of them")
+    return found[0] if found else None

@@ -1,0 +1,69 @@
+"""COCO: a JSON file of ``images`` (id, file_name) and ``annotations`` (image_id, bbox as x, y, width, height).
+
+Crowds (``iscrowd``) are left out, and so is a photo that shows nothing else; a photo without annotations shows no
+object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from udq.datasets.detection.reading import Reading, four
+from udq.errors import InputError
+from udq.types import Box
+
+
+def read(path: Path, folders: tuple[Path, ...]) -> Reading:
+    """Read an annotation file; raises InputError where it is not one."""
+    content = _parse(path)
+    reading = Reading("coco", folders)
+    listed = [entry for entry in content["images"] if _is_photo(entry)]
+    times = Counter(entry["id"] for entry in listed)
+    photos = {entry["id"]: Path(entry["file_name"]) for entry in listed if times[entry["id"]] == 1}
+    # Photos that share an id are malformed too: none can tell whose its boxes are.
+    reading.skipped["malformed entries"] += len(content["images"]) - len(photos)
+    for photo in photos.values():
+        reading.listed(photo)
+    for entry in content["annotations"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), Hashable):
+            reading.skipped["malformed entries"] += 1
+        elif entry.get("image_id") not in photos:
+            reading.skipped["labels of unlisted photos"] += 1
+        elif entry.get("iscrowd"):
+            reading.listed(photos[entry["image_id"]]).passed_over += 1
+        else:
+            reading.add(photos[entry["image_id"]], _box(entry.get("bbox")), "malformed entries")
+    return reading
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: the labels cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a COCO file in JSON, found: {error}") from error
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), list) for name in ("images", "annotations")
+    ):
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path}: expected a COCO file with the lists images and annotations, found: {found!r}")
+    return content
+
+
+def _is_photo(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("id"), int | str)
+        and isinstance(entry.get("file_name"), str)
+        and bool(entry["file_name"].strip())
+    )
+
+
+def _box(bbox: object) -> Box | None:
+    found = four(bbox) if isinstance(bbox, list) else None
+    return found and (found[0], found[1], found[0] + found[2], found[1] + found[3])

@@ -1,0 +1,42 @@
+"""CSV: a line a box, with the columns ``image,x1,y1,x2,y2`` in pixels of the photo; other columns are ignored."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from udq.datasets.detection.reading import Reading, four
+from udq.errors import InputError
+
+_REQUIRED = ("image", "x1", "y1", "x2", "y2")
+
+
+def read(path: Path, folders: tuple[Path, ...]) -> Reading:
+    """Read a table of boxes; raises InputError where columns are missing."""
+    reading = Reading("csv", folders)
+    try:
+        # Names of photos come through whatever their encoding, as the system escapes them.
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            missing = [name for name in _REQUIRED if name not in (rows.fieldnames or ())]
+            if missing:
+                raise InputError(f"{path}: expected the columns {','.join(_REQUIRED)}; missing: {', '.join(missing)}")
+            while (row := _next(rows)) is not None:
+                name = (row.get("image") or "").strip()
+                if name:
+                    reading.add(Path(name), four(row[column] for column in _REQUIRED[1:]), "malformed lines")
+                else:
+                    reading.skipped["malformed lines"] += 1
+    except OSError as error:
+        raise InputError(f"{path}: the labels cannot be read ({error.strerror})") from error
+    except csv.Error as error:
+        raise InputError(f"{path}: expected a CSV file, found: {error}") from error
+    return reading
+
+
+def _next(rows: csv.DictReader[str]) -> dict[str, str | None] | None:
+    """Return the next row, an empty one where it is malformed, None at the end."""
+    try:
+        return next(rows, None)  # type: ignore[arg-type]
+    except csv.Error:
+        return {}
