@@ -79,7 +79,7 @@ def speed() -> str:
          f"{index['photos_per_second']['ours']:.0f} photos/s",
          f"torchvision decode and eager backbone alone: {index['photos_per_second']['plain']:.0f} photos/s",
          f"{index['ratio']:.1f}"),
-        (f"peak memory of `udq index --no-train`, {large['photos']:,} photos", f"{large['peak_mib']:,.0f} MiB",
+        (f"peak memory of `udq index`, {large['photos']:,} photos", f"{large['peak_mib']:,.0f} MiB",
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
     ]  # fmt: skip
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
