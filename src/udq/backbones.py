@@ -51,6 +51,9 @@ class Backbone:
         frozen: how the names of the parameters of ``convolutions`` begin that are of the first two groups of
             convolutions, which training leaves as they are (sec. 4.2).
         top_channels: length of what ``top`` returns; 0 where there is none.
+        fine: the module of ``convolutions`` whose output is the last map of stride 16, for the boxes of small objects;
+            empty where the feature map itself has that stride.
+        fine_channels: depth of that map.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Backbone:
     weights: str
     frozen: tuple[str, ...]
     top_channels: int = 0
+    fine: str = ""
+    fine_channels: int = 0
 
 
 def backbone(name: str) -> Backbone:
@@ -214,12 +219,18 @@ _LITE = *_LITE0, "network._blocks.3."  # lite1 and lite2 are deeper by a block t
 REGISTRY: dict[str, Backbone] = {
     entry.name: entry
     for entry in (
-        Backbone("efficientnet-lite0", partial(_lite, 0), 32, 1280, *_TENSORFLOW, _PACKAGED.format(0), _LITE0),
-        Backbone("efficientnet-lite1", partial(_lite, 1), 32, 1280, *_TENSORFLOW, _PACKAGED.format(1), _LITE),
-        Backbone("efficientnet-lite2", partial(_lite, 2), 32, 1280, *_TENSORFLOW, _PACKAGED.format(2), _LITE),
-        Backbone("mobilenet-v2", _mobilenet_v2, 32, 1280, *_IMAGENET, _BESIDE, _MOBILENET),
+        Backbone("efficientnet-lite0", partial(_lite, 0), 32, 1280, *_TENSORFLOW, _PACKAGED.format(0), _LITE0,
+                 fine="network._blocks.10", fine_channels=112),
+        Backbone("efficientnet-lite1", partial(_lite, 1), 32, 1280, *_TENSORFLOW, _PACKAGED.format(1), _LITE,
+                 fine="network._blocks.14", fine_channels=112),
+        Backbone("efficientnet-lite2", partial(_lite, 2), 32, 1280, *_TENSORFLOW, _PACKAGED.format(2), _LITE,
+                 fine="network._blocks.14", fine_channels=120),
+        Backbone("mobilenet-v2", _mobilenet_v2, 32, 1280, *_IMAGENET, _BESIDE, _MOBILENET,
+                 fine="13", fine_channels=96),
         Backbone("vgg16", partial(_torchvision, "vgg16", _vgg), 16, 512, *_IMAGENET, _DOWNLOADED, _VGG, 4096),
-        Backbone("resnet50", partial(_torchvision, "resnet50", _resnet), 32, 2048, *_IMAGENET, _DOWNLOADED, _RESNET),
-        Backbone("resnet101", partial(_torchvision, "resnet101", _resnet), 32, 2048, *_IMAGENET, _DOWNLOADED, _RESNET),
+        Backbone("resnet50", partial(_torchvision, "resnet50", _resnet), 32, 2048, *_IMAGENET, _DOWNLOADED, _RESNET,
+                 fine="layer3", fine_channels=1024),
+        Backbone("resnet101", partial(_torchvision, "resnet101", _resnet), 32, 2048, *_IMAGENET, _DOWNLOADED, _RESNET,
+                 fine="layer3", fine_channels=1024),
     )
 }  # fmt: skip

@@ -51,6 +51,11 @@ EndToEnd = Annotated[
     bool | None,
     typer.Option("--end-to-end/--no-end-to-end", help="Train the convolutions too: slow without a GPU."),
 ]  # fmt: skip
+Preset = Annotated[str, typer.Option(metavar="NAME", help=f"Settings to begin with: {', '.join(config.PRESETS)}.")]
+Backbone = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"Network that sees the photos: {', '.join(backbones.REGISTRY)}.")
+]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights for the backbone, for offline use.")]
 Watched = Annotated[
     Path | None,
     typer.Option(
@@ -63,18 +68,18 @@ Watched = Annotated[
 def index(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Photos and folders of photos.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="COLLECTION", help="The collection to make.")],
-    preset: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Settings to begin with: {', '.join(config.PRESETS)}.")
-    ] = "default",
+    preset: Preset = "default",
     config_file: ConfigFile = None,
-    backbone: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Network that sees the photos: {', '.join(backbones.REGISTRY)}.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights for the backbone, for offline use.")
-    ] = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
     proposals: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"Region proposer: {', '.join(proposers.REGISTRY)}.")
+    ] = None,
+    rpn: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Region proposal network that 'udq train-rpn' made.")
+    ] = None,
+    regions: Annotated[
+        int | None, typer.Option(metavar="T", help="Regions that a region proposal network keeps of a photo.")
     ] = None,
     subspaces: Subspaces = None,
     codewords: Codewords = None,
@@ -94,7 +99,7 @@ def index(
     settings = _settings(
         config.preset(preset),
         config_file,
-        features={"backbone": backbone, "proposals": proposals},
+        features={"backbone": backbone, "proposals": proposals, "regions": regions},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
         training={
@@ -110,7 +115,7 @@ def index(
     truth = _truth(ground_truth)
     with _timed() as elapsed, _resumable(output):
         built = Collection.build(
-            images, output, config=settings, weights=weights, device=device, truth=truth, progress=_progress
+            images, output, config=settings, weights=weights, rpn=rpn, device=device, truth=truth, progress=_progress
         )
     printing.print_built(built, elapsed(), as_json=as_json)
 
@@ -235,6 +240,66 @@ def evaluate(
     printing.print_evaluation(done.report)
     if picture is not None:
         print(f"picture: {picture}")
+
+
+@app.command("train-rpn", epilog="Example: udq train-rpn VOCdevkit/VOC2007 -o rpn.npz")
+def train_rpn(
+    labels: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LABELS",
+            help="Photos with boxes: folders in the layout of VOC or YOLO, COCO's JSON, or a CSV of image,x1,y1,x2,y2.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The network to make.")],
+    images: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the photos of JSON and CSV are. Default: beside them.")
+    ] = None,
+    preset: Preset = "default",
+    config_file: ConfigFile = None,
+    backbone: Backbone = None,
+    weights: Weights = None,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Times every view of every photo is learned from.")] = 3,
+    views: Annotated[
+        int, typer.Option(metavar="N", help="Of each photo: itself and flipped, cropped and scaled ones.")
+    ] = 6,
+    held_out: Annotated[
+        float, typer.Option(metavar="X", help="Share of the photos that recall is measured on, 0..1.")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of everything drawn at random.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train a region proposal network on boxes, for 'udq index --proposals rpn --rpn FILE'.
+
+    The backbone stays as it is. Killed or interrupted, the same command goes on.
+    """
+    from udq.datasets import detection
+
+    settings = _settings(config.preset(preset), config_file, features={"backbone": backbone})
+    training = config.ProposalTraining(epochs=epochs, views=views, held_out=held_out, seed=seed)
+    labelled = detection.load_all(labels, images=images)
+    if not as_json:
+        print(labelled.summary())
+    from udq import train_rpn as trainer
+
+    with _timed() as elapsed, _resumable(output):
+        card = trainer.train(
+            labelled,
+            output,
+            image=settings.images,
+            feature=settings.features,
+            settings=training,
+            weights=weights,
+            device=device,
+            progress=_progress,
+        )
+    if as_json:
+        printing.print_json({"file": str(output), "elapsed_s": elapsed(), **card})
+        return
+    printing.print_recall(card)
+    print(f"{output}: written in {elapsed():.0f} s; use it with: udq index PHOTOS -o COLLECTION --proposals rpn "
+          f"--backbone {card['backbone']} --rpn {output}")  # fmt: skip
 
 
 @app.command(epilog="Example: udq info photos.udq --picture training.png")

@@ -47,6 +47,7 @@ class Collection:
         *,
         config: IndexConfig | None = None,
         weights: PathLike | None = None,
+        rpn: PathLike | None = None,
         device: str = "auto",
         truth: GroundTruth | None = None,
         progress: Progress = silent,
@@ -58,6 +59,7 @@ class Collection:
             path: the collection to make; nothing may be there yet.
             config: what to build it with; the ``default`` preset where None.
             weights: a file of weights instead of the backbone's usual ones.
+            rpn: a region proposal network that ``udq train-rpn`` made, instead of the shipped one.
             device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
             truth: a benchmark to measure after every round of training, for the curves; nothing goes by it.
             progress: is told of each photo.
@@ -74,6 +76,7 @@ class Collection:
             Path(path),
             config=config or IndexConfig(),
             weights=None if weights is None else Path(weights),
+            rpn=None if rpn is None else Path(rpn),
             device=device,
             truth=truth,
             progress=progress,
@@ -166,8 +169,13 @@ class Collection:
         """The network that encodes queries as the photos were; the first use imports torch."""
         from udq.extract import Extractor
 
-        weights = storage.weights_file(self._manifest)
-        extractor = Extractor(self.config.images, self.config.features, weights=weights, device=self.device)
+        extractor = Extractor(
+            self.config.images,
+            self.config.features,
+            weights=storage.given_file(self._manifest, "weights"),
+            rpn=storage.given_file(self._manifest, "rpn"),
+            device=self.device,
+        )
         extractor.trunk.load(storage.read_backbone(self.path, self._manifest))
         return extractor
 
@@ -194,6 +202,7 @@ class Collection:
             "training": document["training"],
             "config": document["config"],
             "weights": document["weights"],
+            "rpn": document.get("rpn"),
             "broken": self.broken,
             "passed_over": document["passed_over"],
         }

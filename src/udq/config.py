@@ -53,6 +53,7 @@ class FeatureConfig:
 
     backbone: str = "efficientnet-lite0"
     proposals: str = "grid"
+    regions: int = 200  # T, that a region proposal network keeps of a photo, the best ones; the grid has its own number
     pooling: str = "gem"  # the generalised mean of all a box covers, or the paper's RoI max pooling to 7 x 7 cells
     p: float = 3.0  # exponent of the generalised mean: 1 averages, large values take the maximum
 
@@ -60,6 +61,29 @@ class FeatureConfig:
         if self.pooling not in POOLINGS:
             raise InputError(f"features.pooling: expected one of {', '.join(POOLINGS)}, found {self.pooling!r}")
         _at_least("features.p", self.p, 1)
+        _at_least("features.regions", self.regions, 1)
+
+
+@dataclass(frozen=True)
+class ProposalTraining:
+    """Training of a region proposal network on labelled boxes, on top of a backbone that stays as it is."""
+
+    epochs: int = 3
+    views: int = 6  # of each photo: itself, and flipped, cropped and scaled ones, whose maps wait on disk
+    held_out: float = 0.1  # share of the photos that recall is measured on
+    learning_rate: float = 1e-3  # of AdamW
+    decay: float = 1e-2  # of weights
+    dropout: float = 0.2  # share of the deep map's channels
+    batch: int = 8  # photos a step
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "views", "batch"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("seed", self.seed, 0)
+        _at_least("learning rate", self.learning_rate, 0)
+        if not 0 < self.held_out < 1:
+            raise InputError(f"held out: expected a share between 0 and 1, found {self.held_out:g}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import ImageError, InputError
-from udq.trunk import Trunk, fast_precision
+from udq.trunk import Maps, Trunk, fast_precision
 from udq.types import Box, Features, Regions
 
 # Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
@@ -49,6 +49,7 @@ class Extractor:
     Attributes:
         trunk: pixels and boxes -> features.
         weights: the file of weights that it was built with, or None for the backbone's usual ones.
+        rpn: the file of the region proposal network, or None for the shipped one.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Extractor:
         feature: FeatureConfig,
         *,
         weights: Path | None = None,
+        rpn: Path | None = None,
         device: str = "auto",
     ) -> None:
         """Build the network.
@@ -65,14 +67,14 @@ class Extractor:
             image: scale of photos.
             feature: backbone, proposer and pooling.
             weights: a file of weights instead of the backbone's usual ones.
+            rpn: a file that ``udq train-rpn`` wrote, instead of what is shipped for the backbone.
             device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
         """
-        if feature.proposals not in proposals.REGISTRY:
-            raise InputError(f"proposals '{feature.proposals}': expected one of {', '.join(proposals.REGISTRY)}")
         self.weights = weights
+        self.rpn = rpn
         self._image = image
-        self._propose = proposals.REGISTRY[feature.proposals]
         place = _device(device)
+        self._propose = proposals.build(feature, rpn=rpn, device=place)
         self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
 
     @property
@@ -120,7 +122,7 @@ class Extractor:
             path, box, shorter=self._image.shorter, longer=self._image.longer, least=self._image.least
         )
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
-        return found, self._pool(photo, self._feature_map(photo), whole)[0]
+        return found, self._pool(photo, self._maps(photo).features, whole)[0]
 
     def _extract(self, source: images.Source) -> Extracted:
         try:
@@ -128,14 +130,14 @@ class Extractor:
         except ImageError as error:
             nothing = Regions(np.empty((0, 4), np.float32))
             return Extracted(source, 0, 0, nothing, Features(np.empty((0, self.channels), np.float32)), str(error))
-        feature_map = self._feature_map(photo)
-        regions = self._propose(feature_map, photo.width, photo.height)
-        features = Features(self._pool(photo, feature_map, regions.boxes))
+        maps = self._maps(photo)
+        regions = self._propose(photo, maps)
+        features = Features(self._pool(photo, maps.features, regions.boxes))
         return Extracted(source, photo.width, photo.height, regions, features)
 
     @torch.inference_mode()
-    def _feature_map(self, photo: images.Photo) -> torch.Tensor:
-        return self.trunk.feature_map(torch.from_numpy(photo.pixels.copy()))
+    def _maps(self, photo: images.Photo) -> Maps:
+        return self.trunk.maps(torch.from_numpy(photo.pixels.copy()))
 
     @torch.inference_mode()
     def _pool(self, photo: images.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:

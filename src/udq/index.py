@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,7 @@ def build(
     *,
     config: IndexConfig,
     weights: Path | None = None,
+    rpn: Path | None = None,
     device: str = "auto",
     truth: GroundTruth | None = None,
     progress: Progress = silent,
@@ -82,6 +83,7 @@ def build(
         path: the collection to make; nothing may be there yet.
         config: what to build it with.
         weights: a file of weights for the backbone.
+        rpn: a file of the region proposal network.
         device: ``auto``, ``cpu`` or ``cuda``.
         truth: a benchmark to measure after every round of training; nothing goes by it.
         progress: is told of each photo.
@@ -89,11 +91,11 @@ def build(
     sources, passed_over = images.find(arguments)
     if truth is not None:
         evaluate.check_names(truth, {source.name for source in sources}, ())
-    extractor = Extractor(config.images, config.features, weights=weights, device=device)
-    marked = fingerprint(weights)
-    with Writer(path, fingerprint=_fingerprint(sources, config, extractor, marked)) as writer:
+    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device)
+    given = {"weights": fingerprint(weights), "rpn": fingerprint(rpn)}
+    with Writer(path, fingerprint=_fingerprint(sources, config, extractor, given)) as writer:
         broken = _write(sources, writer, extractor, config, truth, progress)
-        writer.commit(config, weights=marked, broken=broken, passed_over=passed_over)
+        writer.commit(config, given=given, broken=broken, passed_over=passed_over)
 
 
 def rebuild(
@@ -117,7 +119,7 @@ def rebuild(
 
     Raises:
         InputError: photos are gone.
-        CollectionError: the weights file that it was built with is gone.
+        CollectionError: a file of weights that it was built with is gone.
     """
     manifest = storage.read_manifest(path)
     quantizer = storage.read_model(path, manifest).quantizer
@@ -132,12 +134,12 @@ def rebuild(
     if truth is not None:
         unread = {entry["image"] for entry in manifest.broken}
         evaluate.check_names(truth, {source.name for source in sources}, unread)
-    weights, marked = storage.weights_file(manifest), manifest.weights
-    extractor = Extractor(config.images, config.features, weights=weights, device=device)
-    same = _fingerprint(sources, config, extractor, marked, manifest.document["sha256"])
+    weights, rpn = (storage.given_file(manifest, name) for name in ("weights", "rpn"))
+    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device)
+    same = _fingerprint(sources, config, extractor, manifest.given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
         broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]
-        writer.commit(config, weights=marked, broken=broken, passed_over=manifest.document["passed_over"])
+        writer.commit(config, given=manifest.given, broken=broken, passed_over=manifest.document["passed_over"])
 
 
 def _write(
@@ -224,7 +226,11 @@ class _Watch:
         config, spool, described = self._config, self._spool, self._described
         if convolutions:
             extractor = Extractor(
-                config.images, config.features, weights=self._extractor.weights, device=self._extractor.device.type
+                config.images,
+                config.features,
+                weights=self._extractor.weights,
+                rpn=self._extractor.rpn,
+                device=self._extractor.device.type,
             )
             extractor.trunk.load(convolutions)
             spool, described = (
@@ -393,24 +399,24 @@ def _all_broken(broken: Sequence[str]) -> str:
     return f"none of {len(broken)} photos could be read: {listed}{more}"
 
 
-def fingerprint(weights: Path | None) -> dict[str, str] | None:
-    """Return path and sha256 of a weights file, so that a search never runs with another network."""
-    if weights is None:
+def fingerprint(given: Path | None) -> storage.Fingerprint | None:
+    """Return path and sha256 of a file of weights, so that a search never runs with another network."""
+    if given is None:
         return None
-    with weights.open("rb") as file:
-        return {"path": str(weights.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    with given.open("rb") as file:
+        return {"path": str(given.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _fingerprint(
     sources: Sequence[images.Source],
     config: IndexConfig,
     extractor: Extractor,
-    weights: dict[str, str] | None,
+    given: Mapping[str, storage.Fingerprint | None],
     replaces: str | None = None,
 ) -> str:
     """Return a checksum of all that a build's codes depend on, and of what the build replaces."""
     computed = [torch.__version__, extractor.device.type, extractor.precision]
-    facts = [__version__, computed, config.to_dict(), weights, replaces]
+    facts = [__version__, computed, config.to_dict(), dict(given), replaces]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for source in sources:
         try:

@@ -15,6 +15,15 @@ def print_json(facts: dict[str, Any]) -> None:
     print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def print_recall(card: dict[str, Any]) -> None:
+    """Print what a region proposal network finds of the photos that were held out of its training."""
+    print(f"share of the objects of {card['held_out_photos']} held-out photos that the first proposals cover:")
+    counts = next(iter(card["recall"].values()))
+    print(f"{'proposals':<10}" + "".join(f"{count:>7}" for count in counts))
+    for overlap, found in card["recall"].items():
+        print(f"{'IoU ' + overlap:<10}" + "".join(f"{share:>7.3f}" for share in found.values()))
+
+
 def print_info(facts: dict[str, Any]) -> None:
     """Print what a collection holds, a line a fact."""
     features, images = facts["config"]["features"], facts["config"]["images"]

@@ -40,6 +40,10 @@ from udq.types import Codes
 FORMAT = "udq-collection"
 VERSION = 2
 MANIFEST = "collection.json"
+# Files outside the collection that it needs: name in the manifest -> what to call it.
+GIVEN = {"weights": "weights", "rpn": "weights of the region proposal network"}
+# Path and sha256 of one of them.
+Fingerprint = dict[str, str]
 _OWN = re.compile(r"(model|backbone)-\d{6}\.npz|segments/\d{6}/[a-z]+\.(npy|json)")
 _SEGMENT_FILES = ("codes.npy", "boxes.npy", "offsets.npy", "images.json")
 
@@ -94,10 +98,9 @@ class Manifest:
         return IndexConfig().replace(self.document["config"])
 
     @property
-    def weights(self) -> dict[str, str] | None:
-        """Path and sha256 of the user's own weights file, or None for the backbone's usual ones."""
-        weights: dict[str, str] | None = self.document["weights"]
-        return weights
+    def given(self) -> dict[str, Fingerprint | None]:
+        """The user's own files of ``weights`` and ``rpn``; None where the usual ones serve."""
+        return {name: self.document.get(name) for name in GIVEN}
 
     @property
     def broken(self) -> list[dict[str, str]]:
@@ -162,21 +165,21 @@ def arrays_from(data: bytes) -> Arrays:
         raise CollectionError(f"expected arrays of numbers, found: {error}") from error
 
 
-def weights_file(manifest: Manifest) -> Path | None:
-    """Return the user's own weights file, after comparing its checksum; None for the backbone's usual weights."""
-    weights = manifest.weights
-    if weights is None:
+def given_file(manifest: Manifest, name: str) -> Path | None:
+    """Return the user's own file of ``weights`` or ``rpn``, after comparing its checksum; None where there is none."""
+    given = manifest.given[name]
+    if given is None:
         return None
-    file = Path(weights["path"])
+    file = Path(given["path"])
     try:
         with file.open("rb") as opened:
-            same = hashlib.file_digest(opened, "sha256").hexdigest() == weights["sha256"]
+            same = hashlib.file_digest(opened, "sha256").hexdigest() == given["sha256"]
     except OSError as error:
         raise CollectionError(
-            f"{file}: the weights this collection was built with are gone; put the file back"
+            f"{file}: the {GIVEN[name]} this collection was built with are gone; put the file back"
         ) from error
     if not same:
-        raise CollectionError(f"{file}: not the weights this collection was built with (checksum differs)")
+        raise CollectionError(f"{file}: not the {GIVEN[name]} this collection was built with (checksum differs)")
     return file
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,19 @@ from torch.nn.functional import normalize
 from udq import backbones, pooling
 from udq.config import FeatureConfig
 from udq.head import Arrays
+
+
+class Maps(NamedTuple):
+    """What the convolutions see in a photo; both maps span all of it.
+
+    Attributes:
+        features: (C, about H/stride, about W/stride) float32 >= 0, the map that regions are pooled from.
+        fine: (c, about H/16, about W/16) float32 for region proposals: the last map of stride 16. It is ``features``
+            itself where that has this stride.
+    """
+
+    features: Tensor
+    fine: Tensor
 
 
 class Trunk(nn.Module):
@@ -59,6 +73,10 @@ class Trunk(nn.Module):
         for name, parameter in self.convolutions.named_parameters():
             # Without a gradient to compute, training keeps no activations of these, the largest of all.
             parameter.requires_grad_(not name.startswith(backbone.frozen))
+        # Photos go through on several threads at once, and each thread notes its own.
+        self._noted = threading.local()
+        if backbone.fine:
+            self.convolutions.get_submodule(backbone.fine).register_forward_hook(self._note)
         self.to(device).compute_in(precision).eval()
 
     @property
@@ -120,9 +138,18 @@ class Trunk(nn.Module):
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Take a photo (H, W, 3), uint8 RGB, to its feature map (C, about H/stride, about W/stride), float32 >= 0."""
+        return self.maps(pixels).features
+
+    def maps(self, pixels: Tensor) -> Maps:
+        """Take a photo (H, W, 3), uint8 RGB, to its maps."""
         batch = pixels.to(self.device).permute(2, 0, 1)[None].float().sub_(self.mean).div_(self.spread)
-        feature_map: Tensor = self.convolutions(batch.to(self.precision, memory_format=torch.channels_last))[0]
-        return feature_map.float()
+        self._noted.fine = None
+        features = self.convolutions(batch.to(self.precision, memory_format=torch.channels_last))[0].float()
+        fine, self._noted.fine = self._noted.fine, None
+        return Maps(features, features if fine is None else fine[0].float())
+
+    def _note(self, module: nn.Module, arguments: object, output: Tensor) -> None:
+        self._noted.fine = output
 
     def pool(self, feature_map: Tensor, boxes: Tensor, *, width: float, height: float) -> Tensor:
         """Take a feature map (C, h, w) and boxes (R, 4) to features (R, D), float32 of unit length.

@@ -17,7 +17,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -187,18 +187,25 @@ class Writer:
         self,
         config: IndexConfig,
         *,
-        weights: dict[str, str] | None,
+        given: Mapping[str, storage.Fingerprint | None],
         broken: Sequence[dict[str, str]],
         passed_over: int = 0,
     ) -> None:
-        """Write the manifest and put the collection in its place."""
+        """Write the manifest and put the collection in its place.
+
+        Args:
+            config: what it was built with.
+            given: the user's own files that it was built with, as in ``Manifest.given``.
+            broken: photos that could not be read.
+            passed_over: files that are no photos.
+        """
         document = {
             "format": storage.FORMAT,
             "version": storage.VERSION,
             "udq": __version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config.to_dict(),
-            "weights": weights,
+            **given,
             "model": self._journal["model"],
             "backbone": self._journal["backbone"],
             "training": self._journal["training"],

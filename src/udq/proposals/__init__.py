@@ -3,17 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from udq.config import FeatureConfig
+from udq.errors import InputError
 from udq.proposals.grid import grid
 from udq.types import Regions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import device
 
-# propose(feature_map (C, h, w) float32, width, height) -> Regions of a photo of that many pixels.
-Proposer = Callable[["Tensor", int, int], Regions]
+    from udq.images import Photo
+    from udq.trunk import Maps
 
-REGISTRY: dict[str, Proposer] = {
-    "grid": grid,
+# propose(photo, maps) -> Regions in pixels of the photo before scaling.
+Proposer = Callable[["Photo", "Maps"], Regions]
+
+
+def build(feature: FeatureConfig, *, rpn: Path | None, device: device) -> Proposer:
+    """Return the proposer that the settings name.
+
+    Args:
+        feature: its name, and the backbone whose maps it will see.
+        rpn: a file that ``udq train-rpn`` wrote, instead of the network that is shipped for the backbone.
+        device: where the maps are.
+
+    Raises:
+        InputError: an unknown name, or a region proposal network that there is no file of or that does not fit.
+    """
+    if feature.proposals not in REGISTRY:
+        raise InputError(f"proposals '{feature.proposals}': expected one of {', '.join(REGISTRY)}")
+    if rpn is not None and "rpn" not in feature.proposals:
+        raise InputError(f"--rpn {rpn}: proposals '{feature.proposals}' use no network; add --proposals rpn")
+    return REGISTRY[feature.proposals](feature, rpn, device)
+
+
+def _windows(photo: Photo, maps: Maps) -> Regions:
+    """The grid depends on the photo's size alone."""
+    del maps
+    return grid(photo.width, photo.height)
+
+
+def _grid(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+    del feature, weights, device
+    return _windows
+
+
+def _rpn(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+    from udq.proposals import rpn
+
+    return rpn.load(feature, weights, device)
+
+
+def _both(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+    learned = _rpn(feature, weights, device)
+
+    def propose(photo: Photo, maps: Maps) -> Regions:
+        return Regions(np.concatenate([learned(photo, maps).boxes, _windows(photo, maps).boxes]))
+
+    return propose
+
+
+# name -> how to build it from the settings, a file of a region proposal network, and the device.
+REGISTRY: dict[str, Callable[[FeatureConfig, Path | None, device], Proposer]] = {
+    "grid": _grid,
+    "rpn": _rpn,
+    "rpn+grid": _both,
 }
+RANKED = frozenset({"rpn"})
+"""Proposers whose regions come best first."""

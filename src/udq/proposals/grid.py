@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udq.types import Regions
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Sides as shares of the photo's shorter side. The smallest see an object of about 3 % of the photo: large objects do
 # not need them (docs/regions.md), small ones have nothing else.
@@ -20,12 +16,8 @@ _SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
 _OVERLAP = 0.4
 
 
-def grid(feature_map: Tensor, width: int, height: int) -> Regions:
-    """Return the whole photo and every window, the whole photo first; about 110 regions for a 4:3 photo.
-
-    The feature map is not looked at: where the windows lie depends on the photo's size alone.
-    """
-    del feature_map
+def grid(width: int, height: int) -> Regions:
+    """Return the whole photo and every window, the whole photo first; about 110 regions for a 4:3 photo."""
     boxes = [(0.0, 0.0, float(width), float(height))]
     for scale in _SCALES:
         side = scale * min(width, height)

@@ -5,6 +5,9 @@ Classes are ignored: a proposal network tells objects from background and no mor
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from udq.datasets.detection import coco, table, voc, yolo
@@ -13,12 +16,28 @@ from udq.datasets.detection.photos import look
 from udq.datasets.detection.reading import Reading
 from udq.errors import InputError
 
-__all__ = ["Labelled", "Labels", "load"]
+__all__ = ["Labelled", "Labels", "load", "load_all"]
 
 _LAYOUTS = (
     "VOC (a folder with Annotations/ and JPEGImages/), YOLO (a folder with images/ and labels/), "
     "COCO (a .json file) or CSV (a .csv file with the columns image,x1,y1,x2,y2)"
 )
+
+
+def load_all(paths: Sequence[Path], *, images: Path | None = None) -> Labels:
+    """Read several labelled sets as one; ``images`` is of those that are files.
+
+    Raises:
+        InputError: as ``load``, or two of the sets label the same photo.
+    """
+    files = [path for path in paths if not path.is_dir()]
+    sets = [load(path, images=images if path in files or not files else None) for path in paths]
+    photos = sorted((photo for each in sets for photo in each.photos), key=lambda photo: photo.path)
+    for photo, after in itertools.pairwise(photos):
+        if photo.path == after.path:
+            raise InputError(f"{photo.path}: labelled in two of the sets; leave it in one of them")
+    layouts = " + ".join(dict.fromkeys(each.layout for each in sets))
+    return Labels(layouts, tuple(photos), sum((Counter(each.skipped) for each in sets), Counter()))
 
 
 def load(path: Path, *, images: Path | None = None) -> Labels:

@@ -51,7 +51,7 @@ class Labels:
     """Photos to train a region proposal network on.
 
     Attributes:
-        layout: ``voc``, ``yolo``, ``coco`` or ``csv``.
+        layout: ``voc``, ``yolo``, ``coco`` or ``csv``; several of them where sets were joined.
         photos: sorted by path, each path once.
         skipped: reason, of those in REASONS, -> how many times.
     """

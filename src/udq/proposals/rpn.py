@@ -1,0 +1,170 @@
+"""Region proposal network (sec. 3.1): anchors at every place of the maps, each scored for objectness and moved.
+
+Anchors, box coding, matching, loss and non-maximum suppression are torchvision's. Before them, the backbone's two maps
+are brought to one: the deep one says what there is, the fine one where it ends, as in a feature pyramid.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, relu
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+
+from udq import archive, backbones
+from udq.config import FeatureConfig
+from udq.errors import InputError
+from udq.images import Photo
+from udq.proposals import Proposer
+from udq.trunk import Maps
+from udq.types import Regions
+
+_WIDTH = 256
+# Sides in pixels as the network sees a photo, where 336 is the default of its shorter side, and height by width.
+_SIDES = (48, 96, 160, 256, 384)
+_SHAPES = (0.5, 1.0, 2.0)
+# Anchors of which that much is an object are objects, of which that little is are background; Faster R-CNN's 0.7 leaves
+# too few of a collection with one box a photo.
+_OBJECT, _BACKGROUND = 0.6, 0.3
+# Of proposals that overlap so much, the better one stays.
+_SUPPRESS = 0.7
+_CANDIDATES = 1000  # before suppression
+_ANCHORS, _OBJECTS = 256, 0.5  # that the loss of a photo is of, and the share of objects among them at most
+
+
+class Network(nn.Module):
+    """Maps of one photo -> boxes, best first.
+
+    Attributes:
+        deep, fine: 1 x 1 convolutions that bring the two maps to one depth; ``fine`` is None where there is one map.
+    """
+
+    def __init__(self, backbone: backbones.Backbone, *, dropout: float = 0.0) -> None:
+        """Draw weights at random.
+
+        Args:
+            backbone: whose maps it will see.
+            dropout: share of the deep map's channels that a step of training leaves out.
+        """
+        super().__init__()
+        self.deep = nn.Conv2d(backbone.channels, _WIDTH, 1)
+        self.fine = nn.Conv2d(backbone.fine_channels, _WIDTH, 1) if backbone.fine else None
+        self.dropout = nn.Dropout2d(dropout)
+        kept = {"training": _CANDIDATES, "testing": _CANDIDATES}
+        self.proposals = RegionProposalNetwork(
+            AnchorGenerator((_SIDES,), (_SHAPES,)),
+            RPNHead(_WIDTH, len(_SIDES) * len(_SHAPES)),
+            _OBJECT,
+            _BACKGROUND,
+            _ANCHORS,
+            _OBJECTS,
+            kept,
+            kept,
+            _SUPPRESS,
+        )
+
+    def forward(self, maps: Maps, height: int, width: int) -> Tensor:
+        """Return boxes (R, 4) of a photo as the network saw it, best first, in pixels of ``height`` and ``width``."""
+        boxes, _ = self.proposals(_photo(height, width), {"0": self._one_map(maps)})
+        found: Tensor = boxes[0]
+        return found
+
+    def loss(self, maps: Maps, height: int, width: int, objects: Tensor) -> Tensor:
+        """Return the loss of objectness and place, a scalar, for the boxes (B, 4) of the photo's objects."""
+        _, losses = self.proposals(_photo(height, width), {"0": self._one_map(maps)}, [{"boxes": objects}])
+        total: Tensor = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
+        return total
+
+    def _one_map(self, maps: Maps) -> Tensor:
+        one = self.deep(self.dropout(maps.features[None]))
+        if self.fine is not None:
+            one = interpolate(one, maps.fine.shape[-2:]) + self.fine(maps.fine[None])
+        return relu(one)
+
+
+def load(feature: FeatureConfig, file: Path | None, device: torch.device) -> Proposer:
+    """Return the proposer of a file that ``udq train-rpn`` wrote, or of the one shipped for the backbone.
+
+    Raises:
+        InputError: there is no such file, it is something else, or was trained on another backbone.
+    """
+    network, _ = read(feature.backbone, file)
+    network.to(device)
+
+    @torch.inference_mode()
+    def propose(photo: Photo, maps: Maps) -> Regions:
+        height, width = photo.pixels.shape[:2]
+        boxes = network(maps, height, width)[: feature.regions].cpu().numpy()
+        scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
+        # The whole photo last: it is what a query without a box asks for.
+        whole = np.array([[0, 0, photo.width, photo.height]], np.float32)
+        return Regions(np.concatenate([_wide(boxes * scale, photo), whole]))
+
+    return propose
+
+
+def read(backbone: str, file: Path | None) -> tuple[Network, dict[str, Any]]:
+    """Return a network and its model card from a file, or those shipped for the backbone where None."""
+    if file is None:
+        shipped = resources.files("udq.proposals") / "weights" / f"{backbone}.npz"
+        if not shipped.is_file():
+            raise InputError(
+                f"no region proposal network is shipped for the backbone {backbone}; train one with: "
+                f"udq train-rpn LABELS --backbone {backbone} -o rpn.npz, and give it with --rpn rpn.npz; "
+                "or use --proposals grid"
+            )
+        return from_bytes(shipped.read_bytes(), backbone, str(shipped))
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: no region proposal network can be read there ({error.strerror})") from error
+    return from_bytes(data, backbone, str(file))
+
+
+def from_bytes(data: bytes, backbone: str, name: str) -> tuple[Network, dict[str, Any]]:
+    """Read ``to_bytes``; raises InputError where the bytes are something else or of another backbone."""
+    network = Network(backbones.backbone(backbone))
+    try:
+        arrays = archive.from_bytes(data)
+        card = json.loads(str(arrays.pop("card")))
+        trained_on = card["backbone"]
+        if trained_on == backbone:
+            network.load_state_dict({key: torch.from_numpy(array).float() for key, array in arrays.items()})
+    except (ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{name}: expected a file that udq train-rpn wrote, found something else") from error
+    if trained_on != backbone:
+        raise InputError(
+            f"{name}: a region proposal network for the backbone {trained_on}, and this is {backbone}; "
+            f"use --backbone {trained_on}, or train one on {backbone}"
+        )
+    return network.eval(), card
+
+
+def to_bytes(network: Network, card: Mapping[str, Any]) -> bytes:
+    """Return weights, at half precision, and model card as an .npz archive; nothing of it is ever unpickled."""
+    weights: dict[str, NDArray[Any]] = {
+        key: tensor.detach().cpu().half().numpy() for key, tensor in network.state_dict().items()
+    }
+    return archive.to_bytes({**weights, "card": np.array(json.dumps(card))})
+
+
+def _photo(height: int, width: int) -> ImageList:
+    """What torchvision wants to know of a photo: its size alone, so that the pixels take no memory."""
+    return ImageList(torch.empty(1).expand(1, 3, height, width), [(height, width)])
+
+
+def _wide(boxes: NDArray[np.float32], photo: Photo) -> NDArray[np.float32]:
+    """Leave out boxes of less than a pixel, which a photo's border can cut."""
+    boxes[:, 0::2] = boxes[:, 0::2].clip(0, photo.width)
+    boxes[:, 1::2] = boxes[:, 1::2].clip(0, photo.height)
+    return boxes[(boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)]
