@@ -21,14 +21,18 @@ from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
+from udq.images import Photo
+from udq.proposals.grid import grid
 from udq.provenance import provenance
+from udq.trunk import Maps
 from udq.types import Regions
 
 
-def without_small_windows(feature_map: torch.Tensor, width: int, height: int) -> Regions:
+def without_small_windows(photo: Photo, maps: Maps) -> Regions:
     """The grid without its smallest scale."""
-    boxes = proposals.REGISTRY["grid"](feature_map, width, height).boxes
-    return Regions(np.ascontiguousarray(boxes[boxes[:, 2] - boxes[:, 0] > 0.3 * min(width, height)]))
+    del maps
+    boxes = grid(photo.width, photo.height).boxes
+    return Regions(np.ascontiguousarray(boxes[boxes[:, 2] - boxes[:, 0] > 0.3 * min(photo.width, photo.height)]))
 
 
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
@@ -67,7 +71,7 @@ def main() -> None:
     parser.add_argument("ground_truth", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    proposals.REGISTRY["grid-without-small"] = without_small_windows
+    proposals.REGISTRY["grid-without-small"] = lambda *_: without_small_windows
     truth = REGISTRY["boxes"](arguments.ground_truth)
     rows = {}
     for name, changes in VARIANTS.items():

@@ -15,7 +15,7 @@ import udq
 SOURCE = Path(udq.__file__).parent
 TORCH_FREE = "errors types config progress images head projection quantize model refine storage scan search "
 TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth evaluate report picture provenance "
-TORCH_FREE += "datasets.detection proposals backbones curves cli"
+TORCH_FREE += "datasets.detection proposals proposals.grid backbones curves cli"
 
 
 def modules():

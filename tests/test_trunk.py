@@ -15,6 +15,7 @@ from udq.config import FeatureConfig, ImageConfig, preset
 from udq.extract import Extractor
 from udq.images import Source, load
 from udq.pooling import generalised_mean
+from udq.proposals import rpn
 from udq.trunk import Trunk, fast_precision
 
 SMALL = {"images": {"shorter": 64, "longer": 96, "least": 32}}
@@ -30,7 +31,7 @@ FROZEN = {
 
 @pytest.fixture(scope="module")
 def paper(photos, random_weights, tmp_path_factory):
-    """Preset -> a collection of three photos, small, with weights drawn at random; built once."""
+    """Preset -> a collection of three photos, small, all weights drawn at random and given as files; built once."""
     folder = tmp_path_factory.mktemp("paper")
     (folder / "photos").mkdir()
     for name in ("coffee", "chelsea", "rocket"):
@@ -42,8 +43,16 @@ def paper(photos, random_weights, tmp_path_factory):
             # VGG16's fully connected layers take gigabytes to train, and test_end_to_end.py trains another network.
             config = preset(name).replace(SMALL).replace({"training": {"end_to_end": name != "paper"}})
             weights = random_weights(config.features.backbone)
-            path = folder / f"{name}.udq"
-            built[name] = Collection.build(folder / "photos", path, config=config, weights=weights, device="cpu")
+            backbone = config.features.backbone
+            (folder / f"{name}.npz").write_bytes(rpn.to_bytes(rpn.Network(REGISTRY[backbone]), {"backbone": backbone}))
+            built[name] = Collection.build(
+                folder / "photos",
+                folder / f"{name}.udq",
+                config=config.replace({"features": {"proposals": "rpn"}}),
+                weights=weights,
+                rpn=folder / f"{name}.npz",
+                device="cpu",
+            )
         return built[name]
 
     return collection
@@ -63,7 +72,7 @@ def test_the_papers_networks_go_from_photos_to_an_answer(paper, photos, name, ch
         _, feature = collection.extractor.describe(photos / query, None)
         likeness = {name: vectors @ feature for name, vectors in held.items()}
         assert max(likeness, key=lambda name: likeness[name].max()) == query
-        assert likeness[query].argmax() == 0  # the whole photo
+        assert likeness[query].argmax() == len(likeness[query]) - 1  # the whole photo
         assert sorted(match.image for match in collection.search(photos / query).matches) == sorted(held)
 
 
