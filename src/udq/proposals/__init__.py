@@ -67,11 +67,18 @@ def _both(feature: FeatureConfig, weights: Path | None, device: device) -> Propo
     return propose
 
 
+def _selective_search(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+    from udq.proposals import selective_search
+
+    return selective_search.load(feature, weights, device)
+
+
 # name -> how to build it from the settings, a file of a region proposal network, and the device.
 REGISTRY: dict[str, Callable[[FeatureConfig, Path | None, device], Proposer]] = {
     "grid": _grid,
     "rpn": _rpn,
     "rpn+grid": _both,
+    "selective-search": _selective_search,
 }
 RANKED = frozenset({"rpn"})
 """Proposers whose regions come best first."""

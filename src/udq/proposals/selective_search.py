@@ -1,0 +1,52 @@
+"""Selective Search, of OpenCV: segments of alike colour and texture, merged step by step; needs no training.
+
+It takes seconds a photo, and stands here to be measured beside the others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from udq.config import FeatureConfig
+from udq.errors import DependencyError
+from udq.types import Regions
+
+if TYPE_CHECKING:
+    from torch import device
+
+    from udq.images import Photo
+    from udq.proposals import Proposer
+    from udq.trunk import Maps
+
+# Pixels of a box's shorter side at least, as the network sees the photo: less than that is half a cell of its map.
+_LEAST = 16
+
+
+def load(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+    """Return the proposer, which keeps at most ``feature.regions``; raises DependencyError without OpenCV's extras."""
+    del weights, device
+    try:
+        from cv2 import ximgproc
+    except ImportError as error:
+        raise DependencyError("selective-search needs OpenCV with its extras; run: pip install 'udq[opencv]'") from error
+
+    def propose(photo: Photo, maps: Maps) -> Regions:
+        del maps
+        search = ximgproc.segmentation.createSelectiveSearchSegmentation()
+        search.setBaseImage(np.ascontiguousarray(photo.pixels[:, :, ::-1]))
+        search.switchToSelectiveSearchFast()
+        found = np.asarray(search.process(), np.float32).reshape(-1, 4)
+        found = found[found[:, 2:].min(axis=1) >= _LEAST]
+        # OpenCV's own order is drawn at random from a generator that nothing can seed. Largest first is one a user
+        # gets again, and near that of the hierarchy, whose last merges are the largest.
+        found = found[np.lexsort((*found.T, -found[:, 2:].prod(axis=1)))][: feature.regions]
+        corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
+        height, width = photo.pixels.shape[:2]
+        whole = np.array([[0, 0, photo.width, photo.height]], np.float32)
+        scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
+        return Regions(np.concatenate([corners * scale, whole]))
+
+    return propose
