@@ -9,8 +9,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from udq import evaluate, proposals, search, storage
 from udq.errors import InputError
 from udq.localise import localise
+from udq.progress import silent
 
 
 def by_hand(distance, boxes, ranked):
@@ -130,3 +132,60 @@ def test_inputs_stay_as_they_were():
 def test_shapes_that_do_not_fit_are_refused(distance, boxes):
     with pytest.raises(InputError, match=r"expected distance \(Q, R\) and boxes \(R, 4\), found"):
         localise(np.zeros(distance, np.float32), np.ones(boxes), ranked=False)
+
+
+def in_segments(segment, photos):
+    """A segment cut into several of at most so many photos."""
+    for first in range(0, len(segment.images), photos):
+        offsets = segment.offsets[first : first + photos + 1]
+        rows = slice(offsets[0], offsets[-1])
+        images = segment.images[first : first + photos]
+        yield storage.Segment(segment.codes[rows], segment.boxes[rows], offsets - offsets[0], images)
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+@pytest.mark.parametrize("photos_a_segment", [12, 5])
+def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
+    [whole] = collection.segments
+    monkeypatch.setitem(vars(collection), "segments", tuple(in_segments(whole, photos_a_segment)))
+    monkeypatch.setattr(proposals, "RANKED", frozenset({"grid"} if ranked else ()))
+    query, box = photos / "astronaut.png", (100, 10, 300, 250)
+    found = collection.search(query, box, k=12)
+
+    tables = collection.model.lookup_tables(collection.extractor.describe(query, box)[1])
+    for match in found.matches:
+        image = collection.names.index(match.image)
+        rows = slice(whole.offsets[image], whole.offsets[image + 1])
+        distance = sum(tables[m][whole.codes[rows, m]] for m in range(len(tables)))
+        assert match.distance == pytest.approx(math.sqrt(distance.min()))
+        assert match.box == tuple(localise(distance[None], whole.boxes[rows], ranked=ranked)[0])
+    assert len(found.matches) == len(collection)
+
+
+def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
+    seen = []
+
+    def recorded(distance, boxes, *, ranked):
+        seen.append((distance, localise(distance, boxes, ranked=ranked), ranked))
+        return seen[-1][1]
+
+    monkeypatch.setattr(evaluate, "localise", recorded)
+    features = np.random.default_rng(0).random((2, 1280)).astype(np.float32)
+    rankings = list(evaluate._rank_real_valued(collection, features, silent))
+
+    assert len(seen) == len(collection)
+    for image, (distance, boxes, ranked) in enumerate(seen):
+        assert not ranked
+        for query, ranking in enumerate(rankings):
+            assert ranking.distance[image] == distance[query].min()
+            assert ranking.box(image) == tuple(boxes[query])
+
+
+def test_boxes_are_looked_for_in_reported_photos_alone(collection, photos, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        search, "localise", lambda *given, ranked: asked.append(ranked) or localise(*given, ranked=ranked)
+    )
+    collection.search(photos / "coffee.png", k=3)
+
+    assert asked == [False] * 3

@@ -17,3 +17,6 @@ Proposer = Callable[["Tensor", int, int], Regions]
 REGISTRY: dict[str, Proposer] = {
     "grid": grid,
 }
+
+RANKED = frozenset({"rpn"})
+"""Names of proposers whose regions come best first: there a region's place says how likely it is a whole object."""
