@@ -13,7 +13,7 @@ import pytest
 import udq
 
 SOURCE = Path(udq.__file__).parent
-TORCH_FREE = "errors types config progress images head projection quantize model refine storage scan search "
+TORCH_FREE = "errors types config progress images head projection quantize model refine storage scan localise search "
 TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth evaluate report picture provenance "
 TORCH_FREE += "datasets.detection proposals proposals.grid backbones curves cli"
 

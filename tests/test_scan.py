@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from udq import scan
 from udq.errors import InputError
-from udq.scan import BestRegions, best_regions, rank
+from udq.scan import BestRegions, best_regions, distances, rank
 
 SUBSPACES = (1, 2, 3, 4, 8, 16)  # each compiles a kernel for each dtype: words, half words, single codes
 
@@ -36,6 +36,11 @@ def assert_equals_brute_force(lookup, codes, offsets, **options):
     distance, region = brute_force(lookup, codes, offsets)
     np.testing.assert_array_equal(best.distance.view(np.uint32), distance.view(np.uint32))
     np.testing.assert_array_equal(best.region, region)
+    every = distances(lookup, codes)
+    assert every.dtype == np.float32
+    assert every.shape == (len(codes),)
+    nearest = [every[begin:end].min(initial=np.inf) for begin, end in pairwise(offsets)]
+    np.testing.assert_array_equal(np.array(nearest, np.float32).view(np.uint32), distance.view(np.uint32))
 
 
 def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
@@ -86,6 +91,7 @@ def test_sum_runs_from_the_first_subspace():
     codes = np.zeros((1, 4), np.uint8)
     # 2**24 + 1 rounds to 2**24 each time; any other order would come to 2**24 + 2 or more.
     assert best_regions(lookup, codes, np.array([0, 1])).distance.tolist() == [2**24]
+    assert distances(lookup, codes).tolist() == [2**24]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -208,6 +214,8 @@ def test_code_out_of_range(subspaces, codewords, dtype, code, threads):
     codes[170, 2] = code
     with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
         best_regions(lookup, codes, offsets, threads=threads)
+    with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
+        distances(lookup, codes)
 
 
 def test_a_sum_too_large_for_float32_is_no_error():

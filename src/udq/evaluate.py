@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics, search
+from udq import metrics, proposals, search
 from udq.datasets import GroundTruth, Query
 from udq.errors import InputError
 from udq.images import Source
+from udq.localise import localise
 from udq.progress import Progress, silent
 from udq.provenance import provenance
 from udq.types import Features, Match
@@ -179,6 +180,7 @@ def _rank_real_valued(
     head = collection.model.head
     queries = head.apply(Features(features)).vectors
     images = collection.images
+    ranked = collection.config.features.proposals in proposals.RANKED
     distance = np.full((len(queries), len(images)), np.inf, np.float32)
     boxes = np.zeros((len(queries), len(images), 4), np.float32)
     with progress("photos, for real-valued features", len(images)) as step:
@@ -189,9 +191,8 @@ def _rank_real_valued(
             regions = head.apply(photo.features).vectors
             # Both have unit length: ||q - f||^2 = 2 - 2 q.f
             squared = 2.0 - 2.0 * (queries @ regions.T)
-            best = squared.argmin(axis=1)
-            distance[:, i] = squared[np.arange(len(queries)), best]
-            boxes[:, i] = photo.regions.boxes[best]
+            distance[:, i] = squared.min(axis=1)
+            boxes[:, i] = localise(squared, photo.regions.boxes, ranked=ranked)
             step()
     for row, found in zip(distance, boxes, strict=True):
-        yield search.Ranking(np.argsort(row, kind="stable"), row, found)
+        yield search.Ranking(np.argsort(row, kind="stable"), row, found.__getitem__)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
+from udq import proposals, scan
 from udq.errors import InputError
+from udq.localise import localise
 from udq.types import Box, Match, SearchResult
 
 if TYPE_CHECKING:
     from udq.collection import Collection
+    from udq.storage import Segment
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,17 @@ class Ranking:
     Attributes:
         order: (n,) int64 image ids, best first; ties in the order of ids.
         distance: (N,) float32 by image id: expected squared distance of the best region (eq. 5 and residuals).
-        boxes: (N, 4) float32 by image id: the best region.
+        locate: image id -> (4,) float32, where the object is. Called for photos that are reported, which are few:
+            the boxes of all would take far more time and memory than their ranking.
     """
 
     order: NDArray[np.int64]
     distance: NDArray[np.float32]
-    boxes: NDArray[np.float32]
+    locate: Callable[[int], NDArray[np.float32]]
 
     def box(self, image: int) -> Box:
-        """Return the best region of an image."""
-        x1, y1, x2, y2 = map(float, self.boxes[image])
+        """Return where in an image the object is."""
+        x1, y1, x2, y2 = map(float, self.locate(image))
         return x1, y1, x2, y2
 
     def match(self, rank: int, image: int, name: str) -> Match:
@@ -46,7 +50,7 @@ class Ranking:
 
 
 def search(collection: Collection, query: Path, box: Sequence[float] | None, *, k: int) -> SearchResult:
-    """Encode the query, scan every code, and return the ``k`` best photos with the region that matches best."""
+    """Encode the query, scan every code, and return the ``k`` best photos with where the object is."""
     if k < 1:
         raise InputError(f"k: expected 1 or more, found {k}")
     extractor, names = collection.extractor, collection.names
@@ -65,8 +69,20 @@ def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None 
     """Rank the photos of a collection by a pooled query feature (D,): the ``k`` best, or all."""
     lookup = collection.model.lookup_tables(feature)
     parts = [scan.best_regions(lookup, segment.codes, segment.offsets) for segment in collection.segments]
-    boxes = [segment.boxes[part.region] for segment, part in zip(collection.segments, parts, strict=True)]
     best = scan.BestRegions(
         np.concatenate([part.distance for part in parts]), np.concatenate([part.region for part in parts])
     )
-    return Ranking(scan.rank(best, k), best.distance, np.concatenate(boxes).astype(np.float32))
+    ranked = collection.config.features.proposals in proposals.RANKED
+    return Ranking(scan.rank(best, k), best.distance, partial(_locate, collection.segments, lookup, ranked))
+
+
+def _locate(segments: Sequence[Segment], lookup: NDArray[np.float32], ranked: bool, image: int) -> NDArray[np.float32]:
+    """Return where in an image the object is, (4,) float32, by the codes of all its regions."""
+    for segment in segments:
+        if image < len(segment.images):
+            break
+        image -= len(segment.images)
+    rows = slice(segment.offsets[image], segment.offsets[image + 1])
+    distance = scan.distances(lookup, segment.codes[rows])
+    found: NDArray[np.float32] = localise(distance[None], segment.boxes[rows], ranked=ranked)[0]
+    return found

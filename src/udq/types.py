@@ -105,7 +105,7 @@ class Match:
         image: name of the photo, as indexed.
         distance: expected distance of the query and the best region, by its code (eq. 5 and its residual), >= 0.
         score: similarity of eq. 2, 1 / distance; higher is better.
-        box: the best region, x1, y1, x2, y2 in pixels of the photo.
+        box: where the object is, by all regions of the photo (``udq.localise``); x1, y1, x2, y2 in its pixels.
     """
 
     rank: int
@@ -123,7 +123,7 @@ class SearchResult:
         image: the query photo.
         box: the drawn box in pixels of the query photo; the whole photo where none was drawn.
         matches: best first; ties are in the order of image ids.
-        elapsed_ms: milliseconds of ``encode``, ``scan`` and ``total``.
+        elapsed_ms: milliseconds of ``encode``, ``scan`` and ``total``; the boxes of the matches are in ``total`` alone.
     """
 
     image: str

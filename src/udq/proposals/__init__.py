@@ -80,5 +80,5 @@ REGISTRY: dict[str, Callable[[FeatureConfig, Path | None, device], Proposer]] = 
     "rpn+grid": _both,
     "selective-search": _selective_search,
 }
-RANKED = frozenset({"rpn"})
-"""Proposers whose regions come best first."""
+RANKED = frozenset({"rpn", "rpn+grid"})
+"""Proposers whose regions come best first: there a region's place says how likely it is a whole object."""

@@ -31,7 +31,7 @@ def load(feature: FeatureConfig, weights: Path | None, device: device) -> Propos
     try:
         from cv2 import ximgproc
     except ImportError as error:
-        raise DependencyError("selective-search needs OpenCV with its extras; run: pip install 'udq[opencv]'") from error
+        raise DependencyError("selective-search needs OpenCV's extras; run: pip install 'udq[opencv]'") from error
 
     def propose(photo: Photo, maps: Maps) -> Regions:
         del maps

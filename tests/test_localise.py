@@ -1,0 +1,191 @@
+"""Where the object is, against plain loops and by what has to hold of any photo."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from udq import evaluate, proposals, search, storage
+from udq.errors import InputError
+from udq.localise import localise
+from udq.progress import silent
+
+
+def by_hand(distance, boxes, ranked):
+    """One query's box in plain Python: every quantile is looked for anew, from the least coordinate upwards."""
+    weights = []
+    for row, d in enumerate(distance):
+        weights.append(math.exp(-(d - min(distance)) / 0.1) / (math.sqrt(1 + row) if ranked else 1))
+    found = []
+    for edge, share in enumerate((0.35, 0.35, 0.65, 0.65)):
+        for candidate in sorted(box[edge] for box in boxes):
+            below = sum(weight for weight, box in zip(weights, boxes, strict=True) if box[edge] <= candidate)
+            if below >= share * sum(weights):
+                found.append(candidate)
+                break
+    return found
+
+
+def random_photo(seed, *, queries, regions):
+    """Distances as unit features have them, and boxes of whole pixels with some edges in common."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 60, (regions, 2))
+    boxes = np.hstack([corner, corner + rng.integers(1, 40, (regions, 2))])
+    return (0.3 + 1.5 * rng.random((queries, regions))).astype(np.float32), boxes.astype(np.float32)
+
+
+photo = st.builds(random_photo, st.integers(0, 2**32 - 1), queries=st.integers(1, 3), regions=st.integers(1, 30))
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+@pytest.mark.parametrize("regions", [1, 2, 7, 110])
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_plain_loops(seed, regions, ranked):
+    distance, boxes = random_photo(seed, queries=4, regions=regions)
+    found = localise(distance, boxes, ranked=ranked)
+
+    assert found.dtype == np.float32
+    assert found.tolist() == [by_hand(row, boxes.tolist(), ranked) for row in distance.tolist()]
+
+
+def test_figures_worked_out_on_paper():
+    boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [2, 2, 12, 12], [3, 3, 13, 13], [90, 90, 99, 99]])
+    near = np.array([[0.5, 0.5, 0.5, 0.5, 2.5]], np.float32)  # four of weight 1, one of e^-20
+    # 0.35 of 4 is reached by the second left edge, 0.65 of 4 by the third right one.
+    assert localise(near, boxes, ranked=False).tolist() == [[1, 1, 12, 12]]
+    # Weights 1, 0.71, 0.58, 0.5, together 2.78: 0.97 is reached by the first, 1.81 by the third.
+    assert localise(near, boxes, ranked=True).tolist() == [[0, 0, 12, 12]]
+    # e^-1 for each 0.1 further: 1, 0.37, 0.14, 0.05, together 1.55: 0.54 and 1.01.
+    falling = np.array([[0.5, 0.6, 0.7, 0.8, 9.0]], np.float32)
+    assert localise(falling, boxes, ranked=False).tolist() == [[0, 0, 11, 11]]
+
+
+def test_one_region_is_the_box():
+    box = np.array([[3, 4, 50, 60]], np.uint16)
+    for ranked in (False, True):
+        assert localise(np.array([[1.3], [0.0]], np.float32), box, ranked=ranked).tolist() == 2 * [[3, 4, 50, 60]]
+
+
+@given(photo, st.booleans())
+def test_boxes_are_not_empty_and_inside_the_hull_of_the_regions(photo, ranked):
+    distance, boxes = photo
+    found = localise(distance, boxes, ranked=ranked)
+
+    assert found.shape == (len(distance), 4)
+    assert (found[:, :2] < found[:, 2:]).all()
+    assert (found[:, :2] >= boxes[:, :2].min(axis=0)).all()
+    assert (found[:, 2:] <= boxes[:, 2:].max(axis=0)).all()
+
+
+@given(photo, st.integers(0, 2**32 - 1))
+def test_the_order_of_regions_does_not_matter_without_ranks(photo, seed):
+    distance, boxes = photo
+    assume(all(len(set(edge)) == len(edge) for edge in boxes.T.tolist()))  # equal edges may round otherwise
+    shuffled = np.random.default_rng(seed).permutation(len(boxes))
+    moved = localise(distance[:, shuffled], boxes[shuffled], ranked=False)
+
+    assert (moved == localise(distance, boxes, ranked=False)).all()
+
+
+@given(photo, st.booleans(), st.sampled_from([0.5, 2.0, 16.0]), st.integers(-50, 500), st.integers(-50, 500))
+def test_a_photo_scaled_and_moved_scales_and_moves_its_box(photo, ranked, scale, right, down):
+    distance, boxes = photo
+    by = np.array([right, down, right, down], np.float32)
+    moved = localise(distance, scale * boxes + by, ranked=ranked)
+
+    assert (moved == scale * localise(distance, boxes, ranked=ranked) + by).all()
+
+
+@given(photo, st.booleans())
+def test_far_regions_do_not_matter(photo, ranked):
+    distance, boxes = photo
+    far = np.full_like(distance, 500)
+    everywhere = boxes + np.array([-300, 300, -200, 400], np.float32)
+    found = localise(np.hstack([distance, far]), np.vstack([boxes, everywhere]), ranked=ranked)
+
+    assert (found == localise(distance, boxes, ranked=ranked)).all()
+
+
+@given(photo)
+def test_one_query_is_as_many_at_once(photo):
+    distance, boxes = photo
+    together = localise(distance, boxes, ranked=True)
+
+    for row, found in zip(distance, together, strict=True):
+        assert (localise(row[None], boxes, ranked=True)[0] == found).all()
+
+
+def test_inputs_stay_as_they_were():
+    distance, boxes = random_photo(0, queries=2, regions=9)
+    before = distance.copy(), boxes.copy()
+    localise(distance, boxes, ranked=True)
+
+    assert (distance == before[0]).all()
+    assert (boxes == before[1]).all()
+
+
+@pytest.mark.parametrize(("distance", "boxes"), [((3,), (3, 4)), ((2, 3), (2, 4)), ((2, 0), (0, 4)), ((1, 3), (3, 5))])
+def test_shapes_that_do_not_fit_are_refused(distance, boxes):
+    with pytest.raises(InputError, match=r"expected distance \(Q, R\) and boxes \(R, 4\), found"):
+        localise(np.zeros(distance, np.float32), np.ones(boxes), ranked=False)
+
+
+def in_segments(segment, photos):
+    """A segment cut into several of at most so many photos."""
+    for first in range(0, len(segment.images), photos):
+        offsets = segment.offsets[first : first + photos + 1]
+        rows = slice(offsets[0], offsets[-1])
+        images = segment.images[first : first + photos]
+        yield storage.Segment(segment.codes[rows], segment.boxes[rows], offsets - offsets[0], images)
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+@pytest.mark.parametrize("photos_a_segment", [12, 5])
+def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
+    [whole] = collection.segments
+    monkeypatch.setitem(vars(collection), "segments", tuple(in_segments(whole, photos_a_segment)))
+    monkeypatch.setattr(proposals, "RANKED", frozenset({"grid"} if ranked else ()))
+    query, box = photos / "astronaut.png", (100, 10, 300, 250)
+    found = collection.search(query, box, k=12)
+
+    tables = collection.model.lookup_tables(collection.extractor.describe(query, box)[1])
+    for match in found.matches:
+        image = collection.names.index(match.image)
+        rows = slice(whole.offsets[image], whole.offsets[image + 1])
+        distance = sum(tables[m][whole.codes[rows, m]] for m in range(len(tables)))
+        assert match.distance == pytest.approx(math.sqrt(distance.min()))
+        assert match.box == tuple(localise(distance[None], whole.boxes[rows], ranked=ranked)[0])
+    assert len(found.matches) == len(collection)
+
+
+def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
+    seen = []
+
+    def recorded(distance, boxes, *, ranked):
+        seen.append((distance, localise(distance, boxes, ranked=ranked), ranked))
+        return seen[-1][1]
+
+    monkeypatch.setattr(evaluate, "localise", recorded)
+    features = np.random.default_rng(0).random((2, 1280)).astype(np.float32)
+    rankings = list(evaluate._rank_real_valued(collection, features, silent))
+
+    assert len(seen) == len(collection)
+    for image, (distance, boxes, ranked) in enumerate(seen):
+        assert not ranked
+        for query, ranking in enumerate(rankings):
+            assert ranking.distance[image] == distance[query].min()
+            assert ranking.box(image) == tuple(boxes[query])
+
+
+def test_boxes_are_looked_for_in_reported_photos_alone(collection, photos, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        search, "localise", lambda *given, ranked: asked.append(ranked) or localise(*given, ranked=ranked)
+    )
+    collection.search(photos / "coffee.png", k=3)
+
+    assert asked == [False] * 3
