@@ -15,6 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
+_COUNTS = ("50", "100", "200", "500")
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -83,6 +84,41 @@ def speed() -> str:
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
     ]  # fmt: skip
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
+
+
+def proposals() -> str:
+    """Recall of the benchmark's objects and milliseconds a photo, a row a proposer."""
+    figures = _figures("benchmark_proposals")["recall"]
+    rows = []
+    for name, row in figures["proposers"].items():
+        each = [f"{100 * row['recall']['0.5'][count]:.0f} / {100 * row['recall']['0.7'][count]:.0f}" for count in _COUNTS]
+        rows.append((f"`{name}`", f"{row['regions']:.0f}", *each, f"{row['ms']:.1f}"))
+    rows.append(("the backbone before them", "", *[""] * len(_COUNTS), f"{figures['backbone_ms']:.1f}"))
+    head = ("proposer", "regions", *(f"first {count}" for count in _COUNTS), "ms a photo")
+    return _markdown(head, rows)
+
+
+def regions() -> str:
+    """What a search makes of each proposer's regions."""
+    rows = []
+    for name, seeds in _figures("benchmark_proposals")["retrieval"].items():
+        mean = {
+            key: sum(value(row) for row in seeds) / len(seeds)
+            for key, value in {
+                "mAP": lambda row: row["mAP"],
+                "iou": lambda row: row["localisation"]["top_20"]["mean_iou"],
+                "share": lambda row: row["localisation"]["top_20"]["share_iou_50"],
+                "regions": lambda row: row["regions"],
+            }.items()
+        }
+        sizes = [row["mAP"] for row in seeds[0]["mAP_by_size"].values()]
+        by_size = " / ".join("–" if size is None else f"{size:.2f}" for size in sizes)
+        rows.append(
+            (name, f"{mean['regions']:,.0f}", f"{mean['mAP']:.3f}", by_size, f"{mean['iou']:.2f}",
+             f"{mean['share']:.0%}")
+        )  # fmt: skip
+    head = ("proposer", "regions", "mAP", "of objects < 5 % / 5–20 % / > 20 %", "mean IoU", "IoU at 0.5 or better")
+    return _markdown(head, rows)
 
 
 def training(name: str = "benchmark_training") -> str:
@@ -197,6 +233,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "places": places,
     "choices": choices,
     "small_collections": small_collections,
+    "proposals": proposals,
+    "regions": regions,
 }
 
 

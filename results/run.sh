@@ -47,6 +47,8 @@ python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$da
     --collection buildings "$data/landmarks" places --json "$here/benchmark_stopping.json"
 python benchmarks/refine.py --json "$here/benchmark_refine.json"
 python benchmarks/places.py "$data/landmarks" --seeds 1 --json "$here/benchmark_places.json"
+python benchmarks/proposals.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_proposals.json"
 python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"
 python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \

@@ -244,6 +244,13 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--weights", "{tmp}/truth.csv"], 2, "expected a state_dict"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--config", "{tmp}/no.toml"], 2, "no such configuration file"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--device", "tpu"], 2, "expected auto, cpu or cuda"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--proposals", "edges"], 2, "expected one of grid, rpn, rpn+grid"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--rpn", "{tmp}/truth.csv"], 2, "add --proposals rpn"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--proposals", "rpn", "--rpn", "{tmp}/truth.csv"], 2, "that udq"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--regions", "0"], 2, "expected 1 or more, found 0"),
+        (["train-rpn", "{tmp}/no", "-o", "{tmp}/x.npz"], 2, "expected VOC (a folder with Annotations/"),
+        (["train-rpn", "{tmp}/truth.csv", "-o", "{tmp}/x.npz"], 2, "image"),
+        (["train-rpn", "{tmp}/truth.csv", "-o", "{tmp}/x.npz", "--held-out", "1"], 2, "between 0 and 1, found 1"),
         (["search", "{tmp}/no.udq", "{photos}/coffee.png"], 2, "no such collection"),
         (["search", "{photos}", "{photos}/coffee.png"], 1, "not a udq collection"),
         (["search", "{collection}", "{tmp}/no.png"], 2, "no such photo"),
@@ -269,6 +276,32 @@ def test_bad_input_is_one_line_and_changes_nothing(udq, photos, collection, trut
     assert (found, out) == (code, "")
     assert sorted(tmp_path.iterdir()) == [truth]
     assert collection.damaged() == []
+
+
+def test_a_network_trained_on_ones_own_boxes_proposes_the_regions_of_a_collection(udq, photos, tmp_path):
+    rows = ["image,x1,y1,x2,y2", "coffee.png,80,20,478,386", "chelsea.png,60,20,400,300", "gone.png,1,1,9,9"]
+    (tmp_path / "boxes.csv").write_text("\n".join([*rows, "rocket.png,9,9,9,20", "camera.png,90,50,330,500"]))
+    code, out, err = udq(
+        "train-rpn", tmp_path / "boxes.csv", "--images", photos, "--views", "1", "-o", tmp_path / "x.npz"
+    )
+    assert code == 0
+    assert "3 photos with 3 boxes (csv); skipped: 1 missing photo" in err
+    assert "1 empty box" in err
+    assert "IoU 0.5" in out
+    assert f"--rpn {tmp_path / 'x.npz'}" in out
+
+    options = "--proposals", "rpn", "--regions", "20", "--rpn", tmp_path / "x.npz"
+    assert udq("index", photos, "-o", tmp_path / "x.udq", *options)[0] == 0
+    facts = json.loads(udq("info", tmp_path / "x.udq", "--json")[1])
+    assert facts["rpn"]["path"] == str((tmp_path / "x.npz").resolve())
+    assert facts["regions"] <= 12 * 21
+    assert udq("search", tmp_path / "x.udq", photos / "coffee.png", "--box", "80,20,478,386", "-k", "1")[0] == 0
+    assert udq("retrain", tmp_path / "x.udq", "--iterations", "0")[0] == 0
+
+    (tmp_path / "x.npz").write_bytes(b"other")
+    code, _, err = udq("search", tmp_path / "x.udq", photos / "coffee.png")
+    assert code == 1
+    assert "not the weights of the region proposal network this collection was built with" in one_line(err)
 
 
 def test_two_photos_of_one_name_are_refused(udq, photos, tmp_path):

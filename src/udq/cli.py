@@ -279,8 +279,8 @@ def train_rpn(
     settings = _settings(config.preset(preset), config_file, features={"backbone": backbone})
     training = config.ProposalTraining(epochs=epochs, views=views, held_out=held_out, seed=seed)
     labelled = detection.load_all(labels, images=images)
-    if not as_json:
-        print(labelled.summary())
+    # Before the long work, so that labels that were skipped are no surprise after it.
+    print(labelled.summary(), file=sys.stderr)
     from udq import train_rpn as trainer
 
     with _timed() as elapsed, _resumable(output):
