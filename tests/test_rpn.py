@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import numpy as np
 import pytest
 import torch
@@ -165,8 +167,9 @@ def test_the_shipped_network_has_a_card_that_says_what_it_was_trained_on():
     _, card = rpn.read(LITE.name, None)
 
     assert card["backbone"] == LITE.name
-    assert card["recall"]["0.5"]["200"] > 0.9
-    assert card["provenance"]["commit"]
+    assert card["recall"]["0.5"]["200"] > 0.5
+    shipped = resources.files("udq.proposals") / "weights" / f"{LITE.name}.md"
+    assert shipped.read_text(encoding="utf-8") == train_rpn.markdown(card)
 
 
 # --- training ---
@@ -221,7 +224,7 @@ def train(labelled, output, progress=None, **changes):
 
 
 def test_training_finds_what_an_untrained_network_does_not(labelled, tmp_path, network):
-    card = train(labelled, tmp_path / "rpn.npz", epochs=8)
+    card = train(labelled, tmp_path / "rpn.npz", epochs=20)
     trained, stored = rpn.read(LITE.name, tmp_path / "rpn.npz")
 
     assert stored == card
@@ -238,7 +241,8 @@ def test_training_finds_what_an_untrained_network_does_not(labelled, tmp_path, n
             best[name].append(float(train_rpn.box_iou(torch.from_numpy(photo.boxes.copy()), boxes).max()))
     assert np.mean(best["trained"]) > 0.7
     assert np.mean(best["trained"]) > np.mean(best["untrained"]) + 0.1
-    assert list(tmp_path.iterdir()) == [tmp_path / "rpn.npz"]  # scratch is gone
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "rpn.md", tmp_path / "rpn.npz"]  # scratch is gone
+    assert "12 photos with 12 boxes (csv); 3 photos with boxes were held out" in (tmp_path / "rpn.md").read_text()
 
 
 @pytest.mark.parametrize("killed_at", [20, 33])

@@ -12,8 +12,9 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ def train(
     device: str = "auto",
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Train, write the network to ``output``, and return its model card, JSON-serialisable.
+    """Train, write the network to ``output`` and its model card beside it (``.md``), and return the card.
 
     Args:
         labels: photos and boxes.
@@ -81,6 +82,9 @@ def train(
         weights: a file of weights instead of the backbone's usual ones.
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: is told of each view and step.
+
+    Returns:
+        What ``rpn.read`` returns too: backbone, labels, recall, settings and provenance, JSON-serialisable.
 
     Raises:
         InputError: something is at ``output``, or there are too few photos to hold some out.
@@ -98,7 +102,7 @@ def train(
     tested = [(i, 0) for i in held_out if (i, 0) not in unread]
     if not seen or not tested:
         raise ImageError(f"none of {len(unread)} photos could be read: {next(iter(unread.values()))}")
-    with torch.random.fork_rng(devices=[trunk.device] if trunk.device.type == "cuda" else []):
+    with _one_thread(), torch.random.fork_rng(devices=[trunk.device] if trunk.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         network = rpn.Network(backbone, dropout=settings.dropout).to(trunk.device)
         _optimise(network, seen, settings, scratch, progress)
@@ -112,12 +116,39 @@ def train(
         "settings": dataclasses.asdict(settings),
         "provenance": provenance(seed=settings.seed),
     }
+    write_whole(output.with_suffix(".md"), markdown(card).encode())
     write_whole(output, rpn.to_bytes(network, card))
     scratch.clear()
     return card
 
 
-def recall(network: rpn.Network, views: Any) -> dict[str, dict[str, float]]:
+def markdown(card: Mapping[str, Any]) -> str:
+    """Return a model card for people."""
+    made, counts = card["provenance"], [str(count) for count in PROPOSALS]
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card["settings"].items())
+    table = [["IoU", *(f"first {count}" for count in counts)], ["---"] * (1 + len(counts))]
+    table += [[overlap, *(f"{found[count]:.3f}" for count in counts)] for overlap, found in card["recall"].items()]
+    lines = [
+        f"# Region proposal network for {card['backbone']}",
+        "",
+        "Proposes boxes of objects of any kind, best first, for `udq index --proposals rpn`. Classes are ignored.",
+        "",
+        f"- **Trained on** {card['trained_on']}; {card['held_out_photos']} photos with boxes were held out.",
+        f"- **Made by** `{made['command']}` at commit {made['commit']}, {made['date'][:10]}, "
+        + ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+        + ".",
+        f"- **Settings:** {settings}.",
+        "- **Limits:** objects unlike any that it was trained on may get no box; `--proposals grid` and `rpn+grid`",
+        "  cover every place, whatever is there.",
+        "",
+        "Share of the held-out photos' objects that one of the first proposals covers:",
+        "",
+        *(f"| {' | '.join(row)} |" for row in table),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def recall(network: rpn.Network, views: Iterable[View]) -> dict[str, dict[str, float]]:
     """Return the share of objects that one of the first 50, 100, ... proposals covers: overlap -> proposals -> 0..1."""
     best: dict[int, list[Tensor]] = {count: [] for count in PROPOSALS}
     network.eval()
@@ -261,6 +292,17 @@ def _cropped(
     if len(boxes) and not shown.any():
         return opened, boxes
     return opened.crop((left, top, left + width, top + height)), inside[shown] - [left, top, left, top]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Train on one thread: the layers are too small for several to share, and sums then come out alike everywhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _optimise(
