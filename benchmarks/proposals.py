@@ -23,6 +23,7 @@ from udq import images, proposals
 from udq.collection import Collection
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
+from udq.errors import DependencyError
 from udq.evaluate import evaluate
 from udq.metrics import intersection_over_union
 from udq.provenance import provenance
@@ -49,10 +50,13 @@ def recall(photos: Path, truth: GroundTruth) -> dict[str, Any]:
             objects.setdefault(name, set()).add(box)
     image, trunk = ImageConfig(), Trunk(FeatureConfig(), precision=fast_precision(torch.device("cpu")))
     torch.set_num_threads(1)
-    made = {
-        name: proposals.build(FeatureConfig(proposals=name, regions=max(COUNTS)), rpn=None, device=torch.device("cpu"))
-        for name in proposals.REGISTRY
-    }
+    made = {}
+    for name in proposals.REGISTRY:
+        feature = FeatureConfig(proposals=name, regions=max(COUNTS))
+        try:
+            made[name] = proposals.build(feature, rpn=None, device=torch.device("cpu"))
+        except DependencyError as error:
+            print(f"left out: {error}")
     best: dict[str, list[list[float]]] = {name: [] for name in made}
     took: dict[str, list[float]] = {name: [] for name in [*made, "the backbone, before any of them"]}
     numbers: dict[str, list[int]] = {name: [] for name in made}

@@ -91,7 +91,8 @@ def proposals() -> str:
     figures = _figures("benchmark_proposals")["recall"]
     rows = []
     for name, row in figures["proposers"].items():
-        each = [f"{100 * row['recall']['0.5'][count]:.0f} / {100 * row['recall']['0.7'][count]:.0f}" for count in _COUNTS]
+        half, more = row["recall"]["0.5"], row["recall"]["0.7"]
+        each = [f"{100 * half[count]:.0f} / {100 * more[count]:.0f}" for count in _COUNTS]
         rows.append((f"`{name}`", f"{row['regions']:.0f}", *each, f"{row['ms']:.1f}"))
     rows.append(("the backbone before them", "", *[""] * len(_COUNTS), f"{figures['backbone_ms']:.1f}"))
     head = ("proposer", "regions", *(f"first {count}" for count in _COUNTS), "ms a photo")

@@ -298,6 +298,11 @@ def test_a_network_trained_on_ones_own_boxes_proposes_the_regions_of_a_collectio
     assert udq("search", tmp_path / "x.udq", photos / "coffee.png", "--box", "80,20,478,386", "-k", "1")[0] == 0
     assert udq("retrain", tmp_path / "x.udq", "--iterations", "0")[0] == 0
 
+    shutil.copytree(tmp_path / "x.udq", tmp_path / "grid.udq")
+    (tmp_path / "grid.toml").write_text('[features]\nproposals = "grid"\n')
+    assert udq("retrain", tmp_path / "grid.udq", "--iterations", "0", "--config", tmp_path / "grid.toml")[0] == 0
+    assert json.loads(udq("info", tmp_path / "grid.udq", "--json")[1])["rpn"] is None
+
     (tmp_path / "x.npz").write_bytes(b"other")
     code, _, err = udq("search", tmp_path / "x.udq", photos / "coffee.png")
     assert code == 1

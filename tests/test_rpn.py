@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import contextmanager
 from importlib import resources
 
 import numpy as np
@@ -92,7 +94,7 @@ def test_both_is_the_network_and_then_the_grid(photos):
         for name in ("grid", "rpn", "rpn+grid")
     }
 
-    assert (made["rpn+grid"] == np.concatenate([made["rpn"], made["grid"]])).all()
+    assert (made["rpn+grid"] == np.concatenate([made["rpn"], made["grid"][1:]])).all()  # the whole photo once
 
 
 def test_photos_of_any_shape_have_a_region(network):
@@ -247,8 +249,6 @@ def test_training_finds_what_an_untrained_network_does_not(labelled, tmp_path, n
 
 @pytest.mark.parametrize("killed_at", [20, 33])
 def test_training_that_was_killed_goes_on_to_the_same_network(labelled, tmp_path, killed_at):
-    from contextlib import contextmanager
-
     steps = []
 
     @contextmanager
@@ -272,10 +272,49 @@ def test_training_that_was_killed_goes_on_to_the_same_network(labelled, tmp_path
         assert torch.equal(one, other)
 
 
+def test_a_photo_that_proves_broken_is_left_out_and_said(labelled, tmp_path):
+    for name in ("boxes.csv", *(f"{i}.png" for i in range(12))):
+        shutil.copy(labelled.parent / name, tmp_path / name)
+    with Image.open(tmp_path / "3.png") as photo:
+        photo.save(tmp_path / "3.jpg")
+    (tmp_path / "3.jpg").write_bytes((tmp_path / "3.jpg").read_bytes()[:900])  # the header is whole
+    (tmp_path / "boxes.csv").write_text((tmp_path / "boxes.csv").read_text().replace("3.png", "3.jpg"))
+    card = train(tmp_path / "boxes.csv", tmp_path / "rpn.npz", epochs=1)
+
+    (reason,) = card["unreadable"]
+    assert "3.jpg" in reason
+    assert "1 could not be read" in (tmp_path / "rpn.md").read_text()
+
+
+def test_two_trainings_of_one_file_do_not_meet(labelled, tmp_path):
+    @contextmanager
+    def another(stage, total):
+        with pytest.raises(InputError, match="another udq is at work here"):
+            train(labelled, tmp_path / "rpn.npz", epochs=1)
+        yield lambda: None
+
+    train(labelled, tmp_path / "rpn.npz", another, epochs=1)
+    assert (tmp_path / "rpn.npz").exists()
+
+
+def test_anchors_stand_on_their_cells_where_a_map_is_rounded_up(network):
+    with torch.inference_mode():
+        one = network._one_map(Maps(torch.rand(1280, 10, 14), torch.rand(112, 19, 28)))  # of 299 x 448 pixels
+        (anchors,) = network.proposals.anchor_generator(rpn._photo(one, 299, 448), [one])
+    centres = (anchors[:, :2] + anchors[:, 2:]).view(19, 28, -1, 2) / 2
+
+    assert centres[-1, -1].max(dim=0).values.tolist() == pytest.approx([27 * 16, 18 * 16], abs=1)
+
+
 def test_nothing_is_overwritten_and_one_photo_is_too_few(labelled, tmp_path):
     (tmp_path / "rpn.npz").touch()
     with pytest.raises(InputError, match="already exists"):
         train(labelled, tmp_path / "rpn.npz")
+    (tmp_path / "README.md").touch()
+    with pytest.raises(InputError, match=r"README\.md: already exists"):
+        train(labelled, tmp_path / "README.npz")
+    with pytest.raises(InputError, match="expected a name such as rpn"):
+        train(labelled, tmp_path / "card.md")
     lines = labelled.read_text().splitlines()
     (labelled.parent / "one.csv").write_text("\n".join(lines[:2]))
     with pytest.raises(InputError, match="at least two photos with boxes, to hold one out, found 1"):

@@ -53,7 +53,7 @@ class FeatureConfig:
 
     backbone: str = "efficientnet-lite0"
     proposals: str = "grid"
-    regions: int = 200  # T, that a region proposal network keeps of a photo, the best ones; the grid has its own number
+    regions: int = 100  # T, that a region proposal network keeps of a photo, the best ones; the grid has its own number
     pooling: str = "gem"  # the generalised mean of all a box covers, or the paper's RoI max pooling to 7 x 7 cells
     p: float = 3.0  # exponent of the generalised mean: 1 averages, large values take the maximum
 
@@ -213,12 +213,12 @@ class IndexConfig:
             raise InputError(f"{path}: expected a TOML file, found: {error}") from error
 
 
-# Section 4.2: 600/1000, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of the three fully
+# Section 4.2: 600/1000, 200 proposals, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of the three fully
 # connected layers, VGG16 brings the first two pretrained (fc6, fc7). ResNet101 brings none that takes 7 x 7 cells: the
 # first two start as the identity on the cells' mean.
 _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000),
-    features=FeatureConfig(backbone="vgg16", pooling="roi"),
+    features=FeatureConfig(backbone="vgg16", pooling="roi", regions=200),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
     training=TrainConfig(
         end_to_end=True, hidden=0, refine_from=0, elsewhere=False, fine=False, share=1.0, stop_early=False
@@ -226,7 +226,7 @@ _VGG16 = IndexConfig(
 )
 _RESNET101 = dataclasses.replace(
     _VGG16,
-    features=FeatureConfig(backbone="resnet101", pooling="roi"),
+    features=FeatureConfig(backbone="resnet101", pooling="roi", regions=200),
     training=dataclasses.replace(_VGG16.training, hidden=2),
 )
 

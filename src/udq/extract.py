@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from threadpoolctl import threadpool_limits
 
 from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
-from udq.errors import ImageError, InputError
+from udq.errors import ImageError, InputError, UdqError
 from udq.trunk import Maps, Trunk, fast_precision
 from udq.types import Box, Features, Regions
 
 # Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
-_WORKERS = 16
+WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Extractor:
         Each worker takes a photo from file to features on one thread: the layers of a light network are too small
         for several threads to share, and photos need not wait for each other.
         """
-        workers = min(torch.get_num_threads(), _WORKERS)
+        workers = min(torch.get_num_threads(), WORKERS)
         with (
             ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool,
             # What the consumer computes meanwhile has one core at best: threads of BLAS would wait in busy loops.
@@ -143,6 +144,15 @@ class Extractor:
     def _pool(self, photo: images.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         pooled = self.trunk.pool(feature_map, torch.from_numpy(boxes.copy()), width=photo.width, height=photo.height)
         return pooled.cpu().numpy()
+
+
+@contextmanager
+def in_gpu_memory(setting: str) -> Iterator[None]:
+    """Say what to do where the GPU has too little memory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error
 
 
 def _device(name: str) -> torch.device:

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from udq import __version__, evaluate, images, model, storage, watch
 from udq.config import IndexConfig, SampleConfig
 from udq.datasets import GroundTruth
 from udq.end_to_end import EndToEnd
-from udq.errors import ImageError, InputError, UdqError
-from udq.extract import Extracted, Extractor
+from udq.errors import ImageError, InputError
+from udq.extract import Extracted, Extractor, in_gpu_memory
 from udq.head import Arrays, Head
 from udq.progress import Progress, silent
 from udq.spool import Spool
@@ -135,11 +134,14 @@ def rebuild(
         unread = {entry["image"] for entry in manifest.broken}
         evaluate.check_names(truth, {source.name for source in sources}, unread)
     weights, rpn = (storage.given_file(manifest, name) for name in ("weights", "rpn"))
+    if "rpn" not in config.features.proposals:
+        rpn = None  # regions come from elsewhere now
+    given = {"weights": fingerprint(weights), "rpn": fingerprint(rpn)}
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device)
-    same = _fingerprint(sources, config, extractor, manifest.given, manifest.document["sha256"])
+    same = _fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
         broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]
-        writer.commit(config, given=manifest.given, broken=broken, passed_over=manifest.document["passed_over"])
+        writer.commit(config, given=given, broken=broken, passed_over=manifest.document["passed_over"])
 
 
 def _write(
@@ -161,7 +163,7 @@ def _write(
     again = Spool(writer.scratch / "photos-again", extractor)
 
     def look(into: Spool, stage: str) -> Sample:
-        with progress(stage, len(training)) as step, _in_gpu_memory(_SCALE.format(config.images.longer)):
+        with progress(stage, len(training)) as step, in_gpu_memory(_SCALE.format(config.images.longer)):
             return draw(_counted(into.fill(chosen_sources), step), len(training), config.sample)
 
     if not writer.has_model:
@@ -194,7 +196,7 @@ def _write(
     rest = extractor.extract(sources[i] for i in left if i not in chosen)
     waiting = spool.drain(skip=sum(i < writer.done for i in training))
     photos = (next(waiting) if i in chosen else next(rest) for i in left)
-    with progress("encoding photos", len(sources)) as step, _in_gpu_memory(_SCALE.format(config.images.longer)):
+    with progress("encoding photos", len(sources)) as step, in_gpu_memory(_SCALE.format(config.images.longer)):
         for _ in range(writer.done):
             step()
         return _encode(_counted(photos, step), writer.read_model(), writer)
@@ -261,15 +263,6 @@ class _Checkpoint:
         write_whole(self._file, state.to_bytes())
 
 
-@contextmanager
-def _in_gpu_memory(setting: str) -> Iterator[None]:
-    """Say what to do where the GPU has too little memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error
-
-
 def learn(
     sample: Sample,
     config: IndexConfig,
@@ -300,7 +293,7 @@ def learn(
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
     # End to end, what fills the memory are the activations of one photo, whatever the batch.
-    with _in_gpu_memory(batch if pooled is None else _SCALE.format(config.images.longer)):
+    with in_gpu_memory(batch if pooled is None else _SCALE.format(config.images.longer)):
         return train(
             pooled or Cached(sample.features, device),
             sample.images,

@@ -17,6 +17,8 @@ def print_json(facts: dict[str, Any]) -> None:
 
 def print_recall(card: dict[str, Any]) -> None:
     """Print what a region proposal network finds of the photos that were held out of its training."""
+    for reason in card["unreadable"]:
+        print(f"left out: {reason}")
     print(f"share of the objects of {card['held_out_photos']} held-out photos that the first proposals cover:")
     counts = next(iter(card["recall"].values()))
     print(f"{'proposals':<10}" + "".join(f"{count:>7}" for count in counts))

@@ -7,17 +7,19 @@ killed goes on from there, and ends with the same network.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,11 +28,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from udq import archive, backbones, images
+from udq import __version__, archive, backbones, images
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
-from udq.errors import ImageError, InputError
-from udq.extract import Extractor
+from udq.errors import ImageError, InputError, UdqError
+from udq.extract import WORKERS, Extractor, in_gpu_memory
 from udq.progress import Progress, silent
 from udq.proposals import rpn
 from udq.provenance import provenance
@@ -89,36 +91,45 @@ def train(
     Raises:
         InputError: something is at ``output``, or there are too few photos to hold some out.
     """
-    if output.exists():
-        raise InputError(f"{output}: already exists; choose another name, or delete it first")
+    card_file = output.with_suffix(".md")
+    for file in (output, card_file):
+        if file.exists():
+            raise InputError(f"{file}: already exists; choose another name, or delete it first")
+    if output == card_file:
+        raise InputError(f"{output}: expected a name such as rpn.npz, since the model card goes to {card_file.name}")
     training, held_out = _split(labels.photos, settings)
-    backbone = backbones.backbone(feature.backbone)
     trunk = Extractor(image, dataclasses.replace(feature, proposals="grid"), weights=weights, device=device).trunk
-    scratch = _Scratch(partial_folder(output), _fingerprint(labels, image, feature, settings, weights))
     looks = [(i, view) for i in training for view in range(settings.views)] + [(i, 0) for i in held_out]
-    with progress("looking at photos", len(looks)) as step:
-        unread = _look(labels.photos, looks, trunk, image, settings.seed, scratch, step)
-    seen = [look for look in looks if look not in unread and look[0] not in set(held_out)]
-    tested = [(i, 0) for i in held_out if (i, 0) not in unread]
-    if not seen or not tested:
-        raise ImageError(f"none of {len(unread)} photos could be read: {next(iter(unread.values()))}")
-    with _one_thread(), torch.random.fork_rng(devices=[trunk.device] if trunk.device.type == "cuda" else []):
-        torch.manual_seed(settings.seed)
-        network = rpn.Network(backbone, dropout=settings.dropout).to(trunk.device)
-        _optimise(network, seen, settings, scratch, progress)
-    recalled = recall(network, (scratch.view(look, trunk.device) for look in tested))
-    card = {
-        "backbone": feature.backbone,
-        "trained_on": labels.summary(),
-        "unreadable": len({i for i, _ in unread}),
-        "held_out_photos": len(tested),
-        "recall": recalled,
-        "settings": dataclasses.asdict(settings),
-        "provenance": provenance(seed=settings.seed),
-    }
-    write_whole(output.with_suffix(".md"), markdown(card).encode())
-    write_whole(output, rpn.to_bytes(network, card))
-    scratch.clear()
+    with (
+        _Scratch(output, _fingerprint(labels, image, feature, settings, weights, trunk)) as scratch,
+        in_gpu_memory(f"longer in [images], now {image.longer},"),
+    ):
+        with progress("looking at photos", len(looks)) as step:
+            unread = _look(labels.photos, looks, trunk, image, settings.seed, scratch, step)
+        tested = [(i, 0) for i in held_out if i not in unread]
+        seen = [look for look in looks if look[0] not in unread.keys() | set(held_out)]
+        if not tested or not any(len(labels.photos[i].boxes) for i, _ in seen):
+            raise ImageError(
+                f"{len(unread)} of the photos cannot be read, and those left are too few to train on and to hold out: "
+                f"{next(iter(unread.values()))}; leave them out of the labels"
+            )
+        with _one_thread(), torch.random.fork_rng(devices=[trunk.device] if trunk.device.type == "cuda" else []):
+            torch.manual_seed(settings.seed)
+            network = rpn.Network(backbones.backbone(feature.backbone), dropout=settings.dropout).to(trunk.device)
+            _optimise(network, seen, settings, scratch, progress)
+        card = {
+            "backbone": feature.backbone,
+            "images": dataclasses.asdict(image),
+            "trained_on": labels.summary(),
+            "unreadable": sorted(unread.values()),
+            "held_out_photos": len(tested),
+            "recall": recall(network, (scratch.view(look, trunk.device) for look in tested)),
+            "settings": dataclasses.asdict(settings),
+            "provenance": provenance(seed=settings.seed),
+        }
+        write_whole(card_file, markdown(card).encode())
+        write_whole(output, rpn.to_bytes(network, card))
+        scratch.clear()
     return card
 
 
@@ -133,7 +144,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "Proposes boxes of objects of any kind, best first, for `udq index --proposals rpn`. Classes are ignored.",
         "",
-        f"- **Trained on** {card['trained_on']}; {card['held_out_photos']} photos with boxes were held out.",
+        f"- **Trained on** {card['trained_on']}; {card['held_out_photos']} photos with boxes were held out"
+        + (f", {len(card['unreadable'])} could not be read." if card["unreadable"] else "."),
         f"- **Made by** `{made['command']}` at commit {made['commit']}, {made['date'][:10]}, "
         + ", ".join(f"{name} {version}" for name, version in made["versions"].items())
         + ".",
@@ -167,17 +179,36 @@ def recall(network: rpn.Network, views: Iterable[View]) -> dict[str, dict[str, f
 
 
 class _Scratch:
-    """Maps of views and the state of training, on disk until training is done."""
+    """Maps of views and the state of training, on disk until training is done. A context manager that holds a lock."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        mark = folder / "fingerprint"
-        if not mark.exists() or mark.read_text() != fingerprint:
-            for left in folder.iterdir():
-                left.unlink()
-            write_whole(mark, fingerprint.encode())
-        self.state = folder / "training.npz"
+    def __init__(self, output: Path, fingerprint: str) -> None:
+        # Not the folder itself, which may be what an interrupted build of a collection of that name left.
+        self._folder = partial_folder(output) / "rpn"
+        self._fingerprint = fingerprint
+        self._lock = filelock.FileLock(self._folder / "lock")
+
+    def __enter__(self) -> _Scratch:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise InputError(f"{self._folder}: another udq is at work here; wait until that is done") from None
+        except OSError as error:
+            raise UdqError(f"{self._folder}: cannot be made ({error.strerror}); choose another place") from error
+        mark = self._folder / "fingerprint"
+        if not mark.exists() or mark.read_text() != self._fingerprint:
+            for left in self._folder.iterdir():
+                if left.name != "lock":
+                    left.unlink()
+            write_whole(mark, self._fingerprint.encode())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @property
+    def state(self) -> Path:
+        return self._folder / "training.npz"
 
     def file(self, look: tuple[int, int]) -> Path:
         return self._folder / f"{look[0]:06d}-{look[1]}.npz"
@@ -201,16 +232,20 @@ class _Scratch:
         return View(Maps(features, fine), height, width, torch.from_numpy(arrays["objects"]).to(device))
 
     def clear(self) -> None:
+        self._lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a build of a collection left something there
+            self._folder.parent.rmdir()
 
 
 def _split(photos: Sequence[Labelled], settings: ProposalTraining) -> tuple[list[int], list[int]]:
     """Return which photos to train on and which to hold out; a photo without objects has nothing to recall."""
     order = np.random.default_rng(settings.seed).permutation(len(photos)).tolist()
     with_objects = [i for i in order if len(photos[i].boxes)]
-    held_out = sorted(with_objects[: max(1, round(settings.held_out * len(with_objects)))])
+    wanted = round(settings.held_out * len(with_objects))
+    held_out = sorted(with_objects[: min(max(1, wanted), len(with_objects) - 1)])
     training = sorted(set(order) - set(held_out))
-    if not any(len(photos[i].boxes) for i in training):
+    if not held_out:
         raise InputError(f"expected at least two photos with boxes, to hold one out, found {len(with_objects)}")
     return training, held_out
 
@@ -223,8 +258,8 @@ def _look(
     seed: int,
     scratch: _Scratch,
     step: Callable[[], None],
-) -> dict[tuple[int, int], str]:
-    """Put the maps of every view into the scratch folder; return why some could not be made."""
+) -> dict[int, str]:
+    """Put the maps of every view into the scratch folder; return which photos cannot be read, and why."""
 
     @torch.inference_mode()
     def one(look: tuple[int, int]) -> str | None:
@@ -244,13 +279,15 @@ def _look(
     unread = {}
     with (
         # One photo a thread: the layers of a light network are too small for several threads to share.
-        ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ThreadPoolExecutor(
+            min(torch.get_num_threads(), WORKERS), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool,
         threadpool_limits(1, user_api="blas"),
     ):
         try:
             for look, reason in zip(looks, pool.map(one, looks), strict=True):
                 if reason is not None:
-                    unread[look] = reason
+                    unread[look[0]] = reason
                 step()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -294,7 +331,7 @@ def _cropped(
     return opened.crop((left, top, left + width, top + height)), inside[shown] - [left, top, left, top]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Train on one thread: the layers are too small for several to share, and sums then come out alike everywhere."""
     threads = torch.get_num_threads()
@@ -323,7 +360,9 @@ def _optimise(
         return min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / (settings.epochs * steps))) / 2
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
-    done = _resume(scratch.state, network, optimiser, schedule)
+    # What the state of an earlier try must have been trained with to go on from it.
+    facts = json.dumps([dataclasses.asdict(settings), looks])
+    done = _resume(scratch.state, facts, network, optimiser, schedule)
     network.train()
     with progress("training", settings.epochs * steps) as step:
         for _ in range(done * steps):
@@ -341,12 +380,15 @@ def _optimise(
                 optimiser.step()
                 schedule.step()
                 step()
-            _keep(scratch.state, network, optimiser, epoch + 1, steps)
+            _keep(scratch.state, facts, network, optimiser, epoch + 1, steps)
 
 
-def _keep(file: Path, network: rpn.Network, optimiser: torch.optim.Optimizer, epochs: int, steps: int) -> None:
+def _keep(
+    file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.Optimizer, epochs: int, steps: int
+) -> None:
     """Write all that the next epoch needs."""
-    arrays = {f"network/{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
+    arrays: dict[str, NDArray[Any]] = {"facts": np.array(facts)}
+    arrays |= {f"network/{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         arrays |= {f"optimiser/{i}/{name}": tensor.cpu().numpy() for name, tensor in moments.items()}
     write_whole(file, archive.to_bytes({**arrays, "epochs": np.array(epochs), "steps": np.array(epochs * steps)}))
@@ -354,6 +396,7 @@ def _keep(file: Path, network: rpn.Network, optimiser: torch.optim.Optimizer, ep
 
 def _resume(
     file: Path,
+    facts: str,
     network: rpn.Network,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LambdaLR,
@@ -362,6 +405,8 @@ def _resume(
     if not file.exists():
         return 0
     arrays = archive.from_bytes(file.read_bytes())
+    if str(arrays.pop("facts")) != facts:
+        return 0
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     network.load_state_dict({name.removeprefix("network/"): t for name, t in tensors.items() if "network/" in name})
     moments: dict[int, dict[str, Tensor]] = {}
@@ -377,11 +422,23 @@ def _resume(
 
 
 def _fingerprint(
-    labels: Labels, image: ImageConfig, feature: FeatureConfig, settings: ProposalTraining, weights: Path | None
+    labels: Labels,
+    image: ImageConfig,
+    feature: FeatureConfig,
+    settings: ProposalTraining,
+    weights: Path | None,
+    trunk: Trunk,
 ) -> str:
-    """Return a checksum of all that the trained network depends on."""
-    stages = [dataclasses.asdict(stage) for stage in (image, feature, settings)]
-    found = hashlib.sha256(json.dumps([torch.__version__, stages, str(weights)], sort_keys=True).encode())
+    """Return a checksum of all that the maps depend on."""
+    given = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
+    computed = [torch.__version__, trunk.device.type, str(trunk.precision)]
+    facts = [__version__, computed, dataclasses.asdict(image), feature.backbone, given, settings.seed]
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for photo in labels.photos:
-        found.update(f"{photo.path}\0{photo.path.stat().st_mtime_ns}\n".encode() + photo.boxes.tobytes())
+        try:
+            status = photo.path.stat()
+            seen = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:  # it will be listed as unreadable
+            seen = "unreadable"
+        found.update(os.fsencode(photo.path) + f"\0{seen}\n".encode() + photo.boxes.tobytes())
     return found.hexdigest()

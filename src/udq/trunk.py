@@ -74,9 +74,13 @@ class Trunk(nn.Module):
             # Without a gradient to compute, training keeps no activations of these, the largest of all.
             parameter.requires_grad_(not name.startswith(backbone.frozen))
         # Photos go through on several threads at once, and each thread notes its own.
-        self._noted = threading.local()
+        self._noted = noted = threading.local()
         if backbone.fine:
-            self.convolutions.get_submodule(backbone.fine).register_forward_hook(self._note)
+
+            def note(module: nn.Module, arguments: object, output: Tensor) -> None:
+                noted.fine = output
+
+            self.convolutions.get_submodule(backbone.fine).register_forward_hook(note)
         self.to(device).compute_in(precision).eval()
 
     @property
@@ -147,9 +151,6 @@ class Trunk(nn.Module):
         features = self.convolutions(batch.to(self.precision, memory_format=torch.channels_last))[0].float()
         fine, self._noted.fine = self._noted.fine, None
         return Maps(features, features if fine is None else fine[0].float())
-
-    def _note(self, module: nn.Module, arguments: object, output: Tensor) -> None:
-        self._noted.fine = output
 
     def pool(self, feature_map: Tensor, boxes: Tensor, *, width: float, height: float) -> Tensor:
         """Take a feature map (C, h, w) and boxes (R, 4) to features (R, D), float32 of unit length.

@@ -62,7 +62,8 @@ def _both(feature: FeatureConfig, weights: Path | None, device: device) -> Propo
     learned = _rpn(feature, weights, device)
 
     def propose(photo: Photo, maps: Maps) -> Regions:
-        return Regions(np.concatenate([learned(photo, maps).boxes, _windows(photo, maps).boxes]))
+        # Both have the whole photo: the network last, the grid first.
+        return Regions(np.concatenate([learned(photo, maps).boxes, _windows(photo, maps).boxes[1:]]))
 
     return propose
 

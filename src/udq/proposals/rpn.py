@@ -30,6 +30,7 @@ from udq.trunk import Maps
 from udq.types import Regions
 
 _WIDTH = 256
+_STRIDE = 16  # of the map that anchors stand on
 # Sides in pixels as the network sees a photo, where 336 is the default of its shorter side, and height by width.
 _SIDES = (48, 96, 160, 256, 384)
 _SHAPES = (0.5, 1.0, 2.0)
@@ -75,13 +76,15 @@ class Network(nn.Module):
 
     def forward(self, maps: Maps, height: int, width: int) -> Tensor:
         """Return boxes (R, 4) of a photo as the network saw it, best first, in pixels of ``height`` and ``width``."""
-        boxes, _ = self.proposals(_photo(height, width), {"0": self._one_map(maps)})
+        one = self._one_map(maps)
+        boxes, _ = self.proposals(_photo(one, height, width), {"0": one})
         found: Tensor = boxes[0]
         return found
 
     def loss(self, maps: Maps, height: int, width: int, objects: Tensor) -> Tensor:
         """Return the loss of objectness and place, a scalar, for the boxes (B, 4) of the photo's objects."""
-        _, losses = self.proposals(_photo(height, width), {"0": self._one_map(maps)}, [{"boxes": objects}])
+        one = self._one_map(maps)
+        _, losses = self.proposals(_photo(one, height, width), {"0": one}, [{"boxes": objects}])
         total: Tensor = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
         return total
 
@@ -115,6 +118,7 @@ def load(feature: FeatureConfig, file: Path | None, device: torch.device) -> Pro
 
 def read(backbone: str, file: Path | None) -> tuple[Network, dict[str, Any]]:
     """Return a network and its model card from a file, or those shipped for the backbone where None."""
+    backbones.backbone(backbone)  # an unknown one is not one that nothing is shipped for
     if file is None:
         shipped = resources.files("udq.proposals") / "weights" / f"{backbone}.npz"
         if not shipped.is_file():
@@ -158,9 +162,14 @@ def to_bytes(network: Network, card: Mapping[str, Any]) -> bytes:
     return archive.to_bytes({**weights, "card": np.array(json.dumps(card))})
 
 
-def _photo(height: int, width: int) -> ImageList:
-    """What torchvision wants to know of a photo: its size alone, so that the pixels take no memory."""
-    return ImageList(torch.empty(1).expand(1, 3, height, width), [(height, width)])
+def _photo(one_map: Tensor, height: int, width: int) -> ImageList:
+    """What torchvision wants to know of a photo: its size, and how far apart the cells of its map are.
+
+    It divides the size of the pixels by that of the map, which is off by one where a backbone rounds its map up. Pixels
+    that no memory holds, as many as the map's cells have, give the true stride.
+    """
+    rows, columns = one_map.shape[-2:]
+    return ImageList(one_map.new_empty(1).expand(1, 3, _STRIDE * rows, _STRIDE * columns), [(height, width)])
 
 
 def _wide(boxes: NDArray[np.float32], photo: Photo) -> NDArray[np.float32]:

@@ -32,9 +32,9 @@ def load_all(paths: Sequence[Path], *, images: Path | None = None) -> Labels:
     """
     files = [path for path in paths if not path.is_dir()]
     sets = [load(path, images=images if path in files or not files else None) for path in paths]
-    photos = sorted((photo for each in sets for photo in each.photos), key=lambda photo: photo.path)
+    photos = sorted((photo for each in sets for photo in each.photos), key=lambda photo: photo.path.resolve())
     for photo, after in itertools.pairwise(photos):
-        if photo.path == after.path:
+        if photo.path.resolve() == after.path.resolve():
             raise InputError(f"{photo.path}: labelled in two of the sets; leave it in one of them")
     layouts = " + ".join(dict.fromkeys(each.layout for each in sets))
     return Labels(layouts, tuple(photos), sum((Counter(each.skipped) for each in sets), Counter()))
