@@ -72,7 +72,8 @@ def test_the_papers_networks_go_from_photos_to_an_answer(paper, photos, name, ch
         _, feature = collection.extractor.describe(photos / query, None)
         likeness = {name: vectors @ feature for name, vectors in held.items()}
         assert max(likeness, key=lambda name: likeness[name].max()) == query
-        assert likeness[query].argmax() == len(likeness[query]) - 1  # the whole photo
+        # The whole photo comes last; of a map this small, others pool the same cells.
+        assert likeness[query][-1] == pytest.approx(likeness[query].max(), abs=1e-5)
         assert sorted(match.image for match in collection.search(photos / query).matches) == sorted(held)
 
 

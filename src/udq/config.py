@@ -213,9 +213,9 @@ class IndexConfig:
             raise InputError(f"{path}: expected a TOML file, found: {error}") from error
 
 
-# Section 4.2: 600/1000, 200 proposals, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of the three fully
-# connected layers, VGG16 brings the first two pretrained (fc6, fc7). ResNet101 brings none that takes 7 x 7 cells: the
-# first two start as the identity on the cells' mean.
+# Section 4.2: 600/1000, 200 proposals, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of
+# the three fully connected layers, VGG16 brings the first two pretrained (fc6, fc7). ResNet101 brings none that takes
+# 7 x 7 cells: the first two start as the identity on the cells' mean.
 _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000),
     features=FeatureConfig(backbone="vgg16", pooling="roi", regions=200),
