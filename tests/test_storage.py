@@ -47,7 +47,11 @@ def write(path):
             boxes = np.tile(np.array([[0.0, 0.4, 99.6, 80.0]], np.float32), (len(codes), 1))
             found = [storage.Image(name, "/photos/", 100, 80) for name in names]
             made.put_segment(codes, Regions(boxes), counts, found, done=len(found))
-        made.commit(IndexConfig(), weights=None, broken=[{"image": "x.jpg", "reason": "x.jpg: empty file"}])
+        made.commit(
+            IndexConfig(),
+            given={"weights": None, "rpn": None},
+            broken=[{"image": "x.jpg", "reason": "x.jpg: empty file"}],
+        )
     return path
 
 

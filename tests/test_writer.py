@@ -55,7 +55,7 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
         assert (made.has_model, made.done) == (True, 2)
         assert made.read_model().to_bytes() == small_model().to_bytes()
         put(made, 1)
-        made.commit(IndexConfig(), weights=None, broken=[])
+        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
 
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
     assert contents(tmp_path / "x.udq") == contents(write(tmp_path / "y.udq"))
@@ -96,7 +96,7 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
             put(made, 1)
             (tmp_path / "x.udq").mkdir()
             (tmp_path / "x.udq" / "mine.txt").touch()
-            made.commit(IndexConfig(), weights=None, broken=[])
+            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
 
     with pytest.raises(UdqError, match=r"cannot put the collection in place .* run the same command again"):
         build()
@@ -104,7 +104,7 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
     shutil.rmtree(tmp_path / "x.udq")
     with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 3
-        made.commit(IndexConfig(), weights=None, broken=[])
+        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
     assert contents(tmp_path / "x.udq") == contents(write(tmp_path / "y.udq"))
 
 
@@ -140,7 +140,7 @@ def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeyp
         with replacing(path) as made:
             made.put_model(small_model())
             put(made, 1)
-            made.commit(IndexConfig(), weights=None, broken=[])
+            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
 
     monkeypatch.setattr(type(path), "replace", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -151,7 +151,7 @@ def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeyp
     with replacing(path) as made:
         assert (made.has_model, made.done) == (True, 3)
         assert made.read_model().to_bytes() == small_model().to_bytes()
-        made.commit(IndexConfig(), weights=None, broken=[])
+        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
     assert storage.damaged(path, storage.read_manifest(path)) == []
     assert storage.read_manifest(path).images == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
@@ -177,7 +177,7 @@ def test_what_replaces_a_collection_appears_at_once_and_only_own_files_ever_go(t
             made.put_model(small_model(), backbone={"weight": np.full(3, generation, np.float32)})
             put(made, 1)
             assert storage.damaged(path, before) == []
-            made.commit(IndexConfig(), weights=None, broken=[])
+            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
         new = storage.read_manifest(path)
 
         assert storage.damaged(path, new) == []

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from udq.datasets.truth import GroundTruth, Query
@@ -24,9 +25,7 @@ _REQUIRED = ("query_image", "x1", "y1", "x2", "y2", "positives")
 def load(path: Path) -> GroundTruth:
     """Read a ground truth; raises InputError with file, line, what was expected and what was found."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            # Positives of a large benchmark outgrow the csv module's own limit for a field.
-            csv.field_size_limit(1 << 28)
+        with path.open(newline="", encoding="utf-8-sig") as file, _long_fields():
             reader = csv.DictReader(file)
             missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
             if missing:
@@ -39,6 +38,16 @@ def load(path: Path) -> GroundTruth:
     if not queries:
         raise InputError(f"{path}: expected at least one query, found none")
     return GroundTruth("boxes", queries)
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Lift the csv module's limit for a field, which the positives of a large benchmark outgrow; it is of all readers."""
+    limit = csv.field_size_limit(1 << 28)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _query(row: Mapping[str, str | None], where: str) -> Query:
