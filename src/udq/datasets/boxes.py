@@ -42,7 +42,7 @@ def load(path: Path) -> GroundTruth:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lift the csv module's limit for a field, which the positives of a large benchmark outgrow; it is of all readers."""
+    """Lift the csv module's limit for a field, all readers' own, which positives of a large benchmark outgrow."""
     limit = csv.field_size_limit(1 << 28)
     try:
         yield

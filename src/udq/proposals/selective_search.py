@@ -5,6 +5,7 @@ It takes seconds a photo, and stands here to be measured beside the others.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,13 @@ def load(feature: FeatureConfig, weights: Path | None, device: device) -> Propos
     """Return the proposer, which keeps at most ``feature.regions``; raises DependencyError without OpenCV's extras."""
     del weights, device
     try:
-        from cv2 import ximgproc
-    except ImportError as error:
+        segmentation = importlib.import_module("cv2").ximgproc.segmentation
+    except (ImportError, AttributeError) as error:  # OpenCV is there without its extras in the second case
         raise DependencyError("selective-search needs OpenCV's extras; run: pip install 'udq[opencv]'") from error
 
     def propose(photo: Photo, maps: Maps) -> Regions:
         del maps
-        search = ximgproc.segmentation.createSelectiveSearchSegmentation()
+        search = segmentation.createSelectiveSearchSegmentation()
         search.setBaseImage(np.ascontiguousarray(photo.pixels[:, :, ::-1]))
         search.switchToSelectiveSearchFast()
         found = np.asarray(search.process(), np.float32).reshape(-1, 4)
