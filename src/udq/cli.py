@@ -259,14 +259,18 @@ def train_rpn(
     config_file: ConfigFile = None,
     backbone: Backbone = None,
     weights: Weights = None,
-    epochs: Annotated[int, typer.Option(metavar="N", help="Times every view of every photo is learned from.")] = 3,
+    epochs: Annotated[
+        int, typer.Option(metavar="N", help="Times every view of every photo is learned from.")
+    ] = config.ProposalTraining.epochs,
     views: Annotated[
         int, typer.Option(metavar="N", help="Of each photo: itself and flipped, cropped and scaled ones.")
-    ] = 6,
+    ] = config.ProposalTraining.views,
     held_out: Annotated[
         float, typer.Option(metavar="X", help="Share of the photos that recall is measured on, 0..1.")
-    ] = 0.1,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of everything drawn at random.")] = 0,
+    ] = config.ProposalTraining.held_out,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of everything drawn at random.")
+    ] = config.ProposalTraining.seed,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

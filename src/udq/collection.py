@@ -172,8 +172,8 @@ class Collection:
         extractor = Extractor(
             self.config.images,
             self.config.features,
-            weights=storage.given_file(self._manifest, "weights"),
-            rpn=storage.given_file(self._manifest, "rpn"),
+            weights=storage.given_file(self._manifest.given, "weights"),
+            rpn=storage.given_file(self._manifest.given, "rpn"),
             device=self.device,
         )
         extractor.trunk.load(storage.read_backbone(self.path, self._manifest))
@@ -201,8 +201,7 @@ class Collection:
             "model": document["model"]["origin"],
             "training": document["training"],
             "config": document["config"],
-            "weights": document["weights"],
-            "rpn": document.get("rpn"),
+            **self._manifest.given,
             "broken": self.broken,
             "passed_over": document["passed_over"],
         }

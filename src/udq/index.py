@@ -91,7 +91,7 @@ def build(
     if truth is not None:
         evaluate.check_names(truth, {source.name for source in sources}, ())
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device)
-    given = {"weights": fingerprint(weights), "rpn": fingerprint(rpn)}
+    given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
     with Writer(path, fingerprint=_fingerprint(sources, config, extractor, given)) as writer:
         broken = _write(sources, writer, extractor, config, truth, progress)
         writer.commit(config, given=given, broken=broken, passed_over=passed_over)
@@ -133,10 +133,10 @@ def rebuild(
     if truth is not None:
         unread = {entry["image"] for entry in manifest.broken}
         evaluate.check_names(truth, {source.name for source in sources}, unread)
-    weights, rpn = (storage.given_file(manifest, name) for name in ("weights", "rpn"))
+    given = dict(manifest.given)
     if "rpn" not in config.features.proposals:
-        rpn = None  # regions come from elsewhere now
-    given = {"weights": fingerprint(weights), "rpn": fingerprint(rpn)}
+        given["rpn"] = None  # regions come from elsewhere now
+    weights, rpn = (storage.given_file(given, name) for name in ("weights", "rpn"))
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device)
     same = _fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
@@ -390,14 +390,6 @@ def _all_broken(broken: Sequence[str]) -> str:
     listed = "; ".join(broken[:3])
     more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
     return f"none of {len(broken)} photos could be read: {listed}{more}"
-
-
-def fingerprint(given: Path | None) -> storage.Fingerprint | None:
-    """Return path and sha256 of a file of weights, so that a search never runs with another network."""
-    if given is None:
-        return None
-    with given.open("rb") as file:
-        return {"path": str(given.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _fingerprint(

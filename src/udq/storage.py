@@ -165,20 +165,27 @@ def arrays_from(data: bytes) -> Arrays:
         raise CollectionError(f"expected arrays of numbers, found: {error}") from error
 
 
-def given_file(manifest: Manifest, name: str) -> Path | None:
-    """Return the user's own file of ``weights`` or ``rpn``, after comparing its checksum; None where there is none."""
-    given = manifest.given[name]
+def fingerprint(given: Path | None) -> Fingerprint | None:
+    """Return path and sha256 of a file of weights, so that a search never runs with another network."""
     if given is None:
         return None
-    file = Path(given["path"])
+    with given.open("rb") as file:
+        return {"path": str(given.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def given_file(given: Mapping[str, Fingerprint | None], name: str) -> Path | None:
+    """Return the user's own file of ``weights`` or ``rpn``, after comparing its checksum; None where there is none."""
+    wanted = given[name]
+    if wanted is None:
+        return None
+    file = Path(wanted["path"])
     try:
-        with file.open("rb") as opened:
-            same = hashlib.file_digest(opened, "sha256").hexdigest() == given["sha256"]
+        found = fingerprint(file)
     except OSError as error:
         raise CollectionError(
             f"{file}: the {GIVEN[name]} this collection was built with are gone; put the file back"
         ) from error
-    if not same:
+    if found is None or found["sha256"] != wanted["sha256"]:
         raise CollectionError(f"{file}: not the {GIVEN[name]} this collection was built with (checksum differs)")
     return file
 

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from udq import __version__, archive, backbones, images
+from udq import __version__, archive, backbones, images, storage
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
 from udq.errors import ImageError, InputError, UdqError
@@ -107,7 +107,8 @@ def train(
         with progress("looking at photos", len(looks)) as step:
             unread = _look(labels.photos, looks, trunk, image, settings.seed, scratch, step)
         tested = [(i, 0) for i in held_out if i not in unread]
-        seen = [look for look in looks if look[0] not in unread.keys() | set(held_out)]
+        left_out = unread.keys() | set(held_out)
+        seen = [look for look in looks if look[0] not in left_out]
         if not tested or not any(len(labels.photos[i].boxes) for i, _ in seen):
             raise ImageError(
                 f"{len(unread)} of the photos cannot be read, and those left are too few to train on and to hold out: "
@@ -359,10 +360,9 @@ def _optimise(
         """Rise to the learning rate, then fall to nothing along half a cosine."""
         return min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / (settings.epochs * steps))) / 2
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
     # What the state of an earlier try must have been trained with to go on from it.
     facts = json.dumps([dataclasses.asdict(settings), looks])
-    done = _resume(scratch.state, facts, network, optimiser, schedule)
+    done = _resume(scratch.state, facts, network, optimiser)
     network.train()
     with progress("training", settings.epochs * steps) as step:
         for _ in range(done * steps):
@@ -371,36 +371,30 @@ def _optimise(
             # Of the epoch alone, so that training that goes on draws what it would have drawn.
             torch.manual_seed(settings.seed + 1 + epoch)
             order = torch.randperm(len(looks)).tolist()
-            for batch in (order[i * settings.batch : (i + 1) * settings.batch] for i in range(steps)):
+            for number in range(steps):
+                batch = order[number * settings.batch : (number + 1) * settings.batch]
+                for group in optimiser.param_groups:
+                    group["lr"] = settings.learning_rate * rate(epoch * steps + number)
                 optimiser.zero_grad()
                 for i in batch:
                     view = scratch.view(looks[i], device)
                     loss = network.loss(view.maps, view.height, view.width, view.objects) / len(batch)
                     loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-                schedule.step()
                 step()
-            _keep(scratch.state, facts, network, optimiser, epoch + 1, steps)
+            _keep(scratch.state, facts, network, optimiser, epoch + 1)
 
 
-def _keep(
-    file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.Optimizer, epochs: int, steps: int
-) -> None:
+def _keep(file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.Optimizer, epochs: int) -> None:
     """Write all that the next epoch needs."""
     arrays: dict[str, NDArray[Any]] = {"facts": np.array(facts)}
     arrays |= {f"network/{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         arrays |= {f"optimiser/{i}/{name}": tensor.cpu().numpy() for name, tensor in moments.items()}
-    write_whole(file, archive.to_bytes({**arrays, "epochs": np.array(epochs), "steps": np.array(epochs * steps)}))
+    write_whole(file, archive.to_bytes({**arrays, "epochs": np.array(epochs)}))
 
 
-def _resume(
-    file: Path,
-    facts: str,
-    network: rpn.Network,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> int:
+def _resume(file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.Optimizer) -> int:
     """Take over what ``_keep`` wrote, if it is there, and return how many epochs are done."""
     if not file.exists():
         return 0
@@ -415,9 +409,6 @@ def _resume(
             _, i, moment = name.split("/")
             moments.setdefault(int(i), {})[moment] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
-    schedule.load_state_dict({**schedule.state_dict(), "last_epoch": int(arrays["steps"])})
-    for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
-        group["lr"] = base * schedule.lr_lambdas[0](int(arrays["steps"]))
     return int(arrays["epochs"])
 
 
@@ -430,9 +421,15 @@ def _fingerprint(
     trunk: Trunk,
 ) -> str:
     """Return a checksum of all that the maps depend on."""
-    given = None if weights is None else hashlib.sha256(weights.read_bytes()).hexdigest()
     computed = [torch.__version__, trunk.device.type, str(trunk.precision)]
-    facts = [__version__, computed, dataclasses.asdict(image), feature.backbone, given, settings.seed]
+    facts = [
+        __version__,
+        computed,
+        dataclasses.asdict(image),
+        feature.backbone,
+        storage.fingerprint(weights),
+        settings.seed,
+    ]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for photo in labels.photos:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from udq.config import FeatureConfig
 from udq.errors import InputError
@@ -39,6 +40,19 @@ def build(feature: FeatureConfig, *, rpn: Path | None, device: device) -> Propos
     if rpn is not None and "rpn" not in feature.proposals:
         raise InputError(f"--rpn {rpn}: proposals '{feature.proposals}' use no network; add --proposals rpn")
     return REGISTRY[feature.proposals](feature, rpn, device)
+
+
+def in_photo(boxes: NDArray[np.float32], photo: Photo) -> Regions:
+    """Return boxes (R, 4) found in a photo as the network sees it as regions of the photo, and last all of it.
+
+    Less than a pixel, to which a photo's border can cut a box, is left out. All of the photo is what a query without a
+    box asks for.
+    """
+    height, width = photo.pixels.shape[:2]
+    extent = np.array([photo.width, photo.height] * 2, np.float32)
+    inside = np.clip(boxes * np.array([photo.width / width, photo.height / height] * 2, np.float32), 0, extent)
+    whole = np.array([[0, 0, photo.width, photo.height]], np.float32)
+    return Regions(np.concatenate([inside[(inside[:, 2:] - inside[:, :2] >= 1).all(axis=1)], whole]))
 
 
 def _windows(photo: Photo, maps: Maps) -> Regions:

@@ -25,7 +25,7 @@ from udq import archive, backbones
 from udq.config import FeatureConfig
 from udq.errors import InputError
 from udq.images import Photo
-from udq.proposals import Proposer
+from udq.proposals import Proposer, in_photo
 from udq.trunk import Maps
 from udq.types import Regions
 
@@ -106,12 +106,8 @@ def load(feature: FeatureConfig, file: Path | None, device: torch.device) -> Pro
 
     @torch.inference_mode()
     def propose(photo: Photo, maps: Maps) -> Regions:
-        height, width = photo.pixels.shape[:2]
-        boxes = network(maps, height, width)[: feature.regions].cpu().numpy()
-        scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
-        # The whole photo last: it is what a query without a box asks for.
-        whole = np.array([[0, 0, photo.width, photo.height]], np.float32)
-        return Regions(np.concatenate([_wide(boxes * scale, photo), whole]))
+        found: Tensor = network(maps, *photo.pixels.shape[:2])[: feature.regions]
+        return in_photo(found.cpu().numpy(), photo)
 
     return propose
 
@@ -170,10 +166,3 @@ def _photo(one_map: Tensor, height: int, width: int) -> ImageList:
     """
     rows, columns = one_map.shape[-2:]
     return ImageList(one_map.new_empty(1).expand(1, 3, _STRIDE * rows, _STRIDE * columns), [(height, width)])
-
-
-def _wide(boxes: NDArray[np.float32], photo: Photo) -> NDArray[np.float32]:
-    """Leave out boxes of less than a pixel, which a photo's border can cut."""
-    boxes[:, 0::2] = boxes[:, 0::2].clip(0, photo.width)
-    boxes[:, 1::2] = boxes[:, 1::2].clip(0, photo.height)
-    return boxes[(boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from udq.config import FeatureConfig
 from udq.errors import DependencyError
+from udq.proposals import in_photo
 from udq.types import Regions
 
 if TYPE_CHECKING:
@@ -44,10 +45,6 @@ def load(feature: FeatureConfig, weights: Path | None, device: device) -> Propos
         # OpenCV's own order is drawn at random from a generator that nothing can seed. Largest first is one a user
         # gets again, and near that of the hierarchy, whose last merges are the largest.
         found = found[np.lexsort((*found.T, -found[:, 2:].prod(axis=1)))][: feature.regions]
-        corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1)
-        height, width = photo.pixels.shape[:2]
-        whole = np.array([[0, 0, photo.width, photo.height]], np.float32)
-        scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
-        return Regions(np.concatenate([corners * scale, whole]))
+        return in_photo(np.concatenate([found[:, :2], found[:, :2] + found[:, 2:]], axis=1), photo)
 
     return propose
