@@ -13,32 +13,22 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from udq import extract, proposals
+from udq import extract
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
-from udq.images import Photo
-from udq.proposals.grid import grid
 from udq.provenance import provenance
-from udq.trunk import Maps
-from udq.types import Regions
-
-
-def without_small_windows(photo: Photo, maps: Maps) -> Regions:
-    """The grid without its smallest scale."""
-    del maps
-    boxes = grid(photo.width, photo.height).boxes
-    return Regions(np.ascontiguousarray(boxes[boxes[:, 2] - boxes[:, 0] > 0.3 * min(photo.width, photo.height)]))
 
 
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "default": {},
     "whitened": {"quantizer": {"whiten": True}},
-    "no windows of a quarter": {"features": {"proposals": "grid-without-small"}},
+    "50 regions a photo": {"features": {"regions": 50}},
+    "200 regions a photo": {"features": {"regions": 200}},
+    "a grid of windows": {"features": {"proposals": "grid"}},
     "average pooling (p = 1)": {"features": {"p": 1.0}},
     "128 dimensions": {"quantizer": {"dimensions": 128}},
     "4 alternations of rotation and codebooks": {"quantizer": {"iterations": 4}},
@@ -71,7 +61,6 @@ def main() -> None:
     parser.add_argument("ground_truth", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    proposals.REGISTRY["grid-without-small"] = lambda *_: without_small_windows
     truth = REGISTRY["boxes"](arguments.ground_truth)
     rows = {}
     for name, changes in VARIANTS.items():

@@ -48,7 +48,7 @@ def paper(photos, random_weights, tmp_path_factory):
             built[name] = Collection.build(
                 folder / "photos",
                 folder / f"{name}.udq",
-                config=config.replace({"features": {"proposals": "rpn"}}),
+                config=config,
                 weights=weights,
                 rpn=folder / f"{name}.npz",
                 device="cpu",

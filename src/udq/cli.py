@@ -274,7 +274,7 @@ def train_rpn(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train a region proposal network on boxes, for 'udq index --proposals rpn --rpn FILE'.
+    """Train a region proposal network on boxes, for 'udq index --rpn FILE'.
 
     The backbone stays as it is. Killed or interrupted, the same command goes on.
     """
@@ -302,7 +302,7 @@ def train_rpn(
         printing.print_json({"file": str(output), "elapsed_s": elapsed(), **card})
         return
     printing.print_recall(card)
-    print(f"{output}: written in {elapsed():.0f} s; use it with: udq index PHOTOS -o COLLECTION --proposals rpn "
+    print(f"{output}: written in {elapsed():.0f} s; use it with: udq index PHOTOS -o COLLECTION "
           f"--backbone {card['backbone']} --rpn {output}")  # fmt: skip
 
 

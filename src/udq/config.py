@@ -52,7 +52,7 @@ class FeatureConfig:
     """Backbone, proposer and pooling."""
 
     backbone: str = "efficientnet-lite0"
-    proposals: str = "grid"
+    proposals: str = "rpn"  # shipped for the default backbone; for others, a file of it is given, or "grid" is set
     regions: int = 100  # T, that a region proposal network keeps of a photo, the best ones; the grid has its own number
     pooling: str = "gem"  # the generalised mean of all a box covers, or the paper's RoI max pooling to 7 x 7 cells
     p: float = 3.0  # exponent of the generalised mean: 1 averages, large values take the maximum

@@ -36,7 +36,7 @@ from udq.trunk import Trunk
 from udq.types import Codes, Features, Regions
 from udq.writer import Writer, write_whole
 
-# Photos a segment: some 450,000 regions of the grid, 7 MB of codes and boxes in memory until it is written.
+# Photos a segment: some 400,000 regions, 7 MB of codes and boxes in memory until it is written.
 _SEGMENT_PHOTOS = 4096
 # What to do where the GPU's memory does not hold a photo's activations.
 _SCALE = "longer in [images], now {},"
