@@ -148,7 +148,7 @@ def in_segments(segment, photos):
 def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
     [whole] = collection.segments
     monkeypatch.setitem(vars(collection), "segments", tuple(in_segments(whole, photos_a_segment)))
-    monkeypatch.setattr(proposals, "RANKED", frozenset({"grid"} if ranked else ()))
+    monkeypatch.setattr(proposals, "RANKED", frozenset({"rpn"} if ranked else ()))
     query, box = photos / "astronaut.png", (100, 10, 300, 250)
     found = collection.search(query, box, k=12)
 
@@ -175,7 +175,7 @@ def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
 
     assert len(seen) == len(collection)
     for image, (distance, boxes, ranked) in enumerate(seen):
-        assert not ranked
+        assert ranked
         for query, ranking in enumerate(rankings):
             assert ranking.distance[image] == distance[query].min()
             assert ranking.box(image) == tuple(boxes[query])
@@ -188,4 +188,4 @@ def test_boxes_are_looked_for_in_reported_photos_alone(collection, photos, monke
     )
     collection.search(photos / "coffee.png", k=3)
 
-    assert asked == [False] * 3
+    assert asked == [True] * 3

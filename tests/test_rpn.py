@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import types
@@ -61,7 +62,7 @@ def labelled(tmp_path_factory):
 
 
 def test_shipped_proposals_lie_inside_the_photo_best_first_and_the_whole_photo_last(photos):
-    feature = FeatureConfig(proposals="rpn", regions=40)
+    feature = FeatureConfig(regions=40)
     extractor = Extractor(ImageConfig(), feature, device="cpu")
     (found,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
     boxes = found.regions.boxes
@@ -73,19 +74,20 @@ def test_shipped_proposals_lie_inside_the_photo_best_first_and_the_whole_photo_l
     overlaps = train_rpn.box_iou(torch.from_numpy(boxes[:-1].copy()), torch.from_numpy(boxes[:-1].copy()))
     assert (overlaps - torch.eye(len(boxes) - 1)).max() < 0.75  # suppressed, before clipping to whole pixels
     # Fewer are the first of more.
-    fewer = Extractor(ImageConfig(), FeatureConfig(proposals="rpn", regions=10), device="cpu")
+    fewer = Extractor(ImageConfig(), FeatureConfig(regions=10), device="cpu")
     (first,) = fewer.extract([Source("coffee.png", photos / "coffee.png")])
     assert first.regions.boxes[:10] == pytest.approx(boxes[:10])
 
 
-def test_boxes_are_in_pixels_of_the_photo_whatever_the_scale_the_network_sees(photos, tmp_path):
-    small = Image.open(photos / "coffee.png").resize((300, 200))
-    small.save(tmp_path / "small.png")
-    small.resize((600, 400), Image.Resampling.NEAREST).save(tmp_path / "large.png")
-    extractor = Extractor(ImageConfig(shorter=200, longer=300), FeatureConfig(proposals="rpn", regions=5), device="cpu")
-    one, two = extractor.extract([Source(name, tmp_path / name) for name in ("small.png", "large.png")])
+def test_boxes_are_in_pixels_of_the_photo_whatever_the_scale_the_network_sees(photos):
+    photo = load(photos / "coffee.png", shorter=200, longer=300)
+    larger = dataclasses.replace(photo, width=2 * photo.width, height=2 * photo.height)
+    seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
+    propose = build(FeatureConfig(regions=5), rpn=None, device=CPU)
+    boxes = propose(photo, seen).boxes
 
-    assert two.regions.boxes == pytest.approx(2 * one.regions.boxes, abs=8)
+    assert propose(larger, seen).boxes == pytest.approx(2 * boxes)
+    assert boxes[-1].tolist() == [0, 0, photo.width, photo.height]
 
 
 def test_both_is_the_network_and_then_the_grid(photos):
@@ -178,12 +180,12 @@ def test_a_file_that_is_not_there_or_of_another_backbone_is_refused(network, tmp
 
 def test_a_backbone_without_a_shipped_network_says_how_to_make_one():
     with pytest.raises(InputError, match="train one with: udq train-rpn LABELS --backbone vgg16"):
-        build(FeatureConfig(backbone="vgg16", proposals="rpn"), rpn=None, device=CPU)
+        build(FeatureConfig(backbone="vgg16"), rpn=None, device=CPU)
 
 
 def test_a_network_for_proposals_that_use_none_is_refused(tmp_path):
     with pytest.raises(InputError, match="'grid' use no network"):
-        build(FeatureConfig(), rpn=tmp_path / "rpn.npz", device=CPU)
+        build(FeatureConfig(proposals="grid"), rpn=tmp_path / "rpn.npz", device=CPU)
 
 
 def test_the_shipped_network_has_a_card_that_says_what_it_was_trained_on():
