@@ -61,9 +61,11 @@ def accuracy() -> str:
                 f"{figures['mAP']:.3f}",
                 f"{figures['real_valued']['mAP']:.3f}",
                 f"{boxes['mean_iou']:.2f}",
+                f"{boxes['share_iou_50']:.0%}",
             )
         )
-    return _markdown(("collection", "bytes a region", "mAP, codes", "mAP, real-valued", "mean IoU"), rows)
+    head = ("collection", "bytes a region", "mAP, codes", "mAP, real-valued", "mean IoU", "IoU at 0.5 or better")
+    return _markdown(head, rows)
 
 
 def speed() -> str:

@@ -39,7 +39,7 @@ sweep() { # NAME SEEDS RESULT
         --sweep "$1" --seeds "$2" --json "$here/$3.json"
 }
 sweep refinements 3 benchmark_training
-sweep ablations 1 benchmark_ablations
+sweep ablations 3 benchmark_ablations
 sweep table2 1 benchmark_table2
 sweep lambda 1 benchmark_lambda
 python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
@@ -48,7 +48,7 @@ python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$da
 python benchmarks/refine.py --json "$here/benchmark_refine.json"
 python benchmarks/places.py "$data/landmarks" --seeds 1 --json "$here/benchmark_places.json"
 python benchmarks/proposals.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
-    --json "$here/benchmark_proposals.json"
+    --seeds 3 --json "$here/benchmark_proposals.json"
 python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"
 python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -270,3 +272,11 @@ def test_what_names_no_photo_is_refused(tmp_path):
             images.find([tmp_path / argument for argument in arguments])
         assert says in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems refuse such names themselves")
+def test_names_that_are_not_utf8_are_refused_before_anything_starts(tmp_path):
+    (tmp_path / "good.jpg").touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
+    with pytest.raises(InputError, match=r"1 photos whose names are not, 'caf\\udce9.jpg' first; rename them"):
+        images.find([tmp_path])

@@ -81,8 +81,8 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
     """Return the photos that files and folders name, by name, and how many other files were passed over.
 
     A photo in a folder is named by its path below that folder, a photo given itself by its file name.
-    Hidden files are passed over. Raises InputError for a path that does not exist, a file of unknown suffix,
-    two photos of one name, or no photo at all.
+    Hidden files are passed over. Raises InputError for a path that does not exist, a file of unknown suffix, names
+    that are not UTF-8 (JSON has no way to say them), two photos of one name, or no photo at all.
     """
     sources: dict[str, Source] = {}
     passed_over = 0
@@ -115,7 +115,17 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
             f"{', '.join(map(str, arguments))}: no photo found ({passed_over} other files); "
             f"expected files that end in {', '.join(sorted(SUFFIXES))}"
         )
+    if unsayable := [name for name in sources if not _is_unicode(name)]:
+        raise InputError(
+            f"expected names in UTF-8, found {len(unsayable)} photos whose names are not, {min(unsayable)!a} first; "
+            "rename them"
+        )
     return [sources[name] for name in sorted(sources)], passed_over
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a file's name is text: bytes that are not come from the file system as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _walk(folder: Path) -> list[Path]:
