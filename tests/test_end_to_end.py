@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from udq import Collection, IndexConfig, UdqError, index, storage
+from udq.datasets import GroundTruth, Query
 from udq.end_to_end import EndToEnd
+from udq.evaluate import evaluate
 from udq.extract import Extractor
 from udq.images import Source, find
 from udq.trunk import Trunk
@@ -123,3 +125,14 @@ def test_too_little_gpu_memory_names_the_setting_to_lower(photos, tmp_path, monk
     monkeypatch.setattr(Extractor, "_extract", full)
     with pytest.raises(UdqError, match=r"out of GPU memory; lower longer in \[images\], now 128, in a --config file"):
         Collection.build(photos, tmp_path / "y.udq", config=SMALL, device="cpu")
+
+
+def test_what_is_watched_after_a_round_is_what_the_collection_is_worth(photos, tmp_path):
+    # Answers that nothing would rank first, so that precision says how the others are ranked.
+    wrong = {"coffee.png": "brick.png", "astronaut.png": "page.png", "china.png": "coins.png"}
+    truth = GroundTruth("boxes", tuple(Query(name, None, frozenset({other})) for name, other in wrong.items()))
+    made = Collection.build(photos, tmp_path / "x.udq", config=SMALL, device="cpu", truth=truth)
+    rounds = made.info()["training"]["rounds"]
+
+    assert 0 < rounds[-1]["mAP"] < 0.9
+    assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth, real_valued=False).report["mAP"], abs=1e-6)
