@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_collection_after_a_stop_between_rounds(tra
 
 
 def test_too_little_gpu_memory_names_the_setting_to_lower(photos, tmp_path, monkeypatch):
-    def full(self, rows):
+    def full(self, *what):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(EndToEnd, "pooled", full)

@@ -158,7 +158,7 @@ def test_stopping_early_is_clean(extractor, photos):
 )
 def test_what_there_is_not_is_refused(settings, device, says):
     with pytest.raises(InputError, match=says):
-        Extractor(SMALL, settings, device=device)
+        Extractor(SMALL, settings, device=device).proposing()
 
 
 def test_a_folder_moved_away_is_said_when_features_are_asked_for(extractor, tmp_path, photos):

@@ -96,6 +96,10 @@ def test_info_never_imports_torch(collection):
     assert imports("torch", ["info", str(collection.path)]) == "False"
 
 
+def test_a_search_does_not_wait_for_the_proposer(collection, photos):
+    assert imports("torchvision", ["search", str(collection.path), str(photos / "coffee.png")]) == "False"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["info", "{path}"]])
 def test_only_a_picture_of_curves_imports_matplotlib(collection, arguments):
     arguments = [argument.format(path=collection.path) for argument in arguments]

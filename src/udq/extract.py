@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from threadpoolctl import threadpool_limits
 from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import ImageError, InputError, UdqError
+from udq.proposals import Proposer
 from udq.trunk import Maps, Trunk, fast_precision
 from udq.types import Box, Features, Regions
 
@@ -74,8 +77,8 @@ class Extractor:
         self.weights = weights
         self.rpn = rpn
         self._image = image
+        self._feature = feature
         place = _device(device)
-        self._propose = proposals.build(feature, rpn=rpn, device=place)
         self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
 
     @property
@@ -93,12 +96,23 @@ class Extractor:
         """The number format of the network's arithmetic; everything after it is float32."""
         return str(self.trunk.precision).removeprefix("torch.")
 
+    @cached_property
+    def propose(self) -> Proposer:
+        """The proposer, built when it is first asked for: a search looks at no regions and need not wait for it."""
+        return proposals.build(self._feature, rpn=self.rpn, device=self.device)
+
+    def proposing(self) -> Self:
+        """Return the extractor with its proposer built, so that a file that does not fit is refused here and now."""
+        _ = self.propose
+        return self
+
     def extract(self, sources: Iterable[images.Source]) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
 
         Each worker takes a photo from file to features on one thread: the layers of a light network are too small
         for several threads to share, and photos need not wait for each other.
         """
+        propose = self.propose
         workers = min(torch.get_num_threads(), WORKERS)
         with (
             ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool,
@@ -108,7 +122,7 @@ class Extractor:
             waiting: deque[Future[Extracted]] = deque()
             try:
                 for source in sources:
-                    waiting.append(pool.submit(self._extract, source))
+                    waiting.append(pool.submit(self._extract, source, propose))
                     if len(waiting) > 2 * workers:
                         yield waiting.popleft().result()
                 while waiting:
@@ -125,14 +139,14 @@ class Extractor:
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         return found, self._pool(photo, self._maps(photo).features, whole)[0]
 
-    def _extract(self, source: images.Source) -> Extracted:
+    def _extract(self, source: images.Source, propose: Proposer) -> Extracted:
         try:
             photo = images.load(source.path, shorter=self._image.shorter, longer=self._image.longer)
         except ImageError as error:
             nothing = Regions(np.empty((0, 4), np.float32))
             return Extracted(source, 0, 0, nothing, Features(np.empty((0, self.channels), np.float32)), str(error))
         maps = self._maps(photo)
-        regions = self._propose(photo, maps)
+        regions = propose(photo, maps)
         features = Features(self._pool(photo, maps.features, regions.boxes))
         return Extracted(source, photo.width, photo.height, regions, features)
 

@@ -90,7 +90,7 @@ def build(
     sources, passed_over = images.find(arguments)
     if truth is not None:
         evaluate.check_names(truth, {source.name for source in sources}, ())
-    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device)
+    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
     with Writer(path, fingerprint=_fingerprint(sources, config, extractor, given)) as writer:
         broken = _write(sources, writer, extractor, config, truth, progress)
@@ -137,7 +137,7 @@ def rebuild(
     if "rpn" not in config.features.proposals:
         given["rpn"] = None  # regions come from elsewhere now
     weights, rpn = (storage.given_file(given, name) for name in ("weights", "rpn"))
-    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device)
+    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     same = _fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
         broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]

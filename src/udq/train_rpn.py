@@ -98,7 +98,7 @@ def train(
     if output == card_file:
         raise InputError(f"{output}: expected a name such as rpn.npz, since the model card goes to {card_file.name}")
     training, held_out = _split(labels.photos, settings)
-    trunk = Extractor(image, dataclasses.replace(feature, proposals="grid"), weights=weights, device=device).trunk
+    trunk = Extractor(image, feature, weights=weights, device=device).trunk
     looks = [(i, view) for i in training for view in range(settings.views)] + [(i, 0) for i in held_out]
     with (
         _Scratch(output, _fingerprint(labels, image, feature, settings, weights, trunk)) as scratch,
