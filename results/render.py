@@ -182,6 +182,21 @@ def iterations() -> str:
     return _markdown(("", "after", "participation ratio", "agreement", "mAP, codes", "mAP, real-valued"), rows)
 
 
+def options() -> str:
+    """What was tried beyond the paper: the default's mAP, and what each option adds to it."""
+    collections = _figures("benchmark_options")["collections"]
+    names = next(iter(collections.values()))["rows"]
+
+    def cell(rows: dict[str, Any], name: str) -> str:
+        row, default = rows[name], rows["default"]
+        if row is default:
+            return f"{row['codes']:.3f} / {row['real_valued']:.3f}"
+        return " / ".join(f"{row[key] - default[key]:+.3f}" for key in ("codes", "real_valued"))
+
+    rows = [(name, *(cell(each["rows"], name) for each in collections.values())) for name in names]
+    return _markdown(("mAP of codes / real-valued", *collections), rows)
+
+
 def neighbours() -> str:
     """What the neighbours of a refinement cost."""
     figures = _figures("benchmark_refine")
@@ -230,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table2": table2,
     "lambda": weights,
     "iterations": iterations,
+    "options": options,
     "neighbours": neighbours,
     "places": places,
     "choices": choices,
