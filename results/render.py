@@ -188,13 +188,20 @@ def options() -> str:
     names = next(iter(collections.values()))["rows"]
 
     def cell(rows: dict[str, Any], name: str) -> str:
-        row, default = rows[name], rows["default"]
-        if row is default:
-            return f"{row['codes']:.3f} / {row['real_valued']:.3f}"
-        return " / ".join(f"{row[key] - default[key]:+.3f}" for key in ("codes", "real_valued"))
+        found = []
+        for key in ("codes", "real_valued"):
+            values, default = rows[name][key], rows["default"][key]
+            # Pairs of one seed: a row that lost with the first one has no others.
+            gains = [value - other for value, other in zip(values, default, strict=False)]
+            mean = sum(values if name == "default" else gains) / len(values)
+            found.append(f"{mean:.3f}" if name == "default" else f"{mean:+.4f}")
+        return " / ".join(found)
 
-    rows = [(name, *(cell(each["rows"], name) for each in collections.values())) for name in names]
-    return _markdown(("mAP of codes / real-valued", *collections), rows)
+    rows = [
+        (name, len(row["codes"]), *(cell(each["rows"], name) for each in collections.values()))
+        for name, row in names.items()
+    ]
+    return _markdown(("mAP of codes / real-valued", "seeds", *collections), rows)
 
 
 def neighbours() -> str:
