@@ -130,10 +130,16 @@ class Benchmark:
         seconds = time.perf_counter() - started
         return self.accuracy(fitted) | {"seconds": seconds}
 
-    def accuracy(self, fitted: Model) -> dict[str, float]:
-        """Return mAP of codes, of codes by the distance of eq. 5 as it stands, and of real-valued features."""
+    def accuracy(self, fitted: Model, queries: np.ndarray | None = None) -> dict[str, float]:
+        """Return mAP of codes, of codes by the distance of eq. 5 as it stands, and of real-valued features.
+
+        Args:
+            fitted: what encodes.
+            queries: (Q, d) unit features of the queries; those of their crops where None.
+        """
         codes, nearest = [], []
-        queries = fitted.head.apply(Features(self.queries)).vectors
+        if queries is None:
+            queries = fitted.head.apply(Features(self.queries)).vectors
         for photo in self.photos:
             features = fitted.head.apply(photo.features)
             codes.append(fitted.quantizer.encode(features).values)

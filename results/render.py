@@ -184,6 +184,28 @@ def iterations() -> str:
     return _markdown(("", "after", "participation ratio", "agreement", "mAP, codes", "mAP, real-valued"), rows)
 
 
+def options() -> str:
+    """What was tried beyond the paper: the default's mAP, and what each option adds to it."""
+    collections = _figures("benchmark_options")["collections"]
+    names = next(iter(collections.values()))["rows"]
+
+    def cell(rows: dict[str, Any], name: str) -> str:
+        found = []
+        for key in ("codes", "real_valued"):
+            values, default = rows[name][key], rows["default"][key]
+            # Pairs of one seed: a row that lost with the first one has no others.
+            gains = [value - other for value, other in zip(values, default, strict=False)]
+            mean = sum(values if name == "default" else gains) / len(values)
+            found.append(f"{mean:.3f}" if name == "default" else f"{mean:+.4f}")
+        return " / ".join(found)
+
+    rows = [
+        (name, len(row["codes"]), *(cell(each["rows"], name) for each in collections.values()))
+        for name, row in names.items()
+    ]
+    return _markdown(("mAP of codes / real-valued", "seeds", *collections), rows)
+
+
 def neighbours() -> str:
     """What the neighbours of a refinement cost."""
     figures = _figures("benchmark_refine")
@@ -232,6 +254,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "table2": table2,
     "lambda": weights,
     "iterations": iterations,
+    "options": options,
     "neighbours": neighbours,
     "places": places,
     "choices": choices,

@@ -45,6 +45,9 @@ sweep lambda 1 benchmark_lambda
 python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --collection demo "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" \
     --collection buildings "$data/landmarks" places --json "$here/benchmark_stopping.json"
+python benchmarks/options.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    --collection demo "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" \
+    --collection buildings "$data/landmarks" places --json "$here/benchmark_options.json"
 python benchmarks/refine.py --json "$here/benchmark_refine.json"
 python benchmarks/places.py "$data/landmarks" --seeds 1 --json "$here/benchmark_places.json"
 python benchmarks/proposals.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 
@@ -16,7 +17,7 @@ from udq.backbones import REGISTRY, backbone
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
 from udq.extract import Extractor
-from udq.images import Source
+from udq.images import Source, load_crop
 
 SMALL = ImageConfig(shorter=160, longer=240)
 
@@ -132,6 +133,23 @@ def test_a_query_is_described_by_nothing_outside_its_box(extractor, photos, tmp_
     assert found[0][0] == found[1][0] == box
     assert (found[0][1] == found[1][1]).all()
     assert not np.allclose(found[0][1], extractor.describe(photos / "coffee.png", None)[1], atol=1e-3)
+
+
+def test_a_query_is_the_mean_of_its_crop_and_the_mirror_image(extractor, photos):
+    box = (100, 50, 300, 210)
+    crop, _ = load_crop(photos / "coffee.png", box, shorter=SMALL.shorter, longer=SMALL.longer, least=SMALL.least)
+    whole = torch.tensor([[0.0, 0.0, 200.0, 160.0]])
+    with torch.inference_mode():
+        one, other = (
+            extractor.trunk(torch.tensor(pixels.copy()), whole, width=200, height=160)[0].numpy().astype(np.float64)
+            for pixels in (crop.pixels, crop.pixels[:, ::-1])
+        )
+    mean = (one + other) / np.linalg.norm(one + other)
+    plain = Extractor(dataclasses.replace(SMALL, mirror=False), FeatureConfig(), device="cpu")
+
+    assert one @ other < 0.999
+    assert extractor.describe(photos / "coffee.png", box)[1] == pytest.approx(mean, abs=1e-5)
+    assert plain.describe(photos / "coffee.png", box)[1] == pytest.approx(one, abs=1e-5)
 
 
 def test_stopping_early_is_clean(extractor, photos):

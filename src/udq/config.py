@@ -35,11 +35,12 @@ def _listed(values: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Scale at which the network sees photos (sec. 4.2), pixels."""
+    """How the network sees photos: at which scale (sec. 4.2, pixels), and a query from how many sides."""
 
     shorter: int = 336  # INSTRE's 448 x 336 at its own size; larger costs time in proportion to its area
     longer: int = 448
     least: int = 96  # a query crop's shorter side is enlarged to this: smaller ones leave too few cells to pool
+    mirror: bool = True  # a query is the mean of its crop and the crop's mirror image (docs/training.md)
 
     def __post_init__(self) -> None:
         _at_least("images.shorter", self.shorter, 32)
@@ -217,7 +218,7 @@ class IndexConfig:
 # the three fully connected layers, VGG16 brings the first two pretrained (fc6, fc7). ResNet101 brings none that takes
 # 7 x 7 cells: the first two start as the identity on the cells' mean.
 _VGG16 = IndexConfig(
-    images=ImageConfig(shorter=600, longer=1000),
+    images=ImageConfig(shorter=600, longer=1000, mirror=False),
     features=FeatureConfig(backbone="vgg16", pooling="roi", regions=200),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
     training=TrainConfig(

@@ -132,12 +132,18 @@ class Extractor:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def describe(self, path: Path, box: Sequence[float] | None) -> tuple[Box, NDArray[np.float32]]:
-        """Return the query's box and its feature (D,), from nothing but the pixels inside the box."""
+        """Return the query's box and its feature (D,), from nothing but the pixels inside the box.
+
+        With ``mirror``, that is the mean of what the network sees in them and in their mirror image, at unit length:
+        what the two have in common is the object's, what differs is more often the network's (docs/training.md).
+        """
         photo, found = images.load_crop(
             path, box, shorter=self._image.shorter, longer=self._image.longer, least=self._image.least
         )
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
-        return found, self._pool(photo, self._maps(photo).features, whole)[0]
+        seen = [photo, photo.mirrored()] if self._image.mirror else [photo]
+        features = np.concatenate([self._pool(each, self._maps(each).features, whole) for each in seen])
+        return found, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
 
     def _extract(self, source: images.Source, propose: Proposer) -> Extracted:
         try:

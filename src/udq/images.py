@@ -76,6 +76,10 @@ class Photo:
     width: int
     height: int
 
+    def mirrored(self) -> Photo:
+        """Return the photo with left and right exchanged."""
+        return Photo(self.pixels[:, ::-1], self.width, self.height)
+
 
 def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
     """Return the photos that files and folders name, by name, and how many other files were passed over.
