@@ -22,7 +22,6 @@ from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
 from udq.provenance import provenance
 
-
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "default": {},
     "whitened": {"quantizer": {"whiten": True}},
