@@ -69,9 +69,9 @@ def _in_words(training: dict[str, Any] | None) -> str:
 def print_evaluation(report: dict[str, Any]) -> None:
     """Print a line a query, best first, and the means."""
     print(f"{'AP':>6}  {'positives':>9}  query")
-    for row in sorted(report["per_query"], key=lambda row: (-row["ap"], row["query"])):
+    for row in sorted(report["per_query"], key=lambda row: (-(row["ap"] or 0), row["query"])):
         label = f" ({row['object']})" if row["object"] else ""
-        print(f"{row['ap']:>6.3f}  {row['positives']:>9}  {row['query']}{label}")
+        print(f"{_share(row['ap']):>6}  {row['positives']:>9}  {row['query']}{label}")
     print()
     codes = f"{report['bytes_per_region']:g}-byte codes"
     for name, part in ((codes, report), ("real-valued", report.get("real_valued"))):
@@ -83,6 +83,16 @@ def print_evaluation(report: dict[str, Any]) -> None:
             f"{first_page['share_iou_50']:.0%} at 0.5 or better"
         )  # fmt: skip
         print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {report['queries']} queries, {where}")
+        for difficulty, means in part.get("difficulties", {}).items():
+            figures = "  ".join(f"{figure} {_share(value)}" for figure, value in means.items() if figure != "queries")
+            print(f"  {difficulty:<12} {figures}  of {means['queries']} queries")
+    for note in report["notes"]:
+        print(f"note: {note}")
+
+
+def _share(value: float | None) -> str:
+    """Return a figure of 0..1; a dash where no query has positives."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _warn_broken(broken: list[dict[str, str]]) -> None:
