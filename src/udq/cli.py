@@ -16,6 +16,7 @@ import typer
 from udq import __version__, backbones, config, printing
 from udq import proposals as proposers
 from udq.bar import interrupts, progress
+from udq.cli_datasets import app as datasets_app
 from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(datasets_app, name="datasets")
 
 _INTERRUPTED = 130
 

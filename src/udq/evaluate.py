@@ -133,8 +133,8 @@ def check_outside(truth: GroundTruth, held: Names[str], *, keep_query: bool) -> 
     if inside:
         raise InputError(
             f"{truth.dataset}: expected a database without query photos, found {len(inside)} of them in the "
-            f"collection, '{inside[0]}' first; move them to a folder of their own, index the others, and name that "
-            "folder with --queries"
+            f"collection, '{inside[0]}' first; move them to a folder of their own (docs/benchmark.md), index the "
+            "others, and name that folder with --queries"
         )
 
 

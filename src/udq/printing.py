@@ -7,7 +7,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from udq.collection import Collection
+    from udq.datasets.catalogue import Dataset
+    from udq.datasets.check import Findings
+
+_NAMED = 20  # of a long list, before "and so many more"
 
 
 def print_json(facts: dict[str, Any]) -> None:
@@ -93,6 +99,49 @@ def print_evaluation(report: dict[str, Any]) -> None:
 def _share(value: float | None) -> str:
     """Return a figure of 0..1; a dash where no query has positives."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def print_datasets(datasets: Sequence[Dataset], *, as_json: bool) -> None:
+    """Print a line a data set."""
+    if as_json:
+        facts = [
+            {
+                "name": each.name,
+                "what": each.what,
+                "photos": each.photos,
+                "queries": each.queries,
+                "size": each.size,
+                "address": each.page,
+                "files": [file.url for file in each.files],
+            }
+            for each in datasets
+        ]
+        print_json({"datasets": facts})
+        return
+    print(f"{'name':<10}  {'photos':>7}  {'queries':>7}  {'download':>8}  what, address")
+    for each in datasets:
+        queries = f"{each.queries:,}" if each.queries else "-"
+        print(f"{each.name:<10}  {each.photos:>7,}  {queries:>7}  {each.size:>8}  {each.what}")
+        print(f"{'':<40}  {each.page}")
+
+
+def print_findings(findings: Findings, *, as_json: bool) -> None:
+    """Print what a copy of a data set lacks."""
+    if as_json:
+        print_json(findings.to_json())
+        return
+    print(f"{findings.folder}: {findings.dataset}, {findings.found:,} files of {findings.expected:,}")
+    lists = {"missing": findings.missing, "unreadable": findings.unreadable, "wrong": findings.faults,
+             "broken in the official archives too": findings.known}  # fmt: skip
+    for what, lines in lists.items():
+        for line in lines[:_NAMED]:
+            print(f"{what}: {line}")
+        if len(lines) > _NAMED:
+            print(f"{what}: and {len(lines) - _NAMED:,} more; --json has them all")
+    if findings.others:
+        print(f"{findings.others:,} other photos, which do not belong to it")
+    if findings.whole:
+        print("whole: every file is there, and every photo can be read")
 
 
 def _warn_broken(broken: list[dict[str, str]]) -> None:

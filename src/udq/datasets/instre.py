@@ -3,7 +3,7 @@
 ``gnd_instre.mat`` lists 27,293 photos, and for each query its box and the photos that show its object; there is no
 junk. Photos are named by their path, ``INSTRE-S1/01a_canada_book/001.jpg``. Beside a photo of a single object the data
 set has a file of that name in ``.txt`` with the object's box, x, y, width, height; where those are below the folder of
-the ground truth, they say how well the reported boxes sit.
+the ground truth, at most two folders down, they say how well the reported boxes sit.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def load(path: Path) -> GroundTruth:
         raise InputError(f"{path}: expected photos named INSTRE-S1/..., found {strange}; check --dataset")
     matlab.check_indices(records, ("ok",), len(database), path, _PHOTOS)
     folder = path if path.is_dir() else path.parent
+    depths = ("INSTRE-S1", "*/INSTRE-S1", "*/*/INSTRE-S1")
+    root = next((found.parent for depth in depths for found in sorted(folder.glob(depth))), folder)
 
     @cache  # a photo is a positive of several queries
     def drawn(name: str) -> Box | None:
-        return _drawn(folder / PurePosixPath(name).with_suffix(".txt"))
+        return _drawn(root / PurePosixPath(name).with_suffix(".txt"))
 
     found = []
     for name, record in zip(queries, records, strict=True):
@@ -44,8 +46,15 @@ def load(path: Path) -> GroundTruth:
         boxes = {photo: box for photo in positives if (box := drawn(photo))}
         label = name.split("/")[-2] if "/" in name else ""
         found.append(Query(name, matlab.box(record["bbx"], name, path), positives, boxes=boxes, label=label))
-    official = (_QUERIES, _PHOTOS)
-    return GroundTruth("instre", tuple(found), "outside", exact_names=False, official=official, folder=folder)
+    return GroundTruth(
+        "instre",
+        tuple(found),
+        "outside",
+        exact_names=False,
+        official=(_QUERIES, _PHOTOS),
+        database=tuple(database),
+        folder=folder,
+    )
 
 
 def _drawn(file: Path) -> Box | None:

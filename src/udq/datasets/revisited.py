@@ -49,7 +49,15 @@ def _load(path: Path, *, dataset: str, photos: int) -> GroundTruth:
     if not any(query.positives for query in found):
         raise InputError(f"{path}: expected photos under easy or hard, found none; get the file again")
     folder = path if path.is_dir() else path.parent
-    return GroundTruth(dataset, tuple(found), "outside", exact_names=False, official=(70, photos), folder=folder)
+    return GroundTruth(
+        dataset,
+        tuple(found),
+        "outside",
+        exact_names=False,
+        official=(70, photos),
+        database=tuple(database),
+        folder=folder,
+    )
 
 
 load_roxford5k = partial(_load, dataset="roxford5k", photos=4993)

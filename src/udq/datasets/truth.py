@@ -61,6 +61,7 @@ class GroundTruth:
         exact_names: whether photos are named just as the collection names them, or by the end of their path
             (see ``matching``).
         official: (queries, photos of the database) of the whole data set, where it has an official size.
+        database: names of all its photos, where the ground truth lists them.
         folder: where the ground truth was read, beside which query photos may lie.
     """
 
@@ -69,4 +70,5 @@ class GroundTruth:
     own_photo: OwnPhoto = "left out"
     exact_names: bool = True
     official: tuple[int, int] | None = None
+    database: tuple[str, ...] = ()
     folder: Path | None = None
