@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import subprocess
 import sys
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,6 +242,17 @@ def test_nothing_is_asked_of_the_network_without_consent(udq, server, tmp_path, 
     assert udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--mirror", server.url)[0] == 0
 
 
+def test_an_interrupted_download_says_how_to_go_on(udq, server, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("udq.datasets.download.fetch", interrupted)
+    code, _, err = get(udq, server, tmp_path)
+
+    assert code == 130
+    assert "the same command goes on from there" in told(err)
+
+
 def test_files_from_a_folder_need_no_network(udq, server, tmp_path):
     (tmp_path / "usb").mkdir()
     for name, content in server.files.items():
@@ -255,12 +269,17 @@ def test_files_from_a_folder_need_no_network(udq, server, tmp_path):
     assert "expected gt_files_170407.tgz, found half of it" in told(err)
 
 
-def test_query_photos_outside_the_database_are_put_apart(udq, server, tmp_path, picture):
+def write_truth(file):
+    """Write a ground truth of one query and one photo as gnd_roxford5k.mat."""
     gnd = np.empty((1, 1), [(name, object) for name in ("easy", "hard", "junk", "bbx")])
     gnd[0, 0] = tuple(np.array([values]) for values in ([1], [], [], [1, 2, 3, 4]))
     database, queries = np.array([["oxford_000001"]], object), np.array([["all_souls_000013"]], object)
+    scipy.io.savemat(file, {"imlist": database, "qimlist": queries, "gnd": gnd})
+
+
+def test_query_photos_outside_the_database_are_put_apart(udq, server, tmp_path, picture):
     buffer = io.BytesIO()
-    scipy.io.savemat(buffer, {"imlist": database, "qimlist": queries, "gnd": gnd})
+    write_truth(buffer)
     server.files = {
         "oxbuild_images-v1.tgz": tgz({"all_souls_000013.jpg": picture, "oxford_000001.jpg": picture}),
         "gnd_roxford5k.mat": buffer.getvalue(),
@@ -273,6 +292,20 @@ def test_query_photos_outside_the_database_are_put_apart(udq, server, tmp_path, 
         assert [path.name for path in (tmp_path / "photos").iterdir()] == ["oxford_000001.jpg"]
         assert [path.name for path in (tmp_path / "queries").iterdir()] == ["all_souls_000013.jpg"]
         assert (tmp_path / "gnd_roxford5k.mat").exists()
+
+
+def test_the_python_of_the_docs_moves_query_photos(tmp_path, picture):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    write_truth(tmp_path / "gnd_roxford5k.mat")
+    (tmp_path / "photos" / "jpg").mkdir(parents=True)
+    for name in ("all_souls_000013", "oxford_000001"):
+        (tmp_path / "photos" / "jpg" / f"{name}.jpg").write_bytes(picture)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "1 query photos moved\n"
+    assert (tmp_path / "queries" / "jpg" / "all_souls_000013.jpg").exists()
+    assert not (tmp_path / "photos" / "jpg" / "all_souls_000013.jpg").exists()
 
 
 def test_query_photos_are_never_moved_into_the_database(tmp_path):

@@ -154,8 +154,8 @@ def test_both_measures_are_the_revisited_evaluators():
             continue
         ranked, positives, junk = ([str(n) for n in part] for part in (ranks[:, i], answers["ok"], answers["junk"]))
         assert average_precision(ranked, positives, junk) == pytest.approx(aps[i], abs=1e-9)
-        for k, expected in zip(kappas, prs[i], strict=True):
-            assert precision_at(ranked, positives, junk, k=k) == pytest.approx(expected, abs=1e-9)
+        found = precision_at(kappas, ranked, positives, junk)
+        assert [found[k] for k in kappas] == pytest.approx(list(prs[i]), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_both_measures_are_the_revisited_evaluators():
     ],
 )
 def test_precision_by_hand(ranked, positives, junk, k, expected):
-    assert precision_at(list(ranked), set(positives), set(junk), k=k) == pytest.approx(expected)
+    assert precision_at([k], list(ranked), set(positives), set(junk)) == {k: pytest.approx(expected)}
 
 
 def test_precision_without_positives_is_an_error():
     with pytest.raises(ValueError, match="at least one positive"):
-        precision_at(["a"], [], k=1)
+        precision_at([1], ["a"], [])

@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 
 from udq import scoring
-from udq.datasets import GroundTruth, Query, buildings, load, matching, matfile
+from udq.datasets import Answers, GroundTruth, Query, buildings, load, matching, matfile
 from udq.errors import InputError
 from udq.search import Ranking
 
@@ -146,6 +146,8 @@ def test_empty_lists_are_allowed(tmp_path):
     [
         ({"easy": [0, 1]}, "expected indices that begin at 1, found 0 to 4"),
         ({"easy": [1, 7]}, "expected indices from 1 to 6"),
+        ({"easy": [1, 1.5]}, "expected indices of photos, found other numbers"),
+        ({"easy": [1, np.nan]}, "expected indices of photos, found other numbers"),
         ({"bbx": []}, "query all_souls_000013: expected a box x1 y1 x2 y2, found none"),
         ({"bbx": [5, 5, 1, 9]}, "expected a box x1 y1 x2 y2, found 5 5 1 9"),
         ({"easy": [], "hard": []}, "expected photos under easy or hard, found none"),
@@ -291,6 +293,40 @@ def test_boxes_are_named_exactly(tmp_path):
     assert matching.resolve(truth, ["q.jpg", "p.jpg"]) is truth
 
 
+# --- scores --------------------------------------------------------------------------------------------------------
+
+
+def scored(query, names):
+    ranking = Ranking(np.arange(len(names)), np.arange(len(names), dtype=np.float32), lambda i: np.zeros(4, np.float32))
+    return scoring.score(query, None, ranking, names, {name: i for i, name in enumerate(names)}, keep_query=True)
+
+
+def test_each_difficulty_is_scored_by_its_own_answers():
+    grades = {
+        "easy": Answers(frozenset("e"), frozenset("jh")),
+        "medium": Answers(frozenset("eh"), frozenset("j")),
+        "hard": Answers(frozenset("h"), frozenset("je")),
+    }
+    hardly = grades | {"easy": Answers(frozenset(), frozenset("jeh"))}
+    outcomes = [
+        scored(Query("q", None, frozenset("eh"), frozenset("j"), difficulties=grades), list("xejh")),
+        scored(Query("p", None, frozenset("eh"), frozenset("j"), difficulties=hardly), list("ehxj")),
+    ]
+    means = scoring.summary(outcomes)
+
+    # First query. Easy and hard: x and one positive. Medium: x, e, h.
+    medium = (0 + 1 / 2) / 2 / 2 + (1 / 2 + 2 / 3) / 2 / 2
+    assert outcomes[0].difficulties["easy"] == scoring.Score(0.25, {1: 0, 5: 1 / 2, 10: 1 / 2})
+    assert outcomes[0].difficulties["hard"] == scoring.Score(0.25, {1: 0, 5: 1 / 2, 10: 1 / 2})
+    assert outcomes[0].difficulties["medium"].ap == pytest.approx(medium)
+    assert outcomes[0].difficulties["medium"].precision == {1: 0, 5: 2 / 3, 10: 2 / 3}
+    # The second has no easy photos, and is left out of that mean alone.
+    assert outcomes[1].difficulties["easy"] is None
+    assert means["difficulties"]["easy"] == {"queries": 1, "mAP": 0.25, "mP@1": 0, "mP@5": 0.5, "mP@10": 0.5}
+    assert means["difficulties"]["medium"]["mAP"] == means["mAP"] == pytest.approx((medium + 1) / 2, abs=1e-6)
+    assert means["difficulties"]["hard"]["mP@1"] == 0.5
+
+
 # --- the official files --------------------------------------------------------------------------------------------
 
 
@@ -374,8 +410,10 @@ def test_official_files_of_another_data_set_are_refused(shared_data, dataset, ot
 
 @pytest.mark.shared_data
 def test_official_files_counted_from_0_are_refused(shared_data, tmp_path):
-    for dataset, fields in (("roxford5k", ("easy", "hard", "junk")), ("rparis6k", ("easy", "hard", "junk"))):
-        content = scipy.io.loadmat(shared_data / "groundtruth" / "mat" / f"gnd_{dataset}.mat")
+    graded = ("easy", "hard", "junk")
+    for dataset, folder, fields in (("roxford5k", "mat", graded), ("rparis6k", "mat", graded),
+                                    ("instre", "instre", ("ok",))):  # fmt: skip
+        content = scipy.io.loadmat(shared_data / "groundtruth" / folder / f"gnd_{dataset}.mat")
         for row in content["gnd"].ravel():
             for field in fields:
                 row[field] = row[field].astype(np.int32) - 1

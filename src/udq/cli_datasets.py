@@ -58,7 +58,11 @@ def download(
     plan = downloads.Plan(dataset, output, mirror=mirror, source=source)
     if plan.fetched and not yes:
         _ask(plan.question())
-    files = downloads.download(plan, progress=progress)
+    try:
+        files = downloads.download(plan, progress=progress)
+    except KeyboardInterrupt:
+        print("udq: interrupted; what came is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
     if as_json:
         printing.print_json({"dataset": name, "folder": str(output), "files": files})
         return

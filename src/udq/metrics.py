@@ -38,30 +38,30 @@ def average_precision(ranked: Sequence[str], positives: Collection[str], junk: C
     return area
 
 
-def precision_at(ranked: Sequence[str], positives: Collection[str], junk: Collection[str] = (), *, k: int) -> float:
-    """Return the share of positives among the first ``k`` photos, as the revisited evaluator counts it.
+def precision_at(
+    ranks: Sequence[int], ranked: Sequence[str], positives: Collection[str], junk: Collection[str] = ()
+) -> dict[int, float]:
+    """Return the share of positives among the first photos, as the revisited evaluator counts it.
 
-    Junk does not advance the rank. Where the last positive comes before rank ``k``, the share is of the photos
-    up to it: a query with three positives has a precision of 1 at 10 when they come first.
+    Junk does not advance the rank. Where the last positive comes before rank ``k``, the share is of the photos up to
+    it: a query with three positives has a precision of 1 at 10 when they come first.
 
     Args:
+        ranks: numbers of photos looked at, each >= 1.
         ranked: names of photos, best first.
         positives: names that should come first; at least one.
         junk: names that count neither way.
-        k: photos looked at, >= 1.
 
     Returns:
-        0..1; 0 where no positive is ranked at all.
+        By rank, 0..1; 0 where no positive is ranked at all.
     """
     if not positives:
         raise ValueError("precision: expected at least one positive, found none")
     wanted, ignored = set(positives), set(junk)
     counted = (name for name in ranked if name not in ignored)
-    places = [rank for rank, name in enumerate(counted, start=1) if name in wanted]
-    if not places:
-        return 0.0
-    seen = min(places[-1], k)
-    return sum(place <= seen for place in places) / seen
+    places = [place for place, name in enumerate(counted, start=1) if name in wanted]
+    last = places[-1] if places else 1
+    return {k: sum(place <= k for place in places) / min(last, k) for k in ranks}
 
 
 def intersection_over_union(one: Box, other: Box) -> float:

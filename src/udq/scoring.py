@@ -92,7 +92,7 @@ def score(
         positives = answers.positives - left_out
         if not positives:
             return None
-        precision = {k: metrics.precision_at(ranked, positives, answers.junk, k=k) for k in RANKS}
+        precision = metrics.precision_at(RANKS, ranked, positives, answers.junk)
         return Score(metrics.average_precision(ranked, positives, answers.junk), precision)
 
     return Outcome(

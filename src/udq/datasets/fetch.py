@@ -52,9 +52,10 @@ def fetch(url: str, part: Path, *, progress: Progress = silent) -> None:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__
         kept = part.stat().st_size if part.exists() else 0
-        raise UdqError(
-            f"{url}: {reason}; {_megabytes(kept)} are kept, and the same command goes on from there"
-        ) from error
+        then = "try again, or use --mirror or --from"
+        if kept:
+            then = f"{_megabytes(kept)} are kept, and the same command goes on from there"
+        raise UdqError(f"{url}: {' '.join(str(reason).split())}; {then}") from error
     raise UdqError(f"{url}: the server refuses the whole file; check the data set's page, or use --mirror or --from")
 
 

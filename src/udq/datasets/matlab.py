@@ -68,6 +68,8 @@ def check_indices(records: Sequence[dict[str, Any]], fields: Sequence[str], size
     indices = np.concatenate([record[name] for record in records for name in fields] or [np.zeros(0)])
     if not indices.size:
         raise InputError(f"{path}: expected photos among the answers, found none at all; get the file again")
+    if not (np.isfinite(indices).all() and (indices == np.floor(indices)).all()):
+        raise InputError(f"{path}: expected indices of photos, found other numbers; get the file again")
     least, most = int(indices.min()), int(indices.max())
     if least < 1 or (size == whole and most == size - 1):
         raise InputError(
