@@ -157,8 +157,10 @@ def test_a_download_is_unpacked_and_its_checksums_kept(udq, server, tmp_path):
     assert not list((tmp_path / "ox" / "archives").glob("*.part*"))
 
     asked = len(server.asked)
+    (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").unlink()
     assert get(udq, server, tmp_path / "ox")[0] == 0
     assert len(server.asked) == asked  # what is there is not fetched again
+    assert (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
 def test_a_download_that_was_cut_goes_on_where_it_stopped(udq, server, tmp_path):

@@ -120,10 +120,11 @@ def test_oxford_is_measured_as_its_evaluator_does(udq, oxford, indexed, tmp_path
 def test_revisited_has_three_difficulties_and_queries_from_outside(udq, indexed, tmp_path):
     _, without, queries = indexed
     truth = revisited(tmp_path / "gnd_roxford5k.mat")
-    code, out, _ = evaluate(udq, without, "roxford5k", truth, "--queries", queries, "--json")
+    code, out, _ = evaluate(udq, without, "roxford5k", truth, "--queries", queries, "--json", "--real-valued")
     report = json.loads(out)
 
     assert code == 0
+    assert report["real_valued"]["difficulties"]["hard"]["mAP"] == 1
     figures = {"queries": 1, "mAP": 1, "mP@1": 1, "mP@5": 1, "mP@10": 1}
     nobody = dict.fromkeys(figures) | {"queries": 0}
     assert report["difficulties"] == {"easy": nobody, "medium": figures, "hard": figures}

@@ -87,7 +87,10 @@ def check(
     findings = checks.check(dataset, folder, ground_truth=ground_truth, progress=progress)
     printing.print_findings(findings, as_json=as_json)
     if not findings.whole:
-        raise UdqError(f"{folder}: {dataset} is not whole: {findings.summary()}")
+        raise UdqError(
+            f"{folder}: {dataset} is not whole: {findings.summary()}; "
+            f"'udq datasets download {dataset} -o FOLDER' gets and unpacks it, or does so again"
+        )
 
 
 def _ask(question: str) -> None:

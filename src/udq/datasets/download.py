@@ -2,7 +2,6 @@
 
 FOLDER/archives/NAME             as it came; NAME.part while it comes
 FOLDER/archives/NAME.sha256      written after the first download, in sha256sum's format; later ones must equal it
-FOLDER/archives/NAME.unpacked    the checksum of the archive that was unpacked last
 FOLDER/photos, FOLDER/groundtruth, FOLDER/NAME.mat
                                  what was in it
 FOLDER/queries                   query photos, of data sets whose database they are not in
@@ -111,11 +110,8 @@ def _obtain(plan: Plan, file: File, progress: Progress) -> dict[str, Any]:
     into = plan.folder / file.into
     if file.name.endswith(".rar"):  # for which Python has nothing: the hint says what to do
         return {"name": file.name, "sha256": digest, "into": str(kept.parent)}
-    done = plan.archives / f"{file.name}.unpacked"
-    if not (done.exists() and done.read_text(encoding="utf-8").strip() == digest and into.exists()):
-        done.unlink(missing_ok=True)
-        unpack(kept, into, progress=progress)
-        done.write_text(digest + "\n", encoding="utf-8")
+    # Each time, so that the same command also brings back what was lost or spoilt of an unpacked copy.
+    unpack(kept, into, progress=progress)
     return {"name": file.name, "sha256": digest, "into": str(into)}
 
 
