@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from udq import scoring
+from udq import metrics, scoring
 from udq.datasets import Answers, GroundTruth, Query, buildings, load, matching, matfile
 from udq.errors import InputError
 from udq.search import Ranking
@@ -299,6 +299,29 @@ def test_boxes_are_named_exactly(tmp_path):
 def scored(query, names):
     ranking = Ranking(np.arange(len(names)), np.arange(len(names), dtype=np.float32), lambda i: np.zeros(4, np.float32))
     return scoring.score(query, None, ranking, names, {name: i for i, name in enumerate(names)}, keep_query=True)
+
+
+def test_a_score_is_that_of_the_whole_list():
+    """Places are worked out for the photos that count alone; the measures of the whole list are the reference."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        names = [f"photo-{i}" for i in range(int(random.integers(1, 40)))]
+        kinds = random.choice(["positive", "junk", "both", "other"], size=len(names), p=[0.3, 0.2, 0.1, 0.4])
+        positives, junk = (
+            {name for name, kind in zip(names, kinds, strict=True) if kind in (wanted, "both")}
+            for wanted in ("positive", "junk")
+        )
+        positives |= {"absent"}
+        order = random.permutation(len(names))
+        ranking = Ranking(order, np.zeros(len(names), np.float32), lambda i: np.zeros(4, np.float32))
+        own = names[0] if random.random() < 0.5 else "elsewhere"
+        query = Query(own, None, frozenset(positives), frozenset(junk))
+        ids = {name: i for i, name in enumerate(names)}
+        found = scoring.score(query, None, ranking, names, ids, keep_query=False).score
+
+        ranked = [names[i] for i in order if names[i] != own]
+        assert found.ap == pytest.approx(metrics.average_precision(ranked, positives - {own}, junk))
+        assert found.precision == metrics.precision_at((1, 5, 10), metrics.places(ranked, positives - {own}, junk))
 
 
 def test_each_difficulty_is_scored_by_its_own_answers():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from udq import metrics, search
 from udq.datasets import Answers, Query
@@ -80,21 +81,27 @@ def score(
     own = None if keep_query else ids.get(query.image)
     left_out = frozenset() if own is None else {query.image}
     order = ranking.order if own is None else ranking.order[ranking.order != own]
-    ranked = [names[i] for i in order]
-    place = {name: rank for rank, name in enumerate(ranked, start=1)}
-    overlaps = tuple(
-        (place[name], metrics.intersection_over_union(ranking.box(ids[name]), drawn))
-        for name, drawn in sorted(query.boxes.items())
-        if name in query.positives and name in place
-    )
+    place = np.zeros(len(names), np.int64)  # 0: not ranked
+    place[order] = np.arange(1, len(order) + 1)
+
+    def ranks(wanted: Iterable[str]) -> NDArray[np.int64]:
+        found = np.sort(place[[ids[name] for name in wanted if name in ids]])
+        return found[found > 0]
 
     def measured(answers: Answers) -> Score | None:
         positives = answers.positives - left_out
         if not positives:
             return None
-        precision = metrics.precision_at(RANKS, ranked, positives, answers.junk)
-        return Score(metrics.average_precision(ranked, positives, answers.junk), precision)
+        # What metrics.places does, for the few photos that count instead of all that are ranked.
+        among = ranks(positives - answers.junk)
+        places = (among - np.searchsorted(ranks(answers.junk), among)).tolist()
+        return Score(metrics.average_precision_of(places, len(positives)), metrics.precision_at(RANKS, places))
 
+    overlaps = tuple(
+        (int(place[ids[name]]), metrics.intersection_over_union(ranking.box(ids[name]), drawn))
+        for name, drawn in sorted(query.boxes.items())
+        if name in query.positives and name in ids and place[ids[name]]
+    )
     return Outcome(
         query,
         photo,
