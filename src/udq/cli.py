@@ -15,6 +15,8 @@ import typer
 
 from udq import __version__, backbones, config, printing
 from udq import proposals as proposers
+from udq.bar import interrupts, progress
+from udq.cli_datasets import app as datasets_app
 from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
@@ -28,10 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(datasets_app, name="datasets")
 
 _INTERRUPTED = 130
-# Signals of Ctrl-C so far.
-_interrupts: list[int] = []
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -115,7 +116,7 @@ def index(
     truth = _truth(ground_truth)
     with _timed() as elapsed, _resumable(output):
         built = Collection.build(
-            images, output, config=settings, weights=weights, rpn=rpn, device=device, truth=truth, progress=_progress
+            images, output, config=settings, weights=weights, rpn=rpn, device=device, truth=truth, progress=progress
         )
     printing.print_built(built, elapsed(), as_json=as_json)
 
@@ -150,7 +151,7 @@ def retrain(
     )
     truth = _truth(ground_truth)
     with _timed() as elapsed, _resumable(collection):
-        trained = Collection.retrain(collection, config=settings, device=device, truth=truth, progress=_progress)
+        trained = Collection.retrain(collection, config=settings, device=device, truth=truth, progress=progress)
     printing.print_built(trained, elapsed(), as_json=as_json)
 
 
@@ -202,11 +203,21 @@ def evaluate(
     collection: CollectionPath,
     ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
     dataset: Annotated[
-        str, typer.Option(metavar="NAME", help="Layout of the ground truth: boxes (a CSV, see docs/benchmark.md).")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Layout of the ground truth: boxes (a CSV), oxford5k, paris6k, roxford5k, rparis6k or instre.",
+        ),
     ] = "boxes",
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Query photos that are not in the collection. Default: beside the ground truth."
+        ),
+    ] = None,
     keep_query: Annotated[
         bool,
-        typer.Option("--keep-query", help="Keep a query's own photo in its ranking, as Oxford and Paris do."),
+        typer.Option("--keep-query", help="Keep a query's own photo in its ranking; oxford5k and paris6k always do."),
     ] = False,
     real_valued: Annotated[
         bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
@@ -225,11 +236,15 @@ def evaluate(
 
     if picture is not None:
         pictures.file_format(picture)
-    if dataset not in datasets.REGISTRY:
-        raise InputError(f"dataset '{dataset}': expected one of {', '.join(datasets.REGISTRY)}")
     opened = Collection.open(collection, device=device)
-    truth = datasets.REGISTRY[dataset](ground_truth)
-    done = evaluation.evaluate(opened, truth, keep_query=keep_query, real_valued=real_valued, progress=_progress)
+    done = evaluation.evaluate(
+        opened,
+        datasets.load(dataset, ground_truth),
+        keep_query=keep_query,
+        queries=queries,
+        real_valued=real_valued,
+        progress=progress,
+    )
     if picture is not None:
         from udq import report
 
@@ -296,7 +311,7 @@ def train_rpn(
             settings=training,
             weights=weights,
             device=device,
-            progress=_progress,
+            progress=progress,
         )
     if as_json:
         printing.print_json({"file": str(output), "elapsed_s": elapsed(), **card})
@@ -361,7 +376,7 @@ def demo(
     """Show the whole story on photos that installed packages bring: build, search, measure, look."""
     from udq.demo import story
 
-    facts = story.tell(output, device=device, progress=_progress)
+    facts = story.tell(output, device=device, progress=progress)
     if as_json:
         printing.print_json(facts)
         return
@@ -410,8 +425,8 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, and remember: code that was called from C may swallow it (see ``_progress``)."""
-    _interrupts.append(number)
+    """Raise KeyboardInterrupt, and remember: code that was called from C may swallow it (see ``bar``)."""
+    interrupts.append(number)
     signal.default_int_handler(number, frame)
 
 
@@ -451,7 +466,7 @@ def _resumable(path: Path) -> Iterator[None]:
 def _truth(path: Path | None) -> GroundTruth | None:
     from udq import datasets
 
-    return None if path is None else datasets.REGISTRY["boxes"](path)
+    return None if path is None else datasets.load("boxes", path)
 
 
 def _settings(base: config.IndexConfig, file: Path | None, **stages: dict[str, object]) -> config.IndexConfig:
@@ -470,43 +485,3 @@ def _parse_box(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--box {text}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300") from None
-
-
-@contextmanager
-def _progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Draw a bar on stderr with count, rate and remaining time."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.progress import Task, TimeRemainingColumn  # isort: skip
-    from rich.text import Text
-
-    class Rate(TextColumn):
-        def __init__(self) -> None:
-            super().__init__("")
-
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:.1f}/s" if speed else "")
-
-    columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
-    columns += (
-        [SpinnerColumn()]
-        if total is None
-        else [BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"), TimeRemainingColumn()]
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(stage, total=total)
-
-        def step() -> None:
-            bar.advance(task)
-            if _interrupts:
-                raise KeyboardInterrupt
-
-        yield step

@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection as Names
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics, proposals, search
-from udq.datasets import GroundTruth, Query
+from udq import images, proposals, scoring, search
+from udq.datasets import GroundTruth, Query, matching
 from udq.errors import InputError
 from udq.images import Source
 from udq.localise import localise
 from udq.progress import Progress, silent
 from udq.provenance import provenance
-from udq.types import Features, Match
+from udq.scoring import Outcome
+from udq.types import Box, Features
 
 if TYPE_CHECKING:
     from udq.collection import Collection
-
-# A person looks at the first page of results.
-_TOP = 20
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One query's ranking, scored.
-
-    Attributes:
-        query: the query.
-        ap: its average precision, 0..1.
-        matches: the first page of results, without the query photo (unless kept).
-        overlaps: (rank, intersection over union) of each positive whose box is known.
-    """
-
-    query: Query
-    ap: float
-    matches: tuple[Match, ...]
-    overlaps: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -56,73 +38,83 @@ def evaluate(
     truth: GroundTruth,
     *,
     keep_query: bool = False,
+    queries: Path | None = None,
     real_valued: bool = True,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Run every query of a benchmark against a collection.
+    """Run every query of a benchmark against a collection, as the benchmark's protocol says.
 
     Args:
         collection: holds the photos that the ground truth names.
         truth: queries and answers.
-        keep_query: whether a query photo stays in its own ranking, as in Oxford and Paris.
+        keep_query: whether a query photo stays in its own ranking where the protocol leaves it out.
+        queries: a folder of query photos that are not in the collection. By default, where the protocol has such,
+            they are looked for beside the ground truth and in the folders of the collection's photos.
         real_valued: whether to look at all photos again and also rank by their features before quantization,
             to show what the codes lose. Takes about as long as building the collection did.
         progress: is told of each query.
 
     Raises:
-        InputError: the ground truth names photos that the collection does not hold.
+        InputError: the ground truth names photos that the collection does not hold, the collection holds query photos
+            that the protocol keeps outside, a query photo is nowhere, or a box is not inside its photo.
     """
     photos = collection.images
     names = [photo.name for photo in photos]
     ids = {name: i for i, name in enumerate(names)}
-    check_names(truth, ids, {entry["image"] for entry in collection.broken})
+    broken = {entry["image"] for entry in collection.broken}
+    truth = matching.resolve(truth, [*names, *broken])
+    check_outside(truth, ids, keep_query=keep_query)
+    check_names(truth, ids, broken, outside=queries is not None)
+    held = {photo.name: photo.path for photo in photos}
+    beside = sorted({photo.path.parent for photo in photos})
+    paths = matching.query_photos(truth, held, queries, beside=beside)
+    kept = keep_query or truth.own_photo == "kept"
+    if not kept:
+        _check_positives(truth)
+    boxes = [_box(query, paths[query.image]) for query in truth.queries]
     features = []
     with progress("queries", len(truth.queries)) as step:
-        for query in truth.queries:
-            photo = photos[ids[query.image]]
-            features.append(collection.extractor.describe(photo.path, query.box)[1])
+        for query, box in zip(truth.queries, boxes, strict=True):
+            features.append(collection.extractor.describe(paths[query.image], box)[1])
             step()
+
+    def scored(ranking: search.Ranking, query: Query) -> Outcome:
+        return scoring.score(query, paths[query.image], ranking, names, ids, keep_query=kept)
+
     outcomes = tuple(
-        _score(query, search.rank(collection, feature), names, ids, keep_query)
-        for query, feature in zip(truth.queries, features, strict=True)
+        scored(search.rank(collection, feature), query) for query, feature in zip(truth.queries, features, strict=True)
     )
     report: dict[str, Any] = {
         "dataset": truth.dataset,
         "queries": len(outcomes),
         "images": len(collection),
-        **_summary(outcomes),
+        **scoring.summary(outcomes),
         "bytes_per_region": collection.model.quantizer.bits / 8,
         "regions": sum(len(segment.codes) for segment in collection.segments),
         "learned_on": collection.model.origin,
         "network_precision": collection.extractor.precision,
-        "keep_query": keep_query,
+        "keep_query": kept,
+        "notes": _notes(truth, len(photos)),
     }
     if real_valued:
         rankings = _rank_real_valued(collection, np.stack(features), progress)
-        exact = tuple(
-            _score(query, ranking, names, ids, keep_query)
-            for query, ranking in zip(truth.queries, rankings, strict=True)
-        )
-        report["real_valued"] = _summary(exact)
-    report["per_query"] = [
-        {
-            "query": outcome.query.image,
-            "box": list(outcome.query.box) if outcome.query.box else None,
-            "object": outcome.query.label,
-            "ap": round(outcome.ap, 6),
-            "positives": len(outcome.query.positives - (set() if keep_query else {outcome.query.image})),
-        }
-        for outcome in outcomes
-    ]
+        report["real_valued"] = scoring.summary([scored(*pair) for pair in zip(rankings, truth.queries, strict=True)])
+    report["per_query"] = [_row(outcome, kept) for outcome in outcomes]
     report["config"] = collection.config.to_dict()
     report["provenance"] = provenance(seed=collection.config.sample.seed)
     return Evaluation(report, outcomes)
 
 
-def check_names(truth: GroundTruth, held: Names[str], broken: Names[str]) -> None:
-    """Refuse answers about other photos; a positive that could not be read counts as one never found."""
-    named = {query.image for query in truth.queries}
-    named |= {name for query in truth.queries for name in query.positives if name not in broken}
+def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, outside: bool = False) -> None:
+    """Refuse answers about other photos; a positive that could not be read counts as one never found.
+
+    Query photos must be held too, unless they are ``outside`` or the protocol keeps them there.
+    """
+    outside = outside or truth.own_photo == "outside"
+    named = set() if outside else {query.image for query in truth.queries}
+    for query in truth.queries:
+        for positives in (query.positives, *(answers.positives for answers in query.difficulties.values())):
+            named |= {name for name in positives if name not in broken}
     missing = sorted(named - set(held))
     if missing:
         raise InputError(
@@ -131,46 +123,78 @@ def check_names(truth: GroundTruth, held: Names[str], broken: Names[str]) -> Non
         )
 
 
-def _score(
-    query: Query, ranking: search.Ranking, names: Sequence[str], ids: dict[str, int], keep_query: bool
-) -> Outcome:
-    left_out = set() if keep_query else {query.image}
-    order = ranking.order if keep_query else ranking.order[ranking.order != ids[query.image]]
-    positives = query.positives - left_out
-    if not positives:
-        raise InputError(f"query {query.image}: its only positive is itself; add others or use --keep-query")
-    ap = metrics.average_precision([names[i] for i in order], positives, query.junk)
-    place = {names[i]: position for position, i in enumerate(order, start=1)}
-    overlaps = tuple(
-        (place[name], metrics.intersection_over_union(ranking.box(ids[name]), drawn))
-        for name, drawn in sorted(query.boxes.items())
-        if name in positives and name in place
-    )
-    matches = tuple(ranking.match(rank, i, names[i]) for rank, i in enumerate(order[:_TOP], start=1))
-    return Outcome(query, ap, matches, overlaps)
+def check_outside(truth: GroundTruth, held: Names[str], *, keep_query: bool) -> None:
+    """Refuse a database with query photos in it, where the protocol keeps them out: each would find itself first."""
+    if truth.own_photo != "outside":
+        return
+    if keep_query:
+        raise InputError(f"--keep-query: the query photos of {truth.dataset} are not in the database; leave it out")
+    inside = sorted({query.image for query in truth.queries} & set(held))
+    if inside:
+        raise InputError(
+            f"{truth.dataset}: expected a database without query photos, found {len(inside)} of them in the "
+            f"collection, '{inside[0]}' first; move them to a folder of their own (docs/benchmark.md), index the "
+            "others, and name that folder with --queries"
+        )
 
 
-def _summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    overlaps = [pair for outcome in outcomes for pair in outcome.overlaps]
-    first_page = [overlap for place, overlap in overlaps if place <= _TOP]
-    return {
-        "mAP": round(float(np.mean([outcome.ap for outcome in outcomes])), 6),
-        "localisation": {
-            f"top_{_TOP}": _localisation(first_page),
-            "all_positives": _localisation([overlap for _, overlap in overlaps]),
-        },
+def _check_positives(truth: GroundTruth) -> None:
+    for query in truth.queries:
+        if query.positives == {query.image}:
+            raise InputError(f"query {query.image}: its only positive is itself; add others or use --keep-query")
+
+
+def _box(query: Query, path: Path) -> Box | None:
+    """Return a query's box inside its photo.
+
+    One that reaches less than a pixel beyond it is cut: corners in official files are rounded.
+    """
+    if query.box is None:
+        return None
+    width, height = images.shown_size(path)
+    x1, y1, x2, y2 = query.box
+    if min(x1, y1) > -1 and x2 < width + 1 and y2 < height + 1:
+        return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+    try:
+        return images.check_box(query.box, width, height)
+    except InputError as error:
+        raise InputError(
+            f"query {query.image}: {error}; the boxes of a ground truth belong to its own photos, at full size"
+        ) from None
+
+
+def _notes(truth: GroundTruth, held: int) -> list[str]:
+    """Say what keeps a figure from being compared with published ones."""
+    if truth.official is None:
+        return []
+    queries, photos = truth.official
+    notes = []
+    if len(truth.queries) != queries:
+        notes.append(f"{len(truth.queries)} queries; {truth.dataset} has {queries}: not the published protocol")
+    if held != photos:
+        why = "distractors, or photos that do not belong to it" if held > photos else "some are missing"
+        notes.append(f"{held:,} photos; the database of {truth.dataset} is {photos:,}: {why}")
+    return notes
+
+
+def _row(outcome: Outcome, kept: bool) -> dict[str, Any]:
+    query = outcome.query
+    row: dict[str, Any] = {
+        "query": query.image,
+        "box": list(query.box) if query.box else None,
+        "object": query.label,
+        "ap": round(outcome.score.ap, 6) if outcome.score else None,
+        "positives": len(query.positives - (set() if kept else {query.image})),
     }
-
-
-def _localisation(overlaps: Sequence[float]) -> dict[str, float | int | None]:
-    if not overlaps:
-        return {"boxes": 0, "mean_iou": None, "share_iou_50": None}
-    values = np.array(overlaps)
-    return {
-        "boxes": len(values),
-        "mean_iou": round(float(values.mean()), 6),
-        "share_iou_50": round(float((values >= 0.5).mean()), 6),
-    }
+    if outcome.difficulties:
+        row["difficulties"] = {
+            name: {
+                "ap": round(found.ap, 6) if found else None,
+                "positives": len(query.difficulties[name].positives),
+            }
+            for name, found in outcome.difficulties.items()
+        }
+    return row
 
 
 def _rank_real_valued(

@@ -22,20 +22,46 @@ def average_precision(ranked: Sequence[str], positives: Collection[str], junk: C
     """
     if not positives:
         raise ValueError("average precision: expected at least one positive, found none")
+    return average_precision_of(places(ranked, positives, junk), len(set(positives)))
+
+
+def places(ranked: Sequence[str], positives: Collection[str], junk: Collection[str] = ()) -> list[int]:
+    """Return the ranks of the positives that are ranked, from 1, in order; junk does not advance the rank."""
     wanted, ignored = set(positives), set(junk)
+    counted = (name for name in ranked if name not in ignored)
+    return [place for place, name in enumerate(counted, start=1) if name in wanted]
+
+
+def average_precision_of(places: Sequence[int], positives: int) -> float:
+    """Return the average precision of ``average_precision``.
+
+    Args:
+        places: ranks of the positives that are ranked, from 1, in order.
+        positives: how many there are, ranked or not; >= 1.
+    """
     area = 0.0
-    found = rank = 0
-    for name in ranked:
-        if name in ignored:
-            continue
-        rank += 1
-        if name not in wanted:
-            continue
-        found += 1
+    for found, place in enumerate(places, start=1):
         # Recall grows only here; the trapezoid is between the precision one rank before and at this rank.
-        before = (found - 1) / (rank - 1) if rank > 1 else 1.0
-        area += (before + found / rank) / 2 / len(wanted)
+        before = (found - 1) / (place - 1) if place > 1 else 1.0
+        area += (before + found / place) / 2 / positives
     return area
+
+
+def precision_at(ranks: Sequence[int], places: Sequence[int]) -> dict[int, float]:
+    """Return the share of positives among the first photos, as the revisited evaluator counts it.
+
+    Where the last positive comes before rank ``k``, the share is of the photos up to it: a query with three positives
+    has a precision of 1 at 10 when they come first.
+
+    Args:
+        ranks: numbers of photos looked at, each >= 1.
+        places: ranks of the positives that are ranked, from 1, in order, as ``places`` gives them.
+
+    Returns:
+        By rank, 0..1; 0 where no positive is ranked at all.
+    """
+    last = places[-1] if places else 1
+    return {k: sum(place <= k for place in places) / min(last, k) for k in ranks}
 
 
 def intersection_over_union(one: Box, other: Box) -> float:

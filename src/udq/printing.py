@@ -7,7 +7,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from udq.collection import Collection
+    from udq.datasets.catalogue import Dataset
+    from udq.datasets.check import Findings
+
+_NAMED = 20  # of a long list, before "and so many more"
 
 
 def print_json(facts: dict[str, Any]) -> None:
@@ -69,9 +75,9 @@ def _in_words(training: dict[str, Any] | None) -> str:
 def print_evaluation(report: dict[str, Any]) -> None:
     """Print a line a query, best first, and the means."""
     print(f"{'AP':>6}  {'positives':>9}  query")
-    for row in sorted(report["per_query"], key=lambda row: (-row["ap"], row["query"])):
+    for row in sorted(report["per_query"], key=lambda row: (-(row["ap"] or 0), row["query"])):
         label = f" ({row['object']})" if row["object"] else ""
-        print(f"{row['ap']:>6.3f}  {row['positives']:>9}  {row['query']}{label}")
+        print(f"{_share(row['ap']):>6}  {row['positives']:>9}  {row['query']}{label}")
     print()
     codes = f"{report['bytes_per_region']:g}-byte codes"
     for name, part in ((codes, report), ("real-valued", report.get("real_valued"))):
@@ -83,6 +89,59 @@ def print_evaluation(report: dict[str, Any]) -> None:
             f"{first_page['share_iou_50']:.0%} at 0.5 or better"
         )  # fmt: skip
         print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {report['queries']} queries, {where}")
+        for difficulty, means in part.get("difficulties", {}).items():
+            figures = "  ".join(f"{figure} {_share(value)}" for figure, value in means.items() if figure != "queries")
+            print(f"  {difficulty:<12} {figures}  of {means['queries']} queries")
+    for note in report["notes"]:
+        print(f"note: {note}")
+
+
+def _share(value: float | None) -> str:
+    """Return a figure of 0..1; a dash where no query has positives."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def print_datasets(datasets: Sequence[Dataset], *, as_json: bool) -> None:
+    """Print a line a data set."""
+    if as_json:
+        facts = [
+            {
+                "name": each.name,
+                "what": each.what,
+                "photos": each.photos,
+                "queries": each.queries,
+                "size": each.size,
+                "address": each.page,
+                "files": [file.url for file in each.files],
+            }
+            for each in datasets
+        ]
+        print_json({"datasets": facts})
+        return
+    print(f"{'name':<10}  {'photos':>7}  {'queries':>7}  {'download':>8}  what, address")
+    for each in datasets:
+        queries = f"{each.queries:,}" if each.queries else "-"
+        print(f"{each.name:<10}  {each.photos:>7,}  {queries:>7}  {each.size:>8}  {each.what}")
+        print(f"{'':<40}  {each.page}")
+
+
+def print_findings(findings: Findings, *, as_json: bool) -> None:
+    """Print what a copy of a data set lacks."""
+    if as_json:
+        print_json(findings.to_json())
+        return
+    print(f"{findings.folder}: {findings.dataset}, {findings.found:,} files of {findings.expected:,}")
+    lists = {"missing": findings.missing, "unreadable": findings.unreadable, "wrong": findings.faults,
+             "broken in the official archives too": findings.known}  # fmt: skip
+    for what, lines in lists.items():
+        for line in lines[:_NAMED]:
+            print(f"{what}: {line}")
+        if len(lines) > _NAMED:
+            print(f"{what}: and {len(lines) - _NAMED:,} more; --json has them all")
+    if findings.others:
+        print(f"{findings.others:,} other photos, which do not belong to it")
+    if findings.whole:
+        print("whole: every file is there, and every photo can be read")
 
 
 def _warn_broken(broken: list[dict[str, str]]) -> None:

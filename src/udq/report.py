@@ -17,7 +17,8 @@ from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:
     from udq.collection import Collection
-    from udq.evaluate import Evaluation, Outcome
+    from udq.evaluate import Evaluation
+    from udq.scoring import Outcome
 
 _SHOWN = 8
 _BEST_AND_WORST = 5
@@ -49,7 +50,7 @@ def evaluation_sheet(collection: Collection, evaluation: Evaluation) -> PillowIm
 
 def _row(outcome: Outcome, by_name: Mapping[str, Image]) -> list[Tile]:
     query = outcome.query
-    tiles = [_tile(by_name[query.image].path, query.box, QUERY, f"query\n{query.image}")]
+    tiles = [_tile(outcome.photo, query.box, QUERY, f"query\n{query.image}")]
     for match in outcome.matches[:_SHOWN]:
         right = match.image in query.positives
         overlap = ""

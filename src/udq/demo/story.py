@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from udq import evaluate, metrics, picture, report
+from udq import evaluate, metrics, picture, report, scoring
 from udq.collection import Collection
 from udq.datasets import REGISTRY
 from udq.demo.compose import PHOTO_COUNT, compose
@@ -86,7 +86,7 @@ def _facts(facts: dict[str, Any], elapsed_ms: dict[str, float]) -> list[tuple[st
     ]
 
 
-def _views(collection: Collection, outcomes: tuple[evaluate.Outcome, ...]) -> list[QueryView]:
+def _views(collection: Collection, outcomes: tuple[scoring.Outcome, ...]) -> list[QueryView]:
     sizes = {image.name: (image.width, image.height) for image in collection.images}
     views = []
     for outcome in outcomes:

@@ -1,0 +1,49 @@
+"""The bar on stderr that shows how far long work is, for commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# Signals of Ctrl-C so far: code that was called from C may swallow the exception of one, so each step looks here.
+interrupts: list[int] = []
+
+
+@contextmanager
+def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Draw a bar on stderr with count, rate and remaining time."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Task, TimeRemainingColumn  # isort: skip
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        def __init__(self) -> None:
+            super().__init__("")
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:.1f}/s" if speed else "")
+
+    columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
+    columns += (
+        [SpinnerColumn()]
+        if total is None
+        else [BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"), TimeRemainingColumn()]
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(stage, total=total)
+
+        def step() -> None:
+            bar.advance(task)
+            if interrupts:
+                raise KeyboardInterrupt
+
+        yield step

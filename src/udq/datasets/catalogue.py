@@ -1,0 +1,126 @@
+"""The data sets of the field: what they are, how large, and the official addresses of their files."""
+
+from __future__ import annotations
+
+import lzma
+from dataclasses import dataclass
+from importlib import resources
+
+from udq.errors import InputError
+
+_OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings"
+_PARIS = "https://www.robots.ox.ac.uk/~vgg/data/parisbuildings"
+_REVISITED = "http://cmp.felk.cvut.cz/revisitop/data/datasets"
+_INSTRE = "ftp://ftp.irisa.fr/local/texmex/corpus/instre"
+_VOC = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a data set, at its official address.
+
+    Attributes:
+        url: where it is; the last part is its name.
+        into: the folder below the data set's own that it belongs in, unpacked where it is an archive we can unpack.
+    """
+
+    url: str
+    into: str
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set.
+
+    Attributes:
+        name: as on the command line.
+        what: a line for people.
+        photos: how many files a whole copy has that can be read.
+        queries: of its protocol; 0 for one of photos alone.
+        page: the official page.
+        size: of the download, about, in words: the server says exactly.
+        files: the download.
+        names: data set whose list of names ``udq`` brings; empty where the names come from elsewhere.
+        some_unreadable: whether the official archives are known to have photos that nobody can read.
+        hint: what is left to do after the download.
+    """
+
+    name: str
+    what: str
+    photos: int
+    queries: int
+    page: str
+    size: str
+    files: tuple[File, ...]
+    names: str = ""
+    some_unreadable: bool = False
+    hint: str = ""
+
+    @property
+    def queries_apart(self) -> bool:
+        """Whether its query photos are not in the database."""
+        return self.hint == _APART
+
+
+_OXFORD_PHOTOS = (File(f"{_OXFORD}/oxbuild_images-v1.tgz", "photos"),)
+_PARIS_PHOTOS = (File(f"{_PARIS}/paris_1-v1.tgz", "photos"), File(f"{_PARIS}/paris_2-v1.tgz", "photos"))
+_APART = "index photos/ alone: the query photos, which must not be in the database, are in queries/"
+
+CATALOGUE = {
+    each.name: each
+    for each in (
+        Dataset(
+            "oxford5k", "buildings of Oxford, 11 landmarks", 5063, 55, f"{_OXFORD}/", "1.9 GB",
+            (*_OXFORD_PHOTOS, File(f"{_OXFORD}/gt_files_170407.tgz", "groundtruth")), names="oxford5k",
+        ),
+        Dataset(
+            "paris6k", "buildings of Paris, 11 landmarks; 20 more photos are broken", 6392, 55, f"{_PARIS}/", "2.5 GB",
+            (*_PARIS_PHOTOS, File(f"{_PARIS}/paris_120310.tgz", "groundtruth")), names="paris6k",
+        ),
+        Dataset(
+            "roxford5k", "Oxford revisited: 4,993 photos and 70 queries", 5063, 70,
+            "http://cmp.felk.cvut.cz/revisitop/", "1.9 GB",
+            (*_OXFORD_PHOTOS, File(f"{_REVISITED}/roxford5k/gnd_roxford5k.mat", "")), names="oxford5k", hint=_APART,
+        ),
+        Dataset(
+            "rparis6k", "Paris revisited: 6,322 photos and 70 queries", 6392, 70,
+            "http://cmp.felk.cvut.cz/revisitop/", "2.5 GB",
+            (*_PARIS_PHOTOS, File(f"{_REVISITED}/rparis6k/gnd_rparis6k.mat", "")), names="paris6k", hint=_APART,
+        ),
+        Dataset(
+            "instre", "250 objects: 27,293 photos and 1,250 queries", 28543, 1250, f"{_INSTRE}/", "2.3 GB",
+            (File(f"{_INSTRE}/instre.tar.gz", "photos"), File(f"{_INSTRE}/gnd_instre.mat", "")), hint=_APART,
+        ),
+        Dataset(
+            "flickr100k", "distractors for Oxford and Paris", 100071, 0, f"{_OXFORD}/flickr100k.html", "40 parts",
+            tuple(File(f"{_OXFORD}/ox100k/oxc1_100k.part{i:02}.rar", "") for i in range(1, 41)), names="flickr100k",
+            some_unreadable=True, hint="unpack the archives with: unrar x oxc1_100k.part01.rar",
+        ),
+        Dataset(
+            "voc2007", "objects with boxes, for train-rpn: 5,011 to train and validate, 4,952 to test", 9963, 0,
+            f"{_VOC}/", "0.9 GB",
+            (File(f"{_VOC}/VOCtrainval_06-Nov-2007.tar", ""), File(f"{_VOC}/VOCtest_06-Nov-2007.tar", "")),
+        ),
+    )
+}  # fmt: skip
+
+
+def find(name: str) -> Dataset:
+    """Return a data set by its name; raises InputError with the names there are."""
+    if name not in CATALOGUE:
+        raise InputError(f"data set '{name}': expected one of {', '.join(CATALOGUE)}")
+    return CATALOGUE[name]
+
+
+def listed(name: str) -> list[str]:
+    """Return the names of a data set's photos, without folder and file ending.
+
+    Flickr100k's list has 100,070: the last of its 100,071 files is a stray one named ``test``.
+    """
+    packed = resources.files("udq.datasets").joinpath("names", f"{name}.txt.xz").read_bytes()
+    return lzma.decompress(packed).decode("ascii").split()

@@ -1,0 +1,66 @@
+"""INSTRE (Wang and Jiang, 2015) in the protocol of Iscen et al. (CVPR 2017): 1,250 queries outside the database.
+
+``gnd_instre.mat`` lists 27,293 photos, and for each query its box and the photos that show its object; there is no
+junk. Photos are named by their path, ``INSTRE-S1/01a_canada_book/001.jpg``. Beside a photo of a single object the data
+set has a file of that name in ``.txt`` with the object's box, x, y, width, height; where those are below the folder of
+the ground truth, at most two folders down, they say how well the reported boxes sit.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from udq.datasets import matlab
+from udq.datasets.truth import GroundTruth, Query
+from udq.errors import InputError
+from udq.types import Box
+
+_QUERIES, _PHOTOS = 1250, 27293
+
+
+def load(path: Path) -> GroundTruth:
+    """Read ``gnd_instre.mat``, or the folder that holds it.
+
+    Raises:
+        InputError: not that file, a query without its box, indices that do not begin at 1, a query without positives.
+    """
+    database, queries, records = matlab.read(path, "instre", fields=("ok", "bbx"))
+    strange = next((name for name in (*database, *queries) if not name.startswith("INSTRE-")), None)
+    if strange is not None:
+        raise InputError(f"{path}: expected photos named INSTRE-S1/..., found {strange}; check --dataset")
+    matlab.check_indices(records, ("ok",), len(database), path, _PHOTOS)
+    folder = path if path.is_dir() else path.parent
+    depths = ("INSTRE-S1", "*/INSTRE-S1", "*/*/INSTRE-S1")
+    root = next((found.parent for depth in depths for found in sorted(folder.glob(depth))), folder)
+
+    @cache  # a photo is a positive of several queries
+    def drawn(name: str) -> Box | None:
+        return _drawn(root / PurePosixPath(name).with_suffix(".txt"))
+
+    found = []
+    for name, record in zip(queries, records, strict=True):
+        positives = matlab.pick(database, record["ok"])
+        if not positives:
+            raise InputError(f"{path}: query {name}: expected photos that show its object, found none")
+        boxes = {photo: box for photo in positives if (box := drawn(photo))}
+        label = name.split("/")[-2] if "/" in name else ""
+        found.append(Query(name, matlab.box(record["bbx"], name, path), positives, boxes=boxes, label=label))
+    return GroundTruth(
+        "instre",
+        tuple(found),
+        "outside",
+        exact_names=False,
+        official=(_QUERIES, _PHOTOS),
+        database=tuple(database),
+        folder=folder,
+    )
+
+
+def _drawn(file: Path) -> Box | None:
+    """Return the box of a photo's only object; None where there is no file, or one that says something else."""
+    try:
+        x, y, width, height = map(float, file.read_text(encoding="utf-8").split())
+    except (OSError, ValueError):
+        return None
+    return (x, y, x + width, y + height) if width > 0 and height > 0 else None

@@ -1,0 +1,157 @@
+"""MATLAB files of version 5 to 7: numbers, texts, cell arrays and structures.
+
+Ground truths are small files from the network, and SciPy's reader crashes the process on some damaged ones. This reads
+the few kinds of array they hold, never beyond the bytes that are there, and runs nothing. Layout: "MAT-File Format",
+The MathWorks, chapter 1.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_HEADER = 128
+_MATRIX, _COMPRESSED = 14, 15
+_CELL, _STRUCT, _CHAR = 1, 2, 4
+_NUMBERS = range(6, 16)  # classes of double, single and the integers
+_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_ENCODINGS = {1: "latin-1", 2: "latin-1", 16: "utf-8", 4: "utf-16", 17: "utf-16", 18: "utf-32"}
+# The largest official ground truth has 2 MB; a damaged or hostile one must not fill the memory.
+_MOST = 1 << 28
+_DEEPEST = 16
+
+
+def loads(content: bytes) -> dict[str, Any]:
+    """Return the variables of a MATLAB file.
+
+    Returns:
+        By name: numbers as a flat array in MATLAB's order, text as str, a cell array as a list, a structure array as a
+        list of dicts.
+
+    Raises:
+        ValueError: not such a file, a damaged one, or one with another kind of array; with the reason.
+    """
+    if content[:8] == b"\x89HDF\r\n\x1a\n" or content[:10] == b"MATLAB 7.3":
+        raise ValueError("a file of version 7.3; save it with -v7")
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:_HEADER])
+    if order is None or len(content) <= _HEADER:
+        raise ValueError("not a MATLAB file of version 5 to 7, or cut short")
+    variables: dict[str, Any] = {}
+    try:
+        reader = _Bytes(content, order, _HEADER)
+        while reader.at < len(content):
+            kind, data = reader.element(padded=False)
+            if kind == _COMPRESSED:
+                kind, data = _Bytes(_inflated(data), order).element()
+            if kind != _MATRIX:
+                raise ValueError(f"expected an array, found data of type {kind}")
+            name, value = _array(_Bytes(data, order), 0)
+            variables[name] = value
+    except (struct.error, zlib.error, UnicodeDecodeError, OverflowError) as error:
+        raise ValueError(f"damaged: {error}") from error
+    return variables
+
+
+@dataclass
+class _Bytes:
+    """Elements one after another; each has a type, a size, and as many bytes, filled up to a multiple of eight."""
+
+    content: bytes
+    order: str
+    at: int = 0
+
+    def element(self, *, padded: bool = True) -> tuple[int, bytes]:
+        """Return type and bytes of the next element."""
+        kind, size = struct.unpack_from(self.order + "II", self.content, self.at)
+        start = self.at + 8
+        if kind >> 16:  # a short one: four bytes at most, in the place of the size
+            kind, size, start = kind & 0xFFFF, kind >> 16, self.at + 4
+            end, after = start + size, self.at + 8
+            if size > 4:
+                raise ValueError(f"damaged: a short element of {size} bytes")
+        else:
+            end = start + size
+            after = end + (-size % 8 if padded and kind != _COMPRESSED else 0)
+        if end > len(self.content):
+            raise ValueError("damaged: cut short")
+        self.at = after
+        return kind, self.content[start:end]
+
+    def numbers(self) -> Any:
+        """Return the next element as numbers."""
+        kind, data = self.element()
+        if kind not in _DTYPES:
+            raise ValueError(f"damaged: expected numbers, found data of type {kind}")
+        dtype = np.dtype(self.order + _DTYPES[kind])
+        if len(data) % dtype.itemsize:
+            raise ValueError("damaged: half a number")
+        return np.frombuffer(data, dtype)
+
+    def text(self) -> str:
+        """Return the next element as text."""
+        kind, data = self.element()
+        if kind not in _ENCODINGS:
+            raise ValueError(f"damaged: expected text, found data of type {kind}")
+        encoding = _ENCODINGS[kind]
+        if encoding not in ("latin-1", "utf-8"):
+            encoding += "-le" if self.order == "<" else "-be"
+        return data.decode(encoding)
+
+
+def _array(reader: _Bytes, depth: int) -> tuple[str, Any]:
+    """Return the name and the value of an array."""
+    if not reader.content:  # how an empty array inside another may be written
+        return "", np.zeros(0)
+    if depth > _DEEPEST:
+        raise ValueError("damaged: arrays too deep inside one another")
+    flags, shape = reader.numbers(), reader.numbers()
+    if len(flags) != 2 or not len(shape) or int(shape.min()) < 0:
+        raise ValueError("damaged: an array without kind or size")
+    name = reader.text()
+    kind, count = int(flags[0]) & 0xFF, math.prod(map(int, shape))
+    if kind in _NUMBERS:
+        values = reader.numbers() if count else np.zeros(0)
+        if len(values) != count:
+            raise ValueError(f"damaged: {len(values)} numbers of {count}")
+        return name, values
+    if kind == _CHAR:
+        return name, reader.text() if count else ""
+    if kind == _CELL:
+        return name, [_inner(reader, depth) for _ in range(_possible(count, reader))]
+    if kind == _STRUCT:
+        width = reader.numbers()
+        if len(width) != 1 or int(width[0]) < 1:
+            raise ValueError("damaged: a structure without field names")
+        joined = reader.element()[1]
+        names = [joined[i : i + int(width[0])] for i in range(0, len(joined), int(width[0]))]
+        fields = [field.split(b"\0")[0].decode("utf-8") for field in names]
+        rows = range(_possible(count * len(fields), reader) // max(len(fields), 1))
+        return name, [{field: _inner(reader, depth) for field in fields} for _ in rows]
+    raise ValueError(f"an array of class {kind}, which no ground truth has")
+
+
+def _inner(reader: _Bytes, depth: int) -> Any:
+    kind, data = reader.element()
+    if kind != _MATRIX:
+        raise ValueError(f"damaged: expected an array, found data of type {kind}")
+    return _array(_Bytes(data, reader.order), depth + 1)[1]
+
+
+def _possible(count: int, reader: _Bytes) -> int:
+    """Return how many arrays follow, which take eight bytes each at least."""
+    if count > (len(reader.content) - reader.at) // 8:
+        raise ValueError("damaged: cut short")
+    return count
+
+
+def _inflated(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    found = unpacker.decompress(data, _MOST)
+    if not unpacker.eof:
+        raise ValueError("damaged: cut short, or larger than any ground truth")
+    return found

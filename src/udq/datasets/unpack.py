@@ -1,0 +1,51 @@
+"""Archives -> folders, never outside the folder that was asked for."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
+
+from udq.errors import UdqError
+from udq.progress import Progress, silent
+
+_ARCHIVES = (".tgz", ".tar.gz", ".tar")
+
+
+def is_archive(file: Path) -> bool:
+    """Return whether a file is an archive that ``unpack`` reads."""
+    return file.name.endswith(_ARCHIVES)
+
+
+def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
+    """Unpack a tar archive, or copy a file of another kind.
+
+    Args:
+        archive: a file ending in ``.tgz``, ``.tar.gz`` or ``.tar``; any other is copied as it is.
+        folder: where to; is made. Files of the same names are replaced.
+        progress: is told of each file.
+
+    Raises:
+        UdqError: the archive is damaged or half of one, or would write outside the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_archive(archive):
+        if archive.parent.resolve() != folder.resolve():
+            shutil.copyfile(archive, folder / archive.name)
+        return
+    try:
+        # As a stream: the list of a large compressed archive costs as much to read as its content.
+        with tarfile.open(archive, "r|*") as opened, progress(f"files of {archive.name}", None) as step:
+            for member in opened:
+                # Refuses absolute paths, '..', links out of the folder and devices, and drops odd permissions.
+                opened.extract(member, folder, filter="data")
+                step()
+    except tarfile.FilterError as error:
+        raise UdqError(f"{archive}: is not unpacked, for safety: {error}; get the archive from its own page") from error
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
+            raise
+        raise UdqError(
+            f"{archive}: not a whole archive ({' '.join(str(error).split())}); delete it and run the command again"
+        ) from error

@@ -1,0 +1,153 @@
+"""Rankings and answers -> scores of each query, and the means of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq import metrics, search
+from udq.datasets import Answers, Query
+from udq.types import Match
+
+# A person looks at the first page of results.
+TOP = 20
+# Ranks of mean precision, those of the revisited protocols.
+RANKS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One query at one difficulty.
+
+    Attributes:
+        ap: average precision, 0..1.
+        precision: rank -> precision at it, 0..1.
+    """
+
+    ap: float
+    precision: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One query's ranking, scored.
+
+    Attributes:
+        query: the query.
+        photo: where its photo is.
+        score: how well it was answered; None for a query without positives, which means leave out.
+        matches: the first page of results, without the query photo (unless kept).
+        overlaps: (rank, intersection over union) of each positive whose box is known.
+        difficulties: its score at each difficulty where the protocol has several and the query has positives.
+    """
+
+    query: Query
+    photo: Path
+    score: Score | None
+    matches: tuple[Match, ...]
+    overlaps: tuple[tuple[int, float], ...]
+    difficulties: Mapping[str, Score | None] = field(default_factory=dict)
+
+    @property
+    def ap(self) -> float:
+        """Average precision, 0..1; 0 for a query without positives."""
+        return self.score.ap if self.score else 0.0
+
+
+def score(
+    query: Query,
+    photo: Path,
+    ranking: search.Ranking,
+    names: Sequence[str],
+    ids: Mapping[str, int],
+    *,
+    keep_query: bool,
+) -> Outcome:
+    """Score one query's ranking of every photo.
+
+    Args:
+        query: its answers, named as the collection names photos.
+        photo: where the query's photo is.
+        ranking: every photo, ranked.
+        names: of the photos; position is image id.
+        ids: the other way round.
+        keep_query: whether the query's own photo counts, where the collection holds it.
+    """
+    own = None if keep_query else ids.get(query.image)
+    left_out = frozenset() if own is None else {query.image}
+    order = ranking.order if own is None else ranking.order[ranking.order != own]
+    place = np.zeros(len(names), np.int64)  # 0: not ranked
+    place[order] = np.arange(1, len(order) + 1)
+
+    def ranks(wanted: Iterable[str]) -> NDArray[np.int64]:
+        found = np.sort(place[[ids[name] for name in wanted if name in ids]])
+        return found[found > 0]
+
+    def measured(answers: Answers) -> Score | None:
+        positives = answers.positives - left_out
+        if not positives:
+            return None
+        # What metrics.places does, for the few photos that count instead of all that are ranked.
+        among = ranks(positives - answers.junk)
+        places = (among - np.searchsorted(ranks(answers.junk), among)).tolist()
+        return Score(metrics.average_precision_of(places, len(positives)), metrics.precision_at(RANKS, places))
+
+    overlaps = tuple(
+        (int(place[ids[name]]), metrics.intersection_over_union(ranking.box(ids[name]), drawn))
+        for name, drawn in sorted(query.boxes.items())
+        if name in query.positives and name in ids and place[ids[name]]
+    )
+    return Outcome(
+        query,
+        photo,
+        measured(Answers(query.positives, query.junk)),
+        tuple(ranking.match(rank, i, names[i]) for rank, i in enumerate(order[:TOP], start=1)),
+        overlaps,
+        {name: measured(answers) for name, answers in query.difficulties.items()},
+    )
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the means of a benchmark for its report: ``mAP``, ``mP@k``, ``difficulties`` and ``localisation``."""
+    overlaps = [pair for outcome in outcomes for pair in outcome.overlaps]
+    first_page = [overlap for place, overlap in overlaps if place <= TOP]
+    levels = list(outcomes[0].difficulties)
+    graded = {name: [outcome.difficulties[name] for outcome in outcomes] for name in levels}
+    difficulties = {name: {"queries": sum(map(bool, scores)), **_means(scores)} for name, scores in graded.items()}
+    return {
+        **_means([outcome.score for outcome in outcomes]),
+        **({"difficulties": difficulties} if difficulties else {}),
+        "localisation": {
+            f"top_{TOP}": _localisation(first_page),
+            "all_positives": _localisation([overlap for _, overlap in overlaps]),
+        },
+    }
+
+
+def _means(scores: Sequence[Score | None]) -> dict[str, float | None]:
+    """Return the means over queries that have positives; None where not one has."""
+    counted = [each for each in scores if each is not None]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return round(float(np.mean(values)), 6) if values else None
+
+    return {
+        "mAP": mean([each.ap for each in counted]),
+        **{f"mP@{k}": mean([each.precision[k] for each in counted]) for k in RANKS},
+    }
+
+
+def _localisation(overlaps: Sequence[float]) -> dict[str, float | int | None]:
+    if not overlaps:
+        return {"boxes": 0, "mean_iou": None, "share_iou_50": None}
+    values = np.array(overlaps)
+    return {
+        "boxes": len(values),
+        "mean_iou": round(float(values.mean()), 6),
+        "share_iou_50": round(float((values >= 0.5).mean()), 6),
+    }

@@ -1,0 +1,533 @@
+"""udq datasets: downloads from a server of our own, and copies with things missing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from udq.cli import main
+from udq.datasets import GroundTruth, catalogue
+from udq.datasets.catalogue import CATALOGUE
+from udq.datasets.split import move_queries
+from udq.errors import InputError
+
+
+@pytest.fixture
+def udq(monkeypatch, capsys):
+    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+def told(err):
+    """Return what an error says to a person, which is one line after the bars."""
+    lines = [line for line in err.splitlines() if line.startswith("udq: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+# --- a server ------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """Serves files with ranges; may cut the line once, and remembers what it was asked for.
+
+    Attributes:
+        files: name -> content.
+        cut: bytes after which the next answer ends, once.
+        ranges: whether it knows of them.
+        asked: path and range of each request.
+    """
+
+    def __init__(self):
+        self.files, self.cut, self.ranges, self.asked = {}, None, True, []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                wanted = self.headers.get("Range")
+                outer.asked.append((self.path, wanted))
+                content = outer.files.get(self.path.rpartition("/")[2])
+                if content is None:
+                    self.send_error(404)
+                    return
+                tag = f'"{hashlib.md5(content).hexdigest()}"'
+                start = 0
+                if wanted and outer.ranges and self.headers.get("If-Range") == tag:
+                    start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+                    if start >= len(content):
+                        self.send_error(416)
+                        return
+                    self.send_response(206)
+                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                else:
+                    self.send_response(200)
+                self.send_header("ETag", tag)
+                self.send_header("Content-Length", str(len(content) - start))
+                self.end_headers()
+                end = len(content) if outer.cut is None else start + outer.cut
+                outer.cut = None
+                self.wfile.write(content[start:end])
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/mirror"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+def tgz(members):
+    """An archive of names -> bytes; a TarInfo as the value goes in as it is."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in members.items():
+            if isinstance(content, tarfile.TarInfo):
+                archive.addfile(content)
+                continue
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+PHOTO = np.random.default_rng(0).bytes(300_000)  # does not compress, so that there is something to cut
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    running = Server()
+    running.files = {
+        "oxbuild_images-v1.tgz": tgz({"all_souls_000013.jpg": PHOTO}),
+        "gt_files_170407.tgz": tgz({"all_souls_1_query.txt": b"oxc1_all_souls_000013 1 2 3 4\n"}),
+    }
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+@pytest.fixture
+def picture():
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def get(udq, server, folder, *more):
+    return udq("datasets", "download", "oxford5k", "-o", folder, "--mirror", server.url, "--yes", *more)
+
+
+# --- downloads -----------------------------------------------------------------------------------------------------
+
+
+def test_a_download_is_unpacked_and_its_checksums_kept(udq, server, tmp_path):
+    code, out, _ = get(udq, server, tmp_path / "ox", "--json")
+    files = json.loads(out)["files"]
+
+    assert code == 0
+    assert (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
+    assert (tmp_path / "ox" / "groundtruth" / "all_souls_1_query.txt").exists()
+    digest = hashlib.sha256(server.files["oxbuild_images-v1.tgz"]).hexdigest()
+    record = tmp_path / "ox" / "archives" / "oxbuild_images-v1.tgz.sha256"
+    assert record.read_text() == f"{digest}  oxbuild_images-v1.tgz\n"
+    assert files[0] == {"name": "oxbuild_images-v1.tgz", "sha256": digest, "into": str(tmp_path / "ox" / "photos")}
+    assert not list((tmp_path / "ox" / "archives").glob("*.part*"))
+
+    asked = len(server.asked)
+    (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").unlink()
+    assert get(udq, server, tmp_path / "ox")[0] == 0
+    assert len(server.asked) == asked  # what is there is not fetched again
+    assert (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
+
+
+def test_a_download_that_was_cut_goes_on_where_it_stopped(udq, server, tmp_path):
+    server.cut = 100_000
+    code, _, err = get(udq, server, tmp_path)
+    assert code == 1
+    assert "cut after 0.1 MB of 0.3 MB" in told(err)
+    assert "the same command goes on from there" in told(err)
+    part = tmp_path / "archives" / "oxbuild_images-v1.tgz.part"
+    assert part.stat().st_size == 100_000
+    assert not (tmp_path / "photos").exists()
+
+    code, _, _ = get(udq, server, tmp_path)
+    assert code == 0
+    assert server.asked[1] == ("/mirror/oxbuild_images-v1.tgz", "bytes=100000-")
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
+
+
+@pytest.mark.parametrize("change", ["another version", "no ranges", "part too long", "no mark"])
+def test_a_part_that_cannot_be_continued_is_begun_anew(udq, server, tmp_path, change):
+    server.cut = 100_000
+    get(udq, server, tmp_path)
+    part = tmp_path / "archives" / "oxbuild_images-v1.tgz.part"
+    if change == "another version":
+        server.files["oxbuild_images-v1.tgz"] = tgz({"all_souls_000013.jpg": PHOTO[::-1]})
+    elif change == "no ranges":
+        server.ranges = False
+    elif change == "part too long":
+        part.write_bytes(bytes(900_000))
+    else:
+        part.with_name(part.name + ".version").unlink()
+        part.write_bytes(bytes(100_000))
+    code, _, _ = get(udq, server, tmp_path)
+
+    assert code == 0
+    expected = PHOTO[::-1] if change == "another version" else PHOTO
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == expected
+
+
+def test_a_checksum_that_differs_is_refused(udq, server, tmp_path):
+    get(udq, server, tmp_path)
+    archive = tmp_path / "archives" / "oxbuild_images-v1.tgz"
+    archive.write_bytes(archive.read_bytes()[:-1] + b"x")
+    code, _, err = get(udq, server, tmp_path)
+    assert code == 1
+    assert "damaged or another version; delete it and run the command again" in told(err)
+
+    archive.unlink()
+    server.files["oxbuild_images-v1.tgz"] = tgz({"all_souls_000013.jpg": b"other"})
+    code, _, err = get(udq, server, tmp_path)
+    assert code == 1
+    assert "expected sha256" in told(err)
+    assert not archive.exists()
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO  # as it was
+
+    (tmp_path / "archives" / "oxbuild_images-v1.tgz.sha256").unlink()
+    assert get(udq, server, tmp_path)[0] == 0
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == b"other"
+
+
+def test_nothing_is_asked_of_the_network_without_consent(udq, server, tmp_path, monkeypatch):
+    code, out, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--mirror", server.url)
+    assert code == 2
+    assert f"  {server.url}/oxbuild_images-v1.tgz" in err  # address and size, for a person to decide
+    assert "about 1.9 GB" in err
+    assert "give --yes" in told(err)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("\n"))
+    code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--mirror", server.url)
+    assert code == 2
+    assert "you did not agree" in err
+    assert out == ""
+    assert server.asked == []
+    assert not (tmp_path / "ox").exists()
+
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--mirror", server.url)[0] == 0
+
+
+def test_an_interrupted_download_says_how_to_go_on(udq, server, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("udq.datasets.download.fetch", interrupted)
+    code, _, err = get(udq, server, tmp_path)
+
+    assert code == 130
+    assert "the same command goes on from there" in told(err)
+
+
+def test_files_from_a_folder_need_no_network(udq, server, tmp_path):
+    (tmp_path / "usb").mkdir()
+    for name, content in server.files.items():
+        (tmp_path / "usb" / name).write_bytes(content)
+    code, _, _ = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--from", tmp_path / "usb")
+
+    assert code == 0
+    assert server.asked == []
+    assert (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
+
+    (tmp_path / "usb" / "gt_files_170407.tgz").rename(tmp_path / "usb" / "gt_files_170407.tgz.part")
+    code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--from", tmp_path / "usb")
+    assert code == 2
+    assert "expected gt_files_170407.tgz, found half of it" in told(err)
+
+
+def write_truth(file):
+    """Write a ground truth of one query and one photo as gnd_roxford5k.mat."""
+    gnd = np.empty((1, 1), [(name, object) for name in ("easy", "hard", "junk", "bbx")])
+    gnd[0, 0] = tuple(np.array([values]) for values in ([1], [], [], [1, 2, 3, 4]))
+    database, queries = np.array([["oxford_000001"]], object), np.array([["all_souls_000013"]], object)
+    scipy.io.savemat(file, {"imlist": database, "qimlist": queries, "gnd": gnd})
+
+
+def test_query_photos_outside_the_database_are_put_apart(udq, server, tmp_path, picture):
+    buffer = io.BytesIO()
+    write_truth(buffer)
+    server.files = {
+        "oxbuild_images-v1.tgz": tgz({"all_souls_000013.jpg": picture, "oxford_000001.jpg": picture}),
+        "gnd_roxford5k.mat": buffer.getvalue(),
+    }
+    for _ in range(2):  # the second finds everything in its place
+        code, out, _ = udq("datasets", "download", "roxford5k", "-o", tmp_path, "--mirror", server.url, "--yes")
+
+        assert code == 0
+        assert "index photos/ alone" in out
+        assert [path.name for path in (tmp_path / "photos").iterdir()] == ["oxford_000001.jpg"]
+        assert [path.name for path in (tmp_path / "queries").iterdir()] == ["all_souls_000013.jpg"]
+        assert (tmp_path / "gnd_roxford5k.mat").exists()
+
+
+def test_the_python_of_the_docs_moves_query_photos(tmp_path, picture):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    write_truth(tmp_path / "gnd_roxford5k.mat")
+    (tmp_path / "photos" / "jpg").mkdir(parents=True)
+    for name in ("all_souls_000013", "oxford_000001"):
+        (tmp_path / "photos" / "jpg" / f"{name}.jpg").write_bytes(picture)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "1 query photos moved\n"
+    assert (tmp_path / "queries" / "jpg" / "all_souls_000013.jpg").exists()
+    assert not (tmp_path / "photos" / "jpg" / "all_souls_000013.jpg").exists()
+
+
+def test_query_photos_are_never_moved_into_the_database(tmp_path):
+    with pytest.raises(InputError, match="expected a folder outside"):
+        move_queries(GroundTruth("instre", ()), tmp_path, tmp_path / "queries")
+
+
+def test_half_an_archive_is_one_line(udq, server, tmp_path):
+    server.files["oxbuild_images-v1.tgz"] = server.files["oxbuild_images-v1.tgz"][:200_000]
+    code, _, err = get(udq, server, tmp_path)
+
+    assert code == 1
+    assert "not a whole archive" in told(err)
+
+
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link"])
+def test_an_archive_that_would_write_elsewhere_is_refused(udq, server, tmp_path, kind):
+    if kind == "link":
+        link = tarfile.TarInfo("out")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "elsewhere")
+        members = {"out": link, "out/evil.txt": b"evil"}
+    else:
+        members = {"../evil.txt" if kind == "parent" else str(tmp_path / "elsewhere" / "evil.txt"): b"evil"}
+    server.files["oxbuild_images-v1.tgz"] = tgz(members)
+    (tmp_path / "elsewhere").mkdir()
+    code, _, err = get(udq, server, tmp_path / "ox")
+
+    assert not list(tmp_path.rglob("evil.txt")) or kind == "absolute"
+    assert not list((tmp_path / "elsewhere").iterdir())
+    if kind != "absolute":  # whose leading slash is dropped: it lands below the folder
+        assert code == 1
+        assert "is not unpacked, for safety" in told(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["oxford5k", "--mirror", "{url}/none", "--yes"], 1, "the server says 404"),
+        (["oxford5k", "--mirror", "http://127.0.0.1:9", "--yes"], 1, "refused"),
+        (["oxford5k", "--mirror", "file:///etc", "--yes"], 2, "an address that begins with https://"),
+        (["oxford", "--yes"], 2, "data set 'oxford': expected one of oxford5k, paris6k"),
+        (["oxford5k", "--from", "{tmp}/none"], 2, "found no folder"),
+        (["oxford5k", "--from", "{tmp}", "--mirror", "{url}"], 2, "expected one of them, found both"),
+    ],
+)
+def test_what_cannot_be_downloaded_is_one_line(udq, server, tmp_path, arguments, code, says):
+    if "404" in says:
+        server.files = {}
+    places = {"url": server.url, "tmp": tmp_path}
+    arguments = [argument.format(**places) for argument in arguments]
+    found, _, err = udq("datasets", "download", "-o", tmp_path / "ox", *arguments)
+
+    assert found == code
+    assert says in told(err)
+
+
+# --- what there is -------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_counts_and_addresses(udq):
+    code, out, _ = udq("datasets", "list")
+    assert code == 0
+    for each in CATALOGUE.values():
+        assert f"{each.photos:,}" in out
+        assert each.page in out
+
+    found = {each["name"]: each for each in json.loads(udq("datasets", "list", "--json")[1])["datasets"]}
+    assert found["oxford5k"]["files"][0].endswith("/oxbuild_images-v1.tgz")
+    assert (found["instre"]["photos"], found["instre"]["queries"]) == (27293 + 1250, 1250)
+
+
+def test_the_lists_of_names_are_whole():
+    counts = {name: len(set(catalogue.listed(name))) for name in ("oxford5k", "paris6k", "flickr100k")}
+
+    assert counts == {"oxford5k": 5063, "paris6k": 6392, "flickr100k": 100070}
+
+
+@pytest.mark.shared_data
+def test_the_lists_of_names_are_the_official_ones(shared_data):
+    folder = shared_data / "groundtruth"
+    for name, file in (("oxford5k", "oxford5k_imlist.txt"), ("paris6k", "paris6k_imlist.txt"),
+                       ("flickr100k", "flickr100k_distractor_list.txt")):  # fmt: skip
+        assert set(catalogue.listed(name)) == set((folder / file).read_text().split()) - {"test"}
+    for name in ("oxford5k", "paris6k"):
+        content = scipy.io.loadmat(folder / "mat" / f"gnd_r{name}.mat")
+        both = [str(cell[0]) for part in ("imlist", "qimlist") for cell in content[part].ravel()]
+        assert sorted(both) == sorted(catalogue.listed(name))
+
+
+# --- checks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, picture):
+    (tmp_path / "jpg").mkdir()
+    for name in catalogue.listed("oxford5k"):
+        (tmp_path / "jpg" / f"{name}.jpg").write_bytes(picture)
+    (tmp_path / "jpg" / "mine.jpg").write_bytes(picture)
+    code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+    assert code == 0
+    assert "5,063 files of 5,063" in out
+    assert "1 other photos" in out
+
+    (tmp_path / "jpg" / "all_souls_000013.jpg").unlink()
+    (tmp_path / "jpg" / "keble_000245.jpg").write_bytes(picture[: len(picture) // 2])
+    code, out, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+    assert code == 1
+    assert "5,062 files of 5,063" in out
+    assert "missing: all_souls_000013" in out
+    assert "keble_000245.jpg: " in out
+    assert "oxford5k is not whole: 1 missing; 1 unreadable" in told(err)
+
+    code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "roxford5k", "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert (found["expected"], found["found"], found["missing"]) == (5063, 5062, ["all_souls_000013"])
+    assert found["whole"] is False
+    assert "keble_000245.jpg" in found["unreadable"][0]
+
+
+def test_photos_broken_in_the_archives_are_no_fault_of_the_copy(udq, tmp_path, picture, monkeypatch):
+    monkeypatch.setattr("udq.datasets.check.listed", lambda name: ["paris_louvre_000135"])
+    (tmp_path / "paris" / "louvre").mkdir(parents=True)
+    (tmp_path / "paris" / "louvre" / "paris_louvre_000135.jpg").write_bytes(picture)
+    (tmp_path / "paris" / "louvre" / "paris_louvre_000136.jpg").write_bytes(b"")
+    code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "paris6k", "--json")
+    found = json.loads(out)
+
+    assert code == 0
+    assert (found["expected"], found["found"], found["others"]) == (1, 1, 0)
+    assert "paris_louvre_000136.jpg: empty file" in found["known"][0]
+
+
+def test_unreadable_distractors_are_listed_and_not_fatal(udq, tmp_path, picture, monkeypatch):
+    monkeypatch.setattr("udq.datasets.check.listed", lambda name: ["red_000001", "red_000002"])
+    (tmp_path / "oxc1_100k" / "red").mkdir(parents=True)
+    (tmp_path / "oxc1_100k" / "red" / "red_000001.jpg").write_bytes(picture)
+    (tmp_path / "oxc1_100k" / "red" / "red_000002.jpg").write_bytes(b"<html>")
+    code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "flickr100k")
+
+    assert code == 0
+    assert "broken in the official archives too: " in out
+    assert "red_000002.jpg" in out
+
+
+def test_a_ground_truth_that_is_not_whole_is_said(udq, tmp_path, monkeypatch):
+    monkeypatch.setattr("udq.datasets.check.listed", lambda name: [])
+    (tmp_path / "groundtruth").mkdir()
+    for kind, text in (("query", "oxc1_a 1 2 3 4"), ("good", "a"), ("ok", ""), ("junk", "")):
+        (tmp_path / "groundtruth" / f"keble_1_{kind}.txt").write_text(text)
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+    assert code == 1
+    assert "expected 55 queries, found 1" in told(err)
+
+    (tmp_path / "groundtruth" / "keble_1_query.txt").write_text("oxc1_a")
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+    assert code == 1
+    assert "expected a photo and its box" in told(err)
+
+
+def test_instre_is_checked_by_its_ground_truth(udq, tmp_path, picture):
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "instre")
+    assert code == 2
+    assert "expected gnd_instre.mat there" in told(err)
+
+    gnd = np.empty((1, 1), [("ok", object), ("bbx", object)])
+    gnd[0, 0]["ok"], gnd[0, 0]["bbx"] = np.array([[1]]), np.array([[1, 2, 3, 4]])
+    database = np.array([["INSTRE-M/01/001.jpg", "INSTRE-M/01/002.jpg"]], object)
+    queries = np.array([["INSTRE-M/01/003.jpg"]], object)
+    scipy.io.savemat(tmp_path / "gnd_instre.mat", {"imlist": database, "qimlist": queries, "gnd": gnd})
+    (tmp_path / "INSTRE-M" / "01").mkdir(parents=True)
+    for number in (1, 3):
+        (tmp_path / "INSTRE-M" / "01" / f"{number:03}.jpg").write_bytes(picture)
+    code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "instre", "--json")
+    assert code == 1
+    assert json.loads(out)["missing"] == ["INSTRE-M/01/002.jpg"]
+
+
+def test_voc_is_checked_by_its_own_lists(udq, tmp_path, picture):
+    root = tmp_path / "VOCdevkit" / "VOC2007"
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (root / folder).mkdir(parents=True)
+    identifiers = [f"{i:06}" for i in range(1, 9964)]
+    (root / "ImageSets" / "Main" / "trainval.txt").write_text("\n".join(identifiers[:5011]))
+    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(identifiers[5011:]))
+    for each in identifiers[:50]:
+        (root / "JPEGImages" / f"{each}.jpg").write_bytes(picture)
+        (root / "Annotations" / f"{each}.xml").write_text("<annotation/>")
+    (root / "Annotations" / "000001.xml").unlink()
+    code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "voc2007", "--json")
+    found = json.loads(out)
+
+    assert code == 1
+    assert (found["expected"], found["found"], found["faults"]) == (2 * 9963, 99, [])
+    assert found["missing"][:2] == ["Annotations/000001.xml", "Annotations/000051.xml"]
+
+    (root / "ImageSets" / "Main" / "test.txt").unlink()
+    assert (
+        "test.txt: expected a list of 4,952 photos, found 0"
+        in udq("datasets", "check", root, "--dataset", "voc2007")[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{tmp}/none", "--dataset", "oxford5k"], "found no folder"),
+        (["{tmp}", "--dataset", "oxford"], "expected one of oxford5k"),
+        (["{tmp}", "--dataset", "voc2007"], "expected the layout of VOC2007"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line(udq, tmp_path, arguments, says):
+    code, _, err = udq("datasets", "check", *(argument.format(tmp=tmp_path) for argument in arguments))
+
+    assert code == 2
+    assert says in told(err)
+
+
+def test_help_has_an_example_for_every_command(udq):
+    assert udq("datasets")[1] == udq("datasets", "--help")[1]
+    for command in ("list", "download", "check"):
+        code, out, _ = udq("datasets", command, "--help")
+        assert code == 0
+        assert f"Example: udq datasets {command}" in out

@@ -1,0 +1,207 @@
+"""Official protocols end to end: photos in an official layout -> udq index -> udq evaluate --dataset."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import scipy.io
+
+from udq.cli import main
+from udq.demo.cutouts import photo
+
+# Official names -> photos with one object in two views, and others.
+NAMES = {
+    "all_souls_000013": "motorcycle_left",
+    "all_souls_000026": "motorcycle_right",
+    "oxford_000001": "coffee",
+    "oxford_000002": "rocket",
+    "oxford_000003": "china",
+    "oxford_000004": "flower",
+    "oxford_000005": "astronaut",
+    "oxford_000006": "chelsea",
+}
+BOX = "47.5 20 628.0 451.2"
+
+
+@pytest.fixture
+def udq(monkeypatch, capsys):
+    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def oxford(tmp_path_factory):
+    """A folder as Oxford5K's: ``jpg`` with photos of official names, ``gt`` with ground-truth files."""
+    folder = tmp_path_factory.mktemp("oxford")
+    (folder / "jpg").mkdir()
+    (folder / "gt").mkdir()
+    for name, shipped in NAMES.items():
+        photo(shipped).convert("RGB").save(folder / "jpg" / f"{name}.jpg", quality=95)
+    files = {
+        "query": f"oxc1_all_souls_000013 {BOX}\n",
+        "good": "all_souls_000013\nall_souls_000026\n",
+        "ok": "",
+        "junk": "oxford_000001\n",
+    }
+    for kind, text in files.items():
+        (folder / "gt" / f"all_souls_1_{kind}.txt").write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def indexed(oxford, tmp_path_factory):
+    """Collections of all photos, and of those that are no query: (whole, without, folder of the query photo)."""
+    from udq import Collection
+    from udq.config import IndexConfig
+
+    settings = IndexConfig().replace({"training": {"enabled": False}})
+    folder = tmp_path_factory.mktemp("indexed")
+    whole = Collection.build(oxford / "jpg", folder / "whole.udq", config=settings, device="cpu")
+    shutil.copytree(oxford / "jpg", folder / "database" / "jpg")
+    (folder / "queries").mkdir()
+    shutil.move(folder / "database" / "jpg" / "all_souls_000013.jpg", folder / "queries")
+    without = Collection.build(folder / "database", folder / "without.udq", config=settings, device="cpu")
+    return whole, without, folder / "queries"
+
+
+def revisited(file, **changes):
+    """Write a ground truth as gnd_roxford5k.mat of the photos above: the second view is hard."""
+    database = [name for name in NAMES if name != "all_souls_000013"]
+    record = {"easy": [], "hard": [1], "junk": [2], "bbx": [float(side) for side in BOX.split()]} | changes
+    gnd = np.empty((1, 1), [(name, object) for name in record])
+    for name, values in record.items():
+        gnd[0, 0][name] = np.array(values, ndmin=2)
+    images, queries = (np.array([names], object) for names in (database, ["all_souls_000013"]))
+    scipy.io.savemat(file, {"imlist": images, "qimlist": queries, "gnd": gnd}, do_compression=True)
+    return file
+
+
+def evaluate(udq, collection, dataset, truth, *more):
+    return udq("evaluate", collection.path, "--dataset", dataset, "--ground-truth", truth, "--no-real-valued", *more)
+
+
+def test_oxford_is_measured_as_its_evaluator_does(udq, oxford, indexed, tmp_path):
+    sheet = tmp_path / "sheet.jpg"
+    code, out, _ = evaluate(udq, indexed[0], "oxford5k", oxford / "gt", "--json", "--picture", sheet)
+    report = json.loads(out)
+
+    assert code == 0
+    assert sheet.exists()
+    assert (report["dataset"], report["queries"], report["images"], report["keep_query"]) == ("oxford5k", 1, 8, True)
+    # The query's own photo is first and its other view second: coffee is junk, so it is in nobody's way.
+    assert (report["mAP"], report["mP@1"], report["mP@10"]) == (1, 1, 1)
+    assert report["per_query"] == [
+        {"query": "all_souls_000013.jpg", "box": [47.5, 20, 628, 451.2], "object": "all_souls_1", "ap": 1,
+         "positives": 2}
+    ]  # fmt: skip
+    assert "difficulties" not in report
+    assert report["notes"] == [
+        "1 queries; oxford5k has 55: not the published protocol",
+        "8 photos; the database of oxford5k is 5,063: some are missing",
+    ]
+
+    code, out, _ = evaluate(udq, indexed[0], "oxford5k", oxford / "gt")
+    assert code == 0
+    assert "note: 8 photos; the database of oxford5k is 5,063" in out
+
+
+def test_revisited_has_three_difficulties_and_queries_from_outside(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    truth = revisited(tmp_path / "gnd_roxford5k.mat")
+    code, out, _ = evaluate(udq, without, "roxford5k", truth, "--queries", queries, "--json", "--real-valued")
+    report = json.loads(out)
+
+    assert code == 0
+    assert report["real_valued"]["difficulties"]["hard"]["mAP"] == 1
+    figures = {"queries": 1, "mAP": 1, "mP@1": 1, "mP@5": 1, "mP@10": 1}
+    nobody = dict.fromkeys(figures) | {"queries": 0}
+    assert report["difficulties"] == {"easy": nobody, "medium": figures, "hard": figures}
+    assert (report["mAP"], report["queries"], report["images"], report["keep_query"]) == (1, 1, 7, False)
+    (row,) = report["per_query"]
+    assert row["query"] == "all_souls_000013"
+    assert row["difficulties"]["easy"] == {"ap": None, "positives": 0}
+
+    code, out, _ = evaluate(udq, without, "roxford5k", truth, "--queries", queries)
+    assert code == 0
+    assert "  hard         mAP 1.000  mP@1 1.000  mP@5 1.000  mP@10 1.000  of 1 queries" in out
+    assert "  easy         mAP -" in out
+
+
+def test_query_photos_are_found_beside_the_ground_truth(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    (tmp_path / "jpg").mkdir()
+    shutil.copy(queries / "all_souls_000013.jpg", tmp_path / "jpg")
+    code, out, _ = evaluate(udq, without, "roxford5k", revisited(tmp_path / "gnd_roxford5k.mat"), "--json")
+
+    assert (code, json.loads(out)["mAP"]) == (0, 1)
+
+
+def test_queries_of_an_open_benchmark_may_come_from_outside(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    (tmp_path / "truth.csv").write_text(
+        "query_image,x1,y1,x2,y2,positives\nall_souls_000013.jpg,47,20,628,451,jpg/all_souls_000026.jpg\n"
+    )
+    code, out, _ = evaluate(udq, without, "boxes", tmp_path / "truth.csv", "--queries", queries, "--json")
+    assert (code, json.loads(out)["mAP"]) == (0, 1)
+
+    code, _, err = evaluate(udq, without, "boxes", tmp_path / "truth.csv")
+    assert code == 2
+    assert "'all_souls_000013.jpg' first; index the folder" in err
+
+
+def refused(udq, says, *arguments):
+    """Assert that an evaluation is refused in one line."""
+    code, _, err = evaluate(udq, *arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_a_query_photo_in_the_database_is_refused(udq, indexed, tmp_path):
+    truth = revisited(tmp_path / "gnd_roxford5k.mat")
+    refused(udq, "expected a database without query photos, found 1 of them", indexed[0], "roxford5k", truth)
+
+
+def test_a_query_photo_that_is_nowhere_is_refused(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    truth = revisited(tmp_path / "gnd_roxford5k.mat")
+    refused(udq, "give --queries FOLDER", without, "roxford5k", truth)
+    (tmp_path / "empty").mkdir()
+    refused(udq, "check --queries", without, "roxford5k", truth, "--queries", tmp_path / "empty")
+    refused(udq, "found no folder", without, "roxford5k", truth, "--queries", tmp_path / "no")
+    refused(udq, "leave it out", without, "roxford5k", truth, "--queries", queries, "--keep-query")
+
+
+def test_names_of_other_photos_are_refused(udq, collection, oxford, indexed):
+    refused(udq, "names 2 photos that the collection does not hold", collection, "oxford5k", oxford / "gt")
+    refused(udq, "1 photos that the collection does not hold, 'all_souls_000013'", indexed[1], "oxford5k",
+            oxford / "gt")  # fmt: skip
+    refused(udq, "this is the ground truth of oxford5k; check --dataset", indexed[0], "paris6k", oxford / "gt")
+
+
+def test_a_box_of_a_photo_of_another_size_is_refused(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    truth = revisited(tmp_path / "gnd_roxford5k.mat", bbx=[136.5, 34.1, 648.5, 2955.7])
+    says = "query all_souls_000013: box 136.5,34.1,648.5,2955.7: expected a box inside the photo"
+    refused(udq, says, without, "roxford5k", truth, "--queries", queries)
+
+
+def test_a_box_half_a_pixel_too_large_is_cut(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    width, height = photo(NAMES["all_souls_000013"]).size
+    truth = revisited(tmp_path / "gnd_roxford5k.mat", bbx=[-0.5, 0, width + 0.5, height + 0.5])
+    code, _, _ = evaluate(udq, without, "roxford5k", truth, "--queries", queries)
+
+    assert code == 0
