@@ -3,6 +3,8 @@
     python benchmarks/options.py --collection NAME PHOTOS TRUTH [--collection ...] [--seeds 3] [--only ROW...]
                                  [--json OUT]
 
+It takes two hours on one thread: what OUT holds already is not measured again, and OUT names every run.
+
 TRUTH is a CSV of the dataset ``boxes``, or ``places``: each photo asks for the others of its folder. Rows of ``ASKED``
 change how the default's collection is searched, those of ``TRAINED`` what it is trained on. An option that udq does
 not have wraps its parts here. Rows of one seed share all that they do not change, so that they are compared in pairs;
@@ -362,7 +364,8 @@ def main() -> None:
     for name, photos, truth in arguments.collections:
         answers = places.truth(Path(photos)) if truth == "places" else datasets.REGISTRY["boxes"](Path(truth))
         benchmarks[name] = Options(Path(photos), answers.queries)
-    found: dict[str, Any] = {
+    before = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {"runs": []}
+    found: dict[str, Any] = before.get("collections") or {
         name: {"photos": len(benchmark.photos), "queries": len(benchmark.truth), "rows": {}}
         for name, benchmark in benchmarks.items()
     }
@@ -373,22 +376,17 @@ def main() -> None:
             behind = 0.0
             for name, benchmark in benchmarks.items():
                 rows = found[name]["rows"]
-                for row, figures in run(benchmark, option, seed).items():
-                    each = rows.setdefault(row, {"codes": [], "real_valued": []})
-                    for key, values in each.items():
-                        values.append(round(figures[key], 4))
-                    print(f"{name}  seed {seed}  codes {figures['codes']:.4f}  "
-                          f"real-valued {figures['real_valued']:.4f}  {row}", flush=True)  # fmt: skip
+                if len(rows.get(option, {"codes": []})["codes"]) <= seed:
+                    for row, figures in run(benchmark, option, seed).items():
+                        for key, values in rows.setdefault(row, {"codes": [], "real_valued": []}).items():
+                            values.append(round(figures[key], 4))
+                        print("{}  seed {}  codes {codes:.4f}  real-valued {real_valued:.4f}  {}".format(
+                            name, seed, row, **figures), flush=True)  # fmt: skip
                 behind = max(behind, rows[DEFAULT]["codes"][seed] - rows[option]["codes"][seed])
             if behind > LOST:
                 break
         if arguments.json:
-            facts = {
-                "seeds": arguments.seeds,
-                "threads": torch.get_num_threads(),
-                "collections": found,
-                "provenance": provenance(seed=0),
-            }
+            facts = {"collections": found, "runs": [*before["runs"], provenance(seed=0)]}
             arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
