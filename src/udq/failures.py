@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics
 from udq.datasets import Query
 from udq.types import Match
 
