@@ -18,7 +18,7 @@ TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth dataset
 TORCH_FREE += (
     "datasets.matlab datasets.matfile datasets.revisited datasets.instre scoring failures evaluate report picture "
 )
-TORCH_FREE += "page thumbnails error_report error_sheets "
+TORCH_FREE += "page thumbnails error_report error_sheets error_tables "
 TORCH_FREE += "provenance bar cli_datasets datasets.detection proposals proposals.grid backbones curves cli"
 
 

@@ -28,6 +28,7 @@ body { margin: 0 auto; max-width: 92rem; padding: 1.5rem clamp(1rem, 3vw, 2.5rem
   background: var(--ground); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { margin: 0 0 .5rem; font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin: 0; font-size: 1.2rem; overflow-wrap: anywhere; }
+main > h2 { margin: 2rem 0 .5rem; }
 h3 { margin: 1.25rem 0 .5rem; font-size: 1rem; } h3:first-child { margin-top: 0; }
 h3 small { color: var(--quiet); font-weight: 400; }
 a { color: var(--right); } p, li { overflow-wrap: anywhere; }
@@ -44,7 +45,9 @@ header p { margin: 0; color: var(--quiet); }
 .row { display: grid; grid-template-columns: minmax(14rem, 19rem) minmax(0, 1fr); gap: 1.5rem; align-items: start; }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: 1rem .75rem;
   margin: 0; padding: 0; list-style: none; }
-@media (max-width: 44rem) { .row, ol { grid-template-columns: minmax(0, 1fr); } ol { grid-template-columns: 1fr 1fr; } }
+ol.small { grid-template-columns: repeat(auto-fill, minmax(8.25rem, 1fr)); }
+@media (max-width: 44rem) { .row { grid-template-columns: minmax(0, 1fr); }
+  ol, ol.small { grid-template-columns: 1fr 1fr; } }
 figure { margin: 0; } figure + figure { margin-top: 1rem; }
 .photo { display: grid; place-items: center; aspect-ratio: 4 / 3; overflow: hidden; border-radius: .35rem;
   background: var(--line); }
@@ -63,7 +66,7 @@ figcaption small { display: block; color: var(--quiet); font-size: .8rem; overfl
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-td { overflow-wrap: anywhere; } th { color: var(--quiet); font-weight: 400; }
+td { overflow-wrap: anywhere; } td:not(.number) { min-width: 6.5rem; } th { color: var(--quiet); font-weight: 400; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 summary { margin: 1rem 0; cursor: pointer; }
 .chart { display: block; width: 100%; max-width: 32rem; margin: .5rem 0 1.5rem; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -143,7 +144,8 @@ def write_whole(path: Path, write: Callable[[Path], None], *, what: str = "pictu
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UdqError(f"{path}: the {what} cannot be written: {reason}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or its name is too long to be
+            partial.unlink()
 
 
 class _Look:
