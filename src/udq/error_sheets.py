@@ -43,11 +43,12 @@ class Sheets:
         ranks = ", ".join(f"{rank:,}" for rank in failures.ranks[:_RANKS])
         more = len(failures.ranks) - _RANKS
         ranks += f" and {more:,} more" if more > 0 else ""
+        place = "rank" if len(failures.ranks) == 1 else "ranks"
         return "\n".join(
             [
                 f'<section id="{anchor}">\n<header><h2>{page.name(query.label or query.image)}</h2>',
                 f"<p>AP {outcome.ap:.3f}{exact}</p>",
-                f"<p>{_count(total, 'positive')}, at ranks {ranks or '–'}</p></header>",
+                f"<p>{_count(total, 'positive')}, at {place} {ranks or '–'}</p></header>",
                 f'<div class="row">\n<div class="query">{self._query(outcome)}</div>\n<div>',
                 *self._failures(failures, query.boxes),
                 "</div>\n</div>\n</section>",
