@@ -156,7 +156,7 @@ def test_the_worst_query_comes_first_and_the_table_leads_to_it(page, measured):
     first, second = page.all("section")[:2]
     assert (first["id"], second["id"]) == ("q1", "q2")
     assert page.text.index(f"{LABEL}\nAP 0.") < page.text.index(f"{SECOND_VIEW}\nAP 1.000")
-    assert [link["href"] for link in page.all("a")] == ["#q1", "#q2"]
+    assert [link["href"] for link in page.all("a")] == ["#how", "#q1", "#q2"]
     row = measured[1].report["per_query"][0]
     assert f"{row['ap']:.3f}{row['ap_real_valued']:.3f}" in page.text
 
@@ -218,8 +218,8 @@ def test_of_many_queries_the_worst_are_shown_and_all_are_listed(measured, tmp_pa
     collection, evaluation = measured
     many = evaluation.report | {"per_query": evaluation.report["per_query"] * 40}
     page = written((collection, Evaluation(many, evaluation.outcomes * 40)), tmp_path / "many.html")
-    ids = {each.get("id") for each in page.all("section")} - {None}
-    assert len(ids) == error_report.SHEETS
+    ids = {each["id"] for each in page.all("section")}
+    assert len(ids) == error_report.SHEETS + 1  # and how it was measured
     assert {link["href"] for link in page.all("a")} == {f"#{each}" for each in ids}
     assert len(page.all("tr")) > 80
     assert "open" not in page.all("details")[0]
@@ -231,7 +231,7 @@ def test_a_query_without_positives_is_listed_alone(measured, tmp_path):
     rows = [row | {"ap": None} for row in evaluation.report["per_query"]]
     outcomes = tuple(replace(outcome, score=None, failures=None) for outcome in evaluation.outcomes)
     page = written((collection, Evaluation(evaluation.report | {"per_query": rows}, outcomes)), tmp_path / "none.html")
-    assert not [each for each in page.all("section") if "id" in each]
+    assert [each["id"] for each in page.all("section")] == ["how"]
     assert not page.all("img")
     assert QUERY in page.text
 

@@ -76,6 +76,11 @@ def _body(
     scored = [row for row in rows if row.outcome.failures is not None]
     worst = scored[:SHEETS]
     yield f"<h1>{page.name(title)}</h1>"
+    made = facts["provenance"]
+    yield (
+        f'<p class="quiet">{escape(made["date"])} · udq {escape(made["versions"].get("udq", ""))} · '
+        '<a href="#how">how this was measured</a></p>'
+    )
     yield page.facts(_headline(facts))
     yield error_tables.figures(facts)
     yield from (f"<p>Note: {escape(note)}</p>" for note in facts["notes"])
@@ -95,7 +100,7 @@ def _body(
 def _headline(facts: dict[str, Any]) -> list[tuple[str, str]]:
     first_page = facts["localisation"][f"top_{TOP}"]
     real_valued = facts.get("real_valued")
-    rows = [
+    return [
         ("mAP, codes", share(facts["mAP"])),
         ("mAP, real-valued", share(real_valued["mAP"]) if real_valued else "not measured"),
         (f"mean IoU, positives in the top {TOP}", share(first_page["mean_iou"])),
@@ -105,4 +110,3 @@ def _headline(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("regions", f"{facts['regions']:,}"),
         ("bytes a region", f"{facts['bytes_per_region']:g}"),
     ]
-    return rows

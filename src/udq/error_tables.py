@@ -122,7 +122,7 @@ def origin(collection: Collection, facts: dict[str, Any]) -> str:
         "machine": f"{made['machine']['cpu']}, {made['machine']['cores']} cores, {made['machine']['system']}",
     }
     lines = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
-    return f"<section><h2>How this was measured</h2>\n<table>{lines}</table></section>"
+    return f'<section id="how"><h2>How this was measured</h2>\n<table>{lines}</table></section>'
 
 
 def _grid(head: Sequence[str], lines: Sequence[Sequence[str]], *, words: set[int]) -> str:
