@@ -187,6 +187,9 @@ def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     assert report["localisation"]["all_positives"]["boxes"] == 1
     assert 0 < report["localisation"]["all_positives"]["mean_iou"] <= 1
     assert report["real_valued"]["mAP"] > 0.5
+    assert report["real_valued"]["mAP"] == pytest.approx(
+        np.mean([row["ap_real_valued"] for row in report["per_query"]]), abs=1e-5
+    )
     assert report["provenance"]["versions"]["numpy"] == np.__version__
     assert Image.open(sheet).size[0] > 500
 
@@ -195,6 +198,16 @@ def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     assert "motorcycle" in out
     assert "8-byte codes:" in out
     assert "real-valued" not in out
+
+
+def test_evaluate_writes_a_report_for_people(udq, collection, truth, tmp_path):
+    page = tmp_path / "errors.html"
+    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued", "--report", page)
+
+    assert code == 0
+    assert out.splitlines()[-1] == f"report: {page}, {page.stat().st_size / 1e6:.1f} MB"
+    assert "motorcycle" in page.read_text(encoding="utf-8")
+    assert sorted(tmp_path.iterdir()) == [page, truth]
 
 
 def test_keep_query_counts_the_query_itself(udq, collection, truth):
@@ -261,6 +274,8 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/no/x.png"], 1, "cannot be written"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv"], 2, "cannot be read"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/truth.csv", "--dataset", "x"], 2, "expected one of"),
+        (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--report", "{tmp}/x.pdf"], 2, "of .html"),
+        (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--report", "{tmp}/no/x.html"], 2, "no folder"),
         (["info", "{photos}"], 1, "not a udq collection"),
         (["info", "{collection}", "--picture", "{tmp}/x.gif"], 2, "expected a suffix of .jpg, .jpeg, .pdf, .png, .svg"),
         (["info", "{collection}", "--picture", "{tmp}/no/x.png"], 1, "cannot be written"),

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.io
+from html_page import Page
 
 from udq.cli import main
 from udq.demo.cutouts import photo
@@ -133,8 +134,14 @@ def test_revisited_has_three_difficulties_and_queries_from_outside(udq, indexed,
     assert row["query"] == "all_souls_000013"
     assert row["difficulties"]["easy"] == {"ap": None, "positives": 0}
 
-    code, out, _ = evaluate(udq, without, "roxford5k", truth, "--queries", queries)
+    page = tmp_path / "errors.html"
+    code, out, _ = evaluate(udq, without, "roxford5k", truth, "--queries", queries, "--report", page)
     assert code == 0
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert "codes, hard1.0001.0001.0001.0001\ncodes" not in shown.text  # hard comes last
+    assert "codes, easy––––0" in shown.text
+    assert "all_souls_000013" in shown.text  # whose photo is not in the collection
+    assert "Note: 1 queries; roxford5k has 70" in shown.text
     assert "  hard         mAP 1.000  mP@1 1.000  mP@5 1.000  mP@10 1.000  of 1 queries" in out
     assert "  easy         mAP -" in out
 

@@ -1,46 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from html_page import Page
 
 from udq.demo.page import MatchView, QueryView, write_page
 from udq.errors import InputError, UdqError
 
 NASTY = 'photos/a & <b> "c" 50% #1 é: d?.jpg'
-VOID = {"meta", "img", "rect", "link", "br"}
-
-
-class _Page(HTMLParser):
-    """Reads a page, and fails where tags do not close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture
@@ -58,10 +28,10 @@ def query() -> QueryView:
     )
 
 
-def _write(folder: Path, *queries: QueryView) -> _Page:
+def _write(folder: Path, *queries: QueryView) -> Page:
     page = write_page(folder, title="A <title> & more", facts=[("mAP <x>", "0.9 & up")], queries=queries)
     assert page == folder / "index.html"
-    return _Page(page.read_text(encoding="utf-8"))
+    return Page(page.read_text(encoding="utf-8"))
 
 
 def test_text_is_escaped(tmp_path: Path, query: QueryView) -> None:
@@ -128,7 +98,7 @@ def test_plain_tuples_do_as_matches(tmp_path: Path, query: QueryView) -> None:
 
 
 def test_no_queries_and_no_facts_make_a_page(tmp_path: Path) -> None:
-    page = _Page(write_page(tmp_path, title="t", facts=[], queries=[]).read_text(encoding="utf-8"))
+    page = Page(write_page(tmp_path, title="t", facts=[], queries=[]).read_text(encoding="utf-8"))
     assert not page.all("dl")
     assert not page.all("section")
 

@@ -324,6 +324,52 @@ def test_a_score_is_that_of_the_whole_list():
         assert found.precision == metrics.precision_at((1, 5, 10), metrics.places(ranked, positives - {own}, junk))
 
 
+def test_failures_are_those_of_the_whole_list():
+    """Against a reading of the whole list, one photo after the other."""
+    random = np.random.default_rng(1)
+    for _ in range(300):
+        names = [f"photo-{i:02}" for i in range(int(random.integers(1, 40)))]
+        kinds = random.choice(["positive", "junk", "other"], size=len(names), p=[0.3, 0.2, 0.5])
+        positives, junk = (
+            {name for name, kind in zip(names, kinds, strict=True) if kind == wanted} for wanted in ("positive", "junk")
+        )
+        positives |= {"absent"}
+        # Each photo's reported box is 10 wide; the true one is as much of it as the photo's width says.
+        widths = {name: float(random.integers(1, 11)) for name in sorted(positives)}
+        true = {name: (0.0, 0.0, width, 1.0) for name, width in widths.items()}
+        order = random.permutation(len(names))
+        whole = np.array([0, 0, 10, 1], np.float32)
+        ranking = Ranking(order, np.ones(len(names), np.float32), lambda i, whole=whole: whole)
+        own = names[0] if random.random() < 0.5 else "elsewhere"
+        query = Query(own, None, frozenset(positives), frozenset(junk), true)
+        ids = {name: i for i, name in enumerate(names)}
+        found = scoring.score(query, None, ranking, names, ids, keep_query=False).failures
+
+        ranked = [names[i] for i in order if names[i] != own]
+        ranks = [rank for rank, name in enumerate(ranked, start=1) if name in positives]
+        wrong = [rank for rank, name in enumerate(ranked, start=1) if name not in positives | junk]
+        ahead = [rank for rank in wrong if rank < max(ranks, default=0)]
+        late = [rank for rank in ranks if ahead and rank > ahead[0]][::-1]
+        bad = sorted((widths[ranked[rank - 1]] / 10, rank) for rank in ranks if rank <= 20)
+        bad = [(overlap, rank) for overlap, rank in bad if overlap < 0.5]
+        assert (found.ranks, found.unranked) == (tuple(ranks), ("absent",))
+        assert [match.rank for match in found.false_positives.shown] == ahead[:6]
+        assert [match.rank for match in found.misses.shown] == late[:6]
+        assert [(overlap, match.rank) for match, overlap in found.misplaced.shown] == bad[:6]
+        assert (found.false_positives.total, found.misses.total, found.misplaced.total) == (
+            len(ahead), len(late), len(bad)
+        )  # fmt: skip
+        for match in (*found.false_positives.shown, *found.misses.shown):
+            assert ranked[match.rank - 1] == match.image
+
+
+def test_a_query_without_positives_has_no_failures():
+    query = Query("a", None, frozenset("a"))
+    ranking = Ranking(np.arange(2), np.ones(2, np.float32), lambda i: np.zeros(4, np.float32))
+
+    assert scoring.score(query, None, ranking, ["a", "b"], {"a": 0, "b": 1}, keep_query=False).failures is None
+
+
 def test_each_difficulty_is_scored_by_its_own_answers():
     grades = {
         "easy": Answers(frozenset("e"), frozenset("jh")),

@@ -198,7 +198,7 @@ def search(
         print(f"picture: {picture}")
 
 
-@app.command(epilog="Example: udq evaluate photos.udq --ground-truth truth.csv")
+@app.command(epilog="Example: udq evaluate photos.udq --ground-truth truth.csv --report errors.html")
 def evaluate(
     collection: CollectionPath,
     ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
@@ -225,17 +225,22 @@ def evaluate(
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write a page that shows what went wrong, in one file.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure a collection against a benchmark: mean average precision, and how well the boxes sit."""
-    from udq import datasets
+    from udq import datasets, error_report
     from udq import evaluate as evaluation
     from udq import picture as pictures
     from udq.collection import Collection
 
     if picture is not None:
         pictures.file_format(picture)
+    if report is not None:
+        error_report.check(report)
     opened = Collection.open(collection, device=device)
     done = evaluation.evaluate(
         opened,
@@ -246,15 +251,18 @@ def evaluate(
         progress=progress,
     )
     if picture is not None:
-        from udq import report
+        from udq.report import evaluation_sheet
 
-        pictures.save(report.evaluation_sheet(opened, done), picture)
+        pictures.save(evaluation_sheet(opened, done), picture)
+    size = 0 if report is None else error_report.write(opened, done, report, progress=progress)
     if as_json:
         printing.print_json(done.report)
         return
     printing.print_evaluation(done.report)
     if picture is not None:
         print(f"picture: {picture}")
+    if report is not None:
+        print(f"report: {report}, {size / 1e6:.1f} MB")
 
 
 @app.command("train-rpn", epilog="Example: udq train-rpn VOCdevkit/VOC2007 -o rpn.npz")

@@ -96,10 +96,13 @@ def evaluate(
         "keep_query": kept,
         "notes": _notes(truth, len(photos)),
     }
+    rows = [_row(outcome, kept) for outcome in outcomes]
     if real_valued:
         rankings = _rank_real_valued(collection, np.stack(features), progress)
-        report["real_valued"] = scoring.summary([scored(*pair) for pair in zip(rankings, truth.queries, strict=True)])
-    report["per_query"] = [_row(outcome, kept) for outcome in outcomes]
+        exact = [scored(*pair) for pair in zip(rankings, truth.queries, strict=True)]
+        report["real_valued"] = scoring.summary(exact)
+        rows = [row | {"ap_real_valued": _ap(outcome.score)} for row, outcome in zip(rows, exact, strict=True)]
+    report["per_query"] = rows
     report["config"] = collection.config.to_dict()
     report["provenance"] = provenance(seed=collection.config.sample.seed)
     return Evaluation(report, outcomes)
@@ -177,19 +180,23 @@ def _notes(truth: GroundTruth, held: int) -> list[str]:
     return notes
 
 
+def _ap(score: scoring.Score | None) -> float | None:
+    return round(score.ap, 6) if score else None
+
+
 def _row(outcome: Outcome, kept: bool) -> dict[str, Any]:
     query = outcome.query
     row: dict[str, Any] = {
         "query": query.image,
         "box": list(query.box) if query.box else None,
         "object": query.label,
-        "ap": round(outcome.score.ap, 6) if outcome.score else None,
+        "ap": _ap(outcome.score),
         "positives": len(query.positives - (set() if kept else {query.image})),
     }
     if outcome.difficulties:
         row["difficulties"] = {
             name: {
-                "ap": round(found.ap, 6) if found else None,
+                "ap": _ap(found),
                 "positives": len(query.difficulties[name].positives),
             }
             for name, found in outcome.difficulties.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -124,12 +125,13 @@ def save(picture: Image.Image, path: Path) -> None:
     write_whole(path, lambda partial: shown.save(partial, chosen, quality=90))
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Have a picture written to a file beside ``path``, and put it there when it is complete.
+def write_whole(path: Path, write: Callable[[Path], None], *, what: str = "picture") -> None:
+    """Have a picture or a page written to a file beside ``path``, and put it there when it is complete.
 
     Args:
-        path: where the picture belongs.
+        path: where the file belongs.
         write: takes the path to write to, which has another suffix.
+        what: it is, for the message of an error.
 
     Raises:
         UdqError: the file cannot be written.
@@ -140,9 +142,10 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         partial.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UdqError(f"{path}: the picture cannot be written: {reason}") from error
+        raise UdqError(f"{path}: the {what} cannot be written: {reason}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or its name is too long to be
+            partial.unlink()
 
 
 class _Look:

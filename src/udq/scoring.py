@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from udq import metrics, search
 from udq.datasets import Answers, Query
+from udq.failures import Failures, failures
 from udq.types import Match
 
 # A person looks at the first page of results.
@@ -44,6 +45,7 @@ class Outcome:
         matches: the first page of results, without the query photo (unless kept).
         overlaps: (rank, intersection over union) of each positive whose box is known.
         difficulties: its score at each difficulty where the protocol has several and the query has positives.
+        failures: what went wrong, by ``query.positives``; None for a query without positives.
     """
 
     query: Query
@@ -52,6 +54,7 @@ class Outcome:
     matches: tuple[Match, ...]
     overlaps: tuple[tuple[int, float], ...]
     difficulties: Mapping[str, Score | None] = field(default_factory=dict)
+    failures: Failures | None = None
 
     @property
     def ap(self) -> float:
@@ -97,18 +100,22 @@ def score(
         places = (among - np.searchsorted(ranks(answers.junk), among)).tolist()
         return Score(metrics.average_precision_of(places, len(positives)), metrics.precision_at(RANKS, places))
 
-    overlaps = tuple(
-        (int(place[ids[name]]), metrics.intersection_over_union(ranking.box(ids[name]), drawn))
+    overlaps = {
+        name: metrics.intersection_over_union(ranking.box(ids[name]), drawn)
         for name, drawn in sorted(query.boxes.items())
         if name in query.positives and name in ids and place[ids[name]]
-    )
+    }
+    positives = query.positives - left_out - query.junk
     return Outcome(
         query,
         photo,
         measured(Answers(query.positives, query.junk)),
         tuple(ranking.match(rank, i, names[i]) for rank, i in enumerate(order[:TOP], start=1)),
-        overlaps,
+        tuple((int(place[ids[name]]), overlap) for name, overlap in overlaps.items()),
         {name: measured(answers) for name, answers in query.difficulties.items()},
+        failures(query, positives, order, place, names, ids, ranking.match, overlaps=overlaps, page=TOP)
+        if positives
+        else None,
     )
 
 
