@@ -16,7 +16,8 @@ SOURCE = Path(udq.__file__).parent
 TORCH_FREE = "errors types config progress images head projection quantize model refine storage scan localise search "
 TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth datasets.matching datasets.buildings "
 TORCH_FREE += "datasets.matlab datasets.matfile datasets.revisited datasets.instre scoring evaluate report picture "
-TORCH_FREE += "provenance bar cli_datasets datasets.detection proposals proposals.grid backbones curves cli"
+TORCH_FREE += "provenance bar cli_datasets datasets.detection proposals proposals.grid backbones curves "
+TORCH_FREE += "experiments experiments.tables experiments.shelf cli_reproduce cli"
 
 
 def modules():
