@@ -77,7 +77,7 @@ SWEEPS: dict[str, dict[str, Changes]] = {
 
 
 class Held(list[Extracted]):
-    """What the network makes of the photos that can be read, in memory: ``bench.Photos``."""
+    """What the network makes of the photos that can be read, in memory: ``looked.Photos``."""
 
     def some(self, rows: Sequence[int]) -> Iterator[Extracted]:
         """Yield the photos of these places."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from udq.experiments import runner, tables, timing
 from udq.experiments.bench import Bench, describe
 from udq.experiments.looked import Looked
 from udq.experiments.rounds import Rounds
+from udq.experiments.settings import Settings
 from udq.experiments.shelf import Shelf
 from udq.extract import Extractor
 from udq.images import find
@@ -303,6 +306,24 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
     assert looked == rounds == []  # finished cells need nothing but themselves
 
 
+def test_a_run_that_was_killed_outright_ends_with_the_same_values(udq, data, quick, tmp_path):
+    arguments = ["reproduce", "table2", "--data", data, "--config", quick, "--device", "cpu", "--limit", "6", "-o"]
+    run = [sys.executable, "-c", "from udq.cli import main; main()", *map(str, arguments)]
+    for wanted in ("scratch/*/photos/*.npz", "scratch/*/training-*/round-01.npz", "cells/*.json"):
+        output = tmp_path / wanted.partition("/")[2].replace("/", "").replace("*", "")
+        running = subprocess.Popen([*run, str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not list(output.glob(wanted)):
+            time.sleep(0.02)
+        running.kill()
+        running.wait()
+        assert udq(*arguments, output)[0] == 0
+    assert udq(*arguments, tmp_path / "whole")[0] == 0
+    found = [json.loads(file.read_text())["cells"] for file in sorted(tmp_path.glob("*/table2.json"))]
+
+    assert len(found) == 4
+    assert len({tuple(cell["measured"] for cell in cells[:6]) for cells in found}) == 1
+
+
 def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path):
     config = config_of(quick)
     extractor = Extractor(config.images, config.features, device="cpu")
@@ -451,7 +472,7 @@ def test_without_any_data_every_cell_says_so_and_the_command_fails(udq, tmp_path
 
 
 def test_the_papers_network_without_its_proposals_says_so(data, random_weights, tmp_path):
-    settings = runner.Settings(
+    settings = Settings(
         Shelf(data), tmp_path, "paper", weights={"resnet101": random_weights("resnet101")}, device="cpu", limit=1
     )
     (result,) = [

@@ -14,7 +14,7 @@ from udq.bar import progress
 from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
-    from udq.experiments.runner import Result
+    from udq.experiments.desk import Result
     from udq.experiments.tables import Experiment
 
 _ALL = "all"
@@ -82,9 +82,10 @@ def reproduce(
     if limit is not None and limit < 1:
         raise InputError(f"--limit: expected 1 or more, found {limit}")
     from udq.experiments import results, runner
+    from udq.experiments.settings import Settings
     from udq.experiments.shelf import Shelf
 
-    settings = runner.Settings(
+    settings = Settings(
         Shelf(data, dataset, ground_truth), output, preset, config_file, _files(weights, "--weights"),
         _files(rpn, "--rpn"), limit, device,
     )  # fmt: skip

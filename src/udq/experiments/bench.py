@@ -17,44 +17,24 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from udq import images, index, scan, scoring, search
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.end_to_end import EndToEnd
 from udq.evaluate import Asked
+from udq.experiments.encoded import Encoded, Floats, encode
+from udq.experiments.looked import Photos
 from udq.experiments.rounds import Rounds
 from udq.extract import Extracted, Extractor
 from udq.head import Arrays
-from udq.localise import localise
 from udq.model import Model
 from udq.progress import Progress, silent
-from udq.quantize import Quantizer
 from udq.scoring import Outcome
 from udq.trunk import Trunk
 from udq.types import Features
-
-Floats = NDArray[np.float32]
-
-
-class Photos(Protocol):
-    """What a network makes of some photos, as often as it is asked for."""
-
-    def __iter__(self) -> Iterator[Extracted]:
-        """Yield every photo, in the order of names."""
-
-    def __len__(self) -> int:
-        """Return how many there are, with those that cannot be read."""
-
-    def some(self, rows: Sequence[int]) -> Iterator[Extracted]:
-        """Yield the photos of these places, ascending, without a look at the others."""
-
-    def seen_by(self, extractor: Extractor) -> Photos:
-        """Return the same photos as another network sees them."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +50,6 @@ class Fitted:
     model: Model
     bench: Bench
     seconds: float
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A database in codes.
-
-    Attributes:
-        names: of N photos; position is image id.
-        codes: (G, M) uint8 or uint16.
-        boxes: (G, 4) float32, x1, y1, x2, y2 in pixels.
-        offsets: (N + 1,) int64, regions of photo i are rows offsets[i] to offsets[i + 1].
-        nearest: (Q, N) float32, least squared distance of features that nothing has quantized (eq. 2).
-    """
-
-    names: tuple[str, ...]
-    codes: NDArray[np.uint8] | NDArray[np.uint16]
-    boxes: Floats
-    offsets: NDArray[np.int64]
-    nearest: Floats
 
 
 @dataclass
@@ -142,20 +103,7 @@ class Bench:
             model: what encodes.
             queries: (Q, d) unit features of the queries; those of their crops where None.
         """
-        asked = self.features(model) if queries is None else queries
-        names, boxes, nearest = [], [], []
-        codes: list[NDArray[Any]] = []
-        for photo in self.photos:
-            if photo.broken is not None:
-                continue
-            features = model.head.apply(photo.features)
-            names.append(photo.source.name)
-            codes.append(model.quantizer.encode(features).values)
-            boxes.append(photo.regions.boxes)
-            # Both have unit length: ||q - f||^2 = 2 - 2 q.f
-            nearest.append((2.0 - 2.0 * features.vectors @ asked.T).min(axis=0))
-        offsets = np.cumsum([0] + [len(each) for each in codes]).astype(np.int64)
-        return Encoded(tuple(names), np.concatenate(codes), np.concatenate(boxes), offsets, np.stack(nearest, axis=1))
+        return encode(model, self.photos, self.features(model) if queries is None else queries)
 
     def accuracy(self, model: Model, queries: Floats | None = None) -> dict[str, float]:
         """Return mAP of codes, of codes by the distance of eq. 5 as it stands, and of real-valued features.
@@ -169,8 +117,8 @@ class Bench:
         quantizer = model.quantizer
         plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
         return {
-            "codes": self._map(_distances(quantizer, asked, database), database.names),
-            "codes_by_eq5": self._map(_distances(plain, asked, database), database.names),
+            "codes": self._map(database.distances(quantizer, asked), database.names),
+            "codes_by_eq5": self._map(database.distances(plain, asked), database.names),
             "real_valued": self._map(database.nearest, database.names),
         }
 
@@ -181,7 +129,7 @@ class Bench:
         for query, feature in zip(self.asked.truth.queries, self.features(model), strict=True):
             lookup = model.quantizer.lookup_tables(feature)
             distance = scan.best_regions(lookup, database.codes, database.offsets).distance
-            locate = partial(_locate, database, lookup, self.ranked)
+            locate = partial(database.locate, lookup, self.ranked)
             found.append(self._scored(query, distance, database.names, locate))
         return found
 
@@ -252,19 +200,6 @@ def describe(extractor: Extractor, asked: Asked) -> Floats:
     """Return the pooled features (Q, D) of a benchmark's queries."""
     pairs = zip(asked.truth.queries, asked.boxes, strict=True)
     return np.stack([extractor.describe(asked.paths[query.image], box)[1] for query, box in pairs])
-
-
-def _distances(quantizer: Quantizer, queries: Floats, database: Encoded) -> Floats:
-    """(Q, N) squared distances of each photo's best region."""
-    tables = map(quantizer.lookup_tables, queries)
-    return np.stack([scan.best_regions(table, database.codes, database.offsets).distance for table in tables])
-
-
-def _locate(database: Encoded, lookup: Floats, ranked: bool, image: int) -> Floats:
-    rows = slice(database.offsets[image], database.offsets[image + 1])
-    distance = scan.distances(lookup, database.codes[rows])
-    found: Floats = localise(distance[None], database.boxes[rows], ranked=ranked)[0]
-    return found
 
 
 def _nowhere(image: int) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from udq.extract import Extracted, Extractor
 from udq.images import Source
@@ -11,8 +12,24 @@ from udq.progress import Progress
 from udq.spool import Spool
 
 
+class Photos(Protocol):
+    """What a network makes of some photos, as often as it is asked for."""
+
+    def __iter__(self) -> Iterator[Extracted]:
+        """Yield every photo, in the order of names."""
+
+    def __len__(self) -> int:
+        """Return how many there are, with those that cannot be read."""
+
+    def some(self, rows: Sequence[int]) -> Iterator[Extracted]:
+        """Yield the photos of these places, ascending, without a look at the others."""
+
+    def seen_by(self, extractor: Extractor) -> Photos:
+        """Return the same photos as another network sees them."""
+
+
 class Looked:
-    """Photos as a network sees them: ``bench.Photos``."""
+    """Photos of files."""
 
     def __init__(
         self, sources: Sequence[Source], extractor: Extractor, progress: Progress, folder: Path | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from udq.experiments.runner import Result
+from udq.experiments.desk import Result
 from udq.experiments.tables import Experiment
 
 _MEASURED, _PAPER, _LEVELS = "#0072b2", "#d55e00", ("#007a5a", "#a8577e")
@@ -32,6 +32,9 @@ def figure(experiment: Experiment, results: Sequence[Result]) -> Figure:
     for axes, column in zip(drawn.subplots(down, across, squeeze=False).ravel(), columns, strict=False):
         _panel(axes, experiment, [result for result in results if result.cell.column == column])
         axes.set_title(column, loc="left", color=_INK, fontsize=11)
+    measured = dict.fromkeys((each.facts["dataset"], each.facts["backbone"]) for each in results if each.facts)
+    said = "; ".join(f"{dataset}, {backbone}" for dataset, backbone in measured)
+    drawn.supxlabel(f"measured on {said or 'nothing'}", color=_QUIET, fontsize=9, parse_math=False)
     return drawn
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from udq.experiments.runner import PAPER, Result, Settings
+from udq.experiments.desk import Result
+from udq.experiments.settings import PAPER, Settings
 from udq.experiments.tables import NETWORKS, TIMES, Cell, Experiment
 from udq.provenance import provenance
 from udq.writer import write_whole
@@ -102,8 +103,13 @@ def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
         own = {each.cell.dataset for each in measured if each.facts["dataset"] == dataset}
         stands = "" if _official(dataset) in own else f", which stands in for the paper's {', '.join(sorted(own))}"
         lines.append(f"measured on {dataset}: {photos:,} photos, {queries} queries{stands}")
-    for backbone in dict.fromkeys(each.facts["backbone"] for each in measured):
-        how = f"preset {settings.preset}" + (f" with {settings.changes.name}" if settings.changes else "")
+    for backbone, *given in dict.fromkeys(
+        (each.facts["backbone"], *(each.facts[file] and each.facts[file]["path"] for file in ("weights", "rpn")))
+        for each in measured
+    ):
+        files = [settings.changes.name] if settings.changes else []
+        files += [file for file in given if file]
+        how = f"preset {settings.preset}" + (f" with {', '.join(files)}" if files else "")
         stands = "" if settings.preset == PAPER and backbone in NETWORKS else ", not the paper's network"
         lines.append(f"network {backbone}, {how}{stands}")
     fewer = {each.facts["learned_on"].partition("; ")[2] for each in measured}

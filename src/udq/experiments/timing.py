@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from udq import scan
-from udq.experiments.bench import Bench, Floats
+from udq.experiments.bench import Bench
+from udq.experiments.encoded import Floats
 from udq.model import Model
 
 _TURNS = 40
