@@ -78,6 +78,7 @@ class Desk:
         ).proposing()
         seen = IndexConfig(images=look.images, features=look.features, sample=look.sample)
         self.scratch = self._output / "scratch" / self._fingerprint(seen, "look")[:16]
+        self._looked = Looked(self._sources, self._extractor, progress, self.scratch)
         self._fitted: tuple[IndexConfig, Fitted] | None = None
 
     @cached_property
@@ -85,7 +86,7 @@ class Desk:
         self.scratch.mkdir(parents=True, exist_ok=True)
         return Bench(
             self._extractor,
-            Looked(self._sources, self._extractor, self._progress, self.scratch),
+            self._looked,
             self._asked,
             describe(self._extractor, self._asked),
             self.scratch,
@@ -110,7 +111,8 @@ class Desk:
             facts = {
                 "dataset": self._material.name,
                 "backbone": config.features.backbone,
-                "photos": len(self._sources),
+                "photos": len(self._sources) - len(self._looked.broken),
+                "unreadable": len(self._looked.broken),
                 "queries": len(self._asked.truth.queries),
                 "learned_on": fitted.model.origin,
                 "seconds_to_fit": round(fitted.seconds, 1),

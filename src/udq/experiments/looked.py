@@ -29,7 +29,11 @@ class Photos(Protocol):
 
 
 class Looked:
-    """Photos of files."""
+    """Photos of files.
+
+    Attributes:
+        broken: names of those that could not be read, as far as they were looked at, by whatever network.
+    """
 
     def __init__(
         self, sources: Sequence[Source], extractor: Extractor, progress: Progress, folder: Path | None = None
@@ -47,6 +51,7 @@ class Looked:
         self._extractor = extractor
         self._progress = progress
         self._folder = folder
+        self.broken: set[str] = set()
 
     def __iter__(self) -> Iterator[Extracted]:
         """Yield every photo."""
@@ -62,7 +67,9 @@ class Looked:
 
     def seen_by(self, extractor: Extractor) -> Looked:
         """Return the same photos as another network sees them, kept nowhere."""
-        return Looked(self._sources, extractor, self._progress)
+        seen = Looked(self._sources, extractor, self._progress)
+        seen.broken = self.broken
+        return seen
 
     def _look(self, sources: Sequence[Source], name: str) -> Iterator[Extracted]:
         found: Iterable[Extracted]
@@ -74,4 +81,6 @@ class Looked:
         with self._progress("photos", len(sources)) as step:
             for photo in found:
                 step()
+                if photo.broken is not None:
+                    self.broken.add(photo.source.name)
                 yield photo
