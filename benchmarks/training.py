@@ -34,9 +34,8 @@ Changes = dict[str, dict[str, Any]]
 DEFAULT, UNTRAINED = "UDQ-BFR (default)", "no training (OPQ)"
 UNTRAINED_CHANGES: Changes = {"training": {"enabled": False}}
 
-# Each is a table of docs/training.md; table2 and lambda vary what table 2 and fig. 4 of the paper do. Fig. 3 is in
-# stopping.py;
-# `udq reproduce` measures the tables and figures of the paper as they are.
+# Each is a table of docs/training.md; table2 and lambda vary what table 2 and fig. 4 of the paper do (fig. 3 is in
+# stopping.py). `udq reproduce` measures the paper's tables and figures as they are.
 SWEEPS: dict[str, dict[str, Changes]] = {
     "refinements": {
         DEFAULT: {},
