@@ -10,33 +10,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 
-from udq import datasets, index, metrics, scan
+from udq import datasets
 from udq.config import IndexConfig
-from udq.datasets import Query
-from udq.extract import Extractor
+from udq.datasets import GroundTruth, Query
+from udq.evaluate import ask
+from udq.experiments.bench import Bench, describe
+from udq.extract import Extracted, Extractor
 from udq.images import find
-from udq.model import Model
 from udq.provenance import provenance
-from udq.quantize import Quantizer
-from udq.train import State
-from udq.types import Features
 
 Changes = dict[str, dict[str, Any]]
 DEFAULT, UNTRAINED = "UDQ-BFR (default)", "no training (OPQ)"
 UNTRAINED_CHANGES: Changes = {"training": {"enabled": False}}
 
-# Each is a table of docs/training.md; table2 and lambda are table 2 and fig. 4 of the paper (fig. 3: stopping.py).
+# Each is a table of docs/training.md; table2 and lambda vary what table 2 and fig. 4 of the paper do (fig. 3 is in
+# stopping.py). `udq reproduce` measures the paper's tables and figures as they are.
 SWEEPS: dict[str, dict[str, Changes]] = {
     "refinements": {
         DEFAULT: {},
@@ -76,94 +75,68 @@ SWEEPS: dict[str, dict[str, Changes]] = {
 }
 
 
-class Rounds:
-    """The state of training, as ``udq index`` keeps it on disk."""
+class Held(list[Extracted]):
+    """What the network makes of the photos that can be read, in memory: ``looked.Photos``."""
 
-    state: State | None = None
+    def some(self, rows: Sequence[int]) -> Iterator[Extracted]:
+        """Yield the photos of these places."""
+        return (self[i] for i in rows)
 
-    def read(self) -> State | None:
-        """Return the last state."""
-        return self.state
-
-    def write(self, state: State) -> None:
-        """Keep a state."""
-        self.state = state
+    def seen_by(self, extractor: Extractor) -> Held:
+        """Return the same photos as another network sees them."""
+        return Held(extractor.extract(photo.source for photo in self))
 
 
-class Benchmark:
+class Benchmark(Bench):
     """Pooled features of all photos, and of all queries."""
 
     def __init__(self, folder: Path, truth: tuple[Query, ...]) -> None:
         config = IndexConfig()
-        self.extractor = Extractor(config.images, config.features, device="cpu")
-        self.photos = [p for p in self.extractor.extract(find([folder])[0]) if p.broken is None]
-        self.truth = truth
-        self.rounds: dict[str, Rounds] = {}
-        self.queries = np.stack([self.extractor.describe(folder / query.image, query.box)[1] for query in truth])
-        self.names = [photo.source.name for photo in self.photos]
-        self.offsets = np.cumsum([0] + [len(photo.regions) for photo in self.photos]).astype(np.int64)
+        extractor = Extractor(config.images, config.features, device="cpu")
+        looked = list(extractor.extract(find([folder])[0]))
+        photos = Held(photo for photo in looked if photo.broken is None)
+        held = {photo.source.name: photo.source.path for photo in photos}
+        broken = {photo.source.name for photo in looked} - set(held)
+        asked = ask(GroundTruth("boxes", truth), held, broken)
+        self._kept = TemporaryDirectory()
+        super().__init__(extractor, photos, asked, describe(extractor, asked), Path(self._kept.name), ranked=True)
+        self._alike = ""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the photos."""
+        return [photo.source.name for photo in self.photos]
+
+    @property
+    def truth(self) -> tuple[Query, ...]:
+        """The queries."""
+        return self.asked.truth.queries
 
     def part(self, rows: Sequence[int]) -> Benchmark:
         """Return a benchmark of some of the photos; queries are those that are left with an answer."""
         part = copy(self)
-        part.rounds = {}
-        part.photos = [self.photos[i] for i in rows]
-        part.names = [self.names[i] for i in rows]
-        part.offsets = np.cumsum([0] + [len(photo.regions) for photo in part.photos]).astype(np.int64)
+        part._kept = TemporaryDirectory()
+        part.scratch = Path(part._kept.name)
+        part.photos = Held(self.photos.some(rows))
         held = set(part.names)
         left = [replace(query, positives=query.positives & held) for query in self.truth]
         kept = [i for i, query in enumerate(left) if query.image in held and query.positives - {query.image}]
-        part.truth, part.queries = tuple(left[i] for i in kept), self.queries[kept]
+        truth = replace(self.asked.truth, queries=tuple(left[i] for i in kept))
+        part.asked = replace(self.asked, truth=truth, boxes=tuple(self.asked.boxes[i] for i in kept))
+        part.queries = self.queries[kept]
         return part
 
     def measure(self, changes: Mapping[str, Mapping[str, object]], seed: int) -> dict[str, float]:
         """Train and encode as `udq index` would; return mAP of codes and of real-valued features, and seconds."""
         config = IndexConfig().replace(changes).replace({"sample": {"seed": seed}})
-        started = time.perf_counter()
-        sample = index.draw(iter(self.photos), len(self.photos), config.sample)
-        # Rows that differ in their own codes alone train alike, and go on from each other's rounds.
+        # Rows that differ in their own codes alone go on from each other's rounds; the seconds of others are whole.
         alike = str((seed, config.training, config.supervision()))
-        if alike not in self.rounds:
-            self.rounds = {alike: Rounds()}
-        trained = index.learn(sample, config, self.extractor.device, checkpoint=self.rounds[alike])
-        fitted = index.encoder(sample, trained, config)
-        seconds = time.perf_counter() - started
-        return self.accuracy(fitted) | {"seconds": seconds}
-
-    def accuracy(self, fitted: Model, queries: np.ndarray | None = None) -> dict[str, float]:
-        """Return mAP of codes, of codes by the distance of eq. 5 as it stands, and of real-valued features.
-
-        Args:
-            fitted: what encodes.
-            queries: (Q, d) unit features of the queries; those of their crops where None.
-        """
-        codes, nearest = [], []
-        if queries is None:
-            queries = fitted.head.apply(Features(self.queries)).vectors
-        for photo in self.photos:
-            features = fitted.head.apply(photo.features)
-            codes.append(fitted.quantizer.encode(features).values)
-            nearest.append((2.0 - 2.0 * features.vectors @ queries.T).min(axis=0))
-        quantizer = fitted.quantizer
-        plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
-        return {
-            "codes": self._map(self._distances(quantizer, queries, np.concatenate(codes))),
-            "codes_by_eq5": self._map(self._distances(plain, queries, np.concatenate(codes))),
-            "real_valued": self._map(np.stack(nearest, axis=1)),
-        }
-
-    def _distances(self, quantizer: Quantizer, queries: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """(Q, N) squared distances of each photo's best region."""
-        tables = map(quantizer.lookup_tables, queries)
-        return np.stack([scan.best_regions(table, codes, self.offsets).distance for table in tables])
-
-    def _map(self, distance: np.ndarray) -> float:
-        """mAP of (Q, N) squared distances."""
-        found = []
-        for query, row in zip(self.truth, distance, strict=True):
-            ranked = [self.names[i] for i in np.argsort(row, kind="stable") if self.names[i] != query.image]
-            found.append(metrics.average_precision(ranked, query.positives - {query.image}, query.junk))
-        return float(np.mean(found))
+        if alike != self._alike:
+            for folder in self.scratch.iterdir():
+                shutil.rmtree(folder)
+        self._alike = alike
+        fitted = self.fit(config)
+        return fitted.bench.accuracy(fitted.model) | {"seconds": fitted.seconds}
 
 
 def main() -> None:
@@ -193,7 +166,7 @@ def main() -> None:
             facts = {
                 "sweep": arguments.sweep,
                 "photos": len(benchmark.photos),
-                "regions": int(benchmark.offsets[-1]),
+                "regions": sum(len(photo.regions) for photo in benchmark.photos),
                 "queries": len(benchmark.truth),
                 "seeds": arguments.seeds,
                 "threads": torch.get_num_threads(),

@@ -55,7 +55,7 @@ def one_line(err):
 def test_help_has_an_example_for_every_command(udq):
     code, overview, _ = udq("--help")
     assert code == 0
-    for command in ("index", "search", "evaluate", "info", "verify", "demo"):
+    for command in ("index", "search", "evaluate", "info", "verify", "reproduce", "demo"):
         assert command in overview
         code, out, _ = udq(command, "--help")
         assert code == 0

@@ -19,7 +19,8 @@ TORCH_FREE += (
     "datasets.matlab datasets.matfile datasets.revisited datasets.instre scoring failures evaluate report picture "
 )
 TORCH_FREE += "page thumbnails error_report error_sheets error_tables "
-TORCH_FREE += "provenance bar cli_datasets datasets.detection proposals proposals.grid backbones curves cli"
+TORCH_FREE += "provenance bar cli_datasets datasets.detection proposals proposals.grid backbones curves "
+TORCH_FREE += "experiments experiments.tables experiments.shelf cli_reproduce cli"
 
 
 def modules():

@@ -242,4 +242,4 @@ def test_compiles_where_no_cache_can_be_written(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(scan.numba, "njit", without_cache)
-    assert scan._compiled(lambda a, b: a + b)(1, 2) == 3
+    assert scan.compiled(lambda a, b: a + b)(1, 2) == 3

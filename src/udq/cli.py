@@ -17,6 +17,7 @@ from udq import __version__, backbones, config, printing
 from udq import proposals as proposers
 from udq.bar import interrupts, progress
 from udq.cli_datasets import app as datasets_app
+from udq.cli_reproduce import reproduce
 from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(datasets_app, name="datasets")
+app.command(epilog="Example: udq reproduce table2 --data photos/ --limit 2")(reproduce)
 
 _INTERRUPTED = 130
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection as Names
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,20 +61,13 @@ def evaluate(
     photos = collection.images
     names = [photo.name for photo in photos]
     ids = {name: i for i, name in enumerate(names)}
-    broken = {entry["image"] for entry in collection.broken}
-    truth = matching.resolve(truth, [*names, *broken])
-    check_outside(truth, ids, keep_query=keep_query)
-    check_names(truth, ids, broken, outside=queries is not None)
     held = {photo.name: photo.path for photo in photos}
-    beside = sorted({photo.path.parent for photo in photos})
-    paths = matching.query_photos(truth, held, queries, beside=beside)
-    kept = keep_query or truth.own_photo == "kept"
-    if not kept:
-        _check_positives(truth)
-    boxes = [_box(query, paths[query.image]) for query in truth.queries]
+    broken = {entry["image"] for entry in collection.broken}
+    asked = ask(truth, held, broken, keep_query=keep_query, queries=queries)
+    truth, paths, kept = asked.truth, asked.paths, asked.kept
     features = []
     with progress("queries", len(truth.queries)) as step:
-        for query, box in zip(truth.queries, boxes, strict=True):
+        for query, box in zip(truth.queries, asked.boxes, strict=True):
             features.append(collection.extractor.describe(paths[query.image], box)[1])
             step()
 
@@ -106,6 +99,52 @@ def evaluate(
     report["config"] = collection.config.to_dict()
     report["provenance"] = provenance(seed=collection.config.sample.seed)
     return Evaluation(report, outcomes)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The queries of a benchmark, as a database of photos can answer them.
+
+    Attributes:
+        truth: names photos as the database does.
+        paths: where each query photo is.
+        boxes: of each query, inside its photo.
+        kept: whether a query's own photo counts in its ranking.
+    """
+
+    truth: GroundTruth
+    paths: Mapping[str, Path]
+    boxes: tuple[Box | None, ...]
+    kept: bool
+
+
+def ask(
+    truth: GroundTruth,
+    held: Mapping[str, Path],
+    broken: Names[str] = (),
+    *,
+    keep_query: bool = False,
+    queries: Path | None = None,
+) -> Asked:
+    """Bring a benchmark and a database of photos together, as the benchmark's protocol says.
+
+    Args:
+        truth: queries and answers.
+        held: where each photo of the database is, by name.
+        broken: names of photos that could not be read.
+        keep_query, queries: as in ``evaluate``.
+
+    Raises:
+        InputError: as in ``evaluate``.
+    """
+    truth = matching.resolve(truth, [*held, *broken])
+    check_outside(truth, held, keep_query=keep_query)
+    check_names(truth, held, broken, outside=queries is not None)
+    paths = matching.query_photos(truth, held, queries, beside=sorted({path.parent for path in held.values()}))
+    kept = keep_query or truth.own_photo == "kept"
+    if not kept:
+        _check_positives(truth)
+    return Asked(truth, paths, tuple(_box(query, paths[query.image]) for query in truth.queries), kept)
 
 
 def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, outside: bool = False) -> None:

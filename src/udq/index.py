@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ def build(
         evaluate.check_names(truth, {source.name for source in sources}, ())
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
-    with Writer(path, fingerprint=_fingerprint(sources, config, extractor, given)) as writer:
+    with Writer(path, fingerprint=fingerprint(sources, config, extractor, given)) as writer:
         broken = _write(sources, writer, extractor, config, truth, progress)
         writer.commit(config, given=given, broken=broken, passed_over=passed_over)
 
@@ -138,7 +139,7 @@ def rebuild(
         given["rpn"] = None  # regions come from elsewhere now
     weights, rpn = (storage.given_file(given, name) for name in ("weights", "rpn"))
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
-    same = _fingerprint(sources, config, extractor, given, manifest.document["sha256"])
+    same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
         broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]
         writer.commit(config, given=given, broken=broken, passed_over=manifest.document["passed_over"])
@@ -157,7 +158,7 @@ def _write(
     Returns:
         The photos that could not be read.
     """
-    training = _training_sample(len(sources), config.sample)
+    training = training_sample(len(sources), config.sample)
     chosen_sources = [sources[i] for i in training]
     spool = Spool(writer.scratch / "photos", extractor)
     again = Spool(writer.scratch / "photos-again", extractor)
@@ -248,6 +249,16 @@ class _Watch:
         return [extractor.describe(self._paths[query.image], query.box)[1] for query in self._queries]
 
 
+class Checkpoint(Protocol):
+    """Where the state of training is kept after every round."""
+
+    def read(self) -> State | None:
+        """Return what an earlier try left."""
+
+    def write(self, state: State) -> None:
+        """Keep a state."""
+
+
 class _Checkpoint:
     """The state of training, on disk after every round."""
 
@@ -270,7 +281,7 @@ def learn(
     progress: Progress = silent,
     *,
     pooled: Pooled | None = None,
-    checkpoint: _Checkpoint | None = None,
+    checkpoint: Checkpoint | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
 ) -> Trained:
     """Train on a sample, unless training is off.
@@ -316,7 +327,7 @@ def encoder(sample: Sample, trained: Trained, config: IndexConfig) -> model.Mode
     return model.fit(sample.features, trained.head, config.quantizer, seed=seed, trained=kept)
 
 
-def _training_sample(photos: int, settings: SampleConfig) -> list[int]:
+def training_sample(photos: int, settings: SampleConfig) -> list[int]:
     """Return which photos the model is fitted to: all of a small collection, a fixed number of a large one."""
     shuffled = np.random.default_rng(settings.seed).permutation(photos)
     return sorted(int(i) for i in shuffled[: settings.photos])
@@ -392,14 +403,22 @@ def _all_broken(broken: Sequence[str]) -> str:
     return f"none of {len(broken)} photos could be read: {listed}{more}"
 
 
-def _fingerprint(
+def fingerprint(
     sources: Sequence[images.Source],
     config: IndexConfig,
     extractor: Extractor,
     given: Mapping[str, storage.Fingerprint | None],
     replaces: str | None = None,
 ) -> str:
-    """Return a checksum of all that a build's codes depend on, and of what the build replaces."""
+    """Return a checksum of all that a build's codes depend on.
+
+    Args:
+        sources: the photos.
+        config: what to build with.
+        extractor: where and how precisely the network computes.
+        given: the user's own files of weights.
+        replaces: checksum of the collection that the build replaces.
+    """
     computed = [torch.__version__, extractor.device.type, extractor.precision]
     facts = [__version__, computed, config.to_dict(), dict(given), replaces]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from PIL import Image as PillowImage
 from udq import images, metrics
 from udq.errors import ImageError, InputError
 from udq.picture import QUERY, RIGHT, WRONG, Tile, sheet
-from udq.storage import Image
 from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:
@@ -37,28 +36,38 @@ def search_sheet(collection: Collection, result: SearchResult) -> PillowImage.Im
 
 def evaluation_sheet(collection: Collection, evaluation: Evaluation) -> PillowImage.Image:
     """Draw the best and the worst queries of a benchmark, each with its first matches marked right or wrong."""
-    by_name = {image.name: image for image in collection.images}
     ordered = sorted(evaluation.outcomes, key=lambda outcome: (-outcome.ap, outcome.query.image))
     if len(ordered) > 2 * _BEST_AND_WORST:
         ordered = ordered[:_BEST_AND_WORST] + ordered[-_BEST_AND_WORST:]
+    return outcomes_sheet(ordered, {image.name: image.path for image in collection.images})
+
+
+def outcomes_sheet(outcomes: Sequence[Outcome], paths: Mapping[str, Path], shown: int = _SHOWN) -> PillowImage.Image:
+    """Draw queries of a benchmark, each with its first matches marked right or wrong.
+
+    Args:
+        outcomes: the queries, from top to bottom.
+        paths: where each photo of the database is.
+        shown: matches a query.
+    """
     titles = [
         f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}   {len(outcome.query.positives)} positives"
-        for outcome in ordered
+        for outcome in outcomes
     ]
-    return sheet([_row(outcome, by_name) for outcome in ordered], titles=titles)
+    return sheet([_row(outcome, paths, shown) for outcome in outcomes], titles=titles)
 
 
-def _row(outcome: Outcome, by_name: Mapping[str, Image]) -> list[Tile]:
+def _row(outcome: Outcome, paths: Mapping[str, Path], shown: int) -> list[Tile]:
     query = outcome.query
     tiles = [_tile(outcome.photo, query.box, QUERY, f"query\n{query.image}")]
-    for match in outcome.matches[:_SHOWN]:
+    for match in outcome.matches[:shown]:
         right = match.image in query.positives
         overlap = ""
         if match.image in query.boxes:
             overlap = f"  IoU {metrics.intersection_over_union(match.box, query.boxes[match.image]):.2f}"
         mark = "right" if right else "junk" if match.image in query.junk else "wrong"
         caption = f"{match.rank}{overlap}\n{match.image}"
-        tiles.append(_tile(by_name[match.image].path, match.box, RIGHT if right else WRONG, caption, mark))
+        tiles.append(_tile(paths[match.image], match.box, RIGHT if right else WRONG, caption, mark))
     return tiles
 
 

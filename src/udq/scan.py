@@ -139,7 +139,7 @@ def rank(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:
 # --- kernels ---
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile with numba, without fast-math; keep the result on disk if a folder for it can be written."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
@@ -193,10 +193,10 @@ def _scan_kernel(subspaces: int, lanes: int, bits: int, columns: int) -> Any:
         masked_away = seen & ~(mask | (mask << np.uint32(16))) if bits == 16 else np.uint32(0)
         return masked_away != 0 or worst == np.inf
 
-    return _compiled(scan)
+    return compiled(scan)
 
 
-@_compiled
+@compiled
 def _sort_by_high_half(keys):  # type: ignore[no-untyped-def]
     """Sort uint64 keys whose low halves already rise: a stable radix sort of the high halves, 11 bits a pass.
 

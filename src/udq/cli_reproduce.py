@@ -1,0 +1,144 @@
+"""``udq reproduce``: the paper's tables and figures, measured again. Parses, calls, prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from udq import backbones, config, printing
+from udq.bar import progress
+from udq.errors import InputError, UdqError
+
+if TYPE_CHECKING:
+    from udq.experiments.desk import Result
+    from udq.experiments.tables import Experiment
+
+_ALL = "all"
+
+
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A table or figure of --list, such as table2; or all.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of oxford5k/, paris6k/ and flickr100k/, or one with images/ and ground_truth.csv.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="DIR is this one data set: boxes, oxford5k, paris6k, roxford5k, ..."),
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Its answers, where they are not in their usual place.")
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"{', '.join(config.PRESETS)}; paper takes VGG16 or ResNet101, whichever a cell is of.",
+        ),
+    ] = "default",
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML file of settings; those of a cell win over it."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[BACKBONE=]FILE", help="Weights, for offline use; may be given for each backbone."),
+    ] = None,
+    rpn: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[BACKBONE=]FILE", help="Region proposal network that 'udq train-rpn' made; likewise."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Measure the first N cells of each table.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results go, and finished cells stay.")
+    ] = Path("udq-reproduce"),
+    device: Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")] = "auto",
+    list_them: Annotated[bool, typer.Option("--list", help="Say what tables and figures there are.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Measure a table or figure of the paper again, and write expected beside measured.
+
+    Killed or interrupted, the same command goes on: finished cells are kept.
+    """
+    from udq.experiments import tables
+
+    if list_them:
+        _print_list([tables.load(each) for each in tables.NAMES], as_json=as_json)
+        return
+    if name is None:
+        raise InputError("reproduce: expected the name of a table or figure, or all; see udq reproduce --list")
+    experiments = [tables.load(each) for each in (tables.NAMES if name == _ALL else (name,))]
+    if data is None:
+        raise InputError("reproduce: expected --data DIR, where photos and answers are; see udq reproduce --help")
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit: expected 1 or more, found {limit}")
+    from udq.experiments import results, runner
+    from udq.experiments.settings import Settings
+    from udq.experiments.shelf import Shelf
+
+    settings = Settings(
+        Shelf(data, dataset, ground_truth), output, preset, config_file, _files(weights, "--weights"),
+        _files(rpn, "--rpn"), limit, device,
+    )  # fmt: skip
+
+    def say(experiment: Experiment, result: Result) -> None:
+        told = result.reason or f"paper / measured: {results.written(result)}"
+        print(f"{experiment.name}: {result.cell.where}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    try:
+        found = runner.run(experiments, settings, progress=progress, say=say)
+    except KeyboardInterrupt:
+        print("udq: interrupted; finished cells are kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    written = {each.name: results.write(each, found[each.name], settings) for each in experiments}
+    if as_json:
+        facts = [results.to_json(each, found[each.name], settings) for each in experiments]
+        printing.print_json({"experiments": facts})
+    else:
+        for files in written.values():
+            print("\n".join(f"written: {file}" for file in files))
+    if not any(result.measured is not None for each in found.values() for result in each):
+        reason = next((result.reason for each in found.values() for result in each if result.reason), "no cells")
+        raise UdqError(f"nothing was measured: {reason}")
+
+
+def _print_list(experiments: Sequence[Experiment], *, as_json: bool) -> None:
+    if as_json:
+        facts = [
+            {
+                "name": each.name,
+                "title": each.title,
+                "cells": len(each.measured),
+                "datasets": sorted({cell.dataset for cell in each.measured}),
+                "networks": sorted({cell.network for cell in each.measured}),
+            }
+            for each in experiments
+        ]
+        printing.print_json({"experiments": facts})
+        return
+    print(f"{'name':<7}  {'cells':>5}  what, data sets")
+    for each in experiments:
+        print(f"{each.name:<7}  {len(each.measured):>5}  {each.title}")
+        print(f"{'':<14}  {', '.join(dict.fromkeys(cell.dataset for cell in each.measured))}")
+
+
+def _files(given: list[str] | None, option: str) -> dict[str, Path]:
+    """Return the file of each backbone; that of "" is for any."""
+    files = {}
+    for text in given or ():
+        backbone, equals, path = text.partition("=")
+        if not equals or backbone not in backbones.REGISTRY:
+            backbone, path = "", text
+        if not Path(path).is_file():
+            raise InputError(f"{option} {text}: no such file; expected FILE or BACKBONE=FILE, such as vgg16=FILE")
+        files[backbone] = Path(path)
+    return files

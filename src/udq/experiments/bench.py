@@ -1,0 +1,207 @@
+"""One set of photos, many settings: photos are looked at once, and what settings share is trained once.
+
+A measurement is what ``udq index`` and ``udq evaluate`` would do with its settings, photo for photo: the same sample,
+training, codes and protocol. Settings that differ in their own codes (M, K) or in how often module 2 runs alone go on
+from each other's rounds of training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from udq import images, index, scan, scoring, search
+from udq.config import IndexConfig
+from udq.datasets import Query
+from udq.end_to_end import EndToEnd
+from udq.evaluate import Asked
+from udq.experiments.encoded import Encoded, Floats, encode
+from udq.experiments.looked import Photos
+from udq.experiments.rounds import Rounds
+from udq.extract import Extracted, Extractor
+from udq.head import Arrays
+from udq.model import Model
+from udq.progress import Progress, silent
+from udq.scoring import Outcome
+from udq.trunk import Trunk
+from udq.types import Features
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model of some settings, and the photos as its network sees them.
+
+    Attributes:
+        model: pooled features -> codes.
+        bench: what it is measured on: another one where the convolutions were trained too.
+        seconds: of drawing the sample, training and fitting.
+    """
+
+    model: Model
+    bench: Bench
+    seconds: float
+
+
+@dataclass
+class Bench:
+    """Photos, and boxed queries with their answers.
+
+    Attributes:
+        extractor: the network that sees both.
+        photos: what it makes of the database.
+        asked: queries, answers, and the protocol.
+        queries: (Q, D) pooled features of the queries.
+        scratch: a folder for states of training.
+        ranked: whether regions are in the order of their proposer, which puts the best first.
+    """
+
+    extractor: Extractor
+    photos: Photos
+    asked: Asked
+    queries: Floats
+    scratch: Path
+    ranked: bool
+
+    def fit(self, config: IndexConfig, progress: Progress = silent) -> Fitted:
+        """Train and fit as ``udq index`` would.
+
+        Args:
+            config: settings that see photos as the extractor does.
+            progress: is told of each step.
+        """
+        started = time.perf_counter()
+        end_to_end = config.training.enabled and config.training.end_to_end
+        rows = index.training_sample(len(self.photos), config.sample)
+        sample, sources = self._sample(rows, config, apart=end_to_end)
+        pooled = None
+        if end_to_end:
+            trunk = Trunk(config.features, weights=self.extractor.weights, device=self.extractor.device)
+            pooled = EndToEnd(trunk, sources, sample.images, sample.regions, config.images)
+        device, rounds = self.extractor.device, Rounds(self._folder(config), config.training.iterations)
+        trained = index.learn(sample, config, device, progress, pooled=pooled, checkpoint=rounds)
+        bench = self
+        if trained.convolutions:
+            bench = self._with(trained.convolutions, config)
+            sample, _ = bench._sample(rows, config, apart=True)
+        fitted = index.encoder(sample, trained, config)
+        return Fitted(fitted, bench, time.perf_counter() - started)
+
+    def encode(self, model: Model, queries: Floats | None = None) -> Encoded:
+        """Encode every photo that can be read.
+
+        Args:
+            model: what encodes.
+            queries: (Q, d) unit features of the queries; those of their crops where None.
+        """
+        return encode(model, self.photos, self.features(model) if queries is None else queries)
+
+    def accuracy(self, model: Model, queries: Floats | None = None) -> dict[str, float]:
+        """Return mAP of codes, of codes by the distance of eq. 5 as it stands, and of real-valued features.
+
+        Args:
+            model: what encodes.
+            queries: as in ``encode``.
+        """
+        database = self.encode(model, queries)
+        asked = self.features(model) if queries is None else queries
+        quantizer = model.quantizer
+        plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
+        return {
+            "codes": self._map(database.distances(quantizer, asked), database.names),
+            "codes_by_eq5": self._map(database.distances(plain, asked), database.names),
+            "real_valued": self._map(database.nearest, database.names),
+        }
+
+    def outcomes(self, model: Model) -> list[Outcome]:
+        """Return every query's ranking by codes, scored, with where its object was found in the first photos."""
+        database = self.encode(model)
+        found = []
+        for query, feature in zip(self.asked.truth.queries, self.features(model), strict=True):
+            lookup = model.quantizer.lookup_tables(feature)
+            distance = scan.best_regions(lookup, database.codes, database.offsets).distance
+            locate = partial(database.locate, lookup, self.ranked)
+            found.append(self._scored(query, distance, database.names, locate))
+        return found
+
+    def features(self, model: Model) -> Floats:
+        """Return the unit features (Q, d) of the queries."""
+        return model.head.apply(Features(self.queries)).vectors
+
+    def _sample(
+        self, rows: Sequence[int], config: IndexConfig, *, apart: bool
+    ) -> tuple[index.Sample, list[images.Source]]:
+        """Draw the regions that the model is fitted to; also return the photos they are of.
+
+        Args:
+            rows: places of these photos.
+            config: how to draw.
+            apart: whether to look at these photos alone. All of them are needed sooner or later, unless convolutions
+                are trained: then what this network makes of the others is not.
+        """
+        sources = []
+        wanted = set(rows)
+
+        def noted() -> Iterator[Extracted]:
+            whole = (photo for i, photo in enumerate(self.photos) if i in wanted)
+            for photo in self.photos.some(rows) if apart else whole:
+                sources.append(photo.source)
+                yield photo
+
+        return index.draw(noted(), len(rows), config.sample), sources
+
+    def _with(self, convolutions: Arrays, config: IndexConfig) -> Bench:
+        """Return the bench with trained convolutions."""
+        old = self.extractor
+        extractor = Extractor(config.images, config.features, weights=old.weights, rpn=old.rpn, device=old.device.type)
+        extractor.trunk.load(convolutions)
+        bench = copy(self)
+        bench.extractor, bench.photos = extractor, self.photos.seen_by(extractor)
+        bench.queries = describe(extractor, self.asked)
+        return bench
+
+    def _folder(self, config: IndexConfig) -> Path:
+        """Return the folder of this training's states; those of another are deleted, as they can be very large."""
+        alike = config.to_dict() | {"supervision": dataclasses.asdict(config.supervision())}
+        del alike["quantizer"]
+        # Of how many rounds, and what is made of the last one in the end: the rounds themselves are the same.
+        for key in ("iterations", "share"):
+            del alike["training"][key]
+        name = hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:16]
+        for other in self.scratch.glob("training-*"):
+            if other.name != f"training-{name}":
+                shutil.rmtree(other)
+        return self.scratch / f"training-{name}"
+
+    def _map(self, distance: Floats, names: Sequence[str]) -> float:
+        """MAP of (Q, N) squared distances."""
+        # Boxes of positives would have the place of each object worked out, which mAP does not ask for.
+        queries = [replace(query, boxes={}) for query in self.asked.truth.queries]
+        outcomes = [self._scored(*pair, names, _nowhere) for pair in zip(queries, distance, strict=True)]
+        mean: float = scoring.summary(outcomes)["mAP"]
+        return mean
+
+    def _scored(self, query: Query, distance: Floats, names: Sequence[str], locate: Callable[[int], Floats]) -> Outcome:
+        ranking = search.Ranking(np.argsort(distance, kind="stable"), distance, locate)
+        ids = {name: i for i, name in enumerate(names)}
+        return scoring.score(query, self.asked.paths[query.image], ranking, names, ids, keep_query=self.asked.kept)
+
+
+def describe(extractor: Extractor, asked: Asked) -> Floats:
+    """Return the pooled features (Q, D) of a benchmark's queries."""
+    pairs = zip(asked.truth.queries, asked.boxes, strict=True)
+    return np.stack([extractor.describe(asked.paths[query.image], box)[1] for query, box in pairs])
+
+
+def _nowhere(image: int) -> Floats:
+    del image
+    return np.zeros(4, np.float32)

@@ -1,0 +1,147 @@
+"""What a run found, beside the paper: JSON for programs, Markdown for people, a picture where the paper has one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from udq.experiments.desk import Result
+from udq.experiments.settings import PAPER, Settings
+from udq.experiments.tables import NETWORKS, TIMES, Cell, Experiment
+from udq.provenance import provenance
+from udq.writer import write_whole
+
+
+def write(experiment: Experiment, results: Sequence[Result], settings: Settings) -> list[Path]:
+    """Write a table or figure and return its files.
+
+    Args:
+        experiment: the table or figure.
+        results: of its cells, in order.
+        settings: of the run.
+    """
+    settings.output.mkdir(parents=True, exist_ok=True)
+    stem = settings.output / experiment.name
+    facts = to_json(experiment, results, settings)
+    written = [stem.with_suffix(".json"), stem.with_suffix(".md")]
+    write_whole(written[0], (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(written[1], to_markdown(experiment, results, settings).encode())
+    if experiment.axis and any(result.measured is not None for result in results):
+        from udq import curves
+        from udq.experiments import plot
+
+        written.append(stem.with_suffix(".png"))
+        curves.save(plot.figure(experiment, results), written[-1])
+    for result in results:
+        if result.sheet is not None:
+            written.append(settings.output / f"{experiment.name}-{result.cell.dataset}.jpg")
+            shutil.copyfile(result.sheet, written[-1])
+    return written
+
+
+def to_json(experiment: Experiment, results: Sequence[Result], settings: Settings) -> dict[str, Any]:
+    """Return expected beside measured, with all that the values depend on."""
+    return {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "preset": settings.preset,
+        "measured": sum(result.measured is not None for result in results),
+        "cells": [_cell(result) for result in results],
+        "provenance": provenance(seed=0),
+    }
+
+
+def to_markdown(experiment: Experiment, results: Sequence[Result], settings: Settings) -> str:
+    """Return the table as the paper prints it, each cell ``paper / measured``, and what has to be said of it."""
+    by_place = {(result.cell.row, result.cell.column): result for result in results}
+    lines = [f"# {experiment.title}", "", "Each cell: the paper's value / measured here.", ""]
+    lines.append(f"|  | {' | '.join(experiment.columns)} |")
+    lines.append("| --- |" + " --- |" * len(experiment.columns))
+    for row in experiment.rows:
+        values = [written(by_place[row, column]) for column in experiment.columns]
+        lines.append(f"| {row} | {' | '.join(values)} |")
+    notes = [*_conditions(results, settings), *missing(results)]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def written(result: Result) -> str:
+    """Return ``paper / measured`` of a cell, a dash for what there is not; published values alone."""
+    if result.cell.measure is None:
+        return result.cell.paper
+    return f"{result.cell.paper or '–'} / {figure(result)}"
+
+
+def figure(result: Result) -> str:
+    """Return what was measured as text: mAP with the paper's three digits, seconds with three that say something."""
+    if result.measured is None:
+        return "–"
+    return f"{result.measured:.3g}" if result.cell.measure in TIMES else f"{result.measured:.3f}"
+
+
+def missing(results: Sequence[Result]) -> list[str]:
+    """Return why cells were not measured, a line a reason."""
+    cells: dict[str, list[Cell]] = {}
+    for result in results:
+        if result.reason:
+            cells.setdefault(result.reason, []).append(result.cell)
+    return [
+        f"not measured: {some[0].where}{f' and {len(some) - 1} more' if len(some) > 1 else ''}: {reason}"
+        for reason, some in cells.items()
+    ]
+
+
+def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
+    """Say on what values were measured, and where that is not what the paper measured on."""
+    measured = [result for result in results if result.measured is not None]
+    lines = []
+    for dataset, photos, queries in dict.fromkeys(
+        (each.facts["dataset"], each.facts["photos"], each.facts["queries"]) for each in measured
+    ):
+        own = {each.cell.dataset for each in measured if each.facts["dataset"] == dataset}
+        stands = "" if _official(dataset) in own else f", which stands in for the paper's {', '.join(sorted(own))}"
+        lines.append(f"measured on {dataset}: {photos:,} photos, {queries} queries{stands}")
+    for backbone, *given in dict.fromkeys(
+        (each.facts["backbone"], *(each.facts[file] and each.facts[file]["path"] for file in ("weights", "rpn")))
+        for each in measured
+    ):
+        files = [settings.changes.name] if settings.changes else []
+        files += [file for file in given if file]
+        how = f"preset {settings.preset}" + (f" with {', '.join(files)}" if files else "")
+        stands = "" if settings.preset == PAPER and backbone in NETWORKS else ", not the paper's network"
+        lines.append(f"network {backbone}, {how}{stands}")
+    fewer = {each.facts["learned_on"].partition("; ")[2] for each in measured}
+    lines += [f"codes are coarser than the paper's: {each}" for each in sorted(fewer) if each]
+    if measured:
+        found = measured[0].facts["provenance"]
+        machine = found["machine"]
+        lines.append(
+            f"{machine['cpu']}, {machine['cores']} cores; udq {found['versions'].get('udq', 'of a checkout')}, "
+            f"commit {found['commit']}; {found['date'][:10]}"
+        )
+    return lines
+
+
+def _official(dataset: str) -> str:
+    """Return the paper's name of a data set with distractors."""
+    names = {"oxford5k with distractors": "oxford105k", "paris6k with distractors": "paris106k"}
+    return names.get(dataset, dataset)
+
+
+def _cell(result: Result) -> dict[str, Any]:
+    cell = result.cell
+    status = "published" if cell.measure is None else "measured" if result.measured is not None else "missing"
+    facts: dict[str, Any] = {"row": cell.row, "column": cell.column, "paper": cell.paper, "status": status}
+    if cell.measure is not None:
+        facts |= {
+            "measured": result.measured,
+            "measure": cell.measure,
+            "paper_dataset": cell.dataset,
+            "paper_network": cell.network,
+            "changes": cell.changes,
+        }
+    if result.reason:
+        facts["reason"] = result.reason
+    return facts | ({"on": dict(result.facts)} if result.facts else {})

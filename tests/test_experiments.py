@@ -1,0 +1,503 @@
+"""udq reproduce: the paper's values as data, and a runner that measures them again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from udq import Collection, datasets, evaluate, search, train
+from udq.cli import main
+from udq.config import IndexConfig
+from udq.experiments import runner, tables, timing
+from udq.experiments.bench import Bench, describe
+from udq.experiments.looked import Looked
+from udq.experiments.rounds import Rounds
+from udq.experiments.settings import Settings
+from udq.experiments.shelf import Shelf
+from udq.extract import Extractor
+from udq.images import find
+from udq.progress import silent
+
+QUICK = """
+[images]
+shorter = 160
+longer = 224
+[quantizer]
+dimensions = 64
+iterations = 1
+[training]
+hidden = 0
+epochs = 1
+iterations = 1
+refine_from = 0
+stop_early = false
+"""
+END_TO_END = QUICK + "end_to_end = true\nconvolutions_rate = 1e-4\nbatch = 200\n[sample]\nphotos = 8\n"
+
+
+@pytest.fixture
+def udq(monkeypatch, capsys):
+    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(photos, tmp_path_factory):
+    """A benchmark of one's own on the twelve photos, one of whose queries nothing can answer well."""
+    folder = tmp_path_factory.mktemp("data")
+    shutil.copytree(photos, folder / "images")
+    (folder / "ground_truth.csv").write_text(
+        "query_image,x1,y1,x2,y2,positives,positive_boxes,junk\n"
+        "views/motorcycle_right.png,47,20,628,451,views/motorcycle_left.png,80 40 680 470,\n"
+        "coffee.png,81,20,478,386,rocket.png|page.png,,\n"
+        "china.png,,,,,flower.png,,brick.png\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Settings that take little time."""
+    file = tmp_path / "quick.toml"
+    file.write_text(QUICK)
+    return file
+
+
+def config_of(file):
+    return IndexConfig.from_toml(file, IndexConfig())
+
+
+def value(name, row, column):
+    return next(cell.paper for cell in tables.load(name).cells if cell.where == f"{row}, {column}")
+
+
+def told(err):
+    """Return what an error says to a person, which is one line after the bars."""
+    lines = [line for line in err.splitlines() if line.startswith("udq: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+# --- the paper as data ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "column", "printed"),
+    [
+        ("table2", "M = 2, 12 bits", "Off-the-shelf-OPQ", "0.494"),
+        ("table2", "M = 4, 32 bits", "UDQ", "0.838"),
+        ("table2", "M = 8, 72 bits", "Off-the-shelf-OPQ", "0.766"),
+        ("table3", "M = 2, 18 bits", "VGG16, Oxford105K", "0.805"),
+        ("table3", "M = 8, 72 bits", "ResNet101, Oxford105K", "0.883"),
+        ("table4", "M = 4, 24 bits", "VGG16, Paris106K", "0.733"),
+        ("table4", "M = 8, 64 bits", "ResNet101, Paris6K", "0.877"),
+        ("table5", "Yang et al. [9]", "Paris6K, W", "0.872"),
+        ("table5", "Do et al. [52]", "Oxford105K, W/O", "0.447"),
+        ("table5", "UDQ-CBR", "Paris106K, W/O", "0.889"),
+        ("table6", "Radenovic et al. [16], 512d/2048d", "Oxford5K, W", "0.910"),
+        ("table6", "UDQ-BFR, 8bytes/9bytes", "Oxford105K, W/O", "0.897"),
+        ("table7", "Paris6K", "Real-valued descriptors [4]", "0.182"),
+        ("fig4", "lambda = 0.01", "Paris6K", "0.865"),
+    ],
+)
+def test_values_are_those_that_the_paper_prints(name, row, column, printed):
+    assert value(name, row, column) == printed
+
+
+def test_what_two_tables_have_in_common_is_the_same():
+    rows = tables.load("table2").rows
+    sets = ("Oxford5K", "Oxford105K", "Paris6K", "Paris106K")
+
+    for row in rows:
+        assert value("table2", row, "UDQ") == value("table3", row, "VGG16, Oxford5K")
+    for dataset in sets:
+        table, bits = ("table3", 72) if dataset.startswith("Oxford") else ("table4", 64)
+        # Table 5's UDQ-Baseline, which nothing refines, is the default of tables 3 and 4.
+        assert value("table5", "UDQ-Baseline", f"{dataset}, W/O") == value(
+            table, f"M = 8, {bits} bits", f"ResNet101, {dataset}"
+        )
+        best = value("table5", "UDQ-BFR", f"{dataset}, W/O")
+        assert best == value("table6", "UDQ-BFR, 8bytes/9bytes", f"{dataset}, W/O") == value("fig5", "UDQ-BFR", dataset)
+    # The text: "outperform the second best methods by 5.0%, 7.2%, 2.8%, 9.1%".
+    for dataset, gain in zip(sets, (0.050, 0.072, 0.028, 0.091), strict=True):
+        others = [
+            float(cell.paper)
+            for cell in tables.load("table5").cells
+            if cell.measure is None and cell.column.startswith(f"{dataset}, ") and cell.paper not in ("", "N/A")
+        ]
+        ours = float(value("table5", "UDQ-BFR", f"{dataset}, W/O"))
+        assert ours - max(others) == pytest.approx(gain, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", tables.NAMES)
+def test_every_cell_is_whole(name):
+    experiment = tables.load(name)
+
+    assert len({cell.where for cell in experiment.cells}) == len(experiment.cells)
+    for cell in experiment.cells:
+        assert cell.paper in ("", "N/A") or 0 < float(cell.paper) < 1
+        if cell.measure is None:
+            continue
+        assert cell.measure in tables.ACCURACIES + tables.TIMES
+        assert cell.dataset in tables.DATASETS
+        settings = IndexConfig().replace(cell.changes)
+        bits = settings.quantizer.subspaces * (settings.quantizer.codewords - 1).bit_length()
+        if "bits" in cell.row:
+            assert cell.row == f"M = {settings.quantizer.subspaces}, {bits} bits"
+
+
+# --- end to end ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("settings", "cells"), [(QUICK, 2), (END_TO_END, 2)])
+def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings, cells):
+    file = tmp_path / "settings.toml"
+    file.write_text(settings)
+    code, out, _ = udq(
+        "reproduce", "table2", "--data", data, "--config", file, "--limit", cells, "-o", tmp_path / "out",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0
+    facts = json.loads((tmp_path / "out" / "table2.json").read_text())
+    assert facts["measured"] == cells
+    for cell in facts["cells"][:cells]:
+        built = Collection.build(
+            data / "images",
+            tmp_path / f"{cell['column']}.udq",
+            config=config_of(file).replace(cell["changes"]),
+            device="cpu",
+        )
+        truth = datasets.load("boxes", data / "ground_truth.csv")
+        report = evaluate.evaluate(built, truth).report
+
+        assert 0 < report["mAP"] < 1
+        assert cell["measured"] == pytest.approx(report["mAP"], abs=1e-6)
+        assert cell["on"]["values"]["real_valued"] == pytest.approx(report["real_valued"]["mAP"], abs=1e-6)
+        assert cell["on"]["config"] == report["config"]
+        assert cell["on"]["provenance"]["machine"]["cores"]
+        assert f"table2: {cell['row']}, {cell['column']}: paper / measured: {cell['paper']} / " in out
+
+    table = (tmp_path / "out" / "table2.md").read_text()
+    first, second = facts["cells"][:2]
+    assert f"| M = 2, 12 bits | 0.494 / {first['measured']:.3f} | 0.514 / {second['measured']:.3f} |" in table
+    assert "| M = 8, 72 bits | 0.766 / – | 0.873 / – |" in table
+    assert "boxes: 12 photos, 3 queries, which stands in for the paper's oxford5k" in table
+    assert "network efficientnet-lite0, preset default with settings.toml, not the paper's network" in table
+    assert "and 21 more: left out by --limit" in table
+
+
+def test_published_rows_stay_as_they_are_and_distractors_are_missed_in_a_line(udq, data, quick, tmp_path):
+    output = tmp_path / "out"
+    arguments = ("reproduce", "table6", "--data", data, "--config", quick, "-o", output, "--device", "cpu", "--json")
+    code, out, err = udq(*arguments)
+    facts = json.loads(out)["experiments"][0]
+    cells = {(cell["row"], cell["column"]): cell for cell in facts["cells"]}
+    ours = "UDQ-BFR, 8bytes/9bytes"
+
+    assert code == 0
+    assert cells["Tolias et al. [4], 512d", "Paris6K, W"]["status"] == "published"
+    assert "measured" not in cells["Tolias et al. [4], 512d", "Paris6K, W"]
+    assert cells[ours, "Oxford5K, W/O"]["status"] == "measured"
+    assert cells[ours, "Oxford105K, W/O"]["status"] == "missing"
+    assert "udq datasets download flickr100k" in cells[ours, "Oxford105K, W/O"]["reason"]
+    lines = [line for line in err.splitlines() if "distractors" in line]
+    assert len(lines) == 2
+    assert "| 0.669 | 0.773 | 0.616 |" in (output / "table6.md").read_text()
+    assert "codes are coarser than the paper's: too few for K = 512" in (output / "table6.md").read_text()
+
+    distractors = data / "flickr100k"
+    distractors.mkdir()
+    try:
+        for i in range(3):
+            Image.effect_noise((120, 90), 60).convert("RGB").save(distractors / f"noise_{i}.png")
+        code, out, _ = udq(*arguments)
+    finally:
+        shutil.rmtree(distractors)
+    cell = next(
+        cell
+        for cell in json.loads(out)["experiments"][0]["cells"]
+        if (cell["row"], cell["column"]) == (ours, "Oxford105K, W/O")
+    )
+    assert cell["on"]["photos"] == 15
+    assert cell["on"]["dataset"] == "boxes with distractors"
+
+
+def test_the_papers_data_sets_lie_as_they_are_downloaded(udq, photos, quick, tmp_path):
+    oxford = tmp_path / "data" / "oxford5k"
+    (oxford / "groundtruth").mkdir(parents=True)
+    shutil.copytree(photos, oxford / "photos")
+    for kind, text in {"query": "oxc1_coffee 81 20 478 386", "good": "coffee", "ok": "rocket", "junk": "page"}.items():
+        (oxford / "groundtruth" / f"all_souls_1_{kind}.txt").write_text(f"{text}\n")
+    arguments = ("--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--json")
+    code, out, _ = udq("reproduce", "fig4", "--data", tmp_path / "data", *arguments)
+    cells = json.loads(out)["experiments"][0]["cells"]
+
+    assert code == 0
+    assert [cell["status"] for cell in cells] == ["measured", "missing"] * 4
+    assert cells[0]["on"]["dataset"] == cells[0]["paper_dataset"] == "oxford5k"
+    assert "udq datasets download paris6k" in cells[1]["reason"]
+    with Image.open(tmp_path / "out" / "fig4.png") as drawn:
+        assert drawn.width > 600
+    alone = udq("reproduce", "fig4", "--data", oxford, "--dataset", "oxford5k", *arguments)
+    assert [cell["measured"] for cell in json.loads(alone[1])["experiments"][0]["cells"]] == [
+        cell["measured"] for cell in cells
+    ]
+    assert "photos" not in alone[2].replace("groundtruth", "")  # no bar: every cell was there already
+    assert "needs paris6k, and --data is oxford5k alone" in alone[2]
+
+
+# --- once, and not again -------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
+    arguments = (
+        "reproduce", "fig3", "--data", data, "--config", quick, "-o", tmp_path / "out", "--device", "cpu",
+        "--limit", 13,
+    )  # fmt: skip
+    accuracy, looked, fitted = Bench.accuracy, [], []
+    extract = Extractor.extract
+
+    def counted(self, model, queries=None):
+        if len(fitted) == 2:
+            raise KeyboardInterrupt
+        fitted.append(model)
+        return accuracy(self, model, queries)
+
+    monkeypatch.setattr(Bench, "accuracy", counted)
+    code, _, err = udq(*arguments)
+    assert code == 130
+    assert "the same command goes on" in err
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+
+    monkeypatch.setattr(Bench, "accuracy", accuracy)
+    monkeypatch.setattr(
+        Extractor, "extract", lambda self, sources: looked.extend(sources := list(sources)) or extract(self, sources)
+    )
+    rounds = []
+    supervise = train.supervise
+    monkeypatch.setattr(train, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
+    code, _, _ = udq(*arguments)
+    assert code == 0
+    assert looked == []  # photos were looked at before the kill
+    assert rounds == []  # and so were the rounds trained
+    cells = json.loads((tmp_path / "out" / "fig3.json").read_text())["cells"]
+    assert [cell["status"] for cell in cells[:13]] == ["measured"] * 13
+    assert {cell["measured"] for cell in cells[8:12]} == {cells[8]["measured"]}  # the one collection stands in for all
+
+    shutil.rmtree(tmp_path / "out" / "scratch")
+    udq(*arguments)
+    assert looked == rounds == []  # finished cells need nothing but themselves
+
+
+def test_a_run_that_was_killed_outright_ends_with_the_same_values(udq, data, quick, tmp_path):
+    arguments = ["reproduce", "table2", "--data", data, "--config", quick, "--device", "cpu", "--limit", "3", "-o"]
+    run = [sys.executable, "-c", "from udq.cli import main; main()", *map(str, arguments)]
+    for wanted in ("scratch/*/training-*/round-01.npz", "cells/*.json"):
+        output = tmp_path / wanted.partition("/")[2].replace("/", "").replace("*", "")
+        running = subprocess.Popen([*run, str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while running.poll() is None and not list(output.glob(wanted)):
+            time.sleep(0.02)
+        running.kill()
+        running.wait()
+        assert udq(*arguments, output)[0] == 0
+    assert udq(*arguments, tmp_path / "whole")[0] == 0
+    found = [json.loads(file.read_text())["cells"] for file in sorted(tmp_path.glob("*/table2.json"))]
+
+    assert len(found) == 3
+    assert len({tuple(cell["measured"] for cell in cells[:3]) for cells in found}) == 1
+
+
+def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path):
+    config = config_of(quick)
+    extractor = Extractor(config.images, config.features, device="cpu")
+    sources = find([photos])[0]
+    truth = datasets.GroundTruth("boxes", (datasets.Query("coffee.png", None, frozenset({"rocket.png"})),))
+    asked = evaluate.ask(truth, {source.name: source.path for source in sources})
+
+    def bench(name):
+        folder = tmp_path / name
+        queries = describe(extractor, asked)
+        return Bench(extractor, Looked(sources, extractor, silent, folder), asked, queries, folder, ranked=True)
+
+    one, stepwise = bench("one"), bench("stepwise")
+    for iterations in (0, 1, 2):
+        there = stepwise.fit(config.replace({"training": {"iterations": iterations}}))
+    at_once = one.fit(config.replace({"training": {"iterations": 2}}))
+    np.testing.assert_array_equal(at_once.model.quantizer.codebooks, there.model.quantizer.codebooks)
+    fewer = stepwise.fit(config.replace({"training": {"iterations": 0}}))
+    assert np.abs(fewer.model.quantizer.codebooks - there.model.quantizer.codebooks).max() > 0
+    (states,) = (tmp_path / "stepwise").glob("training-*")
+    assert len(Rounds(states, 0).read().rounds) == 1
+    assert len(Rounds(states, 9).read().rounds) == 3
+
+    stepwise.fit(config.replace({"training": {"weight": 0.5, "iterations": 0}}))
+    assert len(list((tmp_path / "stepwise").glob("training-*"))) == 1  # states of another training are gone
+
+
+def test_cells_that_differ_in_their_codes_alone_train_once(udq, data, quick, tmp_path, monkeypatch):
+    rounds = []
+    supervise = train.supervise
+    monkeypatch.setattr(train, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
+    udq("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu", "--limit", 4)
+
+    assert rounds == [0, 1]  # M = 2 with K = 64 and K = 128 are both supervised by M = 8, K = 256
+
+
+def test_a_value_of_other_photos_is_measured_anew(udq, data, quick, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    arguments = ("--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 1)
+    udq("reproduce", "table2", "--data", other, *arguments)
+    (other / "images" / "brick.png").write_bytes(b"no photo")
+    udq("reproduce", "table2", "--data", other, *arguments)
+
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+    assert json.loads((tmp_path / "out" / "table2.json").read_text())["cells"][0]["on"]["photos"] == 11
+    assert "boxes: 11 photos" in (tmp_path / "out" / "table2.md").read_text()
+
+
+# --- search time, pictures -----------------------------------------------------------------------------------------
+
+
+def test_the_scans_of_table_7_rank_as_they_should(collection):
+    model = collection.model
+    (segment,) = collection.segments
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((len(segment.codes), model.quantizer.dimensions), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    scans = timing.contenders(model, segment.codes, segment.offsets, vectors)
+    pooled = np.abs(rng.standard_normal(1280, np.float32))
+    query = model.head.apply(search_features(pooled)).vectors[0]
+    planes = np.random.default_rng(0).standard_normal((vectors.shape[1], model.quantizer.bits), np.float32)
+    different = ((vectors @ planes > 0) != (query @ planes > 0)).sum(axis=1)
+    farther = ((vectors - query) ** 2).sum(axis=1)
+
+    assert list(scans) == list(tables.TIMES)
+    np.testing.assert_array_equal(scans["seconds_codes"](query), search.rank(collection, pooled).order)
+    for name, distance in (("seconds_hashing", different), ("seconds_real_valued", farther)):
+        least = np.minimum.reduceat(distance, segment.offsets[:-1])
+        np.testing.assert_array_equal(scans[name](query), np.argsort(least, kind="stable"))
+
+
+def test_hashes_are_as_long_as_codes():
+    vectors = np.random.default_rng(1).standard_normal((5, 8), np.float32)
+    planes = np.random.default_rng(2).standard_normal((8, 72), np.float32)
+    words = timing._hashes(vectors, planes)
+
+    assert words.shape == (5, 2)
+    set_bits = [sum(int(word).bit_count() for word in row) for row in words]
+    assert set_bits == (vectors @ planes > 0).sum(axis=1).tolist()
+
+
+def test_times_and_pictures(udq, data, quick, tmp_path):
+    arguments = ("--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu", "--limit", 3)
+    assert udq("reproduce", "table7", *arguments)[0] == 0
+    cells = json.loads((tmp_path / "table7.json").read_text())["cells"]
+    assert all(0 < cell["measured"] < 1 for cell in cells[:3])
+    assert len({cell["on"]["cell"] for cell in cells[:3]}) == 1  # in the same run
+
+    assert udq("reproduce", "fig5", *arguments)[0] == 0
+    facts = json.loads((tmp_path / "fig5.json").read_text())
+    with Image.open(tmp_path / "fig5-oxford5k.jpg") as sheet:
+        assert sheet.width > sheet.height > 300
+    assert (tmp_path / "fig5-paris6k.jpg").exists()
+    assert facts["cells"][0]["measured"] > 0
+
+
+# --- what cannot be ------------------------------------------------------------------------------------------------
+
+
+def test_the_list_names_every_table_and_figure(udq):
+    code, out, _ = udq("reproduce", "--list")
+    listed = json.loads(udq("reproduce", "--list", "--json")[1])["experiments"]
+
+    assert code == 0
+    assert [each["name"] for each in listed] == list(tables.NAMES)
+    for each in listed:
+        assert each["name"] in out
+        assert each["title"] in out
+    assert listed[1]["datasets"] == ["oxford105k", "oxford5k"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected the name of a table or figure"),
+        (["table9", "--data", "."], "experiment 'table9': expected one of table2"),
+        (["table2"], "expected --data DIR"),
+        (["table2", "--data", "nowhere"], "--data nowhere: expected a folder of data sets"),
+        (["table2", "--data", ".", "--dataset", "nothing"], "dataset 'nothing': expected one of boxes"),
+        (["table2", "--data", ".", "--ground-truth", "x.csv"], "say of which data set it is"),
+        (["table2", "--data", ".", "--preset", "nothing"], "preset 'nothing': expected one of default"),
+        (["table2", "--data", ".", "--limit", "0"], "--limit: expected 1 or more"),
+        (["table2", "--data", ".", "--weights", "vgg16=no.pt"], "--weights vgg16=no.pt: no such file"),
+        (["table2", "--data", ".", "--config", "no.toml"], "no.toml: no such configuration file"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(udq, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = udq("reproduce", *arguments)
+
+    assert code == 2
+    assert said in told(err)
+
+
+def test_without_any_data_every_cell_says_so_and_the_command_fails(udq, tmp_path):
+    (tmp_path / "data").mkdir()
+    code, out, err = udq("reproduce", "table7", "--data", tmp_path / "data", "-o", tmp_path / "out")
+
+    assert code == 1
+    assert "nothing was measured: needs" in told(err)
+    assert out.count("udq datasets download oxford5k") == 3
+    assert out.count("udq datasets download paris6k") == 3
+    assert "not measured: Oxford5K, UDQ and 2 more: needs" in (tmp_path / "out" / "table7.md").read_text()
+
+
+def test_the_papers_network_without_its_proposals_says_so(data, random_weights, tmp_path):
+    settings = Settings(
+        Shelf(data), tmp_path, "paper", weights={"resnet101": random_weights("resnet101")}, device="cpu", limit=1
+    )
+    (result,) = [
+        result
+        for result in runner.run([tables.load("table7")], settings)["table7"]
+        if result.cell.where == "Oxford5K, UDQ"
+    ]
+
+    assert settings.of(result.cell).features.backbone == "resnet101"
+    assert result.measured is None
+    assert "resnet101" in result.reason
+    assert "train-rpn" in result.reason
+
+
+def test_a_file_of_weights_may_be_of_one_network(tmp_path):
+    from udq.cli_reproduce import _files
+
+    one, other = tmp_path / "a=b.pt", tmp_path / "c.pt"
+    one.touch()
+    other.touch()
+
+    assert _files([f"vgg16={other}", str(one)], "--weights") == {"vgg16": other, "": one}
+    assert isinstance(_files([str(one)], "--rpn")[""], Path)
+
+
+def search_features(pooled):
+    from udq.types import Features
+
+    return Features(pooled[None])
