@@ -49,7 +49,8 @@ def download(
 ) -> None:
     """Download a data set's files from their official addresses, and unpack them.
 
-    Asks first. Cut or killed, the same command goes on. Checksums are kept and compared the next time.
+    Asks first. Cut or killed, the same command goes on; a file that comes by FTP begins anew. Checksums are kept and
+    compared the next time.
     """
     from udq.datasets import catalogue
     from udq.datasets import download as downloads
@@ -61,7 +62,7 @@ def download(
     try:
         files = downloads.download(plan, progress=progress)
     except KeyboardInterrupt:
-        print("udq: interrupted; what came is kept, and the same command goes on from there", file=sys.stderr)
+        print(f"udq: interrupted; {plan.left()}", file=sys.stderr)
         sys.exit(130)
     if as_json:
         printing.print_json({"dataset": name, "folder": str(output), "files": files})
