@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import scipy.io
 from PIL import Image
 
 from udq.cli import main
-from udq.datasets import GroundTruth, catalogue
+from udq.datasets import GroundTruth, buildings, catalogue
 from udq.datasets.catalogue import CATALOGUE
 from udq.datasets.split import move_queries
 from udq.errors import InputError
@@ -544,15 +545,33 @@ def test_the_lists_of_names_are_the_official_ones(shared_data):
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
+def write_answers(folder, landmarks):
+    """Write five queries a landmark."""
+    folder.mkdir(parents=True)
+    for landmark in landmarks:
+        for number in range(1, 6):
+            for kind, text in (("query", "oxc1_a 1 2 3 4"), ("good", "a"), ("ok", ""), ("junk", "")):
+                (folder / f"{landmark}_{number}_{kind}.txt").write_text(text)
+
+
 def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, picture):
     (tmp_path / "jpg").mkdir()
     for name in catalogue.listed("oxford5k"):
         (tmp_path / "jpg" / f"{name}.jpg").write_bytes(picture)
     (tmp_path / "jpg" / "mine.jpg").write_bytes(picture)
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+    assert code == 1  # without answers nothing can be measured
+    assert "oxford5k is not whole: groundtruth/ is missing; give --ground-truth" in told(err)
+    assert "datasets download" not in told(err)
+    for dataset in ("roxford5k", "rparis6k"):
+        assert f"gnd_{dataset}.mat is missing" in udq("datasets", "check", tmp_path, "--dataset", dataset)[2]
+
+    write_answers(tmp_path / "deep" / "gt_files", buildings.PARIS)
+    write_answers(tmp_path / "gt", buildings.OXFORD)  # of the two that are below the folder, its own
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 0
     assert "5,063 files of 5,063" in out
-    assert "1 other photos" in out
+    assert "1 other photo, which does not" in out
 
     (tmp_path / "jpg" / "all_souls_000013.jpg").unlink()
     (tmp_path / "jpg" / "keble_000245.jpg").write_bytes(picture[: len(picture) // 2])
@@ -562,6 +581,7 @@ def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, 
     assert "missing: all_souls_000013" in out
     assert "keble_000245.jpg: " in out
     assert "oxford5k is not whole: 1 missing; 1 unreadable" in told(err)
+    assert "'udq datasets download oxford5k -o FOLDER' gets and unpacks it" in told(err)
 
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "roxford5k", "--json")
     found = json.loads(out)
@@ -576,6 +596,7 @@ def test_photos_broken_in_the_archives_are_no_fault_of_the_copy(udq, tmp_path, p
     (tmp_path / "paris" / "louvre").mkdir(parents=True)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000135.jpg").write_bytes(picture)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000136.jpg").write_bytes(b"")
+    write_answers(tmp_path / "groundtruth", buildings.PARIS)
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "paris6k", "--json")
     found = json.loads(out)
 
@@ -595,6 +616,11 @@ def test_unreadable_distractors_are_listed_and_not_fatal(udq, tmp_path, picture,
     assert "broken in the official archives too: " in out
     assert "red_000002.jpg" in out
 
+    (tmp_path / "oxc1_100k" / "red" / "red_000001.jpg").unlink()
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "flickr100k")
+    assert code == 1
+    assert told(err).endswith("flickr100k is not whole: 1 missing")  # a download does not unpack RAR
+
 
 def test_a_ground_truth_that_is_not_whole_is_said(udq, tmp_path, monkeypatch):
     monkeypatch.setattr("udq.datasets.check.listed", lambda name: [])
@@ -604,6 +630,7 @@ def test_a_ground_truth_that_is_not_whole_is_said(udq, tmp_path, monkeypatch):
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 1
     assert "expected 55 queries, found 1" in told(err)
+    assert "datasets download" not in told(err)  # which does not help against a wrong --ground-truth
 
     (tmp_path / "groundtruth" / "keble_1_query.txt").write_text("oxc1_a")
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
@@ -654,9 +681,40 @@ def test_voc_is_checked_by_its_own_lists(udq, tmp_path, picture):
     )
 
 
+def test_a_list_that_is_not_text_is_a_fault(udq, tmp_path):
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "trainval.txt").write_bytes(b"\xff\xfe0")
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "voc2007")
+
+    assert code == 1
+    assert "trainval.txt: expected text, found other bytes; test.txt: expected a list" in told(err)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+def test_a_name_that_is_not_utf8_is_said_and_not_taken_for_an_empty_folder(udq, tmp_path, picture):
+    (tmp_path / "all_souls_000013.jpg").write_bytes(picture)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(picture)
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+
+    assert code == 2
+    assert "expected names in UTF-8" in told(err)
+
+
+def test_a_downloaded_folder_knows_its_data_set(udq, server, tmp_path):
+    get(udq, server, tmp_path)
+    assert b"\r" not in (tmp_path / "dataset.txt").read_bytes()
+    code, _, err = udq("datasets", "check", tmp_path)
+
+    assert code == 1
+    assert "oxford5k is not whole: 5062 missing" in told(err).replace(",", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["{tmp}"], "give --dataset NAME"),
+        (["{tmp}", "--dataset", "flickr100k", "--ground-truth", "{tmp}"], "no ground truth; leave it out"),
+        (["{tmp}", "--dataset", "voc2007", "--ground-truth", "{tmp}"], "no ground truth; leave it out"),
         (["{tmp}/none", "--dataset", "oxford5k"], "found no folder"),
         (["{tmp}", "--dataset", "oxford"], "expected one of oxford5k"),
         (["{tmp}", "--dataset", "voc2007"], "expected the layout of VOC2007"),
