@@ -61,13 +61,14 @@ class Server:
         ranges: whether it knows of them.
         mark: what tells versions apart: "strong", "weak" (a tag), "date", or None.
         shift: how far behind the wanted byte its ranges begin.
+        most: how many bytes of a range it gives at a time.
         asked: path and range of each request.
         sent: status and bytes of each answer.
     """
 
     def __init__(self):
         self.files, self.cut, self.ranges, self.asked = {}, None, True, []
-        self.mark, self.shift, self.sent = "strong", 0, []
+        self.mark, self.shift, self.most, self.sent = "strong", 0, None, []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -93,16 +94,19 @@ class Server:
                         outer.sent.append((416, 0))
                         return
                     start += outer.shift
+                last = len(content)
+                if status == 206 and outer.most is not None:
+                    last = min(last, start + outer.most)
                 self.send_response(status)
                 if status == 206:
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                    self.send_header("Content-Range", f"bytes {start}-{last - 1}/{len(content)}")
                 if outer.mark in ("strong", "weak"):
                     self.send_header("ETag", tag if outer.mark == "strong" else f"W/{tag}")
                 elif outer.mark == "date":
                     self.send_header("Last-Modified", date)
-                self.send_header("Content-Length", str(len(content) - start))
+                self.send_header("Content-Length", str(last - start))
                 self.end_headers()
-                end = len(content) if outer.cut is None else start + outer.cut
+                end = last if outer.cut is None else start + outer.cut
                 outer.cut = None
                 outer.sent.append((status, len(content[start:end])))
                 self.wfile.write(content[start:end])
@@ -198,6 +202,17 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(udq, server, tmp_path)
     assert code == 0
     assert server.asked[1] == ("/mirror/oxbuild_images-v1.tgz", "bytes=100000-")
     assert server.sent[1] == (206, len(server.files["oxbuild_images-v1.tgz"]) - 100_000)
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
+
+
+def test_half_of_the_rest_is_not_taken_for_the_whole(udq, server, tmp_path):
+    server.cut, server.most = 100_000, 150_000
+    get(udq, server, tmp_path)
+    code, _, err = get(udq, server, tmp_path)
+    assert code == 1
+    assert "cut after 0.2 MB of 0.3 MB" in told(err)
+
+    assert get(udq, server, tmp_path)[0] == 0
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
@@ -455,9 +470,9 @@ def test_two_downloads_to_one_folder_do_not_mix(udq, server, tmp_path):
 def test_a_folder_is_of_one_data_set(udq, server, tmp_path):
     assert get(udq, server, tmp_path)[0] == 0
     asked = len(server.asked)
-    code, _, err = udq("datasets", "download", "roxford5k", "-o", tmp_path, "--mirror", server.url, "--yes")
+    code, _, err = udq("datasets", "download", "roxford5k", "-o", tmp_path, "--mirror", server.url)
 
-    assert code == 2
+    assert code == 2  # before anybody is asked
     assert "expected a folder for roxford5k, found one of oxford5k" in told(err)
     assert len(server.asked) == asked
 
