@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
 
 from udq.cli import main
-from udq.datasets import GroundTruth, catalogue
+from udq.datasets import GroundTruth, buildings, catalogue
 from udq.datasets.catalogue import CATALOGUE
 from udq.datasets.split import move_queries
 from udq.errors import InputError
@@ -57,11 +59,16 @@ class Server:
         files: name -> content.
         cut: bytes after which the next answer ends, once.
         ranges: whether it knows of them.
+        mark: what tells versions apart: "strong", "weak" (a tag), "date", or None.
+        shift: how far behind the wanted byte its ranges begin.
+        most: how many bytes of a range it gives at a time.
         asked: path and range of each request.
+        sent: status and bytes of each answer.
     """
 
     def __init__(self):
         self.files, self.cut, self.ranges, self.asked = {}, None, True, []
+        self.mark, self.shift, self.most, self.sent = "strong", 0, None, []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -73,21 +80,35 @@ class Server:
                     self.send_error(404)
                     return
                 tag = f'"{hashlib.md5(content).hexdigest()}"'
-                start = 0
-                if wanted and outer.ranges and self.headers.get("If-Range") == tag:
-                    start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+                date = f"Thu, 01 Jan 1970 00:00:{len(content) % 60:02} GMT"
+                version = {"strong": tag, "date": date}.get(outer.mark)
+                start, status = 0, 200
+                # As RFC 9110 has it: without If-Range a range is answered whatever the version.
+                if wanted and outer.ranges and self.headers.get("If-Range", version) == version:
+                    start, status = int(wanted.removeprefix("bytes=").removesuffix("-")), 206
                     if start >= len(content):
-                        self.send_error(416)
+                        self.send_response(416)
+                        self.send_header("Content-Range", f"bytes */{len(content)}")
+                        self.send_header("Content-Length", "0")
+                        self.end_headers()
+                        outer.sent.append((416, 0))
                         return
-                    self.send_response(206)
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-                else:
-                    self.send_response(200)
-                self.send_header("ETag", tag)
-                self.send_header("Content-Length", str(len(content) - start))
+                    start += outer.shift
+                last = len(content)
+                if status == 206 and outer.most is not None:
+                    last = min(last, start + outer.most)
+                self.send_response(status)
+                if status == 206:
+                    self.send_header("Content-Range", f"bytes {start}-{last - 1}/{len(content)}")
+                if outer.mark in ("strong", "weak"):
+                    self.send_header("ETag", tag if outer.mark == "strong" else f"W/{tag}")
+                elif outer.mark == "date":
+                    self.send_header("Last-Modified", date)
+                self.send_header("Content-Length", str(last - start))
                 self.end_headers()
-                end = len(content) if outer.cut is None else start + outer.cut
+                end = last if outer.cut is None else start + outer.cut
                 outer.cut = None
+                outer.sent.append((status, len(content[start:end])))
                 self.wfile.write(content[start:end])
 
             def log_message(self, *arguments):
@@ -140,6 +161,10 @@ def get(udq, server, folder, *more):
     return udq("datasets", "download", "oxford5k", "-o", folder, "--mirror", server.url, "--yes", *more)
 
 
+def interrupted(*arguments, **options):
+    raise KeyboardInterrupt
+
+
 # --- downloads -----------------------------------------------------------------------------------------------------
 
 
@@ -176,10 +201,64 @@ def test_a_download_that_was_cut_goes_on_where_it_stopped(udq, server, tmp_path)
     code, _, _ = get(udq, server, tmp_path)
     assert code == 0
     assert server.asked[1] == ("/mirror/oxbuild_images-v1.tgz", "bytes=100000-")
+    assert server.sent[1] == (206, len(server.files["oxbuild_images-v1.tgz"]) - 100_000)
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
-@pytest.mark.parametrize("change", ["another version", "no ranges", "part too long", "no mark"])
+def test_half_of_the_rest_is_not_taken_for_the_whole(udq, server, tmp_path):
+    server.cut, server.most = 100_000, 150_000
+    get(udq, server, tmp_path)
+    code, _, err = get(udq, server, tmp_path)
+    assert code == 1
+    assert "cut after 0.2 MB of 0.3 MB" in told(err)
+
+    assert get(udq, server, tmp_path)[0] == 0
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
+
+
+@pytest.mark.parametrize("mark", ["date", "weak", None])
+def test_what_a_cut_download_says_is_what_the_next_one_does(udq, server, tmp_path, monkeypatch, mark):
+    server.mark, server.cut = mark, 100_000
+    said = told(get(udq, server, tmp_path)[2])
+    whole = len(server.files["oxbuild_images-v1.tgz"])
+    if mark == "date":
+        assert "the same command goes on from there" in said
+    else:  # a weak tag promises nothing of bytes
+        assert "the same command begins the file anew" in said
+
+    with monkeypatch.context() as patch:
+        patch.setattr("udq.datasets.download.fetch", interrupted)
+        said = told(get(udq, server, tmp_path)[2])
+    assert ("oxbuild_images-v1.tgz begins anew" in said) == (mark != "date")
+
+    assert get(udq, server, tmp_path)[0] == 0
+    assert server.sent[1] == ((206, whole - 100_000) if mark == "date" else (200, whole))
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
+
+
+def test_a_part_that_was_whole_when_killed_is_not_fetched_again(udq, server, tmp_path, monkeypatch):
+    whole = server.files["oxbuild_images-v1.tgz"]
+    with monkeypatch.context() as patch:
+        patch.setattr("udq.datasets.download._compared", interrupted)  # after the transfer, before its own name
+        assert get(udq, server, tmp_path)[0] == 130
+    assert (tmp_path / "archives" / "oxbuild_images-v1.tgz.part").read_bytes() == whole
+
+    assert get(udq, server, tmp_path)[0] == 0
+    assert server.sent[:2] == [(200, len(whole)), (416, 0)]
+    assert [path for path, _ in server.asked].count("/mirror/oxbuild_images-v1.tgz") == 2
+    assert not list((tmp_path / "archives").glob("*.part*"))
+
+
+def test_a_full_disk_is_not_blamed_on_the_server(udq, server, tmp_path):
+    (tmp_path / "archives" / "oxbuild_images-v1.tgz.part").mkdir(parents=True)
+    code, _, err = get(udq, server, tmp_path)
+
+    assert code == 1
+    assert "oxbuild_images-v1.tgz.part: cannot be written" in told(err)
+    assert server.url not in told(err)
+
+
+@pytest.mark.parametrize("change", ["another version", "no ranges", "part too long", "no mark", "another place"])
 def test_a_part_that_cannot_be_continued_is_begun_anew(udq, server, tmp_path, change):
     server.cut = 100_000
     get(udq, server, tmp_path)
@@ -188,6 +267,8 @@ def test_a_part_that_cannot_be_continued_is_begun_anew(udq, server, tmp_path, ch
         server.files["oxbuild_images-v1.tgz"] = tgz({"all_souls_000013.jpg": PHOTO[::-1]})
     elif change == "no ranges":
         server.ranges = False
+    elif change == "another place":
+        server.shift = 10
     elif change == "part too long":
         part.write_bytes(bytes(900_000))
     else:
@@ -213,12 +294,17 @@ def test_a_checksum_that_differs_is_refused(udq, server, tmp_path):
     code, _, err = get(udq, server, tmp_path)
     assert code == 1
     assert "expected sha256" in told(err)
+    assert "it is kept as oxbuild_images-v1.tgz.new" in told(err)
     assert not archive.exists()
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO  # as it was
 
+    asked = len(server.asked)
     (tmp_path / "archives" / "oxbuild_images-v1.tgz.sha256").unlink()
     assert get(udq, server, tmp_path)[0] == 0
+    assert len(server.asked) == asked  # the new one is taken as it lies there
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == b"other"
+    assert archive.exists()
+    assert not list((tmp_path / "archives").glob("*.new"))
 
 
 def test_nothing_is_asked_of_the_network_without_consent(udq, server, tmp_path, monkeypatch):
@@ -245,9 +331,6 @@ def test_nothing_is_asked_of_the_network_without_consent(udq, server, tmp_path, 
 
 
 def test_an_interrupted_download_says_how_to_go_on(udq, server, tmp_path, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("udq.datasets.download.fetch", interrupted)
     code, _, err = get(udq, server, tmp_path)
 
@@ -269,6 +352,10 @@ def test_files_from_a_folder_need_no_network(udq, server, tmp_path):
     code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--from", tmp_path / "usb")
     assert code == 2
     assert "expected gt_files_170407.tgz, found half of it" in told(err)
+
+    code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "new", "--from", tmp_path / "usb")
+    assert code == 2
+    assert not (tmp_path / "new").exists()  # nothing is unpacked before all of it is there
 
 
 def write_truth(file):
@@ -321,14 +408,81 @@ def test_half_an_archive_is_one_line(udq, server, tmp_path):
 
     assert code == 1
     assert "not a whole archive" in told(err)
+    assert not list((tmp_path / "archives").glob("*.tgz*"))  # no checksum of what never was whole
+
+    server.files["oxbuild_images-v1.tgz"] = tgz({"all_souls_000013.jpg": PHOTO})
+    assert get(udq, server, tmp_path)[0] == 0
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
-@pytest.mark.parametrize("kind", ["parent", "absolute", "link"])
+def test_a_page_in_the_place_of_a_ground_truth_or_an_archive_leaves_no_checksum(udq, server, tmp_path, picture):
+    server.files = {"oxbuild_images-v1.tgz": tgz({"a.jpg": picture}), "gnd_roxford5k.mat": b"<html>log in</html>"}
+    code, _, err = udq("datasets", "download", "roxford5k", "-o", tmp_path / "ox", "--mirror", server.url, "--yes")
+    assert code == 1
+    assert "expected the MATLAB file" in told(err)
+    assert not list((tmp_path / "ox" / "archives").glob("gnd*"))
+
+    server.files = {"oxc1_100k.part01.rar": b"<html>log in</html>"}
+    code, _, err = udq("datasets", "download", "flickr100k", "-o", tmp_path / "fl", "--mirror", server.url, "--yes")
+    assert code == 1
+    assert "not a RAR archive" in told(err)
+    assert not list((tmp_path / "fl" / "archives").glob("*.rar*"))
+
+
+def test_a_damaged_file_of_the_users_own_is_left_to_them(udq, server, tmp_path):
+    (tmp_path / "usb").mkdir()
+    for name, content in server.files.items():
+        (tmp_path / "usb" / name).write_bytes(content[:200_000])
+    code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--from", tmp_path / "usb")
+
+    assert code == 1
+    assert "copy it again from" in told(err)
+    assert "delete" not in told(err)
+    assert (tmp_path / "usb" / "oxbuild_images-v1.tgz").exists()
+    assert not list((tmp_path / "ox" / "archives").glob("*.sha256"))
+
+
+@pytest.mark.parametrize("kind", ["hard link to nothing", "a name with NUL"])
+def test_an_archive_that_tarfile_stumbles_over_is_one_line(udq, server, tmp_path, kind):
+    info = tarfile.TarInfo("photo.jpg")
+    if kind == "a name with NUL":
+        info.pax_headers = {"path": "a\0b.jpg"}
+    else:
+        info.type, info.linkname = tarfile.LNKTYPE, "nothing.jpg"
+    server.files["oxbuild_images-v1.tgz"] = tgz({"photo.jpg": info})
+    code, _, err = get(udq, server, tmp_path)
+
+    assert code == 1
+    assert "oxbuild_images-v1.tgz: damaged" in told(err)
+
+
+def test_two_downloads_to_one_folder_do_not_mix(udq, server, tmp_path):
+    (tmp_path / "archives").mkdir()
+    with filelock.FileLock(tmp_path / "archives" / "lock"):
+        code, _, err = get(udq, server, tmp_path)
+    assert code == 2
+    assert "another udq is downloading to it" in told(err)
+    assert server.asked == []
+
+    assert get(udq, server, tmp_path)[0] == 0
+
+
+def test_a_folder_is_of_one_data_set(udq, server, tmp_path):
+    assert get(udq, server, tmp_path)[0] == 0
+    asked = len(server.asked)
+    code, _, err = udq("datasets", "download", "roxford5k", "-o", tmp_path, "--mirror", server.url)
+
+    assert code == 2  # before anybody is asked
+    assert "expected a folder for roxford5k, found one of oxford5k" in told(err)
+    assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link", "link alone"])
 def test_an_archive_that_would_write_elsewhere_is_refused(udq, server, tmp_path, kind):
-    if kind == "link":
+    if kind.startswith("link"):
         link = tarfile.TarInfo("out")
-        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "elsewhere")
-        members = {"out": link, "out/evil.txt": b"evil"}
+        link.type, link.linkname = tarfile.SYMTYPE, "../../elsewhere"
+        members = {"out": link} if kind == "link alone" else {"out": link, "out/evil.txt": b"evil"}
     else:
         members = {"../evil.txt" if kind == "parent" else str(tmp_path / "elsewhere" / "evil.txt"): b"evil"}
     server.files["oxbuild_images-v1.tgz"] = tgz(members)
@@ -348,6 +502,11 @@ def test_an_archive_that_would_write_elsewhere_is_refused(udq, server, tmp_path,
         (["oxford5k", "--mirror", "{url}/none", "--yes"], 1, "the server says 404"),
         (["oxford5k", "--mirror", "http://127.0.0.1:9", "--yes"], 1, "refused"),
         (["oxford5k", "--mirror", "file:///etc", "--yes"], 2, "an address that begins with https://"),
+        (["oxford5k", "--mirror", "http://[::1"], 2, "not an address"),
+        (["oxford5k", "--mirror", "http://127.0.0.1:x"], 2, "not an address"),
+        (["oxford5k", "--mirror", "http://h\u00f6st"], 2, "in ASCII"),
+        (["oxford5k", "--mirror", "http://127.0.0.1:1/\u00e9", "--yes"], 1, "/%C3%A9/oxbuild_images-v1.tgz: "),
+        (["oxford5k", "--mirror", "HTTP://127.0.0.1:1", "--yes"], 1, "http://127.0.0.1:1/oxbuild_images-v1.tgz: "),
         (["oxford", "--yes"], 2, "data set 'oxford': expected one of oxford5k, paris6k"),
         (["oxford5k", "--from", "{tmp}/none"], 2, "found no folder"),
         (["oxford5k", "--from", "{tmp}", "--mirror", "{url}"], 2, "expected one of them, found both"),
@@ -362,6 +521,7 @@ def test_what_cannot_be_downloaded_is_one_line(udq, server, tmp_path, arguments,
 
     assert found == code
     assert says in told(err)
+    assert code == 1 or not (tmp_path / "ox").exists()
 
 
 # --- what there is -------------------------------------------------------------------------------------------------
@@ -400,15 +560,33 @@ def test_the_lists_of_names_are_the_official_ones(shared_data):
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
+def write_answers(folder, landmarks):
+    """Write five queries a landmark."""
+    folder.mkdir(parents=True)
+    for landmark in landmarks:
+        for number in range(1, 6):
+            for kind, text in (("query", "oxc1_a 1 2 3 4"), ("good", "a"), ("ok", ""), ("junk", "")):
+                (folder / f"{landmark}_{number}_{kind}.txt").write_text(text)
+
+
 def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, picture):
     (tmp_path / "jpg").mkdir()
     for name in catalogue.listed("oxford5k"):
         (tmp_path / "jpg" / f"{name}.jpg").write_bytes(picture)
     (tmp_path / "jpg" / "mine.jpg").write_bytes(picture)
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+    assert code == 1  # without answers nothing can be measured
+    assert "oxford5k is not whole: groundtruth/ is missing; give --ground-truth" in told(err)
+    assert "datasets download" not in told(err)
+    for dataset in ("roxford5k", "rparis6k"):
+        assert f"gnd_{dataset}.mat is missing" in udq("datasets", "check", tmp_path, "--dataset", dataset)[2]
+
+    write_answers(tmp_path / "deep" / "gt_files", buildings.PARIS)
+    write_answers(tmp_path / "gt", buildings.OXFORD)  # of the two that are below the folder, its own
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 0
     assert "5,063 files of 5,063" in out
-    assert "1 other photos" in out
+    assert "1 other photo, which does not" in out
 
     (tmp_path / "jpg" / "all_souls_000013.jpg").unlink()
     (tmp_path / "jpg" / "keble_000245.jpg").write_bytes(picture[: len(picture) // 2])
@@ -418,6 +596,7 @@ def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, 
     assert "missing: all_souls_000013" in out
     assert "keble_000245.jpg: " in out
     assert "oxford5k is not whole: 1 missing; 1 unreadable" in told(err)
+    assert "'udq datasets download oxford5k -o FOLDER' gets and unpacks it" in told(err)
 
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "roxford5k", "--json")
     found = json.loads(out)
@@ -432,6 +611,7 @@ def test_photos_broken_in_the_archives_are_no_fault_of_the_copy(udq, tmp_path, p
     (tmp_path / "paris" / "louvre").mkdir(parents=True)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000135.jpg").write_bytes(picture)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000136.jpg").write_bytes(b"")
+    write_answers(tmp_path / "groundtruth", buildings.PARIS)
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "paris6k", "--json")
     found = json.loads(out)
 
@@ -451,6 +631,11 @@ def test_unreadable_distractors_are_listed_and_not_fatal(udq, tmp_path, picture,
     assert "broken in the official archives too: " in out
     assert "red_000002.jpg" in out
 
+    (tmp_path / "oxc1_100k" / "red" / "red_000001.jpg").unlink()
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "flickr100k")
+    assert code == 1
+    assert told(err).endswith("flickr100k is not whole: 1 missing")  # a download does not unpack RAR
+
 
 def test_a_ground_truth_that_is_not_whole_is_said(udq, tmp_path, monkeypatch):
     monkeypatch.setattr("udq.datasets.check.listed", lambda name: [])
@@ -460,6 +645,7 @@ def test_a_ground_truth_that_is_not_whole_is_said(udq, tmp_path, monkeypatch):
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 1
     assert "expected 55 queries, found 1" in told(err)
+    assert "datasets download" not in told(err)  # which does not help against a wrong --ground-truth
 
     (tmp_path / "groundtruth" / "keble_1_query.txt").write_text("oxc1_a")
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
@@ -510,9 +696,40 @@ def test_voc_is_checked_by_its_own_lists(udq, tmp_path, picture):
     )
 
 
+def test_a_list_that_is_not_text_is_a_fault(udq, tmp_path):
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "trainval.txt").write_bytes(b"\xff\xfe0")
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "voc2007")
+
+    assert code == 1
+    assert "trainval.txt: expected text, found other bytes; test.txt: expected a list" in told(err)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+def test_a_name_that_is_not_utf8_is_said_and_not_taken_for_an_empty_folder(udq, tmp_path, picture):
+    (tmp_path / "all_souls_000013.jpg").write_bytes(picture)
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(picture)
+    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+
+    assert code == 2
+    assert "expected names in UTF-8" in told(err)
+
+
+def test_a_downloaded_folder_knows_its_data_set(udq, server, tmp_path):
+    get(udq, server, tmp_path)
+    assert b"\r" not in (tmp_path / "dataset.txt").read_bytes()
+    code, _, err = udq("datasets", "check", tmp_path)
+
+    assert code == 1
+    assert "oxford5k is not whole: 5062 missing" in told(err).replace(",", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["{tmp}"], "give --dataset NAME"),
+        (["{tmp}", "--dataset", "flickr100k", "--ground-truth", "{tmp}"], "no ground truth; leave it out"),
+        (["{tmp}", "--dataset", "voc2007", "--ground-truth", "{tmp}"], "no ground truth; leave it out"),
         (["{tmp}/none", "--dataset", "oxford5k"], "found no folder"),
         (["{tmp}", "--dataset", "oxford"], "expected one of oxford5k"),
         (["{tmp}", "--dataset", "voc2007"], "expected the layout of VOC2007"),

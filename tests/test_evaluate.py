@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 
@@ -109,7 +110,7 @@ def test_oxford_is_measured_as_its_evaluator_does(udq, oxford, indexed, tmp_path
     ]  # fmt: skip
     assert "difficulties" not in report
     assert report["notes"] == [
-        "1 queries; oxford5k has 55: not the published protocol",
+        "1 query; oxford5k has 55: not the published protocol",
         "8 photos; the database of oxford5k is 5,063: some are missing",
     ]
 
@@ -189,6 +190,29 @@ def test_a_query_photo_that_is_nowhere_is_refused(udq, indexed, tmp_path):
     refused(udq, "check --queries", without, "roxford5k", truth, "--queries", tmp_path / "empty")
     refused(udq, "found no folder", without, "roxford5k", truth, "--queries", tmp_path / "no")
     refused(udq, "leave it out", without, "roxford5k", truth, "--queries", queries, "--keep-query")
+
+
+def test_a_folder_of_queries_that_is_none_is_refused_even_where_nothing_is_looked_for(udq, indexed, oxford, tmp_path):
+    says = f"--queries {tmp_path / 'no'}: expected the folder of query photos, found no folder"
+    refused(udq, says, indexed[0], "oxford5k", oxford / "gt", "--queries", tmp_path / "no")
+
+
+def test_query_photos_that_could_be_two_are_refused_with_their_own_cure(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(queries / "all_souls_000013.jpg", tmp_path / name)
+    truth = revisited(tmp_path / "gnd_roxford5k.mat")
+    refused(udq, "keep one of them, or give --queries FOLDER", without, "roxford5k", truth)
+    refused(udq, "or give --queries another folder", without, "roxford5k", truth, "--queries", tmp_path)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
+def test_query_photos_whose_names_are_not_utf8_are_said(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    truth = revisited(tmp_path / "gnd_roxford5k.mat")
+    shutil.copy(queries / "all_souls_000013.jpg", os.fsencode(tmp_path) + b"/caf\xe9.jpg")
+    refused(udq, "expected names in UTF-8", without, "roxford5k", truth, "--queries", tmp_path)
 
 
 def test_names_of_other_photos_are_refused(udq, collection, oxford, indexed):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import struct
+import zlib
 from collections import Counter
 from contextlib import suppress
 
@@ -209,6 +211,39 @@ def test_matlab_files_are_read_as_scipy_reads_them(tmp_path, compressed):
     found = matfile.loads((tmp_path / "x.mat").read_bytes())
 
     assert lists(found) == {name: plain(scipy.io.loadmat(tmp_path / "x.mat")[name]) for name in content}
+
+
+def element(kind, data):
+    return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def array(kind, shape, body, name=b"x"):
+    head = element(6, struct.pack("<II", kind, 0)) + element(5, struct.pack(f"<{len(shape)}i", *shape))
+    return element(14, head + element(1, name) + body)
+
+
+def variables(*contents):
+    packed = [zlib.compress(each) for each in contents]
+    return b"MATLAB 5.0".ljust(124) + b"\0\x01IM" + b"".join(struct.pack("<II", 15, len(x)) + x for x in packed)
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        ([array(1, [1, 2_000_000], element(14, b"") * 2_000_000)], "more arrays"),
+        ([array(1, [1, 400_000], element(14, b"") * 400_000)] * 3, "more arrays"),  # the file counts, not a variable
+        ([array(2, [1, 0], element(5, struct.pack("<i", 1)) + element(1, b"a" * 2_000_000))], "more arrays"),
+        ([array(9, [70_000_000, 1], element(2, bytes(70_000_000)))], "larger than any ground truth"),
+        ([array(9, [30_000_000, 1], element(2, bytes(30_000_000)))] * 3, "larger than any ground truth"),
+        ([array(9, [1] * 1000, element(2, b"1"))], "without kind or size"),
+    ],
+    ids=["cells", "cells of three", "fields", "bytes", "bytes of three", "dimensions"],
+)
+def test_a_small_file_cannot_fill_the_memory(contents, says):
+    content = variables(*contents)
+    assert len(content) < 350_000
+    with pytest.raises(ValueError, match=says):
+        matfile.loads(content)
 
 
 @pytest.mark.shared_data

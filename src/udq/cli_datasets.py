@@ -49,7 +49,8 @@ def download(
 ) -> None:
     """Download a data set's files from their official addresses, and unpack them.
 
-    Asks first. Cut or killed, the same command goes on. Checksums are kept and compared the next time.
+    Asks first. Cut or killed, the same command goes on; a file that comes by FTP begins anew. Checksums are kept and
+    compared the next time.
     """
     from udq.datasets import catalogue
     from udq.datasets import download as downloads
@@ -61,7 +62,7 @@ def download(
     try:
         files = downloads.download(plan, progress=progress)
     except KeyboardInterrupt:
-        print("udq: interrupted; what came is kept, and the same command goes on from there", file=sys.stderr)
+        print(f"udq: interrupted; {plan.left()}", file=sys.stderr)
         sys.exit(130)
     if as_json:
         printing.print_json({"dataset": name, "folder": str(output), "files": files})
@@ -72,25 +73,32 @@ def download(
         print(f"note: {dataset.hint}")
 
 
-@app.command(epilog="Example: udq datasets check oxford5k/ --dataset oxford5k")
+@app.command(epilog="Example: udq datasets check oxford5k")
 def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the data set is.")],
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="A data set of 'udq datasets list'.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A data set of 'udq datasets list'; by default what was downloaded."),
+    ] = None,
     ground_truth: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Its ground truth, where that is not in the folder.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Say exactly what a copy lacks, and which photos cannot be read; exit 1 where something is missing or broken."""
+    from udq.datasets import catalogue
     from udq.datasets import check as checks
 
+    dataset = dataset or catalogue.marked(folder)
+    if dataset is None:
+        raise InputError(f"{folder}: no download of udq has marked it; give --dataset NAME, one of 'udq datasets list'")
     findings = checks.check(dataset, folder, ground_truth=ground_truth, progress=progress)
     printing.print_findings(findings, as_json=as_json)
     if not findings.whole:
-        raise UdqError(
-            f"{folder}: {dataset} is not whole: {findings.summary()}; "
-            f"'udq datasets download {dataset} -o FOLDER' gets and unpacks it, or does so again"
-        )
+        cure = ""
+        if (findings.missing or findings.unreadable) and catalogue.find(dataset).unpacked:
+            cure = f"; 'udq datasets download {dataset} -o FOLDER' gets and unpacks it, or does so again"
+        raise UdqError(f"{folder}: {dataset} is not whole: {findings.summary()}{cure}")
 
 
 def _ask(question: str) -> None:

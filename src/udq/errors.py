@@ -2,6 +2,7 @@
 
     UdqError                    exit 1: the work failed
     ├── InputError              exit 2: an argument cannot be right (also a ValueError)
+    │   └── NoPhotosError       a folder without a single photo
     ├── ImageError              a photo cannot be read or is refused
     ├── CollectionError         not a collection, damaged, or of another format version
     └── DependencyError         an optional package is missing (also an ImportError)
@@ -22,6 +23,10 @@ class InputError(UdqError, ValueError):
     """An argument that cannot be right: a missing path, an inverted box, an unknown name."""
 
     exit_code = 2
+
+
+class NoPhotosError(InputError):
+    """A folder, or several, without a single photo."""
 
 
 class ImageError(UdqError):

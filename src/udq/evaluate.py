@@ -212,10 +212,13 @@ def _notes(truth: GroundTruth, held: int) -> list[str]:
     queries, photos = truth.official
     notes = []
     if len(truth.queries) != queries:
-        notes.append(f"{len(truth.queries)} queries; {truth.dataset} has {queries}: not the published protocol")
+        count = f"{len(truth.queries)} {'query' if len(truth.queries) == 1 else 'queries'}"
+        notes.append(f"{count}; {truth.dataset} has {queries}: not the published protocol")
     if held != photos:
         why = "distractors, or photos that do not belong to it" if held > photos else "some are missing"
-        notes.append(f"{held:,} photos; the database of {truth.dataset} is {photos:,}: {why}")
+        notes.append(
+            f"{held:,} {'photo' if held == 1 else 'photos'}; the database of {truth.dataset} is {photos:,}: {why}"
+        )
     return notes
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from udq.errors import ImageError, InputError
+from udq.errors import ImageError, InputError, NoPhotosError
 from udq.types import Box
 
 SUFFIXES = frozenset(
@@ -86,7 +86,7 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
 
     A photo in a folder is named by its path below that folder, a photo given itself by its file name.
     Hidden files are passed over. Raises InputError for a path that does not exist, a file of unknown suffix, names
-    that are not UTF-8 (JSON has no way to say them), two photos of one name, or no photo at all.
+    that are not UTF-8 (JSON has no way to say them), or two photos of one name, and NoPhotosError for no photo at all.
     """
     sources: dict[str, Source] = {}
     passed_over = 0
@@ -115,7 +115,7 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
                     "index the folder above both, or rename one"
                 )
     if not sources:
-        raise InputError(
+        raise NoPhotosError(
             f"{', '.join(map(str, arguments))}: no photo found ({passed_over} other files); "
             f"expected files that end in {', '.join(sorted(SUFFIXES))}"
         )
@@ -176,8 +176,8 @@ def shown_size(path: Path) -> tuple[int, int]:
 def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int) -> tuple[Photo, Box]:
     """Decode the part of a photo inside ``box``, at the scale at which ``load`` shows the whole photo.
 
-    Nothing outside the box enters the crop: the protocol of object instance search forbids context
-    (PAPER_NOTES, reading 7). A crop whose shorter side would fall under ``least`` pixels is enlarged to it.
+    Nothing outside the box enters the crop: the protocol of object instance search forbids context.
+    A crop whose shorter side would fall under ``least`` pixels is enlarged to it.
 
     Returns:
         The crop, whose width and height are those of the box, and the box (the whole photo for None).

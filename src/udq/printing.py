@@ -139,7 +139,8 @@ def print_findings(findings: Findings, *, as_json: bool) -> None:
         if len(lines) > _NAMED:
             print(f"{what}: and {len(lines) - _NAMED:,} more; --json has them all")
     if findings.others:
-        print(f"{findings.others:,} other photos, which do not belong to it")
+        others = "1 other photo, which does" if findings.others == 1 else f"{findings.others:,} other photos, which do"
+        print(f"{others} not belong to it")
     if findings.whole:
         print("whole: every file is there, and every photo can be read")
 

@@ -1,4 +1,7 @@
-"""Principal components of pooled features: where FC_S starts (sec. 4.2, PAPER_NOTES reading 3)."""
+"""Principal components of pooled features: where FC_S starts.
+
+The paper reduces them "by PCA to 300" before supervision (sec. 4.2): here the projection is FC_S before training.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) 
     """Return FC_S alone, as the projection of a sample onto its principal components.
 
     Fewer components come out than asked for where the sample has fewer directions; zero components that change no
-    distance pad them to a multiple of ``multiple_of`` (reading 1).
+    distance pad them to a multiple of ``multiple_of``.
 
     Args:
         features: (G, D) float32 sample.

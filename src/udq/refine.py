@@ -1,7 +1,7 @@
 """Feature refinement: enrich each feature with similar ones before it becomes supervision (sec. 3.4, eq. 11-13).
 
 The nearest neighbours of a region are mostly windows of the same photo that overlap it, and teach nothing new.
-``elsewhere`` takes neighbours from other photos alone (PAPER_NOTES, reading 6; measured in docs/training.md).
+``elsewhere`` takes neighbours from other photos alone, which the paper leaves open (measured in docs/training.md).
 Refined features are brought back to unit length, that of the network's own features.
 """
 

@@ -6,7 +6,7 @@
 
 Supervision (sec. 3.2): refine the features (sec. 3.4), minimise the quantization error (eq. 6), take the codewords as
 labels and the quantized features as targets. A round minimises the joint loss (eq. 7). The rotation of each quantizer
-is folded into FC_S, so that slices of f line up with the codebooks (PAPER_NOTES, reading 2).
+is folded into FC_S, so that slices of f line up with the codebooks: eq. 8 and 9 slice f, the labels are of rotated f.
 
 Past the paper: the weights that are kept are the average of the trained ones and those before training. Training
 starts from layers that change nothing, so that the two lie close enough for their average to be as good a network as

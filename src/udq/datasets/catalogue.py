@@ -5,6 +5,7 @@ from __future__ import annotations
 import lzma
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 from udq.errors import InputError
 
@@ -48,6 +49,7 @@ class Dataset:
         names: data set whose list of names ``udq`` brings; empty where the names come from elsewhere.
         some_unreadable: whether the official archives are known to have photos that nobody can read.
         hint: what is left to do after the download.
+        queries_apart: whether its query photos are not in the database.
     """
 
     name: str
@@ -60,11 +62,12 @@ class Dataset:
     names: str = ""
     some_unreadable: bool = False
     hint: str = ""
+    queries_apart: bool = False
 
     @property
-    def queries_apart(self) -> bool:
-        """Whether its query photos are not in the database."""
-        return self.hint == _APART
+    def unpacked(self) -> bool:
+        """Whether a download leaves nothing to unpack: Python has nothing for RAR."""
+        return not any(file.name.endswith(".rar") for file in self.files)
 
 
 _OXFORD_PHOTOS = (File(f"{_OXFORD}/oxbuild_images-v1.tgz", "photos"),)
@@ -86,15 +89,18 @@ CATALOGUE = {
             "roxford5k", "Oxford revisited: 4,993 photos and 70 queries", 5063, 70,
             "http://cmp.felk.cvut.cz/revisitop/", "1.9 GB",
             (*_OXFORD_PHOTOS, File(f"{_REVISITED}/roxford5k/gnd_roxford5k.mat", "")), names="oxford5k", hint=_APART,
+            queries_apart=True,
         ),
         Dataset(
             "rparis6k", "Paris revisited: 6,322 photos and 70 queries", 6392, 70,
             "http://cmp.felk.cvut.cz/revisitop/", "2.5 GB",
             (*_PARIS_PHOTOS, File(f"{_REVISITED}/rparis6k/gnd_rparis6k.mat", "")), names="paris6k", hint=_APART,
+            queries_apart=True,
         ),
         Dataset(
             "instre", "250 objects: 27,293 photos and 1,250 queries", 28543, 1250, f"{_INSTRE}/", "2.3 GB",
             (File(f"{_INSTRE}/instre.tar.gz", "photos"), File(f"{_INSTRE}/gnd_instre.mat", "")), hint=_APART,
+            queries_apart=True,
         ),
         Dataset(
             "flickr100k", "distractors for Oxford and Paris", 100071, 0, f"{_OXFORD}/flickr100k.html", "40 parts",
@@ -108,6 +114,9 @@ CATALOGUE = {
         ),
     )
 }  # fmt: skip
+
+
+_MARK = "dataset.txt"
 
 
 def find(name: str) -> Dataset:
@@ -124,3 +133,16 @@ def listed(name: str) -> list[str]:
     """
     packed = resources.files("udq.datasets").joinpath("names", f"{name}.txt.xz").read_bytes()
     return lzma.decompress(packed).decode("ascii").split()
+
+
+def marked(folder: Path) -> str | None:
+    """Return the name of the data set that a folder was made for by a download; None where it has no mark."""
+    try:
+        return (folder / _MARK).read_text(encoding="utf-8", errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def write_mark(folder: Path, dataset: Dataset) -> None:
+    """Mark a folder as that of a data set."""
+    (folder / _MARK).write_text(f"{dataset.name}\n", encoding="utf-8", newline="\n")

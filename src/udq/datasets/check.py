@@ -11,7 +11,7 @@ from udq import datasets, images
 from udq.datasets import matching
 from udq.datasets.buildings import PARIS_BROKEN
 from udq.datasets.catalogue import Dataset, find, listed
-from udq.errors import ImageError, InputError
+from udq.errors import ImageError, InputError, NoPhotosError
 from udq.progress import Progress, silent
 
 # Photos are decoded at the least size: that every byte can be read is what counts. Pillow decodes beside Python's lock.
@@ -69,27 +69,35 @@ def check(name: str, folder: Path, *, ground_truth: Path | None = None, progress
     Args:
         name: of the data set.
         folder: looked at with its folders, whose names do not matter but for INSTRE and VOC2007.
-        ground_truth: a file or folder to read too; by default what the folder has under the names that a download
-            gives. INSTRE's lists its photos and must be there.
+        ground_truth: a file or folder to read too; by default what the folder has, or one below it. INSTRE's lists its
+            photos and must be there.
         progress: is told of each photo.
 
     Raises:
-        InputError: no such data set or folder, or two photos of one name.
+        InputError: no such data set or folder, a ground truth for one that has none, two photos of one name, or a
+            name that is not UTF-8.
     """
     dataset = find(name)
+    if ground_truth is not None and not dataset.queries:
+        raise InputError(f"--ground-truth {ground_truth}: {name} has photos alone, and no ground truth; leave it out")
     if not folder.is_dir():
         raise InputError(f"{folder}: expected the folder of {name}, found no folder; check the spelling")
     if name == "voc2007":
         return _check_voc(folder, progress)
     try:
         photos = {source.name: source.path for source in images.find([folder])[0]}
-    except InputError:  # not one photo
+    except NoPhotosError:
         photos = {}
     truth, faults = _ground_truth(dataset, folder, ground_truth)
-    if not dataset.names and truth is None and faults:  # INSTRE's names are in its ground truth
-        raise InputError(faults[0])
-    names = set(listed(dataset.names)) if dataset.names else _names(truth, folder)
-    known = matching.match(names | PARIS_BROKEN, photos)
+    if dataset.names:
+        names = set(listed(dataset.names))
+    elif truth is None:  # INSTRE's names are in its ground truth
+        raise InputError(f"{folder}: expected {_truth_name(dataset)} there, which lists the photos: {faults[0]}")
+    else:
+        names = set(truth.database) | {query.image for query in truth.queries}
+    known = matching.match(
+        names | PARIS_BROKEN, photos, then="keep one of them, or check the folder of that copy alone"
+    )
     there = {name: photos[photo] for name, photo in known.items()}
     reasons = _unreadable(there, progress)
     tolerated = {name for name in reasons if name in PARIS_BROKEN or dataset.some_unreadable}
@@ -111,24 +119,38 @@ def _ground_truth(dataset: Dataset, folder: Path, given: Path | None) -> tuple[d
     """Read the ground truth and say what is wrong with it."""
     if not dataset.queries:
         return None, []
-    usual = folder / f"gnd_{dataset.name}.mat" if dataset.names != dataset.name else folder / "groundtruth"
-    path = given or (usual if usual.exists() else None)
-    if path is None:
-        return None, []
-    try:
-        truth = datasets.load(dataset.name, path)
-    except InputError as error:
-        return None, [str(error)]
+    places = [given] if given is not None else _places(dataset, folder)
+    if not places:
+        return None, [f"{_truth_name(dataset)} is missing; give --ground-truth"]
+    faults = []
+    for path in places:
+        try:
+            truth = datasets.load(dataset.name, path)
+            break
+        except InputError as error:  # of another data set, where a folder has several
+            faults.append(str(error))
+    else:
+        return None, faults[:1]
     if len(truth.queries) != dataset.queries:
         return truth, [f"{path}: expected {dataset.queries} queries, found {len(truth.queries)}"]
     return truth, []
 
 
-def _names(truth: datasets.GroundTruth | None, folder: Path) -> set[str]:
-    """Return the names that INSTRE's ground truth lists."""
-    if truth is None:
-        raise InputError(f"{folder}: expected gnd_instre.mat there, which lists the photos; give --ground-truth FILE")
-    return set(truth.database) | {query.image for query in truth.queries}
+def _truth_name(dataset: Dataset) -> str:
+    return "groundtruth/" if dataset.name in ("oxford5k", "paris6k") else f"gnd_{dataset.name}.mat"
+
+
+def _places(dataset: Dataset, folder: Path) -> list[Path]:
+    """Return where a ground truth may be: under the name that a download gives, or anywhere below the folder."""
+    usual = folder / _truth_name(dataset)
+    if usual.exists():
+        return [usual]
+    if usual.suffix:
+        found = sorted(folder.rglob(usual.name))
+    else:
+        found = sorted({path.parent for path in folder.rglob("*_query.txt")})
+    # What a download keeps as it came is not what it unpacked.
+    return [path for path in found if path.relative_to(folder).parts[:1] != ("archives",)]
 
 
 def _unreadable(photos: dict[str, Path], progress: Progress) -> dict[str, str]:
@@ -164,7 +186,11 @@ def _check_voc(folder: Path, progress: Progress) -> Findings:
     faults = []
     for part, count in (("trainval", 5011), ("test", 4952)):
         file = root / "ImageSets" / "Main" / f"{part}.txt"
-        listed_here = file.read_text(encoding="utf-8").split() if file.is_file() else []
+        try:
+            listed_here = file.read_text(encoding="utf-8").split() if file.is_file() else []
+        except UnicodeDecodeError:
+            faults.append(f"{part}.txt: expected text, found other bytes")
+            continue
         identifiers += listed_here
         if len(listed_here) != count:
             faults.append(f"{part}.txt: expected a list of {count:,} photos, found {len(listed_here):,}")

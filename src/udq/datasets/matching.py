@@ -14,15 +14,21 @@ from pathlib import Path, PurePosixPath
 
 from udq import images
 from udq.datasets.truth import Answers, GroundTruth, Query
-from udq.errors import InputError
+from udq.errors import InputError, NoPhotosError
 
 
-def match(names: Iterable[str], photos: Iterable[str]) -> dict[str, str]:
+def match(
+    names: Iterable[str],
+    photos: Iterable[str],
+    *,
+    then: str = "keep one of them, or index the folder of that data set alone",
+) -> dict[str, str]:
     """Return the photo that each name means; names that mean none are left out.
 
     Args:
         names: as a ground truth gives them.
         photos: paths with ``/``.
+        then: what to do about two photos of one name, for the message.
 
     Raises:
         InputError: a name that two photos answer to.
@@ -40,10 +46,7 @@ def match(names: Iterable[str], photos: Iterable[str]) -> dict[str, str]:
             for name in {end, stem(end)} & wanted:
                 before = found.setdefault(name, photo)
                 if before != photo:
-                    raise InputError(
-                        f"the ground truth's '{name}' could be '{before}' or '{photo}'; "
-                        "keep one of them, or index the folder of that data set alone"
-                    )
+                    raise InputError(f"the ground truth's '{name}' could be '{before}' or '{photo}'; {then}")
     return found
 
 
@@ -81,8 +84,14 @@ def query_photos(
         beside: folders of the collection's own photos.
 
     Raises:
-        InputError: a query photo that is nowhere.
+        InputError: a query photo that is nowhere, or could be two; or ``folder`` is none.
     """
+    if folder is not None and not folder.is_dir():
+        raise InputError(
+            f"--queries {folder}: expected the folder of query photos, found no folder; check the spelling"
+        )
+    other = "FOLDER" if folder is None else "another folder"
+    then = f"keep one of them, or give --queries {other}, which has the query photos alone"
     wanted = {query.image for query in truth.queries}
     found = {name: held[name] for name in wanted if name in held}
     places = [folder] if folder is not None else [truth.folder] if truth.folder else []
@@ -90,11 +99,11 @@ def query_photos(
     if folder is not None or truth.own_photo == "outside":
         for place in places:
             if len(found) < len(wanted):
-                found |= _below(wanted - set(found), place)
+                found |= _below(wanted - set(found), place, then)
                 searched.append(place)
         for place in beside if folder is None else ():
             if len(found) < len(wanted):
-                found |= _inside(wanted - set(found), place)
+                found |= _inside(wanted - set(found), place, then)
     missing = sorted(wanted - set(found))
     if missing:
         looked = f" and not in {searched[0]}" if searched else ""
@@ -105,19 +114,17 @@ def query_photos(
     return found
 
 
-def _below(names: Iterable[str], folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected the folder of query photos, found no folder; check the spelling")
+def _below(names: Iterable[str], folder: Path, then: str) -> dict[str, Path]:
     try:
         photos = {source.name: source.path for source in images.find([folder])[0]}
-    except InputError:  # not one photo
+    except NoPhotosError:
         return {}
-    return {name: photos[photo] for name, photo in match(names, photos).items()}
+    return {name: photos[photo] for name, photo in match(names, photos, then=then).items()}
 
 
-def _inside(names: Iterable[str], folder: Path) -> dict[str, Path]:
+def _inside(names: Iterable[str], folder: Path, then: str) -> dict[str, Path]:
     photos = [path.name for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES]
-    return {name: folder / photo for name, photo in match(names, photos).items()}
+    return {name: folder / photo for name, photo in match(names, photos, then=then).items()}
 
 
 def _named(query: Query) -> set[str]:

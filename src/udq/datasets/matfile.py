@@ -21,8 +21,10 @@ _CELL, _STRUCT, _CHAR = 1, 2, 4
 _NUMBERS = range(6, 16)  # classes of double, single and the integers
 _DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _ENCODINGS = {1: "latin-1", 2: "latin-1", 16: "utf-8", 4: "utf-16", 17: "utf-16", 18: "utf-32"}
-# The largest official ground truth has 2 MB; a damaged or hostile one must not fill the memory.
-_MOST = 1 << 28
+# The largest official ground truth has 2 MB and 30,000 arrays; a damaged or hostile one must not fill the memory.
+_MOST_BYTES = 64_000_000
+_MOST_ARRAYS = 1_000_000
+_MOST_DIMENSIONS = 32
 _DEEPEST = 16
 
 
@@ -42,15 +44,16 @@ def loads(content: bytes) -> dict[str, Any]:
     if order is None or len(content) <= _HEADER:
         raise ValueError("not a MATLAB file of version 5 to 7, or cut short")
     variables: dict[str, Any] = {}
+    left = _Left()
     try:
-        reader = _Bytes(content, order, _HEADER)
+        reader = _Bytes(memoryview(content), order, left, _HEADER)
         while reader.at < len(content):
             kind, data = reader.element(padded=False)
             if kind == _COMPRESSED:
-                kind, data = _Bytes(_inflated(data), order).element()
+                kind, data = _Bytes(memoryview(_inflated(data, left)), order, left).element()
             if kind != _MATRIX:
                 raise ValueError(f"expected an array, found data of type {kind}")
-            name, value = _array(_Bytes(data, order), 0)
+            name, value = _array(_Bytes(data, order, left), 0)
             variables[name] = value
     except (struct.error, zlib.error, UnicodeDecodeError, OverflowError) as error:
         raise ValueError(f"damaged: {error}") from error
@@ -58,14 +61,28 @@ def loads(content: bytes) -> dict[str, Any]:
 
 
 @dataclass
+class _Left:
+    """What a file may still take, over all of its variables."""
+
+    inflated: int = _MOST_BYTES
+    arrays: int = _MOST_ARRAYS
+
+    def take(self, arrays: int) -> None:
+        self.arrays -= arrays
+        if self.arrays < 0:
+            raise ValueError("damaged, or with more arrays than any ground truth")
+
+
+@dataclass
 class _Bytes:
     """Elements one after another; each has a type, a size, and as many bytes, filled up to a multiple of eight."""
 
-    content: bytes
+    content: memoryview
     order: str
+    left: _Left
     at: int = 0
 
-    def element(self, *, padded: bool = True) -> tuple[int, bytes]:
+    def element(self, *, padded: bool = True) -> tuple[int, memoryview]:
         """Return type and bytes of the next element."""
         kind, size = struct.unpack_from(self.order + "II", self.content, self.at)
         start = self.at + 8
@@ -100,17 +117,18 @@ class _Bytes:
         encoding = _ENCODINGS[kind]
         if encoding not in ("latin-1", "utf-8"):
             encoding += "-le" if self.order == "<" else "-be"
-        return data.decode(encoding)
+        return str(data, encoding)
 
 
 def _array(reader: _Bytes, depth: int) -> tuple[str, Any]:
     """Return the name and the value of an array."""
+    reader.left.take(1)
     if not reader.content:  # how an empty array inside another may be written
         return "", np.zeros(0)
     if depth > _DEEPEST:
         raise ValueError("damaged: arrays too deep inside one another")
     flags, shape = reader.numbers(), reader.numbers()
-    if len(flags) != 2 or not len(shape) or int(shape.min()) < 0:
+    if len(flags) != 2 or not 0 < len(shape) <= _MOST_DIMENSIONS or int(shape.min()) < 0:
         raise ValueError("damaged: an array without kind or size")
     name = reader.text()
     kind, count = int(flags[0]) & 0xFF, math.prod(map(int, shape))
@@ -127,7 +145,8 @@ def _array(reader: _Bytes, depth: int) -> tuple[str, Any]:
         width = reader.numbers()
         if len(width) != 1 or int(width[0]) < 1:
             raise ValueError("damaged: a structure without field names")
-        joined = reader.element()[1]
+        joined = bytes(reader.element()[1])
+        reader.left.take(len(joined) // int(width[0]))
         names = [joined[i : i + int(width[0])] for i in range(0, len(joined), int(width[0]))]
         fields = [field.split(b"\0")[0].decode("utf-8") for field in names]
         rows = range(_possible(count * len(fields), reader) // max(len(fields), 1))
@@ -139,7 +158,7 @@ def _inner(reader: _Bytes, depth: int) -> Any:
     kind, data = reader.element()
     if kind != _MATRIX:
         raise ValueError(f"damaged: expected an array, found data of type {kind}")
-    return _array(_Bytes(data, reader.order), depth + 1)[1]
+    return _array(_Bytes(data, reader.order, reader.left), depth + 1)[1]
 
 
 def _possible(count: int, reader: _Bytes) -> int:
@@ -149,9 +168,10 @@ def _possible(count: int, reader: _Bytes) -> int:
     return count
 
 
-def _inflated(data: bytes) -> bytes:
+def _inflated(data: memoryview, left: _Left) -> bytes:
     unpacker = zlib.decompressobj()
-    found = unpacker.decompress(data, _MOST)
-    if not unpacker.eof:
+    found = unpacker.decompress(data, left.inflated + 1)  # 0 would be no limit
+    left.inflated -= len(found)
+    if not unpacker.eof or left.inflated < 0:
         raise ValueError("damaged: cut short, or larger than any ground truth")
     return found

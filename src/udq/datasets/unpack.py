@@ -18,12 +18,13 @@ def is_archive(file: Path) -> bool:
     return file.name.endswith(_ARCHIVES)
 
 
-def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
+def unpack(archive: Path, folder: Path, *, then: str = "get it again", progress: Progress = silent) -> None:
     """Unpack a tar archive, or copy a file of another kind.
 
     Args:
         archive: a file ending in ``.tgz``, ``.tar.gz`` or ``.tar``; any other is copied as it is.
         folder: where to; is made. Files of the same names are replaced.
+        then: what to do about a damaged one, for the message.
         progress: is told of each file.
 
     Raises:
@@ -43,9 +44,9 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = silent) -> None:
                 step()
     except tarfile.FilterError as error:
         raise UdqError(f"{archive}: is not unpacked, for safety: {error}; get the archive from its own page") from error
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+    # KeyError: a hard link to a name that never came; ValueError: a name that no file can have.
+    except (tarfile.TarError, EOFError, zlib.error, KeyError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
             raise
-        raise UdqError(
-            f"{archive}: not a whole archive ({' '.join(str(error).split())}); delete it and run the command again"
-        ) from error
+        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+        raise UdqError(f"{archive}: damaged, not a whole archive ({reason}); {then}") from error
