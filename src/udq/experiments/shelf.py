@@ -91,5 +91,6 @@ class Shelf:
         for name in _DISTRACTORS:
             if (self.data / name).is_dir():
                 return self.data / name
-        place = self.data / _DISTRACTORS[0]
+        # Not the path itself: results say it too, and are read on other machines.
+        place = f"DATA/{_DISTRACTORS[0]}"
         raise InputError(f"needs the distractors in {place}: 'udq datasets download flickr100k -o {place}', then unrar")
