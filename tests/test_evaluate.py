@@ -142,7 +142,7 @@ def test_revisited_has_three_difficulties_and_queries_from_outside(udq, indexed,
     assert "codes, hard1.0001.0001.0001.0001\ncodes" not in shown.text  # hard comes last
     assert "codes, easy––––0" in shown.text
     assert "all_souls_000013" in shown.text  # whose photo is not in the collection
-    assert "Note: 1 queries; roxford5k has 70" in shown.text
+    assert "Note: 1 query; roxford5k has 70" in shown.text
     assert "  hard         mAP 1.000  mP@1 1.000  mP@5 1.000  mP@10 1.000  of 1 queries" in out
     assert "  easy         mAP -" in out
 
