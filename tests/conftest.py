@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 import torchvision
 
 from udq import Collection
+from udq.cli import main
 from udq.demo.cutouts import photo
 
 NAMES = (
@@ -74,6 +76,20 @@ def demo(tmp_path_factory):
     from udq.demo import story
 
     return story.tell(tmp_path_factory.mktemp("demo") / "udq-demo", device="cpu")
+
+
+@pytest.fixture
+def udq(monkeypatch, capsys):
+    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

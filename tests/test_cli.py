@@ -14,22 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq.cli import main
-
-
-@pytest.fixture
-def udq(monkeypatch, capsys):
-    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
-
 
 @pytest.fixture
 def truth(tmp_path):

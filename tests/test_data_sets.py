@@ -20,25 +20,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from udq.cli import main
 from udq.datasets import GroundTruth, buildings, catalogue
 from udq.datasets.catalogue import CATALOGUE
 from udq.datasets.split import move_queries
 from udq.errors import InputError
-
-
-@pytest.fixture
-def udq(monkeypatch, capsys):
-    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 def told(err):

@@ -12,7 +12,6 @@ import pytest
 import scipy.io
 from html_page import Page
 
-from udq.cli import main
 from udq.demo.cutouts import photo
 
 # Official names -> photos with one object in two views, and others.
@@ -27,20 +26,6 @@ NAMES = {
     "oxford_000006": "chelsea",
 }
 BOX = "47.5 20 628.0 451.2"
-
-
-@pytest.fixture
-def udq(monkeypatch, capsys):
-    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from udq import Collection, datasets, evaluate, search, train
-from udq.cli import main
 from udq.config import IndexConfig
 from udq.experiments import runner, tables, timing
 from udq.experiments.bench import Bench, describe
@@ -41,20 +40,6 @@ refine_from = 0
 stop_early = false
 """
 END_TO_END = QUICK + "end_to_end = true\nconvolutions_rate = 1e-4\nbatch = 200\n[sample]\nphotos = 8\n"
-
-
-@pytest.fixture
-def udq(monkeypatch, capsys):
-    """Run a command in this process: ``udq("info", path)`` -> exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["udq", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
