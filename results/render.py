@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,12 @@ def small_collections() -> str:
     return _markdown(("photos", "fitted to themselves", "fitted to other photos"), rows)
 
 
+def reproduced(name: str) -> str:
+    """A table of the paper that ``udq reproduce`` measured on the demo, with its notes, as it wrote it."""
+    _, _, body = (HERE / "reproduce-demo" / f"{name}.md").read_text(encoding="utf-8").partition("\n\n")
+    return body.strip() + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "speed": speed,
@@ -261,6 +268,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "small_collections": small_collections,
     "proposals": proposals,
     "regions": regions,
+    **{f"reproduced_{name}": partial(reproduced, name) for name in ("table2", "table5", "table7", "fig3", "fig4")},
 }
 
 
