@@ -336,8 +336,8 @@ def training_sample(photos: int, settings: SampleConfig) -> list[int]:
 def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> Sample:
     """Return random regions of the training photos, ``regions`` at most, as many of each photo.
 
-    A region is drawn with a probability in proportion to its area. Small regions outnumber large
-    ones, and most of them are background: drawn evenly, they would be what the model learns (docs/training.md).
+    A region is drawn with a probability in proportion to its area. Small regions outnumber large ones, and
+    most of them are background: drawn evenly, they would be what the model learns (docs/training.md).
     """
     rng = np.random.default_rng(settings.seed)
     share = max(1, settings.regions // expected)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def search(collection: Collection, query: Path, box: Sequence[float] | None, *, 
     encoded = time.perf_counter()
     ranking = rank(collection, feature, k=k)
     scanned = time.perf_counter()
-    matches = tuple(ranking.match(place, i, names[i]) for place, i in enumerate(ranking.order, start=1))
+    matches = tuple(ranking.match(position, i, names[i]) for position, i in enumerate(ranking.order, start=1))
     finished = time.perf_counter()
     elapsed = {"encode": encoded - started, "scan": scanned - encoded, "total": finished - started}
     return SearchResult(str(query), found_box, matches, {name: 1e3 * took for name, took in elapsed.items()})
@@ -83,6 +83,19 @@ def _locate(segments: Sequence[Segment], lookup: NDArray[np.float32], ranked: bo
             break
         image -= len(segment.images)
     rows = slice(segment.offsets[image], segment.offsets[image + 1])
-    distance = scan.distances(lookup, segment.codes[rows])
-    found: NDArray[np.float32] = localise(distance[None], segment.boxes[rows], ranked=ranked)[0]
+    return place(lookup, segment.codes[rows], segment.boxes[rows], ranked=ranked)
+
+
+def place(
+    lookup: NDArray[np.float32], codes: NDArray[np.uint8] | NDArray[np.uint16], boxes: NDArray[Any], *, ranked: bool
+) -> NDArray[np.float32]:
+    """Return where in a photo the object is, (4,) float32.
+
+    Args:
+        lookup: (M, K) tables of a query.
+        codes: (R, M), of all regions of the photo.
+        boxes: (R, 4), x1, y1, x2, y2 in pixels.
+        ranked: whether regions are in the order of their proposer, which puts the best first.
+    """
+    found: NDArray[np.float32] = localise(scan.distances(lookup, codes)[None], boxes, ranked=ranked)[0]
     return found

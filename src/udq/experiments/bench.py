@@ -112,25 +112,26 @@ class Bench:
             model: what encodes.
             queries: as in ``encode``.
         """
-        database = self.encode(model, queries)
         asked = self.features(model) if queries is None else queries
+        database = self.encode(model, asked)
         quantizer = model.quantizer
         plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
         return {
-            "codes": self._map(database.distances(quantizer, asked), database.names),
-            "codes_by_eq5": self._map(database.distances(plain, asked), database.names),
-            "real_valued": self._map(database.nearest, database.names),
+            "codes": self._map(database.distances(quantizer, asked), database),
+            "codes_by_eq5": self._map(database.distances(plain, asked), database),
+            "real_valued": self._map(database.nearest, database),
         }
 
     def outcomes(self, model: Model) -> list[Outcome]:
         """Return every query's ranking by codes, scored, with where its object was found in the first photos."""
-        database = self.encode(model)
+        asked = self.features(model)
+        database = self.encode(model, asked)
         found = []
-        for query, feature in zip(self.asked.truth.queries, self.features(model), strict=True):
+        for query, feature in zip(self.asked.truth.queries, asked, strict=True):
             lookup = model.quantizer.lookup_tables(feature)
             distance = scan.best_regions(lookup, database.codes, database.offsets).distance
             locate = partial(database.locate, lookup, self.ranked)
-            found.append(self._scored(query, distance, database.names, locate))
+            found.append(self._scored(query, distance, database, locate))
         return found
 
     def features(self, model: Model) -> Floats:
@@ -182,18 +183,18 @@ class Bench:
                 shutil.rmtree(other)
         return self.scratch / f"training-{name}"
 
-    def _map(self, distance: Floats, names: Sequence[str]) -> float:
+    def _map(self, distance: Floats, database: Encoded) -> float:
         """MAP of (Q, N) squared distances."""
         # Boxes of positives would have the place of each object worked out, which mAP does not ask for.
         queries = [replace(query, boxes={}) for query in self.asked.truth.queries]
-        outcomes = [self._scored(*pair, names, _nowhere) for pair in zip(queries, distance, strict=True)]
+        outcomes = [self._scored(*pair, database, _nowhere) for pair in zip(queries, distance, strict=True)]
         mean: float = scoring.summary(outcomes)["mAP"]
         return mean
 
-    def _scored(self, query: Query, distance: Floats, names: Sequence[str], locate: Callable[[int], Floats]) -> Outcome:
+    def _scored(self, query: Query, distance: Floats, database: Encoded, locate: Callable[[int], Floats]) -> Outcome:
         ranking = search.Ranking(np.argsort(distance, kind="stable"), distance, locate)
-        ids = {name: i for i, name in enumerate(names)}
-        return scoring.score(query, self.asked.paths[query.image], ranking, names, ids, keep_query=self.asked.kept)
+        path, kept = self.asked.paths[query.image], self.asked.kept
+        return scoring.score(query, path, ranking, database.names, database.ids, keep_query=kept)
 
 
 def describe(extractor: Extractor, asked: Asked) -> Floats:

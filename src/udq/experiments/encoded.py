@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
+from udq import scan, search
 from udq.extract import Extracted
-from udq.localise import localise
 from udq.model import Model
 from udq.quantize import Quantizer
 
@@ -36,6 +36,11 @@ class Encoded:
     offsets: NDArray[np.int64]
     nearest: Floats
 
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Image id of each name."""
+        return {name: i for i, name in enumerate(self.names)}
+
     def distances(self, quantizer: Quantizer, queries: Floats) -> Floats:
         """Return the squared distance of each photo's best region to each query.
 
@@ -58,9 +63,7 @@ class Encoded:
             image: the photo's id.
         """
         rows = slice(self.offsets[image], self.offsets[image + 1])
-        distance = scan.distances(lookup, self.codes[rows])
-        found: Floats = localise(distance[None], self.boxes[rows], ranked=ranked)[0]
-        return found
+        return search.place(lookup, self.codes[rows], self.boxes[rows], ranked=ranked)
 
 
 def encode(model: Model, photos: Iterable[Extracted], queries: Floats) -> Encoded:
