@@ -1,12 +1,14 @@
-"""The bar on stderr that shows how far long work is, for commands."""
+"""What commands say of long work on stderr: a bar that shows how far it is, and where it stands after Ctrl-C."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Signals of Ctrl-C so far: code that was called from C may swallow the exception of one, so each step looks here.
 interrupts: list[int] = []
+INTERRUPTED = 130
 
 
 @contextmanager
@@ -47,3 +49,20 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
                 raise KeyboardInterrupt
 
         yield step
+
+
+@contextmanager
+def resumable(left: Callable[[], str | None]) -> Iterator[None]:
+    """Let Ctrl-C say where the work stands, and end the process.
+
+    Args:
+        left: says what was kept and how to go on; None where nothing was, and the interrupt goes on its way.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        said = left()
+        if said is None:
+            raise
+        print(f"udq: interrupted; {said}", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -15,7 +15,7 @@ import typer
 
 from udq import __version__, backbones, config, printing
 from udq import proposals as proposers
-from udq.bar import interrupts, progress
+from udq.bar import INTERRUPTED, interrupts, progress, resumable
 from udq.cli_datasets import app as datasets_app
 from udq.cli_reproduce import reproduce
 from udq.errors import InputError, UdqError
@@ -33,8 +33,6 @@ app = typer.Typer(
 )
 app.add_typer(datasets_app, name="datasets")
 app.command(epilog="Example: udq reproduce table2 --data photos/ --limit 2")(reproduce)
-
-_INTERRUPTED = 130
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -415,14 +413,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     try:
         code = app(prog_name="udq", standalone_mode=False)
-        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except typer.TyperException as error:
         _fail(_usage(error), 2)
     except UdqError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was left half-written", _INTERRUPTED)
+        _fail("interrupted; nothing was left half-written", INTERRUPTED)
     except BrokenPipeError:
         # The reader went away (| head). Point stdout nowhere, so that Python's last flush is quiet too.
         sys.stdout = None  # type: ignore[assignment]
@@ -459,18 +457,15 @@ def _timed() -> Iterator[Callable[[], float]]:
     yield lambda: round(time.perf_counter() - started, 2)
 
 
-@contextmanager
-def _resumable(path: Path) -> Iterator[None]:
-    """Let Ctrl-C say where the work stands."""
+def _resumable(path: Path) -> AbstractContextManager[None]:
+    """Let Ctrl-C say where the work on a path stands."""
     from udq.writer import partial_folder
 
-    try:
-        yield
-    except KeyboardInterrupt:
+    def said() -> str | None:
         left = partial_folder(path)
-        if not left.exists():
-            raise
-        _fail(f"interrupted; the same command goes on from here, or delete {left} to give up", _INTERRUPTED)
+        return f"the same command goes on from here, or delete {left} to give up" if left.exists() else None
+
+    return resumable(said)
 
 
 def _truth(path: Path | None) -> GroundTruth | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from udq import printing
-from udq.bar import progress
+from udq.bar import progress, resumable
 from udq.errors import InputError, UdqError
 
 app = typer.Typer(
@@ -59,11 +59,8 @@ def download(
     plan = downloads.Plan(dataset, output, mirror=mirror, source=source)
     if plan.fetched and not yes:
         _ask(plan.question())
-    try:
+    with resumable(plan.left):
         files = downloads.download(plan, progress=progress)
-    except KeyboardInterrupt:
-        print(f"udq: interrupted; {plan.left()}", file=sys.stderr)
-        sys.exit(130)
     if as_json:
         printing.print_json({"dataset": name, "folder": str(output), "files": files})
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from udq import backbones, config, printing
-from udq.bar import progress
+from udq.bar import progress, resumable
 from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
@@ -94,11 +94,8 @@ def reproduce(
         told = result.reason or f"paper / measured: {results.written(result)}"
         print(f"{experiment.name}: {result.cell.where}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    try:
+    with resumable(lambda: "finished cells are kept, and the same command goes on from there"):
         found = runner.run(experiments, settings, progress=progress, say=say)
-    except KeyboardInterrupt:
-        print("udq: interrupted; finished cells are kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
     written = {each.name: results.write(each, found[each.name], settings) for each in experiments}
     if as_json:
         facts = [results.to_json(each, found[each.name], settings) for each in experiments]
