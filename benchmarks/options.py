@@ -30,7 +30,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from training import Benchmark
 
-from udq import datasets, images, index, losses, model, refine, train
+from udq import images, index, losses, model, refine, train
 from udq.config import IndexConfig, QuantizerConfig, TrainConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
@@ -353,17 +353,14 @@ def run(benchmark: Options, name: str, seed: int) -> dict[str, dict[str, float]]
 def main() -> None:
     """Print a row at a time; write JSON where asked, after every one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--collection", nargs=3, action="append", required=True, metavar=("NAME", "PHOTOS", "TRUTH"), dest="collections"
-    )
+    places.add_collections(parser)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=TRAINED, help="these beside the default")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     benchmarks = {}
     for name, photos, truth in arguments.collections:
-        answers = places.truth(Path(photos)) if truth == "places" else datasets.REGISTRY["boxes"](Path(truth))
-        benchmarks[name] = Options(Path(photos), answers.queries)
+        benchmarks[name] = Options(Path(photos), places.read(photos, truth).queries)
     before = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {"runs": []}
     found: dict[str, Any] = before.get("collections") or {
         name: {"photos": len(benchmark.photos), "queries": len(benchmark.truth), "rows": {}}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from training import Benchmark
 
+from udq import datasets
 from udq.datasets import GroundTruth, Query
 from udq.images import find
 from udq.provenance import provenance
@@ -34,6 +35,18 @@ SIZES = (2, 3, 5, None)
 def truth(folder: Path) -> GroundTruth:
     """Each photo asks for the others of its place."""
     return answers([source.name for source in find([folder])[0]])
+
+
+def add_collections(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark take several collections, each a name, its photos and their answers (see ``read``)."""
+    parser.add_argument(
+        "--collection", nargs=3, action="append", required=True, metavar=("NAME", "PHOTOS", "TRUTH"), dest="collections"
+    )
+
+
+def read(photos: str, answers: str) -> GroundTruth:
+    """Return a collection's ground truth: a CSV of the dataset ``boxes``, or ``places``."""
+    return truth(Path(photos)) if answers == "places" else datasets.load("boxes", Path(answers))
 
 
 def answers(names: list[str]) -> GroundTruth:

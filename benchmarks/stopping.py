@@ -21,7 +21,7 @@ from typing import Any
 import places
 from training import Benchmark
 
-from udq import datasets, index, model, refine
+from udq import index, model, refine
 from udq.config import IndexConfig
 from udq.head import Head
 from udq.provenance import provenance
@@ -74,17 +74,14 @@ def run(benchmark: Benchmark, seed: int) -> list[dict[str, float]]:
 def main() -> None:
     """Print a table a collection; write JSON where asked, after every one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--collection", nargs=3, action="append", required=True, metavar=("NAME", "PHOTOS", "TRUTH"), dest="collections"
-    )
+    places.add_collections(parser)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     for name, photos, truth in arguments.collections:
-        folder = Path(photos)
-        answers = places.truth(folder) if truth == "places" else datasets.REGISTRY["boxes"](Path(truth))
-        benchmark = Benchmark(folder, answers.queries)
+        answers = places.read(photos, truth)
+        benchmark = Benchmark(Path(photos), answers.queries)
         runs = [run(benchmark, seed) for seed in range(arguments.seeds)]
         rows = []
         for each in zip(*runs, strict=True):

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from udq import datasets
+from udq import datasets, proposals
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.evaluate import ask
@@ -99,7 +99,8 @@ class Benchmark(Bench):
         broken = {photo.source.name for photo in looked} - set(held)
         asked = ask(GroundTruth("boxes", truth), held, broken)
         self._kept = TemporaryDirectory()
-        super().__init__(extractor, photos, asked, describe(extractor, asked), Path(self._kept.name), ranked=True)
+        ranked = config.features.proposals in proposals.RANKED
+        super().__init__(extractor, photos, asked, describe(extractor, asked), Path(self._kept.name), ranked)
         self._alike = ""
 
     @property
