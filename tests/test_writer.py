@@ -254,3 +254,22 @@ def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_p
     assert contents(resumed.path) == contents(whole.path)
     assert resumed.info()["training"] == whole.info()["training"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["settings.toml", "whole.udq", "x.udq"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sizes of files cannot be limited there")
+def test_a_disk_without_room_is_one_line_and_the_same_command_goes_on(photos, tmp_path):
+    settings = tmp_path / "settings.toml"
+    settings.write_text("images = { shorter = 96, longer = 128 }\ntraining = { enabled = false }\n")
+    words = ["index", str(photos), "-o", str(tmp_path / "x.udq"), "--config", str(settings)]
+    # The system refuses what a file has beyond 100 kB, as it refuses what a full disk has no room for.
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))"
+    script = f"{limited}; from udq.cli import main; main()"
+    full = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+
+    assert full.returncode == 1
+    assert full.stderr.splitlines()[-1].startswith("udq: ")
+    assert full.stderr.endswith("; make room, and run the same command again to go on\n")
+    assert "Traceback" not in full.stderr
+    assert not (tmp_path / "x.udq").exists()
+    subprocess.run([sys.executable, "-c", "from udq.cli import main; main()", *words], capture_output=True, check=True)
+    assert Collection.open(tmp_path / "x.udq", device="cpu").damaged() == []
