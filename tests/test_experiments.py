@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from udq import Collection, datasets, evaluate, search, train
 from udq.config import IndexConfig
+from udq.errors import DiskError
 from udq.experiments import runner, tables, timing
 from udq.experiments.bench import Bench, describe
 from udq.experiments.looked import Looked
@@ -203,7 +205,8 @@ def test_published_rows_stay_as_they_are_and_distractors_are_missed_in_a_line(ud
     assert cells[ours, "Oxford105K, W/O"]["status"] == "missing"
     assert "udq datasets download flickr100k" in cells[ours, "Oxford105K, W/O"]["reason"]
     lines = [line for line in err.splitlines() if "distractors" in line]
-    assert len(lines) == 2
+    assert len(lines) == 1
+    assert lines[0].startswith("table6: 2 cells left out: needs the distractors in DATA/flickr100k")
     assert "| 0.669 | 0.773 | 0.616 |" in (output / "table6.md").read_text()
     assert "codes are coarser than the paper's: too few for K = 512" in (output / "table6.md").read_text()
 
@@ -358,6 +361,90 @@ def test_a_value_of_other_photos_is_measured_anew(udq, data, quick, tmp_path):
     assert "boxes: 11 photos" in (tmp_path / "out" / "table2.md").read_text()
 
 
+def test_a_photo_replaced_while_others_are_measured_does_not_pass_for_what_was(udq, data, quick, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    arguments = ("--data", other, "--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 2)
+    accuracy = Bench.accuracy
+
+    def replaced(self, model, queries=None):
+        shutil.copyfile(other / "images" / "page.png", other / "images" / "brick.png")
+        return accuracy(self, model, queries)
+
+    monkeypatch.setattr(Bench, "accuracy", replaced)
+    udq("reproduce", "table2", *arguments)
+    monkeypatch.setattr(Bench, "accuracy", accuracy)
+    udq("reproduce", "table2", *arguments)
+
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 4  # both cells of the photo as it was, and as it is
+
+
+def test_a_query_photo_that_changed_outside_the_database_is_asked_anew(udq, photos, quick, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(photos, data / "photos")
+    (data / "queries").mkdir()
+    query = data / "queries" / "INSTRE-S1" / "coffee.png"
+    query.parent.mkdir()
+    shutil.move(data / "photos" / "coffee.png", query)
+    (data / "photos" / "INSTRE-S1").mkdir()
+    for name in ("rocket.png", "page.png"):
+        shutil.move(data / "photos" / name, data / "photos" / "INSTRE-S1")
+    gnd = np.empty((1, 1), [("ok", object), ("bbx", object)])
+    gnd[0, 0]["ok"], gnd[0, 0]["bbx"] = np.array([[1]]), np.array([[81.0, 20, 478, 386]])
+    database = np.array([["INSTRE-S1/rocket.png", "INSTRE-S1/page.png"]], object)
+    names = {"imlist": database, "qimlist": np.array([["INSTRE-S1/coffee.png"]], object), "gnd": gnd}
+    scipy.io.savemat(data / "gnd_instre.mat", names)
+    arguments = ("--dataset", "instre", "--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 1)
+    for _ in range(2):
+        assert udq("reproduce", "table2", "--data", data, *arguments)[0] == 0
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 1
+    with Image.open(query) as shown:
+        shown.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(query)
+    assert udq("reproduce", "table2", "--data", data, *arguments)[0] == 0
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
+
+
+def test_two_runs_in_one_folder_do_not_mix(udq, data, quick, tmp_path):
+    arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
+    with runner.alone(tmp_path):
+        code, out, err = udq(*arguments, "--limit", 1)
+    assert code == 2
+    assert "another udq is measuring to it" in told(err)
+    assert out == ""
+    assert udq(*arguments, "--limit", 1)[0] == 0
+
+
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(udq, data, quick, tmp_path, monkeypatch):
+    arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
+    tried = []
+
+    def full(path, content):
+        tried.append(path)
+        raise DiskError(f"{path}: cannot be written (No space left on device); make room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("udq.experiments.desk.write_whole", full)
+        code, _, err = udq(*arguments, "--limit", 3)
+    assert code == 1
+    assert "No space left on device" in told(err)
+    assert len(tried) == 1  # the other cells would have been measured for nothing
+    assert udq(*arguments, "--limit", 3)[0] == 0
+
+
+def test_cells_of_several_commits_say_so(udq, data, quick, tmp_path):
+    arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
+    assert udq(*arguments, "--limit", 1)[0] == 0
+    (cell,) = (tmp_path / "cells").iterdir()
+    facts = json.loads(cell.read_text())
+    facts["provenance"]["commit"] = "0123abc"
+    cell.write_text(json.dumps(facts))
+    assert udq(*arguments, "--limit", 2)[0] == 0
+
+    table = (tmp_path / "table2.md").read_text()
+    assert "commit 0123abc" in table
+    assert table.count(", commit ") == 2
+
+
 # --- search time, pictures -----------------------------------------------------------------------------------------
 
 
@@ -432,12 +519,15 @@ def test_the_list_names_every_table_and_figure(udq):
         (["table2", "--data", ".", "--ground-truth", "x.csv"], "say of which data set it is"),
         (["table2", "--data", ".", "--preset", "nothing"], "preset 'nothing': expected one of default"),
         (["table2", "--data", ".", "--limit", "0"], "--limit: expected 1 or more"),
+        (["table2", "--data", ".", "--device", "tpu"], "device 'tpu': expected auto, cpu or cuda"),
+        (["table2", "--data", ".", "-o", "file/below"], "-o file/below: no folder can be there"),
         (["table2", "--data", ".", "--weights", "vgg16=no.pt"], "--weights vgg16=no.pt: no such file"),
         (["table2", "--data", ".", "--config", "no.toml"], "no.toml: no such configuration file"),
     ],
 )
 def test_a_wrong_argument_is_one_line(udq, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     code, _, err = udq("reproduce", *arguments)
 
     assert code == 2
@@ -450,8 +540,10 @@ def test_without_any_data_every_cell_says_so_and_the_command_fails(udq, tmp_path
 
     assert code == 1
     assert "nothing was measured: needs" in told(err)
-    assert out.count("udq datasets download oxford5k") == 3
-    assert out.count("udq datasets download paris6k") == 3
+    assert [line.partition(": needs")[0] for line in out.splitlines() if "needs" in line] == [
+        "table7: 3 cells left out"
+    ] * 2
+    assert out.count("udq datasets download oxford5k") == out.count("udq datasets download paris6k") == 1
     assert "not measured: Oxford5K, UDQ and 2 more: needs" in (tmp_path / "out" / "table7.md").read_text()
 
 

@@ -90,19 +90,19 @@ def reproduce(
         _files(rpn, "--rpn"), limit, device,
     )  # fmt: skip
 
-    def say(experiment: Experiment, result: Result) -> None:
-        told = result.reason or f"paper / measured: {results.written(result)}"
-        print(f"{experiment.name}: {result.cell.where}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
+    def say(experiment: Experiment, some: Sequence[Result]) -> None:
+        told = some[0].reason or f"paper / measured: {results.written(some[0])}"
+        which = some[0].cell.where if len(some) == 1 else f"{len(some)} cells left out"
+        print(f"{experiment.name}: {which}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    with resumable(lambda: "finished cells are kept, and the same command goes on from there"):
+    with runner.alone(output), resumable(lambda: "finished cells are kept, and the same command goes on from there"):
         found = runner.run(experiments, settings, progress=progress, say=say)
-    written = {each.name: results.write(each, found[each.name], settings) for each in experiments}
+        written = [file for each in experiments for file in results.write(each, found[each.name], settings)]
     if as_json:
         facts = [results.to_json(each, found[each.name], settings) for each in experiments]
         printing.print_json({"experiments": facts})
     else:
-        for files in written.values():
-            print("\n".join(f"written: {file}" for file in files))
+        print("\n".join(f"written: {file}" for file in written))
     if not any(result.measured is not None for each in found.values() for result in each):
         reason = next((result.reason for each in found.values() for result in each if result.reason), "no cells")
         raise UdqError(f"nothing was measured: {reason}")

@@ -5,6 +5,7 @@
     │   └── NoPhotosError       a folder without a single photo
     ├── ImageError              a photo cannot be read or is refused
     ├── CollectionError         not a collection, damaged, or of another format version
+    ├── DiskError               a file cannot be written: no room, or not allowed
     └── DependencyError         an optional package is missing (also an ImportError)
 
 A message says what was expected, what was found and what to do, in one line.
@@ -35,6 +36,10 @@ class ImageError(UdqError):
 
 class CollectionError(UdqError):
     """A path that is not a collection, or one that is damaged or of another format version."""
+
+
+class DiskError(UdqError):
+    """A file that cannot be written: the disk has no room, or the folder allows no writing."""
 
 
 class DependencyError(UdqError, ImportError):

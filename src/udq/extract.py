@@ -78,7 +78,7 @@ class Extractor:
         self.rpn = rpn
         self._image = image
         self._feature = feature
-        place = _device(device)
+        place = device_of(device)
         self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
 
     @property
@@ -175,7 +175,15 @@ def in_gpu_memory(setting: str) -> Iterator[None]:
         raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return where the network runs.
+
+    Args:
+        name: ``auto``, ``cpu`` or ``cuda``; ``auto`` is a GPU where there is one.
+
+    Raises:
+        InputError: another name, or no GPU.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device '{name}': expected auto, cpu or cuda")
     available = torch.cuda.is_available()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from udq.errors import InputError, UdqError
+from udq.errors import DiskError, InputError
 from udq.types import Box
 
 # Blue, orange and yellow stay apart for colour-blind eyes (after Okabe and Ito, lightened for use on photos).
@@ -134,7 +134,7 @@ def write_whole(path: Path, write: Callable[[Path], None], *, what: str = "pictu
         what: it is, for the message of an error.
 
     Raises:
-        UdqError: the file cannot be written.
+        DiskError: the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -142,7 +142,7 @@ def write_whole(path: Path, write: Callable[[Path], None], *, what: str = "pictu
         partial.replace(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UdqError(f"{path}: the {what} cannot be written: {reason}") from error
+        raise DiskError(f"{path}: the {what} cannot be written: {reason}") from error
     finally:
         with contextlib.suppress(OSError):  # it is not there, or its name is too long to be
             partial.unlink()

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from udq import __version__, archive, storage
 from udq.config import IndexConfig
-from udq.errors import InputError, UdqError
+from udq.errors import DiskError, InputError, UdqError
 from udq.head import Arrays
 from udq.model import Model
 from udq.storage import Image, Manifest
@@ -322,7 +322,7 @@ def _guarded(path: Path, write: Callable[[], object]) -> None:
     try:
         write()
     except OSError as error:
-        raise UdqError(
+        raise DiskError(
             f"{path}: cannot be written ({error.strerror}); make room, and run the same command again to go on"
         ) from error
 

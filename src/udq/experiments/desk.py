@@ -72,11 +72,15 @@ class Desk:
         weights, rpn = (given.get(backbone, given.get("")) for given in (settings.weights, settings.rpn))
         self._given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
         self._sources = images.find(material.folders)[0]
-        self._asked = ask(material.truth, {source.name: source.path for source in self._sources})
+        held = {source.name: source.path for source in self._sources}
+        self._asked = ask(material.truth, held)
         self._extractor = Extractor(
             look.images, look.features, weights=weights, rpn=rpn, device=settings.device
         ).proposing()
+        # Before any photo is looked at: what one is replaced with meanwhile must not pass for what was measured.
+        apart = [images.Source(name, path) for name, path in sorted(self._asked.paths.items()) if name not in held]
         seen = IndexConfig(images=look.images, features=look.features, sample=look.sample)
+        self._seen = index.fingerprint([*self._sources, *apart], seen, self._extractor, self._given)
         self.scratch = self._output / "scratch" / self._fingerprint(seen, "look")[:16]
         self._looked = Looked(self._sources, self._extractor, progress, self.scratch)
         self._fitted: tuple[IndexConfig, Fitted] | None = None
@@ -145,8 +149,8 @@ class Desk:
 
     def _fingerprint(self, config: IndexConfig, kind: str) -> str:
         """Return a checksum of all that a value depends on."""
-        built = index.fingerprint(self._sources, config, self._extractor, self._given)
-        return sha256(f"{kind} {built} {_digest(self._asked.truth)}".encode()).hexdigest()
+        facts = [kind, self._seen, config.to_dict(), _digest(self._asked.truth)]
+        return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(truth: GroundTruth) -> str:

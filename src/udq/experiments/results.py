@@ -50,7 +50,7 @@ def to_json(experiment: Experiment, results: Sequence[Result], settings: Setting
         "preset": settings.preset,
         "measured": sum(result.measured is not None for result in results),
         "cells": [_cell(result) for result in results],
-        "provenance": provenance(seed=0),
+        "provenance": provenance(seed=settings.of(experiment.measured[0]).sample.seed),
     }
 
 
@@ -114,14 +114,15 @@ def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
         lines.append(f"network {backbone}, {how}{stands}")
     fewer = {each.facts["learned_on"].partition("; ")[2] for each in measured}
     lines += [f"codes are coarser than the paper's: {each}" for each in sorted(fewer) if each]
-    if measured:
-        found = measured[0].facts["provenance"]
-        machine = found["machine"]
-        lines.append(
-            f"{machine['cpu']}, {machine['cores']} cores; udq {found['versions'].get('udq', 'of a checkout')}, "
-            f"commit {found['commit']}; {found['date'][:10]}"
+    # Cells of several runs may be of several machines, versions and days.
+    made = [each.facts["provenance"] for each in measured]
+    return lines + list(
+        dict.fromkeys(
+            f"{found['machine']['cpu']}, {found['machine']['cores']} cores; "
+            f"udq {found['versions'].get('udq', 'of a checkout')}, commit {found['commit']}; {found['date'][:10]}"
+            for found in made
         )
-    return lines
+    )
 
 
 def _official(dataset: str) -> str:

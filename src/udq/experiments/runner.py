@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import groupby
+from pathlib import Path
+
+import filelock
 
 from udq.config import IndexConfig
-from udq.errors import UdqError
+from udq.errors import DiskError, InputError, UdqError
 from udq.experiments.desk import Desk, Result
 from udq.experiments.settings import Settings
-from udq.experiments.shelf import Material
+from udq.experiments.shelf import Material, Shelf
 from udq.experiments.tables import TIMES, Cell, Experiment
+from udq.extract import device_of
 from udq.progress import Progress, silent
 
 
@@ -45,12 +51,36 @@ class _Task:
         return self.look, json.dumps([training, str(self.config.supervision())]), iterations
 
 
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """Make the folder of results and hold it: a second run there would delete what the first has in ``scratch/``.
+
+    Raises:
+        InputError: another run holds it, or no folder can be there.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"-o {output}: no folder can be there ({error.strerror}); choose another place") from error
+    lock = filelock.FileLock(output / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(
+            f"-o {output}: another udq is measuring to it; wait until that is done, or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def run(
     experiments: Sequence[Experiment],
     settings: Settings,
     *,
     progress: Progress = silent,
-    say: Callable[[Experiment, Result], None] = lambda experiment, result: None,
+    say: Callable[[Experiment, Sequence[Result]], None] = lambda experiment, results: None,
 ) -> dict[str, list[Result]]:
     """Measure tables and figures.
 
@@ -58,56 +88,76 @@ def run(
         experiments: which.
         settings: on what, and how.
         progress: is told of each step.
-        say: is told of each cell that is done or that cannot be.
+        say: is told of each cell that is done, and at once of all that cannot be for the same reason.
 
     Returns:
         Name of the experiment -> results, in the order of its cells.
 
     Raises:
         InputError: settings that cannot be right for any cell.
+        UdqError: the disk cannot take what was measured, which it could not of the cells that follow either.
     """
+    device_of(settings.device)
     done: dict[tuple[str, str], Result] = {}
+
+    def finish(experiment: Experiment, results: Sequence[Result]) -> None:
+        done.update({(experiment.name, result.cell.where): result for result in results})
+        say(experiment, results)
+
+    def leave_out(pairs: Sequence[tuple[Experiment, Cell]], reason: str) -> None:
+        for experiment in experiments:
+            some = [Result(cell, reason=reason) for each, cell in pairs if each is experiment]
+            if some:
+                finish(experiment, some)
+
     tasks: list[tuple[Experiment, _Task]] = []
-
-    def finish(experiment: Experiment, result: Result) -> None:
-        done[experiment.name, result.cell.where] = result
-        say(experiment, result)
-
+    lacking: dict[str, list[tuple[Experiment, Cell]]] = {}
+    find = cache(partial(_find, settings.shelf))  # a ground truth takes a while to read
     for experiment in experiments:
         for place, cell in enumerate(experiment.measured):
             wanted = settings.of(cell)
             if settings.limit is not None and place >= settings.limit:
                 done[experiment.name, cell.where] = Result(cell, reason="left out by --limit")
                 continue
-            try:
-                material = settings.shelf.find(cell.dataset)
-            except UdqError as error:
-                finish(experiment, Result(cell, reason=_line(error)))
+            material = find(cell.dataset)
+            if isinstance(material, str):
+                lacking.setdefault(material, []).append((experiment, cell))
                 continue
             kind = "times" if cell.measure in TIMES else "pictures" if experiment.pictures else "accuracy"
             tasks.append((experiment, _Task(cell, kind, wanted, material)))
+    for reason, pairs in lacking.items():
+        leave_out(pairs, reason)
     tasks.sort(key=lambda pair: pair[1].order)
     for _, group in groupby(tasks, key=lambda pair: pair[1].look):
         alike = list(group)
         try:
             desk = Desk(alike[0][1].material, alike[0][1].config, settings, progress)
         except (UdqError, OSError) as error:
-            for experiment, task in alike:
-                finish(experiment, Result(task.cell, reason=_line(error)))
+            leave_out([(experiment, task.cell) for experiment, task in alike], _line(error))
             continue
         results = []
         for experiment, task in alike:
             try:
                 results.append(desk.measure(task.cell, task.kind, task.config))
+            except DiskError:
+                raise
             except (UdqError, OSError) as error:
                 results.append(Result(task.cell, reason=_line(error)))
-            finish(experiment, results[-1])
+            finish(experiment, results[-1:])
         if settings.limit is None and all(result.measured is not None for result in results):
             shutil.rmtree(desk.scratch, ignore_errors=True)  # many gigabytes that no cell of this run asks for again
     return {
         experiment.name: [done.get((experiment.name, cell.where), Result(cell)) for cell in experiment.cells]
         for experiment in experiments
     }
+
+
+def _find(shelf: Shelf, dataset: str) -> Material | str:
+    """Return what cells of a data set are measured on, or why it is not there."""
+    try:
+        return shelf.find(dataset)
+    except UdqError as error:
+        return _line(error)
 
 
 def _line(error: Exception) -> str:
