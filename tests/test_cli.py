@@ -325,7 +325,7 @@ def test_broken_photos_are_listed_at_the_end_and_by_info(udq, photos, tmp_path):
     (folder / "notes.txt").touch()
     code, _, err = udq("index", folder, "-o", tmp_path / "x.udq")
     assert code == 0
-    assert "1 photos could not be read" in err
+    assert "1 photo could not be read and is not in the collection:" in err
     assert "empty.jpg: empty file" in err
 
     _, out, _ = udq("info", tmp_path / "x.udq")

@@ -20,7 +20,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from udq.datasets import GroundTruth, buildings, catalogue
+from udq import datasets
+from udq.datasets import GroundTruth, buildings, catalogue, instre
 from udq.datasets.catalogue import CATALOGUE
 from udq.datasets.split import move_queries
 from udq.errors import InputError
@@ -521,7 +522,14 @@ def test_the_list_names_counts_and_addresses(udq):
 
     found = {each["name"]: each for each in json.loads(udq("datasets", "list", "--json")[1])["datasets"]}
     assert found["oxford5k"]["files"][0].endswith("/oxbuild_images-v1.tgz")
-    assert (found["instre"]["photos"], found["instre"]["queries"]) == (27293 + 1250, 1250)
+    # The database's photos, as the protocols have them; query photos that are apart from it come on top.
+    for name, load in datasets.REGISTRY.items():
+        if name != "boxes":
+            photos = instre._PHOTOS if name == "instre" else load.keywords["photos"]
+            queries = len(catalogue.listed(CATALOGUE[name].names)) - photos if CATALOGUE[name].names else 1250
+            assert (found[name]["photos"], found[name]["queries"] * found[name]["queries_apart"]) == (photos, queries)
+    assert found["roxford5k"]["photos"] == 4993
+    assert found["flickr100k"]["size"] is None  # no official page says it
 
 
 def test_the_lists_of_names_are_whole():

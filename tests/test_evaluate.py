@@ -12,7 +12,9 @@ import pytest
 import scipy.io
 from html_page import Page
 
+from udq.datasets import GroundTruth
 from udq.demo.cutouts import photo
+from udq.evaluate import notes
 
 # Official names -> photos with one object in two views, and others.
 NAMES = {
@@ -96,12 +98,16 @@ def test_oxford_is_measured_as_its_evaluator_does(udq, oxford, indexed, tmp_path
     assert "difficulties" not in report
     assert report["notes"] == [
         "1 query; oxford5k has 55: not the published protocol",
-        "8 photos; the database of oxford5k is 5,063: some are missing",
+        "missing: 5,060 of the 5,063 photos of oxford5k, 'all_souls_000000' first; published figures are of all",
+        # Names made up for this test.
+        "not of oxford5k: 5 photos, 'oxford_000001.jpg' first; published figures are of its own, or of these and known "
+        "distractors",
     ]
 
     code, out, _ = evaluate(udq, indexed[0], "oxford5k", oxford / "gt")
     assert code == 0
-    assert "note: 8 photos; the database of oxford5k is 5,063" in out
+    assert "note: missing: 5,060 of the 5,063 photos of oxford5k" in out
+    assert "mAP 1.0000 of 1 query, no known boxes\n               mP@1 1.000  mP@5 1.000  mP@10 1.000\n" in out
 
 
 def test_revisited_has_three_difficulties_and_queries_from_outside(udq, indexed, tmp_path):
@@ -128,8 +134,38 @@ def test_revisited_has_three_difficulties_and_queries_from_outside(udq, indexed,
     assert "codes, easy––––0" in shown.text
     assert "all_souls_000013" in shown.text  # whose photo is not in the collection
     assert "Note: 1 query; roxford5k has 70" in shown.text
-    assert "  hard         mAP 1.000  mP@1 1.000  mP@5 1.000  mP@10 1.000  of 1 queries" in out
+    assert "  hard         mAP 1.000  mP@1 1.000  mP@5 1.000  mP@10 1.000  of 1 query\n" in out
     assert "  easy         mAP -" in out
+
+
+def test_photos_that_a_data_set_lists_are_compared_with_the_collection(udq, indexed, tmp_path):
+    _, without, queries = indexed
+    held = [name for name in NAMES if name != "all_souls_000013"]
+    truth = revisited(tmp_path / "gnd_roxford5k.mat")
+    content = scipy.io.loadmat(truth)
+    listed = np.array([[held[0], held[1], "oxford_000009", *held[3:]]], object)  # as many, but not the same
+    scipy.io.savemat(truth, {"imlist": listed, "qimlist": content["qimlist"], "gnd": content["gnd"]})
+    code, out, err = evaluate(udq, without, "roxford5k", truth, "--queries", queries, "--json")
+    notes = json.loads(out)["notes"]
+
+    assert code == 0
+    assert notes == [
+        "1 query; roxford5k has 70: not the published protocol",
+        "the ground truth lists 7 photos; roxford5k has 4,993: not the published protocol",
+        "missing: 1 of the 7 photos of roxford5k, 'oxford_000009' first; published figures are of all",
+        "not of roxford5k: 1 photo, 'jpg/oxford_000002.jpg' first; published figures are of its own, or of these and "
+        "known distractors",
+    ]
+    assert err.splitlines()[-4:] == [f"note: {note}" for note in notes]  # for who sends the JSON to a file
+
+
+def test_a_photo_that_could_not_be_read_is_not_one_that_is_missing():
+    truth = GroundTruth("instre", (), "outside", official=(0, 3), database=("a", "b", "c"))
+
+    assert notes(truth, {"a", "c"}, {"b"}) == [
+        "unreadable: 1 of the 3 photos of instre, 'b' first; published figures are of all"
+    ]
+    assert notes(truth, {"a", "b", "c", "noise"}, (), distractors=True) == []
 
 
 def test_query_photos_are_found_beside_the_ground_truth(udq, indexed, tmp_path):
@@ -202,7 +238,7 @@ def test_query_photos_whose_names_are_not_utf8_are_said(udq, indexed, tmp_path):
 
 def test_names_of_other_photos_are_refused(udq, collection, oxford, indexed):
     refused(udq, "names 2 photos that the collection does not hold", collection, "oxford5k", oxford / "gt")
-    refused(udq, "1 photos that the collection does not hold, 'all_souls_000013'", indexed[1], "oxford5k",
+    refused(udq, "names 1 photo that the collection does not hold, 'all_souls_000013'", indexed[1], "oxford5k",
             oxford / "gt")  # fmt: skip
     refused(udq, "this is the ground truth of oxford5k; check --dataset", indexed[0], "paris6k", oxford / "gt")
 

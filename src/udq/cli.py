@@ -255,10 +255,9 @@ def evaluate(
 
         pictures.save(evaluation_sheet(opened, done), picture)
     size = 0 if report is None else error_report.write(opened, done, report, progress=progress)
+    printing.print_evaluation(done.report, as_json=as_json)
     if as_json:
-        printing.print_json(done.report)
         return
-    printing.print_evaluation(done.report)
     if picture is not None:
         print(f"picture: {picture}")
     if report is not None:

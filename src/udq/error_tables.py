@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from udq import page
 from udq.failures import LEAST_OVERLAP, Failures
 from udq.scoring import RANKS, TOP, Outcome
+from udq.words import counted
 
 if TYPE_CHECKING:
     from udq.collection import Collection
@@ -55,7 +56,7 @@ def histogram(values: Sequence[float]) -> str:
         span = f"{i / _BARS:.1f} to {(i + 1) / _BARS:.1f}"
         bars.append(
             f'<rect x="{left + 2}" y="{base - height:.1f}" width="{width - 4}" height="{height:.1f}">'
-            f"<title>AP {span}: {count:,} queries</title></rect>"
+            f"<title>AP {span}: {counted(count, 'query', 'queries')}</title></rect>"
         )
         if count:
             bars.append(

@@ -20,6 +20,7 @@ from udq.progress import Progress, silent
 from udq.provenance import provenance
 from udq.scoring import Outcome
 from udq.types import Box, Features
+from udq.words import counted
 
 if TYPE_CHECKING:
     from udq.collection import Collection
@@ -87,7 +88,7 @@ def evaluate(
         "learned_on": collection.model.origin,
         "network_precision": collection.extractor.precision,
         "keep_query": kept,
-        "notes": _notes(truth, len(photos)),
+        "notes": notes(truth, held, broken),
     }
     rows = [_row(outcome, kept) for outcome in outcomes]
     if real_valued:
@@ -160,7 +161,8 @@ def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, out
     missing = sorted(named - set(held))
     if missing:
         raise InputError(
-            f"the ground truth names {len(missing)} photos that the collection does not hold, '{missing[0]}' first; "
+            f"the ground truth names {counted(len(missing), 'photo')} that the collection does not hold, "
+            f"'{missing[0]}' first; "
             "index the folder that its names are relative to"
         )
 
@@ -205,21 +207,41 @@ def _box(query: Query, path: Path) -> Box | None:
         ) from None
 
 
-def _notes(truth: GroundTruth, held: int) -> list[str]:
-    """Say what keeps a figure from being compared with published ones."""
+def notes(truth: GroundTruth, held: Names[str], broken: Names[str], *, distractors: bool = False) -> list[str]:
+    """Say what keeps a figure from being compared with published ones, a line each.
+
+    Photos of the answers are not among them: those that the collection lacks are an error (see ``ask``). Without others
+    the search is easier than the published one.
+
+    Args:
+        truth: names photos as the database does.
+        held: names of the database's photos.
+        broken: names of photos that could not be read.
+        distractors: whether photos of other data sets are meant to be there.
+    """
     if truth.official is None:
         return []
     queries, photos = truth.official
-    notes = []
+    found = []
     if len(truth.queries) != queries:
-        count = f"{len(truth.queries)} {'query' if len(truth.queries) == 1 else 'queries'}"
-        notes.append(f"{count}; {truth.dataset} has {queries}: not the published protocol")
-    if held != photos:
-        why = "distractors, or photos that do not belong to it" if held > photos else "some are missing"
-        notes.append(
-            f"{held:,} {'photo' if held == 1 else 'photos'}; the database of {truth.dataset} is {photos:,}: {why}"
+        count = counted(len(truth.queries), "query", "queries")
+        found.append(f"{count}; {truth.dataset} has {queries:,}: not the published protocol")
+    own = set(truth.database)
+    if len(own) != photos:
+        count = counted(len(own), "photo")
+        found.append(f"the ground truth lists {count}; {truth.dataset} has {photos:,}: not the published protocol")
+    for what, names in (("missing", own - {*held, *broken}), ("unreadable", own & set(broken))):
+        if names:
+            count = f"{len(names):,} of the {counted(len(own), 'photo')} of {truth.dataset}"
+            found.append(f"{what}: {count}, '{min(names)}' first; published figures are of all")
+    strange = {*held, *broken} - own
+    if strange and not distractors:
+        count = counted(len(strange), "photo")
+        found.append(
+            f"not of {truth.dataset}: {count}, '{min(strange)}' first; published figures are of its own, or of these "
+            "and known distractors"
         )
-    return notes
+    return found
 
 
 def _ap(score: scoring.Score | None) -> float | None:

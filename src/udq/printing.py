@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from udq.words import counted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,12 +70,17 @@ def print_built(collection: Collection, elapsed: float, *, as_json: bool) -> Non
 def _in_words(training: dict[str, Any] | None) -> str:
     if training is None:
         return "none"
-    kept = f"{training['kept']} round{'s' * (training['kept'] != 1)}"
+    kept = counted(training["kept"], "round")
     return f"{kept}; {training['stopped']}" if training["stopped"] else kept
 
 
-def print_evaluation(report: dict[str, Any]) -> None:
-    """Print a line a query, best first, and the means."""
+def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
+    """Print a line a query, best first, and the means; beside JSON, what the figures are not goes to stderr too."""
+    if as_json:
+        print_json(report)
+        for note in report["notes"]:
+            print(f"note: {note}", file=sys.stderr)
+        return
     print(f"{'AP':>6}  {'positives':>9}  query")
     for row in sorted(report["per_query"], key=lambda row: (-(row["ap"] or 0), row["query"])):
         label = f" ({row['object']})" if row["object"] else ""
@@ -88,10 +95,12 @@ def print_evaluation(report: dict[str, Any]) -> None:
             f"mean IoU of true matches in the top 20: {first_page['mean_iou']:.3f}, "
             f"{first_page['share_iou_50']:.0%} at 0.5 or better"
         )  # fmt: skip
-        print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {report['queries']} queries, {where}")
-        for difficulty, means in part.get("difficulties", {}).items():
+        print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {counted(report['queries'], 'query', 'queries')}, {where}")
+        levels = part.get("difficulties", {"": {key: part[key] for key in part if key.startswith("mP@")}})
+        for difficulty, means in levels.items():
             figures = "  ".join(f"{figure} {_share(value)}" for figure, value in means.items() if figure != "queries")
-            print(f"  {difficulty:<12} {figures}  of {means['queries']} queries")
+            of = f"  of {counted(means['queries'], 'query', 'queries')}" if "queries" in means else ""
+            print(f"  {difficulty:<12} {figures}{of}")
     for note in report["notes"]:
         print(f"note: {note}")
 
@@ -110,7 +119,8 @@ def print_datasets(datasets: Sequence[Dataset], *, as_json: bool) -> None:
                 "what": each.what,
                 "photos": each.photos,
                 "queries": each.queries,
-                "size": each.size,
+                "queries_apart": each.queries_apart,
+                "size": each.size or None,
                 "address": each.page,
                 "files": [file.url for file in each.files],
             }
@@ -121,7 +131,7 @@ def print_datasets(datasets: Sequence[Dataset], *, as_json: bool) -> None:
     print(f"{'name':<10}  {'photos':>7}  {'queries':>7}  {'download':>8}  what, address")
     for each in datasets:
         queries = f"{each.queries:,}" if each.queries else "-"
-        print(f"{each.name:<10}  {each.photos:>7,}  {queries:>7}  {each.size:>8}  {each.what}")
+        print(f"{each.name:<10}  {each.photos:>7,}  {queries:>7}  {each.size or '-':>8}  {each.what}")
         print(f"{'':<40}  {each.page}")
 
 
@@ -148,7 +158,8 @@ def print_findings(findings: Findings, *, as_json: bool) -> None:
 def _warn_broken(broken: list[dict[str, str]]) -> None:
     if not broken:
         return
-    print(f"udq: {len(broken)} photos could not be read and are not in the collection:", file=sys.stderr)
+    which = "photo could not be read and is" if len(broken) == 1 else "photos could not be read and are"
+    print(f"udq: {len(broken):,} {which} not in the collection:", file=sys.stderr)
     for entry in broken[:20]:
         print(f"  {entry['reason']}", file=sys.stderr)
     if len(broken) > 20:

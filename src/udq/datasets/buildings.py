@@ -14,6 +14,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+from udq.datasets.catalogue import listed
 from udq.datasets.truth import GroundTruth, Query
 from udq.errors import InputError
 from udq.types import Box
@@ -88,7 +89,15 @@ def _load(folder: Path, *, dataset: str, landmarks: frozenset[str], photos: int)
             f"this is the ground truth of {other}; check --dataset"
         )
     queries = tuple(_query(path) for path in found)
-    return GroundTruth(dataset, queries, "kept", exact_names=False, official=(55, photos), folder=folder)
+    return GroundTruth(
+        dataset,
+        queries,
+        "kept",
+        exact_names=False,
+        official=(55, photos),
+        database=tuple(listed(dataset)),
+        folder=folder,
+    )
 
 
 def _query(file: Path) -> Query:

@@ -41,10 +41,10 @@ class Dataset:
     Attributes:
         name: as on the command line.
         what: a line for people.
-        photos: how many files a whole copy has that can be read.
+        photos: how many its database has, of those that can be read.
         queries: of its protocol; 0 for one of photos alone.
         page: the official page.
-        size: of the download, about, in words: the server says exactly.
+        size: of the download, about, in words: the server says exactly. Empty where no official page says it.
         files: the download.
         names: data set whose list of names ``udq`` brings; empty where the names come from elsewhere.
         some_unreadable: whether the official archives are known to have photos that nobody can read.
@@ -86,24 +86,24 @@ CATALOGUE = {
             (*_PARIS_PHOTOS, File(f"{_PARIS}/paris_120310.tgz", "groundtruth")), names="paris6k",
         ),
         Dataset(
-            "roxford5k", "Oxford revisited: 4,993 photos and 70 queries", 5063, 70,
+            "roxford5k", "Oxford revisited: three difficulties, query photos apart", 4993, 70,
             "http://cmp.felk.cvut.cz/revisitop/", "1.9 GB",
             (*_OXFORD_PHOTOS, File(f"{_REVISITED}/roxford5k/gnd_roxford5k.mat", "")), names="oxford5k", hint=_APART,
             queries_apart=True,
         ),
         Dataset(
-            "rparis6k", "Paris revisited: 6,322 photos and 70 queries", 6392, 70,
+            "rparis6k", "Paris revisited: three difficulties, query photos apart", 6322, 70,
             "http://cmp.felk.cvut.cz/revisitop/", "2.5 GB",
             (*_PARIS_PHOTOS, File(f"{_REVISITED}/rparis6k/gnd_rparis6k.mat", "")), names="paris6k", hint=_APART,
             queries_apart=True,
         ),
         Dataset(
-            "instre", "250 objects: 27,293 photos and 1,250 queries", 28543, 1250, f"{_INSTRE}/", "2.3 GB",
+            "instre", "250 objects, query photos apart", 27293, 1250, f"{_INSTRE}/", "2.3 GB",
             (File(f"{_INSTRE}/instre.tar.gz", "photos"), File(f"{_INSTRE}/gnd_instre.mat", "")), hint=_APART,
             queries_apart=True,
         ),
         Dataset(
-            "flickr100k", "distractors for Oxford and Paris", 100071, 0, f"{_OXFORD}/flickr100k.html", "40 parts",
+            "flickr100k", "distractors for Oxford and Paris", 100071, 0, f"{_OXFORD}/flickr100k.html", "",
             tuple(File(f"{_OXFORD}/ox100k/oxc1_100k.part{i:02}.rar", "") for i in range(1, 41)), names="flickr100k",
             some_unreadable=True, hint="unpack the archives with: unrar x oxc1_100k.part01.rar",
         ),

@@ -25,6 +25,7 @@ from udq.datasets.split import move_queries
 from udq.datasets.unpack import unpack
 from udq.errors import InputError, UdqError
 from udq.progress import Progress, silent
+from udq.words import counted
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class Plan:
     def question(self) -> str:
         """Return what a person agrees to: addresses, size, and where it goes."""
         addresses = "\n".join(f"  {url}" for url in self.fetched)
-        return f"{self.dataset.name}: {self.dataset.what}; about {self.dataset.size}, to {self.folder}\n{addresses}"
+        size = f"about {self.dataset.size}" if self.dataset.size else "its page does not say how large"
+        files = counted(len(self.fetched), "file")
+        return f"{self.dataset.name}: {self.dataset.what}; {files}, {size}, to {self.folder}\n{addresses}"
 
     def left(self) -> str:
         """Return what an interrupted download left, and what the same command does with it."""

@@ -64,8 +64,12 @@ def resolve(truth: GroundTruth, photos: Iterable[str]) -> GroundTruth:
     """
     if truth.exact_names:
         return truth
-    known = match((name for query in truth.queries for name in _named(query)), photos)
-    return replace(truth, queries=tuple(_renamed(query, known) for query in truth.queries))
+    known = match({*truth.database, *(name for query in truth.queries for name in _named(query))}, photos)
+    return replace(
+        truth,
+        queries=tuple(_renamed(query, known) for query in truth.queries),
+        database=tuple(known.get(name, name) for name in truth.database),
+    )
 
 
 def query_photos(

@@ -61,7 +61,7 @@ class GroundTruth:
         exact_names: whether photos are named just as the collection names them, or by the end of their path
             (see ``matching``).
         official: (queries, photos of the database) of the whole data set, where it has an official size.
-        database: names of all its photos, where the ground truth lists them.
+        database: names of all its photos, where a list of them is known.
         folder: where the ground truth was read, beside which query photos may lie.
     """
 

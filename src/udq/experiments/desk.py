@@ -16,7 +16,7 @@ from typing import Any
 from udq import images, index, picture, proposals, report, scoring, storage
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth
-from udq.evaluate import ask
+from udq.evaluate import ask, notes
 from udq.experiments import timing
 from udq.experiments.bench import Bench, Fitted, describe
 from udq.experiments.looked import Looked
@@ -118,6 +118,7 @@ class Desk:
                 "photos": len(self._sources) - len(self._looked.broken),
                 "unreadable": len(self._looked.broken),
                 "queries": len(self._asked.truth.queries),
+                "notes": self._notes(),
                 "learned_on": fitted.model.origin,
                 "seconds_to_fit": round(fitted.seconds, 1),
                 "values": values,
@@ -146,6 +147,12 @@ class Desk:
         paths = {source.name: source.path for source in self._sources}
         picture.save(report.outcomes_sheet(shown, paths, _SHOWN), sheet)
         return {"codes": scoring.summary(outcomes)["mAP"]}
+
+    def _notes(self) -> list[str]:
+        """Say what keeps the figures from being those of the published protocol."""
+        broken = self._looked.broken
+        held = [source.name for source in self._sources if source.name not in broken]
+        return notes(self._asked.truth, held, broken, distractors=len(self._material.folders) > 1)
 
     def _fingerprint(self, config: IndexConfig, kind: str) -> str:
         """Return a checksum of all that a value depends on."""

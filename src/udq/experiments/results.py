@@ -12,6 +12,7 @@ from udq.experiments.desk import Result
 from udq.experiments.settings import PAPER, Settings
 from udq.experiments.tables import NETWORKS, TIMES, Cell, Experiment
 from udq.provenance import provenance
+from udq.words import counted
 from udq.writer import write_whole
 
 
@@ -102,7 +103,9 @@ def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
     ):
         own = {each.cell.dataset for each in measured if each.facts["dataset"] == dataset}
         stands = "" if _official(dataset) in own else f", which stands in for the paper's {', '.join(sorted(own))}"
-        lines.append(f"measured on {dataset}: {photos:,} photos, {queries} queries{stands}")
+        told = f"{counted(photos, 'photo')}, {counted(queries, 'query', 'queries')}"
+        lines.append(f"measured on {dataset}: {told}{stands}")
+    lines += dict.fromkeys(note for each in measured for note in each.facts["notes"])
     for backbone, *given in dict.fromkeys(
         (each.facts["backbone"], *(each.facts[file] and each.facts[file]["path"] for file in ("weights", "rpn")))
         for each in measured
