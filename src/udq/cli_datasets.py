@@ -49,8 +49,7 @@ def download(
 ) -> None:
     """Download a data set's files from their official addresses, and unpack them.
 
-    Asks first. Cut or killed, the same command goes on; a file that comes by FTP begins anew. Checksums are kept and
-    compared the next time.
+    Asks first. Cut or killed, the same command goes on. Checksums are kept and compared the next time.
     """
     from udq.datasets import catalogue
     from udq.datasets import download as downloads
