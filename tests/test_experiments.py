@@ -179,6 +179,7 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
         assert cell["on"]["values"]["real_valued"] == pytest.approx(report["real_valued"]["mAP"], abs=1e-6)
         assert cell["on"]["config"] == report["config"]
         assert cell["on"]["provenance"]["machine"]["cores"]
+        assert cell["on"]["seconds"] >= cell["on"]["seconds_to_fit"] > 0
         assert f"table2: {cell['row']}, {cell['column']}: paper / measured: {cell['paper']} / " in out
 
     table = (tmp_path / "out" / "table2.md").read_text()

@@ -6,6 +6,7 @@ The file is named by all that a cell's value depends on: settings, photos, groun
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -110,6 +111,7 @@ class Desk:
         sheet = file.with_suffix(".jpg") if kind == "pictures" else None
         if not file.exists() or not (sheet is None or sheet.exists()):
             file.parent.mkdir(parents=True, exist_ok=True)
+            started = time.perf_counter()
             fitted = self._fit(config)
             values = self._values(fitted, kind, sheet)
             facts = {
@@ -120,6 +122,8 @@ class Desk:
                 "queries": len(self._asked.truth.queries),
                 "notes": self._notes(),
                 "learned_on": fitted.model.origin,
+                # A cell's own: the first one has the look at the photos in it, and others less of the training.
+                "seconds": round(time.perf_counter() - started, 1),
                 "seconds_to_fit": round(fitted.seconds, 1),
                 "values": values,
                 "config": config.to_dict(),
