@@ -17,6 +17,20 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
 _COUNTS = ("50", "100", "200", "500")
+# Folders that ``udq reproduce all`` wrote, by the collection it measured on.
+REPRODUCED = {"the demo": "reproduce-demo", "INSTRE": "reproduce-instre_dev"}
+# Name, what it is, its data sets, trainings with the default preset and with the paper's.
+EXPERIMENTS = (
+    ("table2", "M and K, without and with training", "oxford5k", "2", "12"),
+    ("table3", "M and K, two networks, distractors", "oxford5k, flickr100k", "4", "48"),
+    ("table4", "the same on Paris", "paris6k, flickr100k", "4", "48"),
+    ("table5", "refinements: Baseline, PBR, CBR, BFR", "all three", "16", "16"),
+    ("table6", "UDQ-BFR beside real-valued methods", "all three", "4", "4"),
+    ("table7", "search time: codes, hashes, real-valued", "oxford5k, paris6k", "2", "2"),
+    ("fig3", "iterations of module 2, two networks", "oxford5k, paris6k", "2 of 6 rounds", "4 of 6 rounds"),
+    ("fig4", "lambda", "oxford5k, paris6k", "8", "8"),
+    ("fig5", "the first photos of five queries", "all three", "4", "4"),
+)
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -247,10 +261,64 @@ def small_collections() -> str:
     return _markdown(("photos", "fitted to themselves", "fitted to other photos"), rows)
 
 
+def _reproductions(name: str) -> dict[str, dict[str, Any]]:
+    """Return what each folder of ``udq reproduce`` has of a table or figure; a folder that is not there has nothing."""
+    folders = {title: HERE / folder for title, folder in REPRODUCED.items() if (HERE / folder).is_dir()}
+    return {title: _figures(f"{folder.name}/{name}") for title, folder in folders.items()}
+
+
 def reproduced(name: str) -> str:
-    """A table of the paper that ``udq reproduce`` measured on the demo, with its notes, as it wrote it."""
-    _, _, body = (HERE / "reproduce-demo" / f"{name}.md").read_text(encoding="utf-8").partition("\n\n")
-    return body.strip() + "\n"
+    """A table of the paper as ``udq reproduce`` measured it: the paper's value, then that of each folder."""
+    found = _reproductions(name)
+    columns = list(dict.fromkeys(cell["column"] for cell in next(iter(found.values()))["cells"]))
+    rows: dict[str, list[str]] = {}
+    for cells in zip(*(figures["cells"] for figures in found.values()), strict=True):
+        paper = cells[0]["paper"]
+        ours = [] if cells[0]["status"] == "published" else [paper or "–", *map(_measured, cells)]
+        rows.setdefault(cells[0]["row"], []).append(" / ".join(ours) or paper)
+    said = f"Each cell: the paper's value / measured on {' / '.join(found)}.\n\n"
+    table = _markdown(("", *columns), ((row, *values) for row, values in rows.items()))
+    return said + table + "".join(f"\n{title}:\n{_notes(name, title)}" for title in found)
+
+
+def reproductions() -> str:
+    """The collections that ``udq reproduce all`` measured on."""
+    rows = []
+    for title, figures in _reproductions("table2").items():
+        on = next(cell["on"] for cell in figures["cells"] if "on" in cell)
+        rows.append((title, on["photos"], on["queries"], f"`{figures['provenance']['command']}`"))
+    return _markdown(("", "photos", "queries", "command"), rows)
+
+
+def _measured(cell: dict[str, Any]) -> str:
+    value = cell["measured"]
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if cell["measure"].startswith("seconds") else f"{value:.3f}"
+
+
+def _notes(name: str, title: str) -> str:
+    """What ``udq reproduce`` itself says below its table: on what it measured, with what, on which machine."""
+    lines = (HERE / REPRODUCED[title] / f"{name}.md").read_text(encoding="utf-8").splitlines(keepends=True)
+    return "\n" + "".join(line for line in lines if line.startswith("- "))
+
+
+def experiments() -> str:
+    """Every table and figure of the paper: its command, what it needs, and how long it took here."""
+    rows = []
+    for name, what, data, trainings, papers in EXPERIMENTS:
+        found = _reproductions(name)
+        cells = sum(cell["status"] != "published" for cell in next(iter(found.values()))["cells"])
+        took = " / ".join(f"{_seconds(figures):,.0f}" for figures in found.values())
+        rows.append((f"`udq reproduce {name} --data DATA`", what, data, cells, trainings, f"{took} s", papers))
+    took = f"CPU: time on {' / '.join(_reproductions(EXPERIMENTS[0][0]))}"
+    return _markdown(("command", "what", "data", "cells", "trainings", took, "`--preset paper`, GPU: trainings"), rows)
+
+
+def _seconds(figures: dict[str, Any]) -> float:
+    """Return the seconds of a table's different cells."""
+    made = {cell["on"]["cell"]: cell["on"] for cell in figures["cells"] if "on" in cell}
+    return sum(on.get("seconds", on["seconds_to_fit"]) for on in made.values())
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -268,7 +336,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "small_collections": small_collections,
     "proposals": proposals,
     "regions": regions,
-    **{f"reproduced_{name}": partial(reproduced, name) for name in ("table2", "table5", "table7", "fig3", "fig4")},
+    "experiments": experiments,
+    "reproductions": reproductions,
+    **{f"reproduced_{name}": partial(reproduced, name) for name, *_ in EXPERIMENTS},
 }
 
 

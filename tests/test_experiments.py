@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -250,6 +252,26 @@ def test_the_papers_data_sets_lie_as_they_are_downloaded(udq, photos, quick, tmp
     ]
     assert "photos" not in alone[2].replace("groundtruth", "")  # no bar: every cell was there already
     assert "needs paris6k, and --data is oxford5k alone" in alone[2]
+
+
+def test_the_commands_of_the_docs_work_as_they_are_typed(udq, data, quick, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    typed = re.findall(r"^    (udq .+?)(?: +#.*)?$|`(udq reproduce \S+ --data [^`]+)`", page, re.MULTILINE)
+    commands = [shlex.split(block or inline)[1:] for block, inline in typed]
+    assert {words[1] for words in commands if words[0] == "reproduce" and words[2:] == ["--data", "DATA"]} == {
+        *tables.NAMES
+    }
+    monkeypatch.chdir(tmp_path)
+    for place in ("DATA", "my-photos"):
+        shutil.copytree(data, tmp_path / place)
+    for words in commands:
+        if words[0] == "datasets":
+            code, _, err = udq(*words)  # nobody is asked over the network before a person agrees
+            assert (code, "nobody is at the terminal to agree" in err) == (2, True), words
+        elif words[0] == "reproduce" and ("DATA" in words or "my-photos/" in words) and "--preset" not in words:
+            code, out, err = udq(*words, "--config", quick, "--limit", 1, "--device", "cpu")
+            assert code == 0, err
+            assert "written: udq-reproduce/" in out
 
 
 # --- once, and not again -------------------------------------------------------------------------------------------
