@@ -427,6 +427,27 @@ def test_a_query_photo_that_changed_outside_the_database_is_asked_anew(udq, phot
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
 
 
+def test_a_table_is_written_when_its_last_cell_is_done(udq, data, quick, tmp_path, monkeypatch):
+    accuracy = Bench.accuracy
+
+    def interrupted(self, model, queries=None):
+        if model.quantizer.subspaces == 4:  # which figure 4 alone has among these
+            raise KeyboardInterrupt
+        return accuracy(self, model, queries)
+
+    monkeypatch.setattr(Bench, "accuracy", interrupted)
+    settings = Settings(Shelf(data), tmp_path, "default", quick, limit=1, device="cpu")
+    written = []
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(
+            [tables.load("fig4"), tables.load("table2")],
+            settings,
+            write=lambda experiment, results: written.append((experiment.name, len(results), results[0].measured)),
+        )
+    assert [(name, cells) for name, cells, _ in written] == [("table2", 24)]
+    assert written[0][2] is not None
+
+
 def test_two_runs_in_one_folder_do_not_mix(udq, data, quick, tmp_path):
     arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
     with runner.alone(tmp_path):

@@ -95,9 +95,13 @@ def reproduce(
         which = some[0].cell.where if len(some) == 1 else f"{len(some)} cells left out"
         print(f"{experiment.name}: {which}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
 
+    written: list[Path] = []
+
+    def write(experiment: Experiment, found: Sequence[Result]) -> None:
+        written.extend(results.write(experiment, found, settings))
+
     with runner.alone(output), resumable(lambda: "finished cells are kept, and the same command goes on from there"):
-        found = runner.run(experiments, settings, progress=progress, say=say)
-        written = [file for each in experiments for file in results.write(each, found[each.name], settings)]
+        found = runner.run(experiments, settings, progress=progress, say=say, write=write)
     if as_json:
         facts = [results.to_json(each, found[each.name], settings) for each in experiments]
         printing.print_json({"experiments": facts})

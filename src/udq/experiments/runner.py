@@ -81,6 +81,7 @@ def run(
     *,
     progress: Progress = silent,
     say: Callable[[Experiment, Sequence[Result]], None] = lambda experiment, results: None,
+    write: Callable[[Experiment, Sequence[Result]], None] = lambda experiment, results: None,
 ) -> dict[str, list[Result]]:
     """Measure tables and figures.
 
@@ -89,6 +90,7 @@ def run(
         settings: on what, and how.
         progress: is told of each step.
         say: is told of each cell that is done, and at once of all that cannot be for the same reason.
+        write: is given all results of a table or figure as soon as its last cell is done, in the order of its cells.
 
     Returns:
         Name of the experiment -> results, in the order of its cells.
@@ -103,6 +105,11 @@ def run(
     def finish(experiment: Experiment, results: Sequence[Result]) -> None:
         done.update({(experiment.name, result.cell.where): result for result in results})
         say(experiment, results)
+        if all((experiment.name, cell.where) in done for cell in experiment.measured):
+            write(experiment, found(experiment))
+
+    def found(experiment: Experiment) -> list[Result]:
+        return [done.get((experiment.name, cell.where), Result(cell)) for cell in experiment.cells]
 
     def leave_out(pairs: Sequence[tuple[Experiment, Cell]], reason: str) -> None:
         for experiment in experiments:
@@ -146,10 +153,7 @@ def run(
             finish(experiment, results[-1:])
         if settings.limit is None and all(result.measured is not None for result in results):
             shutil.rmtree(desk.scratch, ignore_errors=True)  # many gigabytes that no cell of this run asks for again
-    return {
-        experiment.name: [done.get((experiment.name, cell.where), Result(cell)) for cell in experiment.cells]
-        for experiment in experiments
-    }
+    return {experiment.name: found(experiment) for experiment in experiments}
 
 
 def _find(shelf: Shelf, dataset: str) -> Material | str:
