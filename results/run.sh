@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/ and coco128/.
-# Three hours on two cores. Benchmarks want a machine that does nothing else.
+# Some hours on two cores. Benchmarks want a machine that does nothing else.
 set -euo pipefail
 data=$(realpath "${1:?usage: results/run.sh DATA}")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -33,6 +33,14 @@ measure instre_dev-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.c
 measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --no-train --subspaces 4
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
 [ "${2:-}" = accuracy ] && exit
+
+reproduce() { # NAME DATA: the paper's tables and figures; photos of others are not kept
+    udq reproduce all --data "$2" -o "$scratch/$1"
+    mkdir -p "$here/$1"
+    cp "$scratch/$1"/*.json "$scratch/$1"/*.md "$scratch/$1"/*.png "$here/$1/"
+}
+reproduce reproduce-demo "$scratch/demo"
+reproduce reproduce-instre_dev "$data/instre_dev"
 
 sweep() { # NAME SEEDS RESULT
     python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \

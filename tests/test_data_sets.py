@@ -21,7 +21,7 @@ import scipy.io
 from PIL import Image
 
 from udq import datasets
-from udq.datasets import GroundTruth, buildings, catalogue, instre
+from udq.datasets import GroundTruth, buildings, catalogue, check, instre
 from udq.datasets.catalogue import CATALOGUE
 from udq.datasets.split import move_queries
 from udq.errors import InputError
@@ -530,6 +530,14 @@ def test_the_list_names_counts_and_addresses(udq):
             assert (found[name]["photos"], found[name]["queries"] * found[name]["queries_apart"]) == (photos, queries)
     assert found["roxford5k"]["photos"] == 4993
     assert found["flickr100k"]["size"] is None  # no official page says it
+
+
+def test_the_docs_name_every_key_that_is_printed_as_json(udq):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    listed = json.loads(udq("datasets", "list", "--json")[1])
+    checked = check.Findings("oxford5k", "ox", 0, 0, (), ()).to_json()
+    for key in ("datasets", *listed["datasets"][0], *checked, "sha256", "into"):
+        assert f"`{key}`" in page
 
 
 def test_the_lists_of_names_are_whole():

@@ -155,7 +155,7 @@ def test_every_cell_is_whole(name):
 # --- end to end ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("settings", "cells"), [(QUICK, 2), (END_TO_END, 2)])
+@pytest.mark.parametrize(("settings", "cells"), [(QUICK, 4), (END_TO_END, 2)])
 def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings, cells):
     file = tmp_path / "settings.toml"
     file.write_text(settings)
@@ -169,7 +169,7 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
     for cell in facts["cells"][:cells]:
         built = Collection.build(
             data / "images",
-            tmp_path / f"{cell['column']}.udq",
+            tmp_path / f"{cell['row']}, {cell['column']}.udq",
             config=config_of(file).replace(cell["changes"]),
             device="cpu",
         )
@@ -190,7 +190,7 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
     assert "| M = 8, 72 bits | 0.766 / – | 0.873 / – |" in table
     assert "boxes: 12 photos, 3 queries, which stands in for the paper's oxford5k" in table
     assert "network efficientnet-lite0, preset default with settings.toml, not the paper's network" in table
-    assert "and 21 more: left out by --limit" in table
+    assert f"and {24 - cells - 1} more: left out by --limit" in table
 
 
 def test_published_rows_stay_as_they_are_and_distractors_are_missed_in_a_line(udq, data, quick, tmp_path):
@@ -371,7 +371,7 @@ def test_cells_that_differ_in_their_codes_alone_train_once(udq, data, quick, tmp
     assert rounds == [0, 1]  # M = 2 with K = 64 and K = 128 are both supervised by M = 8, K = 256
 
 
-def test_a_value_of_other_photos_is_measured_anew(udq, data, quick, tmp_path):
+def test_a_value_of_other_photos_or_versions_is_measured_anew(udq, data, quick, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(data, other)
     arguments = ("--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 1)
@@ -382,6 +382,10 @@ def test_a_value_of_other_photos_is_measured_anew(udq, data, quick, tmp_path):
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
     assert json.loads((tmp_path / "out" / "table2.json").read_text())["cells"][0]["on"]["photos"] == 11
     assert "boxes: 11 photos" in (tmp_path / "out" / "table2.md").read_text()
+
+    monkeypatch.setattr("udq.experiments.desk.versions", lambda: {"faiss-cpu": "another"})
+    udq("reproduce", "table2", "--data", other, *arguments)
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 3
 
 
 def test_a_photo_replaced_while_others_are_measured_does_not_pass_for_what_was(udq, data, quick, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ def provenance(*, seed: int) -> dict[str, object]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "machine": {"cpu": _cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": versions(),
     }
 
 
@@ -32,8 +32,9 @@ def _portable(word: str) -> str:
     return "/".join(path.parts[-2:]) if path.is_absolute() and len(path.parts) > 2 else word
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that figures depend on."""
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -26,7 +26,7 @@ from udq.experiments.shelf import Material
 from udq.experiments.tables import Cell
 from udq.extract import Extractor
 from udq.progress import Progress
-from udq.provenance import provenance
+from udq.provenance import provenance, versions
 from udq.writer import write_whole
 
 # Queries and photos of each on a sheet of fig. 5.
@@ -160,7 +160,7 @@ class Desk:
 
     def _fingerprint(self, config: IndexConfig, kind: str) -> str:
         """Return a checksum of all that a value depends on."""
-        facts = [kind, self._seen, config.to_dict(), _digest(self._asked.truth)]
+        facts = [kind, self._seen, versions(), config.to_dict(), _digest(self._asked.truth)]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

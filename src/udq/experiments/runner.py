@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -51,6 +51,41 @@ class _Task:
         return self.look, json.dumps([training, str(self.config.supervision())]), iterations
 
 
+Told = Callable[[Experiment, Sequence[Result]], None]
+
+
+@dataclass
+class _Record:
+    """What became of the cells so far, by experiment and place, and who is told of it."""
+
+    experiments: Sequence[Experiment]
+    say: Told
+    write: Told
+    done: dict[tuple[str, str], Result] = field(default_factory=dict)
+
+    def of(self, experiment: Experiment) -> list[Result]:
+        """Return a table's results in the order of its cells."""
+        return [self.done.get((experiment.name, cell.where), Result(cell)) for cell in experiment.cells]
+
+    def finish(self, experiment: Experiment, results: Sequence[Result]) -> None:
+        """Note results of a table, and have it written with its last one."""
+        self.done.update({(experiment.name, result.cell.where): result for result in results})
+        self.say(experiment, results)
+        if all((experiment.name, cell.where) in self.done for cell in experiment.measured):
+            self.write(experiment, self.of(experiment))
+
+    def leave_out(self, pairs: Sequence[tuple[Experiment, Cell]], reason: str) -> None:
+        """Note cells that cannot be measured for one reason, all of a table at once."""
+        for experiment in self.experiments:
+            some = [Result(cell, reason=reason) for each, cell in pairs if each is experiment]
+            if some:
+                self.finish(experiment, some)
+
+
+def _nobody(experiment: Experiment, results: Sequence[Result]) -> None:
+    del experiment, results
+
+
 @contextmanager
 def alone(output: Path) -> Iterator[None]:
     """Make the folder of results and hold it: a second run there would delete what the first has in ``scratch/``.
@@ -80,8 +115,8 @@ def run(
     settings: Settings,
     *,
     progress: Progress = silent,
-    say: Callable[[Experiment, Sequence[Result]], None] = lambda experiment, results: None,
-    write: Callable[[Experiment, Sequence[Result]], None] = lambda experiment, results: None,
+    say: Told = _nobody,
+    write: Told = _nobody,
 ) -> dict[str, list[Result]]:
     """Measure tables and figures.
 
@@ -97,26 +132,10 @@ def run(
 
     Raises:
         InputError: settings that cannot be right for any cell.
-        UdqError: the disk cannot take what was measured, which it could not of the cells that follow either.
+        DiskError: the disk cannot take what was measured, nor could it what follows.
     """
     device_of(settings.device)
-    done: dict[tuple[str, str], Result] = {}
-
-    def finish(experiment: Experiment, results: Sequence[Result]) -> None:
-        done.update({(experiment.name, result.cell.where): result for result in results})
-        say(experiment, results)
-        if all((experiment.name, cell.where) in done for cell in experiment.measured):
-            write(experiment, found(experiment))
-
-    def found(experiment: Experiment) -> list[Result]:
-        return [done.get((experiment.name, cell.where), Result(cell)) for cell in experiment.cells]
-
-    def leave_out(pairs: Sequence[tuple[Experiment, Cell]], reason: str) -> None:
-        for experiment in experiments:
-            some = [Result(cell, reason=reason) for each, cell in pairs if each is experiment]
-            if some:
-                finish(experiment, some)
-
+    record = _Record(experiments, say, write)
     tasks: list[tuple[Experiment, _Task]] = []
     lacking: dict[str, list[tuple[Experiment, Cell]]] = {}
     find = cache(partial(_find, settings.shelf))  # a ground truth takes a while to read
@@ -124,7 +143,7 @@ def run(
         for place, cell in enumerate(experiment.measured):
             wanted = settings.of(cell)
             if settings.limit is not None and place >= settings.limit:
-                done[experiment.name, cell.where] = Result(cell, reason="left out by --limit")
+                record.done[experiment.name, cell.where] = Result(cell, reason="left out by --limit")
                 continue
             material = find(cell.dataset)
             if isinstance(material, str):
@@ -133,14 +152,14 @@ def run(
             kind = "times" if cell.measure in TIMES else "pictures" if experiment.pictures else "accuracy"
             tasks.append((experiment, _Task(cell, kind, wanted, material)))
     for reason, pairs in lacking.items():
-        leave_out(pairs, reason)
+        record.leave_out(pairs, reason)
     tasks.sort(key=lambda pair: pair[1].order)
     for _, group in groupby(tasks, key=lambda pair: pair[1].look):
         alike = list(group)
         try:
             desk = Desk(alike[0][1].material, alike[0][1].config, settings, progress)
         except (UdqError, OSError) as error:
-            leave_out([(experiment, task.cell) for experiment, task in alike], _line(error))
+            record.leave_out([(experiment, task.cell) for experiment, task in alike], _line(error))
             continue
         results = []
         for experiment, task in alike:
@@ -150,10 +169,10 @@ def run(
                 raise
             except (UdqError, OSError) as error:
                 results.append(Result(task.cell, reason=_line(error)))
-            finish(experiment, results[-1:])
+            record.finish(experiment, results[-1:])
         if settings.limit is None and all(result.measured is not None for result in results):
             shutil.rmtree(desk.scratch, ignore_errors=True)  # many gigabytes that no cell of this run asks for again
-    return {experiment.name: found(experiment) for experiment in experiments}
+    return {experiment.name: record.of(experiment) for experiment in experiments}
 
 
 def _find(shelf: Shelf, dataset: str) -> Material | str:
