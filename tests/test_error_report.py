@@ -238,7 +238,7 @@ def test_a_query_without_positives_is_listed_alone(measured, tmp_path):
 
 def test_the_chart_counts_queries():
     chart = Page(error_tables.histogram([0.0, 0.05, 0.1, 0.95, 1.0, 1.0]))
-    counts = re.findall(r"AP (\d\.\d) to \d\.\d: (\d) queries", chart.text)
+    counts = re.findall(r"AP (\d\.\d) to \d\.\d: (\d) quer(?:y|ies)", chart.text)
     assert [(low, count) for low, count in counts if count != "0"] == [("0.0", "2"), ("0.1", "1"), ("0.9", "3")]
     assert Page(error_tables.histogram([])).all("svg")
 
