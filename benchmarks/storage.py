@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -51,6 +51,9 @@ BATCH = 4096
 
 SUBSPACES, CODEWORDS, OBJECTS = 8, 256, 2000
 REPEATS, FLIPS, KILLS = 5, 200, 20
+LARGER = 10
+"""How many times larger the collection is that is opened and scanned once more."""
+
 FEWER = 1000
 """Photos of the collections that are damaged or killed over and over."""
 
@@ -789,41 +792,55 @@ class Row:
                 self.figures[f"{name}_{key}_range"] = [round(min(values), 5), round(max(values), 5)]
 
 
-def measure(name: str, total: int, change: int, scratch: Path, wheels: Path | None) -> dict[str, Any]:
-    """All figures of one engine."""
-    engine, row = ENGINES[name], Row(name)
-    row.figures["versions"] = versions(engine)
-    row.figures |= weight(engine, wheels)
-    row.medians("import", [imported(engine.module) for _ in range(REPEATS)], "seconds", "mib")
-    built, path = [], scratch / "built"
+def measure(names: Sequence[str], total: int, change: int, scratch: Path, wheels: Path | None) -> dict[str, Any]:
+    """All figures of each engine. They take turns, so that noise of the machine meets all of them."""
+    rows = {name: Row(name) for name in names}
+    folders = {name: scratch / str(number) for number, name in enumerate(names)}
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for name, folder in folders.items():
+        folder.mkdir()
+        rows[name].figures |= {"versions": versions(ENGINES[name]), **weight(ENGINES[name], wheels)}
     for _ in range(REPEATS):
-        shutil.rmtree(path, ignore_errors=True)
-        built.append(run("build", name, path, total))
-    row.medians("build", built, "seconds", "peak_mib", "unflushed", "bytes")
-    regions = sum(int(batch.counts.sum()) for batch in batches(total))
-    row.figures["bytes_per_region"] = round(row.figures["build_bytes"] / regions, 2)
-    changes: dict[str, list[dict[str, Any]]] = {"append": [], "remove": []}
-    for _ in range(REPEATS):
-        flush_all(copied(path, scratch / "changed"))
-        changes["append"].append(run("append", name, scratch / "changed", total, change))
-        changes["remove"].append(run("remove", name, scratch / "changed", total, change))
-    row.medians("append", changes["append"], "seconds", "unflushed", "flush_seconds", "peak_mib")
-    row.medians("remove", changes["remove"], "seconds", "unflushed")
+        for name, folder in folders.items():
+            shutil.rmtree(folder / "built", ignore_errors=True)
+            runs[name, "import"].append(imported(ENGINES[name].module))
+            runs[name, "build"].append(run("build", name, folder / "built", total))
+            changed = copied(folder / "built", folder / "changed")
+            flush_all(changed)
+            runs[name, "append"].append(run("append", name, changed, total, change))
+            runs[name, "remove"].append(run("remove", name, changed, total, change))
+            forget(changed)
+            runs[name, "scan"].append(run("scan", name, changed))
     kept = joined([*batches(total), photos(total, change)])
-    kept = kept.where(~np.isin(kept.ids, removed_ids(total, change)))
-    if run("contents", name, scratch / "changed")["fingerprint"] != kept.fingerprint():
-        raise RuntimeError(f"{name}: does not hold what was put in")
-    scans = []
+    held = kept.where(~np.isin(kept.ids, removed_ids(total, change))).fingerprint()
+    for name, folder in folders.items():
+        if run("contents", name, folder / "changed")["fingerprint"] != held:
+            raise RuntimeError(f"{name}: does not hold what was put in")
+        runs[name, "large_build"].append(run("build", name, folder / "large", LARGER * total))
     for _ in range(REPEATS):
-        forget(scratch / "changed")
-        scans.append(run("scan", name, scratch / "changed"))
-    keys = ("open_seconds", "open_and_scan_seconds", "scan_again_seconds", "peak_mib", "stays_mib")
-    row.medians("scan", scans, *keys)
-    row.figures["scanned"] = {key: scans[0][key] for key in ("photos", "distances")}
-    build(engine, scratch / "small", min(FEWER, total))
-    row.figures["flips"] = flipped(name, scratch / "small")
-    row.figures["kills"] = killed(name, scratch / "small", min(FEWER, total), change)
-    return row.figures
+        for name, folder in folders.items():
+            forget(folder / "large")
+            runs[name, "large_scan"].append(run("scan", name, folder / "large"))
+    regions = sum(int(batch.counts.sum()) for batch in batches(total))
+    scans = ("open_seconds", "open_and_scan_seconds", "scan_again_seconds", "peak_mib", "stays_mib")
+    for name, row in rows.items():
+        row.medians("import", runs[name, "import"], "seconds", "mib")
+        row.medians("build", runs[name, "build"], "seconds", "peak_mib", "unflushed", "bytes")
+        row.medians("append", runs[name, "append"], "seconds", "unflushed", "flush_seconds", "peak_mib")
+        row.medians("remove", runs[name, "remove"], "seconds", "unflushed")
+        row.medians("scan", runs[name, "scan"], *scans)
+        row.medians("large_build", runs[name, "large_build"], "seconds", "peak_mib")
+        row.medians("large_scan", runs[name, "large_scan"], *scans)
+        row.figures["bytes_per_region"] = round(row.figures["build_bytes"] / regions, 2)
+    for step in ("scan", "large_scan"):
+        if len({each["distances"] for name in names for each in runs[name, step]}) > 1:
+            raise RuntimeError("the engines' scans differ")
+    for name, row in rows.items():
+        small, count = folders[name] / "small", min(FEWER, total)
+        build(ENGINES[name], small, count)
+        row.figures["flips"] = flipped(name, small)
+        row.figures["kills"] = killed(name, small, count, change)
+    return {name: row.figures for name, row in rows.items()}
 
 
 def imported(module: str) -> dict[str, float]:
@@ -932,7 +949,7 @@ def versions(engine: Engine) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print a line an engine; write JSON where asked."""
+    """Print a few lines an engine; write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=10_000)
     parser.add_argument("--wheels", type=Path)
@@ -944,28 +961,31 @@ def main() -> None:
         step, name, path, *numbers = json.loads(arguments.step)
         print(json.dumps(STEPS[step](ENGINES[name], Path(path), *numbers)))
         return
-    total, rows = arguments.photos, {}
+    total = arguments.photos
     change = max(1, total // 10)
+    found = []
     for name, engine in ENGINES.items():
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module(engine.module)
-        except ImportError:
-            rows[name] = {"missing": engine.package}
-            print(f"{name:24} not installed: pip install {engine.package}", flush=True)
-            continue
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
-            rows[name] = measure(name, total, change, Path(scratch), arguments.wheels)
-        print(
-            "{name:24} build {build_seconds:.2f} s  append {append_seconds:.3f} s  remove {remove_seconds:.3f} s  "
-            "open and scan {scan_open_and_scan_seconds:.3f} s  {bytes_per_region} bytes a region\n  {flips}\n  {kills}"
-            .format(name=name, **rows[name]),
-            flush=True,
-        )  # fmt: skip
-    found = {row["scanned"]["distances"] for row in rows.values() if "scanned" in row}
-    if len(found) > 1:
-        sys.exit("the engines' scans differ")
+            found.append(name)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
+        measured_rows = measure(found, total, change, Path(scratch), arguments.wheels)
+    rows = {name: measured_rows.get(name, {"missing": engine.package}) for name, engine in ENGINES.items()}
+    line = (
+        "{name:24} build {build_seconds:.2f} s  append {append_seconds:.3f} s  remove {remove_seconds:.3f} s  "
+        "open and scan {scan_open_and_scan_seconds:.3f} s  {bytes_per_region} bytes a region\n  {flips}\n  {kills}"
+    )
+    for name, row in rows.items():
+        missing = f"{name:24} not installed: pip install {row.get('missing')}"
+        print(missing if "missing" in row else line.format(name=name, **row))
     if arguments.json:
-        setting = {"photos": total, "changed": change, "damaged_photos": min(FEWER, total), "repeats": REPEATS}
+        setting = {
+            "photos": total,
+            "changed": change,
+            "large": LARGER * total,
+            "damaged_photos": min(FEWER, total),
+            "repeats": REPEATS,
+        }
         setting |= {"flips": FLIPS, "kills": KILLS}
         facts = {"setting": setting, "rows": rows, "provenance": provenance(seed=0)}
         arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
