@@ -67,3 +67,6 @@ python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_d
 python benchmarks/scan.py --json "$here/benchmark_scan.json"
 python benchmarks/index.py "$data/instre_dev/images" --photos 1500 --json "$here/benchmark_index.json"
 python benchmarks/memory.py "$data/instre_dev/images" --json "$here/benchmark_memory.json"
+# A row of an engine that is not installed says so: pip install pylance lmdb; pip download pylance lmdb -d FOLDER and
+# --wheels FOLDER say what they weigh.
+python benchmarks/storage.py --json "$here/benchmark_storage.json"
