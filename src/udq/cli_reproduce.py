@@ -92,7 +92,7 @@ def reproduce(
 
     def say(experiment: Experiment, result: Result) -> None:
         told = result.reason or f"paper / measured: {results.written(result)}"
-        print(f"{experiment.name}: {result.cell.where}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
+        printing.say(f"{experiment.name}: {result.cell.where}: {told}", to=sys.stderr if as_json else sys.stdout)
 
     with resumable(lambda: "finished cells are kept, and the same command goes on from there"):
         found = runner.run(experiments, settings, progress=progress, say=say)
@@ -102,7 +102,8 @@ def reproduce(
         printing.print_json({"experiments": facts})
     else:
         for files in written.values():
-            print("\n".join(f"written: {file}" for file in files))
+            for file in files:
+                printing.say(f"written: {file}")
     if not any(result.measured is not None for each in found.values() for result in each):
         reason = next((result.reason for each in found.values() for result in each if result.reason), "no cells")
         raise UdqError(f"nothing was measured: {reason}")
