@@ -53,6 +53,9 @@ MAX_PIXELS = 150_000_000
 MAX_SIDE = 65_535
 # 512 MiB: the raw pixels of the largest photo fit in; a file is read whole, so that it is the same to the end.
 MAX_BYTES = 512 * 2**20
+# Pixels of a scaled photo's side at least: of less, a network of stride 32 has nothing left. A panorama longer than 14
+# times its height is stretched to it, which boxes do not notice: they are kept in pixels of the photo.
+_THINNEST = 32
 # Of a digest: two different photos of a million have the same one with a probability of 1e-27.
 DIGEST_BYTES = 16
 # Rows of a photo of 16 or 32 bits that are brought to 8 bits at a time.
@@ -217,7 +220,8 @@ def decode(data: bytes, path: Path, *, shorter: int, longer: int) -> Photo:
     try:
         with _open(io.BytesIO(data)) as opened:
             (width, height), turned = _shown_size(opened)
-            size = _scaled_size(width, height, scale_for(width, height, shorter=shorter, longer=longer))
+            scale = scale_for(width, height, shorter=shorter, longer=longer)
+            size = _scaled_size(width, height, scale, thinnest=min(shorter, _THINNEST))
             # A JPEG decodes straight to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
             opened.draft("RGB", size[::-1] if turned else size)
             picture = _as_shown(opened)
@@ -259,7 +263,8 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
     crop = picture.crop(cut)
     scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
     scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
-    pixels = np.asarray(crop.resize(_scaled_size(*crop.size, scale), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    size = _scaled_size(*crop.size, scale, thinnest=min(shorter, _THINNEST))
+    pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     return Photo(pixels, *crop.size), found
 
 
@@ -371,8 +376,8 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _scaled_size(width: float, height: float, scale: float) -> tuple[int, int]:
-    return max(1, round(width * scale)), max(1, round(height * scale))
+def _scaled_size(width: float, height: float, scale: float, *, thinnest: int) -> tuple[int, int]:
+    return max(thinnest, round(width * scale)), max(thinnest, round(height * scale))
 
 
 def _image_error(path: Path, error: Exception) -> ImageError:
