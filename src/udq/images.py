@@ -385,7 +385,7 @@ def _image_error(path: Path, error: Exception) -> ImageError:
 
 
 # What Pillow says of a damaged file in words; any other error is a decoder that did not expect the damage.
-_IN_WORDS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error)
+_IN_WORDS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error)
 
 
 def _reason(error: Exception, path: Path | None = None) -> str:
