@@ -100,7 +100,8 @@ def check(
 
 def _ask(question: str) -> None:
     """Print what will be downloaded, and go on where a person at the terminal agrees."""
-    printing.say(question, to=sys.stderr)
+    for line in question.splitlines():
+        printing.say(line, to=sys.stderr)
     if not sys.stdin.isatty():
         raise InputError("nothing was downloaded: nobody is at the terminal to agree; give --yes, or --from FOLDER")
     print("Download? [y/N] ", end="", file=sys.stderr, flush=True)
