@@ -29,7 +29,8 @@ from udq.errors import UdqError
 from udq.images import DIGEST_BYTES, Content, Photo
 from udq.names import shown
 
-# Seconds a photo, file to pixels. The slowest whole photo of 150 megapixels takes a fifth of it on one old core.
+# Seconds a photo, file to pixels. A whole photo of 150 megapixels takes a third of it at most, on half a core
+# (JPEG 2000; benchmarks/mutated_photos.py --largest).
 TIME_LIMIT = 60.0
 # Seconds until a process is ready to decode; a quarter of one, but for a machine that swaps or a slow network disk.
 _STARTING = 120.0

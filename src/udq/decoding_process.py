@@ -21,7 +21,7 @@ from udq import images
 from udq.decode import HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST
 from udq.errors import ImageError
 
-# Of address space: the largest photos of any kind decode in it, measured by benchmarks/mutated_photos.py --largest.
+# Of address space. The largest photos take 3 GiB (WebP and JPEG 2000; benchmarks/mutated_photos.py --largest).
 MEMORY = 4 * 2**30
 # Seconds that the parent has to kill this process before it does so itself.
 _GRACE = 5
