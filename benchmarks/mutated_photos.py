@@ -334,7 +334,6 @@ def largest_photos(folder: Path) -> Iterator[tuple[str, Path]]:
         ("AVIF", "rgb.avif", lambda: rgb, {"speed": 10}),
         ("AVIF", "rgba.avif", lambda: alpha("RGB"), {"speed": 10}),
         ("JPEG2000", "rgb.jp2", lambda: rgb, {"quality_mode": "rates", "quality_layers": [20]}),
-        ("JPEG2000", "rgba.jp2", lambda: alpha("RGB"), {"quality_mode": "rates", "quality_layers": [20]}),
     ]
     for kind, name, make, options in kinds:
         path = folder / name
