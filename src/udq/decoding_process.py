@@ -21,8 +21,9 @@ from udq import images
 from udq.decode import HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST
 from udq.errors import ImageError
 
-# Of address space. The largest photos take 3 GiB (WebP and JPEG 2000; benchmarks/mutated_photos.py --largest).
-MEMORY = 4 * 2**30
+# Of address space. The largest photos take 3 GiB (WebP and JPEG 2000; benchmarks/mutated_photos.py --largest), those of
+# JPEG 2000 with transparency 3.7 GiB by their growth up to 16 megapixels, and the file itself up to half of one.
+MEMORY = 5 * 2**30
 # Seconds that the parent has to kill this process before it does so itself.
 _GRACE = 5
 
