@@ -66,6 +66,7 @@ python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_d
     "$data/coco128/images" --json "$here/benchmark_small_collections.json"
 python benchmarks/scan.py --json "$here/benchmark_scan.json"
 python benchmarks/index.py "$data/instre_dev/images" --photos 1500 --json "$here/benchmark_index.json"
+python benchmarks/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
 python benchmarks/memory.py "$data/instre_dev/images" --json "$here/benchmark_memory.json"
 # A row of an engine that is not installed says so: pip install pylance lmdb; pip download pylance lmdb -d FOLDER and
 # --wheels FOLDER say what they weigh.

@@ -707,13 +707,14 @@ def test_a_list_that_is_not_text_is_a_fault(udq, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
-def test_a_name_that_is_not_utf8_is_said_and_not_taken_for_an_empty_folder(udq, tmp_path, picture):
+def test_a_name_that_is_not_utf8_is_a_photo_that_does_not_belong_to_a_data_set(udq, tmp_path, picture):
     (tmp_path / "all_souls_000013.jpg").write_bytes(picture)
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(picture)
-    code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
+    code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
 
-    assert code == 2
-    assert "expected names in UTF-8" in told(err)
+    assert code == 1
+    assert "oxford5k, 1 files of 5,063" in out
+    assert "1 other photo, which does not belong to it" in out
 
 
 def test_a_downloaded_folder_knows_its_data_set(udq, server, tmp_path):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -226,14 +224,6 @@ def test_query_photos_that_could_be_two_are_refused_with_their_own_cure(udq, ind
     truth = revisited(tmp_path / "gnd_roxford5k.mat")
     refused(udq, "keep one of them, or give --queries FOLDER", without, "roxford5k", truth)
     refused(udq, "or give --queries another folder", without, "roxford5k", truth, "--queries", tmp_path)
-
-
-@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
-def test_query_photos_whose_names_are_not_utf8_are_said(udq, indexed, tmp_path):
-    _, without, queries = indexed
-    truth = revisited(tmp_path / "gnd_roxford5k.mat")
-    shutil.copy(queries / "all_souls_000013.jpg", os.fsencode(tmp_path) + b"/caf\xe9.jpg")
-    refused(udq, "expected names in UTF-8", without, "roxford5k", truth, "--queries", tmp_path)
 
 
 def test_names_of_other_photos_are_refused(udq, collection, oxford, indexed):

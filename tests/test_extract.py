@@ -17,7 +17,8 @@ from udq.backbones import REGISTRY, backbone
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
 from udq.extract import Extractor
-from udq.images import Source, load_crop
+from udq.images import Source, content, load_crop
+from udq.spool import Spool
 
 SMALL = ImageConfig(shorter=160, longer=240)
 
@@ -110,6 +111,33 @@ def test_a_photo_has_the_same_features_alone_and_among_others(extractor, photos)
     alone = next(extractor.extract([sources[3]]))
 
     assert (among.features.vectors == alone.features.vectors).all()
+
+
+@pytest.mark.parametrize("size", [(2000, 1), (1, 2000), (1, 1), (3000, 60)])
+@pytest.mark.parametrize("proposals", ["rpn", "grid"])
+def test_a_photo_that_is_a_line_has_features_and_so_has_a_box_that_is_one(tmp_path, size, proposals):
+    Image.effect_noise(size, 50).save(tmp_path / "line.png")
+    extractor = Extractor(SMALL, FeatureConfig(proposals=proposals), device="cpu")
+    (photo,) = extractor.extract([Source("line.png", tmp_path / "line.png")])
+
+    assert photo.broken is None
+    assert (photo.width, photo.height) == size
+    assert len(photo.regions) >= 1
+    assert np.isfinite(photo.features.vectors).all()
+    assert (photo.regions.boxes[:, 2:] <= size).all()
+    assert np.isfinite(extractor.describe(tmp_path / "line.png", None)[1]).all()
+
+
+def test_the_content_of_a_photos_file_comes_along_and_a_spool_keeps_it(extractor, photos, tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    paths = [photos / "coffee.png", tmp_path / "empty.jpg", tmp_path / "gone.jpg"]
+    spool = Spool(tmp_path / "spool", extractor)
+    found = list(spool.fill([Source(path.name, path) for path in paths]))
+
+    assert [photo.content for photo in found] == [content(paths[0]), content(paths[1]), None]
+    again = list(spool.drain(skip=0))
+    assert [photo.content for photo in again] == [photo.content for photo in found]
+    assert [photo.broken for photo in again] == [photo.broken for photo in found]
 
 
 def test_a_broken_photo_is_passed_on_with_its_reason(extractor, photos, tmp_path):

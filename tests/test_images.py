@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import socket
 import struct
 import sys
+import tempfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from PIL import Image
 
 from udq import images
 from udq.errors import ImageError, InputError
+from udq.names import shown as names_shown
 
 FULL = {"shorter": 600, "longer": 1000}
 
@@ -274,9 +280,170 @@ def test_what_names_no_photo_is_refused(tmp_path):
         assert "\n" not in str(refused.value)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems refuse such names themselves")
-def test_names_that_are_not_utf8_are_refused_before_anything_starts(tmp_path):
-    (tmp_path / "good.jpg").touch()
-    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
-    with pytest.raises(InputError, match=r"1 photos whose names are not, 'caf\\udce9.jpg' first; rename them"):
-        images.find([tmp_path])
+def read_by(path):
+    """Why a file cannot be read, as every way to open one says it."""
+    said = set()
+    for ask in (images.content, images.shown_size, images.load_full, lambda path: images.load(path, **FULL)):
+        with pytest.raises(ImageError) as refused:
+            ask(path)
+        said.add(str(refused.value))
+    (line,) = said
+    assert "\n" not in line
+    return line
+
+
+@contextlib.contextmanager
+def unprivileged():
+    """Run as a user whom permissions hold off; a folder that such a user can reach comes along."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        try:
+            yield Path(folder), lambda: os.seteuid(65534) if root else None
+        finally:
+            if root:
+                os.seteuid(0)
+            for path in sorted(Path(folder).rglob("*")):
+                path.chmod(0o755)
+
+
+ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="no such files there")
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems refuse such names themselves")
+
+
+@ON_POSIX
+def test_what_is_no_file_of_bytes_is_a_source_that_says_so_and_never_waits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the address of a socket must be short
+    os.mkfifo("fifo.jpg")
+    socket.socket(socket.AF_UNIX).bind("socket.jpg")
+    Path("gone.jpg").symlink_to("nowhere.jpg")
+    Path("loop.jpg").symlink_to("loop.jpg")
+    Path("device.jpg").symlink_to("/dev/zero")
+    found = {source.name: read_by(source.path) for source in images.find([tmp_path])[0]}
+
+    assert found == {
+        "fifo.jpg": f"{tmp_path}/fifo.jpg: not a regular file",
+        "socket.jpg": f"{tmp_path}/socket.jpg: not a regular file",
+        "device.jpg": f"{tmp_path}/device.jpg: not a regular file",
+        "gone.jpg": f"{tmp_path}/gone.jpg: a link to a file that is not there",
+        "loop.jpg": f"{tmp_path}/loop.jpg: Too many levels of symbolic links",
+    }
+    assert [source.name for source in images.find(["fifo.jpg", "gone.jpg"])[0]] == ["fifo.jpg", "gone.jpg"]
+
+
+@ON_POSIX
+def test_links_are_photos_of_their_own_name_and_linked_folders_are_not_entered(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    gradient().save(photos / "one.png")
+    (photos / "two.png").symlink_to("one.png")
+    (photos / "back").symlink_to(photos)
+    (tmp_path / "linked").symlink_to(photos)
+
+    assert [source.name for source in images.find([photos])[0]] == ["one.png", "two.png"]
+    assert [source.name for source in images.find([tmp_path / "linked"])[0]] == ["one.png", "two.png"]
+    assert (shown(photos / "one.png") == shown(photos / "two.png")).all()
+
+
+@ON_POSIX
+def test_what_permissions_hide_is_named(tmp_path):
+    with unprivileged() as (folder, drop):
+        (folder / "closed").mkdir()
+        (folder / "secret.jpg").touch()
+        (folder / "secret.jpg").chmod(0)
+        (folder / "closed").chmod(0)
+        drop()
+        found = {source.name: read_by(source.path) for source in images.find([folder])[0]}
+        with pytest.raises(InputError, match="closed: no permission to read it; expected a folder of photos"):
+            images.find([folder / "closed"])
+
+    assert found == {
+        "closed": f"{folder}/closed: no permission to read it",
+        "secret.jpg": f"{folder}/secret.jpg: no permission to read it",
+    }
+
+
+@ON_LINUX
+def test_names_of_any_bytes_are_photos(tmp_path):
+    names = [
+        b"caf\xe9.jpg",
+        b"two\nlines.jpg",
+        b"\x1b[31m.jpg",
+        b"quote'\".jpg",
+        b"a.JPG",
+        b"A.jpg",
+        b"A.JPG",
+        b"\xff.jpg",
+    ]
+    for name in names:
+        gradient().save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)), "JPEG")
+    found, _ = images.find([tmp_path])
+
+    assert sorted(os.fsencode(source.name) for source in found) == sorted(names)
+    for source in found:
+        assert images.load(source.path, **FULL).width == 60
+        source.path.write_bytes(b"")
+        with pytest.raises(ImageError) as refused:
+            images.load(source.path, **FULL)
+        assert str(refused.value) == f"{names_shown(str(source.path))}: empty file"
+
+
+@ON_LINUX
+def test_paths_longer_than_the_system_takes_are_named(tmp_path):
+    before = Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(17):
+            Path("d" * 250).mkdir()
+            os.chdir("d" * 250)
+        Path("x.jpg").touch()
+    finally:
+        os.chdir(before)
+    found, _ = images.find([tmp_path])
+
+    assert len(found) == 1
+    with pytest.raises(ImageError, match=": File name too long"):
+        images.content(found[0].path)
+    with pytest.raises(InputError, match="no such file or folder"):
+        images.find([tmp_path / ("x" * 5000 + ".jpg")])
+
+
+def test_a_file_of_too_many_bytes_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "x.tif").open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)
+
+    with pytest.raises(ImageError, match="more than the limit of 512 MiB a file; scale it down or compress it"):
+        images.content(tmp_path / "x.tif")
+
+
+def test_the_content_of_a_file_is_told_without_decoding_it(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"no photo")
+    os.utime(tmp_path / "x.jpg", ns=(1, 1_234_567_890_123_456_700))
+    found = images.content(tmp_path / "x.jpg")
+
+    assert found == images.Content(
+        8, (tmp_path / "x.jpg").stat().st_mtime_ns, hashlib.blake2b(b"no photo", digest_size=16).digest()
+    )
+    with pytest.raises(ValueError, match="expected 16 bytes, found 2"):
+        images.Content(8, 0, b"ab")
+
+
+def test_a_format_of_no_photo_is_refused_whatever_its_name(tmp_path):
+    gradient().save(tmp_path / "x.png", "EPS")
+    gradient().save(tmp_path / "y.jpg", "PNG")
+
+    assert "not a photo" in reason(tmp_path / "x.png")
+    assert images.load(tmp_path / "y.jpg", **FULL).width == 60
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "I;16"])
+def test_levels_are_brought_to_eight_bits_in_parts_as_in_one(tmp_path, mode):
+    kind = {"I": np.int32, "F": np.float32, "I;16": np.uint16}[mode]
+    levels = np.random.default_rng(0).uniform(0, 60_000, (700, 30)).astype(kind)
+    if mode == "F":
+        levels[3, 4], levels[5, 6] = np.nan, np.inf
+    Image.fromarray(levels).save(tmp_path / "x.tif")
+    top = 255.0 if mode == "F" else 65535.0
+    whole = np.clip(np.nan_to_num(levels.astype(np.float64)) * (255.0 / top), 0, 255).round()
+
+    assert (shown(tmp_path / "x.tif")[..., 0] == whole).all()

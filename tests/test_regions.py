@@ -35,6 +35,16 @@ def test_photos_have_about_a_hundred_to_two_hundred_regions(width, height):
     assert 70 <= len(grid(width, height)) <= 200
 
 
+@pytest.mark.parametrize("size", [(65_535, 1), (1, 65_535), (65_535, 2000), (1, 1)])
+def test_a_photo_that_is_a_line_has_no_more_regions_than_it_can_show(size):
+    boxes = grid(*size)
+
+    assert 1 <= len(boxes) < 3000
+    assert (boxes >= 0).all()
+    assert (boxes <= [*size, *size]).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+
+
 def test_windows_of_one_scale_cover_the_photo():
     boxes = grid(640, 480)[1:]
     for side in np.unique((boxes[:, 2] - boxes[:, 0]).round(2)):

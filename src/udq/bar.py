@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from udq.printing import say
+
 # Signals of Ctrl-C so far: code that was called from C may swallow the exception of one, so each step looks here.
 interrupts: list[int] = []
 INTERRUPTED = 130
@@ -64,5 +66,5 @@ def resumable(left: Callable[[], str | None]) -> Iterator[None]:
         said = left()
         if said is None:
             raise
-        print(f"udq: interrupted; {said}", file=sys.stderr)
+        say(f"udq: interrupted; {said}", to=sys.stderr)
         sys.exit(INTERRUPTED)

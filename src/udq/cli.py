@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import time
@@ -191,11 +192,11 @@ def search(
     print(f"{'rank':>4}  {'score':>7}  {'x1,y1,x2,y2':<21}  photo")
     for match in result.matches:
         place = ",".join(f"{side:.0f}" for side in match.box)
-        print(f"{match.rank:>4}  {match.score:>7.4f}  {place:<21}  {match.image}")
+        printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {place:<21}  {match.image}")
     print(f"{len(opened):,} photos ranked in {result.elapsed_ms['total']:.0f} ms "
           f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f})")  # fmt: skip
     if picture is not None:
-        print(f"picture: {picture}")
+        printing.say(f"picture: {picture}")
 
 
 @app.command(epilog="Example: udq evaluate photos.udq --ground-truth truth.csv --report errors.html")
@@ -259,9 +260,9 @@ def evaluate(
     if as_json:
         return
     if picture is not None:
-        print(f"picture: {picture}")
+        printing.say(f"picture: {picture}")
     if report is not None:
-        print(f"report: {report}, {size / 1e6:.1f} MB")
+        printing.say(f"report: {report}, {size / 1e6:.1f} MB")
 
 
 @app.command("train-rpn", epilog="Example: udq train-rpn VOCdevkit/VOC2007 -o rpn.npz")
@@ -306,7 +307,7 @@ def train_rpn(
     training = config.ProposalTraining(epochs=epochs, views=views, held_out=held_out, seed=seed)
     labelled = detection.load_all(labels, images=images)
     # Before the long work, so that labels that were skipped are no surprise after it.
-    print(labelled.summary(), file=sys.stderr)
+    printing.say(labelled.summary(), to=sys.stderr)
     from udq import train_rpn as trainer
 
     with _timed() as elapsed, _resumable(output):
@@ -324,8 +325,8 @@ def train_rpn(
         printing.print_json({"file": str(output), "elapsed_s": elapsed(), **card})
         return
     printing.print_recall(card)
-    print(f"{output}: written in {elapsed():.0f} s; use it with: udq index PHOTOS -o COLLECTION "
-          f"--backbone {card['backbone']} --rpn {output}")  # fmt: skip
+    printing.say(f"{output}: written in {elapsed():.0f} s; use it with: udq index PHOTOS -o COLLECTION "
+                 f"--backbone {card['backbone']} --rpn {output}")  # fmt: skip
 
 
 @app.command(epilog="Example: udq info photos.udq --picture training.png")
@@ -352,9 +353,9 @@ def info(
         return
     printing.print_info(facts)
     for entry in facts["broken"]:
-        print(f"{'not indexed':<12}  {entry['reason']}")
+        printing.say(f"{'not indexed':<12}  {entry['reason']}")
     if picture is not None:
-        print(f"picture: {picture}")
+        printing.say(f"picture: {picture}")
 
 
 @app.command(epilog="Example: udq verify photos.udq")
@@ -367,7 +368,7 @@ def verify(collection: CollectionPath, as_json: Json = False) -> None:
     if as_json:
         printing.print_json({"path": str(collection), "damaged": damaged})
     elif not damaged:
-        print(f"{collection}: every file is as it was written")
+        printing.say(f"{collection}: every file is as it was written")
     if damaged:
         raise UdqError(f"{collection}: damaged files: {', '.join(damaged)}; restore them from a copy, or build again")
 
@@ -393,7 +394,7 @@ def demo(
     print(f"reported boxes, first 20 photos: mean IoU {first_page['mean_iou']:.3f}, "
           f"{first_page['share_iou_50']:.0%} at 0.5 or better")  # fmt: skip
     for name, path in facts["written"].items():
-        print(f"{name + ':':<12} {path}")
+        printing.say(f"{name + ':':<12} {path}")
 
 
 @app.callback(invoke_without_command=True)
@@ -410,6 +411,8 @@ def _root(
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
     signal.signal(signal.SIGINT, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letters for
     try:
         code = app(prog_name="udq", standalone_mode=False)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -438,7 +441,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"udq: {message}", file=sys.stderr)
+    printing.say(f"udq: {message}", to=sys.stderr)
     sys.exit(code)
 
 

@@ -64,7 +64,7 @@ def download(
         printing.print_json({"dataset": name, "folder": str(output), "files": files})
         return
     for file in files:
-        print(f"{file['name']}: sha256 {file['sha256']}, in {file['into']}")
+        printing.say(f"{file['name']}: sha256 {file['sha256']}, in {file['into']}")
     if dataset.hint:
         print(f"note: {dataset.hint}")
 
@@ -99,7 +99,8 @@ def check(
 
 def _ask(question: str) -> None:
     """Print what will be downloaded, and go on where a person at the terminal agrees."""
-    print(question, file=sys.stderr)
+    for line in question.splitlines():
+        printing.say(line, to=sys.stderr)
     if not sys.stdin.isatty():
         raise InputError("nothing was downloaded: nobody is at the terminal to agree; give --yes, or --from FOLDER")
     print("Download? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -93,7 +93,7 @@ def reproduce(
     def say(experiment: Experiment, some: Sequence[Result]) -> None:
         told = some[0].reason or f"paper / measured: {results.written(some[0])}"
         which = some[0].cell.where if len(some) == 1 else f"{len(some)} cells left out"
-        print(f"{experiment.name}: {which}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
+        printing.say(f"{experiment.name}: {which}: {told}", to=sys.stderr if as_json else sys.stdout)
 
     written: list[Path] = []
 
@@ -106,7 +106,8 @@ def reproduce(
         facts = [results.to_json(each, found[each.name], settings) for each in experiments]
         printing.print_json({"experiments": facts})
     else:
-        print("\n".join(f"written: {file}" for file in written))
+        for file in written:
+            printing.say(f"written: {file}")
     if not any(result.measured is not None for each in found.values() for result in each):
         reason = next((result.reason for each in found.values() for result in each if result.reason), "no cells")
         raise UdqError(f"nothing was measured: {reason}")

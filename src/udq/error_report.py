@@ -83,7 +83,7 @@ def _body(
     )
     yield page.facts(_headline(facts))
     yield error_tables.figures(facts)
-    yield from (f"<p>Note: {escape(note)}</p>" for note in facts["notes"])
+    yield from (f"<p>Note: {page.words(note)}</p>" for note in facts["notes"])
     yield "<h2>Average precision of the queries</h2>"
     yield error_tables.histogram([row.outcome.ap for row in scored])
     yield from error_tables.queries(rows, len(worst))

@@ -122,7 +122,7 @@ def origin(collection: Collection, facts: dict[str, Any]) -> str:
         "seed": f"{made['seed']}",
         "machine": f"{made['machine']['cpu']}, {made['machine']['cores']} cores, {made['machine']['system']}",
     }
-    lines = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items())
+    lines = "".join(f"<tr><th>{name}</th><td>{page.words(str(value))}</td></tr>" for name, value in rows.items())
     return f'<section id="how"><h2>How this was measured</h2>\n<table>{lines}</table></section>'
 
 

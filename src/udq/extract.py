@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 
 from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
-from udq.errors import ImageError, InputError, UdqError
+from udq.decode import Decoder
+from udq.errors import InputError, UdqError
 from udq.proposals import Proposer
 from udq.trunk import Maps, Trunk, fast_precision
 from udq.types import Box, Features, Regions
@@ -37,6 +38,7 @@ class Extracted:
         regions: R regions.
         features: (R, D) pooled features of unit length.
         broken: why it could not be read, or None.
+        content: what its file holds; None where it is broken and could not even be read.
     """
 
     source: images.Source
@@ -45,6 +47,7 @@ class Extracted:
     regions: Regions
     features: Features
     broken: str | None = None
+    content: images.Content | None = None
 
 
 class Extractor:
@@ -110,7 +113,8 @@ class Extractor:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
 
         Each worker takes a photo from file to features on one thread: the layers of a light network are too small
-        for several threads to share, and photos need not wait for each other.
+        for several threads to share, and photos need not wait for each other. Files are decoded in processes of
+        their own, one a worker, so that one that crashes its decoder or never ends is a broken photo and no more.
         """
         propose = self.propose
         workers = min(torch.get_num_threads(), WORKERS)
@@ -118,11 +122,13 @@ class Extractor:
             ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool,
             # What the consumer computes meanwhile has one core at best: threads of BLAS would wait in busy loops.
             threadpool_limits(1, user_api="blas"),
+            # Closed first: workers that are under way need not wait for their photos any more.
+            Decoder() as decoder,
         ):
             waiting: deque[Future[Extracted]] = deque()
             try:
                 for source in sources:
-                    waiting.append(pool.submit(self._extract, source, propose))
+                    waiting.append(pool.submit(self._extract, source, propose, decoder))
                     if len(waiting) > 2 * workers:
                         yield waiting.popleft().result()
                 while waiting:
@@ -145,16 +151,16 @@ class Extractor:
         features = np.concatenate([self._pool(each, self._maps(each).features, whole) for each in seen])
         return found, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
 
-    def _extract(self, source: images.Source, propose: Proposer) -> Extracted:
-        try:
-            photo = images.load(source.path, shorter=self._image.shorter, longer=self._image.longer)
-        except ImageError as error:
-            nothing = Regions(np.empty((0, 4), np.float32))
-            return Extracted(source, 0, 0, nothing, Features(np.empty((0, self.channels), np.float32)), str(error))
+    def _extract(self, source: images.Source, propose: Proposer, decoder: Decoder) -> Extracted:
+        decoded = decoder.decode(source.path, shorter=self._image.shorter, longer=self._image.longer)
+        photo = decoded.photo
+        if photo is None:
+            nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
+            return Extracted(source, 0, 0, *nothing, decoded.broken, decoded.content)
         maps = self._maps(photo)
         regions = propose(photo, maps)
         features = Features(self._pool(photo, maps.features, regions.boxes))
-        return Extracted(source, photo.width, photo.height, regions, features)
+        return Extracted(source, photo.width, photo.height, regions, features, content=decoded.content)
 
     @torch.inference_mode()
     def _maps(self, photo: images.Photo) -> Maps:

@@ -2,23 +2,29 @@
 
 A photo comes out as RGB with EXIF orientation applied, transparency laid on white, the first frame of an
 animation, 16-bit levels brought to 8 bits. What cannot be decoded raises ImageError with a reason in one line.
+A decoder that crashes takes its process along: what reads photos of strangers in bulk does it by ``decode``.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from udq.errors import ImageError, InputError, NoPhotosError
+from udq.names import shown
 from udq.types import Box
 
 SUFFIXES = frozenset(
@@ -45,6 +51,22 @@ SUFFIXES = frozenset(
 MAX_PIXELS = 150_000_000
 # Boxes are kept as uint16 pixels; it is JPEG's own limit too.
 MAX_SIDE = 65_535
+# 512 MiB: the raw pixels of the largest photo fit in; a file is read whole, so that it is the same to the end.
+MAX_BYTES = 512 * 2**20
+# Pixels of a scaled photo's side at least: of less, a network of stride 32 has nothing left. A panorama longer than 14
+# times its height is stretched to it, which boxes do not notice: they are kept in pixels of the photo.
+_THINNEST = 32
+# Of a digest: two different photos of a million have the same one with a probability of 1e-27.
+DIGEST_BYTES = 16
+# Rows of a photo of 16 or 32 bits that are brought to 8 bits at a time.
+_ROWS = 256
+
+# Formats of the suffixes above, whatever a file's name says: the fewer decoders strangers' files reach the better,
+# and Pillow's for PostScript runs another program.
+Image.init()
+_FORMATS = tuple(
+    name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF") if name in Image.OPEN
+)
 
 # Our own limit above is stricter than Pillow's error and does not print to a user's terminal.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -61,6 +83,25 @@ class Source:
 
     name: str
     path: Path
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds, told from its bytes: two files of one content are one photo.
+
+    Attributes:
+        size: bytes.
+        modified: time of its last change in nanoseconds since 1970, as the file system has it.
+        digest: BLAKE2b of the bytes, 16 bytes long.
+    """
+
+    size: int
+    modified: int
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != DIGEST_BYTES:
+            raise ValueError(f"digest: expected {DIGEST_BYTES} bytes, found {len(self.digest)}")
 
 
 @dataclass(frozen=True)
@@ -82,61 +123,68 @@ class Photo:
 
 
 def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
-    """Return the photos that files and folders name, by name, and how many other files were passed over.
+    r"""Return the photos that files and folders name, by name, and how many other files were passed over.
 
-    A photo in a folder is named by its path below that folder, a photo given itself by its file name.
-    Hidden files are passed over. Raises InputError for a path that does not exist, a file of unknown suffix, names
-    that are not UTF-8 (JSON has no way to say them), or two photos of one name, and NoPhotosError for no photo at all.
+    A photo in a folder is named by its path below that folder, a photo given itself by its file name. A name is what
+    the file system says, byte by byte: ``a.JPG`` and ``A.jpg`` are two photos, and bytes that are not UTF-8 are lone
+    surrogates (``names.shown`` makes them readable). Hidden files are passed over. A link to a file is a photo of the
+    link's name; a linked folder inside a folder is not entered, since it may lead back.
+
+    What has a photo's suffix and turns out to be none (a FIFO, a link to nothing) is a source too, and so is a folder
+    inside that cannot be looked into: whoever reads it learns why, and nothing vanishes.
+
+    Raises:
+        InputError: a path that does not exist or a folder that cannot be looked into, a file of unknown suffix, or two
+            photos of one name.
+        NoPhotosError: no photo at all.
     """
     sources: dict[str, Source] = {}
     passed_over = 0
     for argument in map(Path, arguments):
-        if argument.is_dir():
+        if os.path.isdir(argument):  # noqa: PTH112  (Path.is_dir raises for a name that is too long)
             named = []
-            for path in _walk(argument):
-                if path.suffix.lower() in SUFFIXES:
+            for path, is_photo in _walk(argument):
+                if is_photo:
                     named.append(Source(path.relative_to(argument).as_posix(), path))
                 else:
                     passed_over += 1
-        elif argument.is_file():
+        elif os.path.lexists(argument):
             if argument.suffix.lower() not in SUFFIXES:
                 raise InputError(
-                    f"{argument}: expected a photo ({', '.join(sorted(SUFFIXES))}), "
-                    f"found the suffix '{argument.suffix}'; convert it or leave it out"
+                    f"{shown(str(argument))}: expected a photo ({', '.join(sorted(SUFFIXES))}), "
+                    f"found the suffix '{shown(argument.suffix)}'; convert it or leave it out"
                 )
             named = [Source(argument.name, argument)]
         else:
-            raise InputError(f"{argument}: no such file or folder; check the spelling")
+            raise InputError(f"{shown(str(argument))}: no such file or folder; check the spelling")
         for source in named:
             before = sources.setdefault(source.name, source)
-            if before.path.resolve() != source.path.resolve():
+            if before is not source and os.path.realpath(before.path) != os.path.realpath(source.path):
                 raise InputError(
-                    f"two photos would be named '{source.name}': {before.path} and {source.path}; "
-                    "index the folder above both, or rename one"
+                    f"two photos would be named '{shown(source.name)}': {shown(str(before.path))} and "
+                    f"{shown(str(source.path))}; index the folder above both, or rename one"
                 )
     if not sources:
         raise NoPhotosError(
-            f"{', '.join(map(str, arguments))}: no photo found ({passed_over} other files); "
+            f"{', '.join(shown(str(argument)) for argument in arguments)}: no photo found ({passed_over} other files); "
             f"expected files that end in {', '.join(sorted(SUFFIXES))}"
-        )
-    if unsayable := [name for name in sources if not _is_unicode(name)]:
-        raise InputError(
-            f"expected names in UTF-8, found {len(unsayable)} photos whose names are not, {min(unsayable)!a} first; "
-            "rename them"
         )
     return [sources[name] for name in sorted(sources)], passed_over
 
 
-def _is_unicode(name: str) -> bool:
-    """Whether a file's name is text: bytes that are not come from the file system as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _walk(folder: Path) -> list[tuple[Path, bool]]:
+    """Return every file below a folder and whether it is to be read as a photo, and folders that cannot be entered."""
+    found: list[tuple[Path, bool]] = []
 
+    def closed(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise InputError(f"{shown(str(folder))}: {_reason(error)}; expected a folder of photos") from error
+        found.append((Path(error.filename), True))
 
-def _walk(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
+        paths = [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
+        found += [(path, path.suffix.lower() in SUFFIXES) for path in paths]
     return found
 
 
@@ -145,17 +193,40 @@ def scale_for(width: float, height: float, *, shorter: int, longer: int) -> floa
     return min(shorter / min(width, height), longer / max(width, height))
 
 
+def content(path: Path) -> Content:
+    """Return what a file holds, without decoding it; raises ImageError where it cannot be read or is too large."""
+    return read(path)[1]
+
+
+def read(path: Path) -> tuple[bytes, Content]:
+    """Return a file's bytes and what they are; raises ImageError where it cannot be read or is too large."""
+    try:
+        with _open_file(path) as file:
+            # Asked for before the bytes: a change while they are read gives another time than the one kept here.
+            modified = os.fstat(file.fileno()).st_mtime_ns
+            data = file.read()
+    except Exception as error:
+        raise _image_error(path, error) from error
+    return data, Content(len(data), modified, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())
+
+
 def load(path: Path, *, shorter: int, longer: int) -> Photo:
     """Decode a photo and scale it (sec. 4.2); raises ImageError where that is not possible."""
+    return decode(read(path)[0], path, shorter=shorter, longer=longer)
+
+
+def decode(data: bytes, path: Path, *, shorter: int, longer: int) -> Photo:
+    """Decode the bytes of a photo and scale it (sec. 4.2); raises ImageError, which names ``path``, where it cannot."""
     try:
-        with _open(path) as opened:
+        with _open(io.BytesIO(data)) as opened:
             (width, height), turned = _shown_size(opened)
-            size = _scaled_size(width, height, scale_for(width, height, shorter=shorter, longer=longer))
+            scale = scale_for(width, height, shorter=shorter, longer=longer)
+            size = _scaled_size(width, height, scale, thinnest=min(shorter, _THINNEST))
             # A JPEG decodes straight to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
             opened.draft("RGB", size[::-1] if turned else size)
             picture = _as_shown(opened)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
-    except _DECODING_ERRORS as error:
+    except Exception as error:
         raise _image_error(path, error) from error
     return Photo(pixels, width, height)
 
@@ -167,9 +238,9 @@ def shown_size(path: Path) -> tuple[int, int]:
     further on is left to ``load``.
     """
     try:
-        with _open(path) as opened:
+        with _open_file(path) as file, _open(file) as opened:
             return _shown_size(opened)[0]
-    except _DECODING_ERRORS as error:
+    except Exception as error:
         raise _image_error(path, error) from error
 
 
@@ -192,18 +263,20 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
     crop = picture.crop(cut)
     scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
     scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
-    pixels = np.asarray(crop.resize(_scaled_size(*crop.size, scale), Image.Resampling.BICUBIC, reducing_gap=3.0))
+    size = _scaled_size(*crop.size, scale, thinnest=min(shorter, _THINNEST))
+    pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     return Photo(pixels, *crop.size), found
 
 
 def load_full(path: Path) -> Image.Image:
     """Decode a photo in full, RGB, as a viewer shows it; raises ImageError where that is not possible."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such photo; check the spelling")
+    if not os.path.lexists(path):
+        raise InputError(f"{shown(str(path))}: no such photo; check the spelling")
+    data, _ = read(path)
     try:
-        with _open(path) as opened:
+        with _open(io.BytesIO(data)) as opened:
             return _as_shown(opened)
-    except _DECODING_ERRORS as error:
+    except Exception as error:
         raise _image_error(path, error) from error
 
 
@@ -222,22 +295,38 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
     return x1, y1, x2, y2
 
 
-# What Pillow's decoders raise for broken files; MemoryError for a header that promises the impossible,
-# struct.error for EXIF with a text where a number belongs.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-    struct.error,
-    Image.DecompressionBombError,
-)
+def _open_file(path: Path) -> BinaryIO:
+    """Open a file of bytes that are there: what would wait for someone to write, or act when opened, is refused."""
+    # A device is not even opened; what replaces a file after this look is found out by the second one.
+    _check_regular(path, path.stat())
+    no_wait = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | no_wait)
+    file = os.fdopen(descriptor, "rb")
+    try:
+        found = os.fstat(descriptor)
+        _check_regular(path, found)
+        if found.st_size > MAX_BYTES:
+            raise ValueError(
+                f"{found.st_size / 2**20:,.0f} MiB, more than the limit of {MAX_BYTES // 2**20} MiB a file; "
+                "scale it down or compress it"
+            )
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
-def _open(path: Path) -> Image.Image:
-    opened = Image.open(path)
+def _check_regular(path: Path, found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        os.scandir(path).close()  # a folder among the photos is one that could not be looked into: this says why
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a regular file")
+
+
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
+    if not file.read(1):
+        raise ValueError("empty file")
+    opened = Image.open(file, formats=_FORMATS)
     width, height = opened.size
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
         opened.close()
@@ -248,7 +337,7 @@ def _open(path: Path) -> Image.Image:
     return opened
 
 
-def _shown_size(opened: Image.Image) -> tuple[tuple[int, int], bool]:
+def _shown_size(opened: ImageFile.ImageFile) -> tuple[tuple[int, int], bool]:
     """Return width and height as a viewer shows them, and whether the file holds them the other way round."""
     width, height = opened.size
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
@@ -258,34 +347,60 @@ def _shown_size(opened: Image.Image) -> tuple[tuple[int, int], bool]:
     return ((height, width) if turned else (width, height)), turned
 
 
-def _as_shown(opened: Image.Image) -> Image.Image:
-    """Apply orientation and bring any colour mode to 8-bit RGB."""
-    picture: Image.Image = ImageOps.exif_transpose(opened)
+def _as_shown(opened: ImageFile.ImageFile) -> Image.Image:
+    """Apply orientation and bring any colour mode to 8-bit RGB, with no more copies than that takes."""
+    opened.load()  # a PNG may say its orientation behind its pixels
+    turned = opened.getexif().get(0x0112, 1) != 1
+    picture: Image.Image = ImageOps.exif_transpose(opened) if turned else opened
     if picture.mode.startswith("I") or picture.mode == "F":
-        levels = np.asarray(picture, dtype=np.float64)
-        # 16-bit greys span 0..65535; Pillow's own conversion would clip them at 255.
-        top = 65535.0 if picture.mode.startswith("I") and levels.max(initial=0) > 255 else 255.0
-        if picture.mode == "F" and levels.max(initial=0) <= 1.0:
-            top = 1.0
-        grey = np.clip(np.nan_to_num(levels) * (255.0 / top), 0, 255).round().astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+        return _eight_bits(picture).convert("RGB")
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
+        if picture.mode != "RGBA":
+            picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     return picture.convert("RGB")
 
 
-def _scaled_size(width: float, height: float, scale: float) -> tuple[int, int]:
-    return max(1, round(width * scale)), max(1, round(height * scale))
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    levels = np.asarray(picture)
+    highest = levels.max(initial=0)
+    # 16-bit greys span 0..65535; Pillow's own conversion would clip them at 255.
+    top = 65535.0 if picture.mode.startswith("I") and highest > 255 else 255.0
+    if picture.mode == "F" and highest <= 1.0:
+        top = 1.0
+    grey = np.empty(levels.shape, np.uint8)
+    for start in range(0, len(levels), _ROWS):
+        rows = slice(start, start + _ROWS)
+        exact = np.nan_to_num(levels[rows].astype(np.float64)) * (255.0 / top)
+        grey[rows] = np.clip(exact, 0, 255).round()
+    return Image.fromarray(grey)
 
 
-def _image_error(path: Path, error: BaseException) -> ImageError:
+def _scaled_size(width: float, height: float, scale: float, *, thinnest: int) -> tuple[int, int]:
+    return max(thinnest, round(width * scale)), max(thinnest, round(height * scale))
+
+
+def _image_error(path: Path, error: Exception) -> ImageError:
+    return ImageError(f"{shown(str(path))}: {_reason(error, path)}")
+
+
+# What Pillow says of a damaged file in words; any other error is a decoder that did not expect the damage.
+_IN_WORDS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error)
+
+
+def _reason(error: Exception, path: Path | None = None) -> str:
+    """Return in one line why a file cannot be read or decoded."""
     if isinstance(error, UnidentifiedImageError):
-        reason = "empty file" if path.stat().st_size == 0 else "not a photo this decoder knows, or damaged at its start"
-    elif isinstance(error, Image.DecompressionBombError):
-        reason = f"more than the limit of {MAX_PIXELS // 10**6} megapixels; scale it down"
-    elif isinstance(error, PermissionError):
-        reason = "no permission to read it"
-    else:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ImageError(f"{path}: {reason}")
+        return "not a photo this decoder knows, or damaged at its start"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than the limit of {MAX_PIXELS // 10**6} megapixels; scale it down"
+    if isinstance(error, MemoryError):
+        return "takes more memory to decode than there is; scale it down"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    if isinstance(error, FileNotFoundError) and path is not None and path.is_symlink():
+        return "a link to a file that is not there"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = str(error).splitlines()[0] if str(error) else ""
+    return words if words and isinstance(error, _IN_WORDS) else f"damaged: {type(error).__name__} {words}".rstrip()

@@ -428,5 +428,6 @@ def fingerprint(
             seen = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:  # the build will list it as broken
             seen = "unreadable"
-        found.update(f"{source.name}\0{source.path}\0{seen}\n".encode())
+        # Bytes of a name that are no text are lone surrogates, which pass as they are.
+        found.update(f"{source.name}\0{source.path}\0{seen}\n".encode("utf-8", "surrogatepass"))
     return found.hexdigest()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from udq.errors import InputError
+from udq.names import shown
 from udq.picture import write_whole
 from udq.types import Box
 
@@ -90,7 +91,7 @@ def document(title: str, body: Iterable[str], *, alone: bool = False) -> Iterato
     if alone:
         yield f'<meta http-equiv="Content-Security-Policy" content="{_ALONE}">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    yield f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+    yield f"<title>{words(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
     for part in body:
         yield f"{part}\n"
     yield "</main>\n</body>\n</html>\n"
@@ -104,8 +105,7 @@ def write(path: Path, parts: Iterable[str]) -> None:
     """
 
     def write_parts(partial: Path) -> None:
-        # A command line may hold bytes that are no text; a page can show them only as escapes.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(parts)
 
     write_whole(path, write_parts, what="page")
@@ -115,13 +115,18 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
     """Return a list of names and values; nothing where there are none."""
     if not rows:
         return ""
-    lines = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in rows)
+    lines = (f"<div><dt>{words(name)}</dt><dd>{words(value)}</dd></div>" for name, value in rows)
     return "<dl>\n" + "\n".join(lines) + "\n</dl>"
 
 
+def words(text: str) -> str:
+    """Return text that may hold a file's name as HTML: what cannot be shown in it becomes an escape."""
+    return escape(shown(text))
+
+
 def name(text: str) -> str:
-    """Return a photo's name: escaped, and kept from turning the text around it where it is written from the right."""
-    return f"<bdi>{escape(text)}</bdi>"
+    """Return a photo's name as HTML, kept from turning the text around it where it is written from the right."""
+    return f"<bdi>{words(text)}</bdi>"
 
 
 def photo(
@@ -141,25 +146,25 @@ def photo(
         raise InputError(f"{alt}: expected a positive width and height, found {width:g} x {height:g}")
     share = min(1.0, width / height * 3 / 4)  # of the place's width, so that a tall photo fits its height
     sides = f'width="{width:g}" height="{height:g}"'
-    words = escape(alt)
-    shown = (
-        f'<span class="gone" role="img" aria-label="{words}" style="aspect-ratio:{width:g}/{height:g}">'
+    said = words(alt)
+    inside = (
+        f'<span class="gone" role="img" aria-label="{said}" style="aspect-ratio:{width:g}/{height:g}">'
         "photo cannot be read now</span>"
         if source is None
-        else f'<img src="{source}" {sides} alt="{words}" loading="lazy">'
+        else f'<img src="{source}" {sides} alt="{said}" loading="lazy">'
     )
     drawn = "".join(_rectangle(box, kind) for box, kind in boxes)
     if boxes:
         drawn = f'<svg viewBox="0 0 {width:g} {height:g}" aria-hidden="true">{drawn}</svg>'
-    inside = f'<span style="width:{100 * share:.2f}%">{shown}{drawn}</span>'
+    inside = f'<span style="width:{100 * share:.2f}%">{inside}{drawn}</span>'
     return f'<a class="photo" href="{link}">{inside}</a>' if link else f'<div class="photo">{inside}</div>'
 
 
-def card(shown: str, *lines: str) -> str:
+def card(photo: str, *lines: str) -> str:
     """Return a photo with what is said of it: lines of HTML, the first one large."""
     first, *others = lines
     small = "".join(f"<small>{line}</small>" for line in others)
-    return f"<figure>{shown}<figcaption>{first}{small}</figcaption></figure>"
+    return f"<figure>{photo}<figcaption>{first}{small}</figcaption></figure>"
 
 
 def _rectangle(box: Box, kind: Kind) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from udq.errors import DiskError, InputError
+from udq.names import shown
 from udq.types import Box
 
 # Blue, orange and yellow stay apart for colour-blind eyes (after Okabe and Ito, lightened for use on photos).
@@ -229,6 +230,7 @@ def _draw_mark(draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int], l
 
 def _fitted(text: str, font: _Font, width: float) -> str:
     """Return the text, or its beginning and end around an ellipsis, not wider than ``width`` pixels."""
+    text = shown(text)
     if font.getlength(text) <= width:
         return text
     for kept in range(len(text) - 1, 0, -1):

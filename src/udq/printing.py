@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from udq.names import shown
 from udq.words import counted
 
 if TYPE_CHECKING:
@@ -18,20 +19,25 @@ if TYPE_CHECKING:
 _NAMED = 20  # of a long list, before "and so many more"
 
 
+def say(line: str, *, to: TextIO | None = None) -> None:
+    """Print a line that may hold names of files, on stdout by default; nothing in it steers a terminal."""
+    print(shown(line), file=to, flush=True)
+
+
 def print_json(facts: dict[str, Any]) -> None:
-    """Print what a program reads."""
-    print(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print what a program reads: ASCII, with escapes from which any name of a file comes back as it was."""
+    print(json.dumps(facts, indent=2, allow_nan=False))
 
 
 def print_recall(card: dict[str, Any]) -> None:
     """Print what a region proposal network finds of the photos that were held out of its training."""
     for reason in card["unreadable"]:
-        print(f"left out: {reason}")
-    print(f"share of the objects of {card['held_out_photos']} held-out photos that the first proposals cover:")
+        say(f"left out: {reason}")
+    say(f"share of the objects of {card['held_out_photos']} held-out photos that the first proposals cover:")
     counts = next(iter(card["recall"].values()))
-    print(f"{'proposals':<10}" + "".join(f"{count:>7}" for count in counts))
+    say(f"{'proposals':<10}" + "".join(f"{count:>7}" for count in counts))
     for overlap, found in card["recall"].items():
-        print(f"{'IoU ' + overlap:<10}" + "".join(f"{share:>7.3f}" for share in found.values()))
+        say(f"{'IoU ' + overlap:<10}" + "".join(f"{share:>7.3f}" for share in found.values()))
 
 
 def print_info(facts: dict[str, Any]) -> None:
@@ -54,7 +60,7 @@ def print_info(facts: dict[str, Any]) -> None:
     if "elapsed_s" in facts:
         rows["built in"] = f"{facts['elapsed_s']:.1f} s"
     for name, value in rows.items():
-        print(f"{name:<12}  {value}")
+        say(f"{name:<12}  {value}")
 
 
 def print_built(collection: Collection, elapsed: float, *, as_json: bool) -> None:
@@ -79,13 +85,13 @@ def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         for note in report["notes"]:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}", to=sys.stderr)
         return
-    print(f"{'AP':>6}  {'positives':>9}  query")
+    say(f"{'AP':>6}  {'positives':>9}  query")
     for row in sorted(report["per_query"], key=lambda row: (-(row["ap"] or 0), row["query"])):
         label = f" ({row['object']})" if row["object"] else ""
-        print(f"{_share(row['ap']):>6}  {row['positives']:>9}  {row['query']}{label}")
-    print()
+        say(f"{_share(row['ap']):>6}  {row['positives']:>9}  {row['query']}{label}")
+    say("")
     codes = f"{report['bytes_per_region']:g}-byte codes"
     for name, part in ((codes, report), ("real-valued", report.get("real_valued"))):
         if part is None:
@@ -95,14 +101,14 @@ def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
             f"mean IoU of true matches in the top 20: {first_page['mean_iou']:.3f}, "
             f"{first_page['share_iou_50']:.0%} at 0.5 or better"
         )  # fmt: skip
-        print(f"{name + ':':<14} mAP {part['mAP']:.4f} of {counted(report['queries'], 'query', 'queries')}, {where}")
+        say(f"{name + ':':<14} mAP {part['mAP']:.4f} of {counted(report['queries'], 'query', 'queries')}, {where}")
         levels = part.get("difficulties", {"": {key: part[key] for key in part if key.startswith("mP@")}})
         for difficulty, means in levels.items():
             figures = "  ".join(f"{figure} {_share(value)}" for figure, value in means.items() if figure != "queries")
             of = f"  of {counted(means['queries'], 'query', 'queries')}" if "queries" in means else ""
-            print(f"  {difficulty:<12} {figures}{of}")
+            say(f"  {difficulty:<12} {figures}{of}")
     for note in report["notes"]:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _share(value: float | None) -> str:
@@ -128,11 +134,11 @@ def print_datasets(datasets: Sequence[Dataset], *, as_json: bool) -> None:
         ]
         print_json({"datasets": facts})
         return
-    print(f"{'name':<10}  {'photos':>7}  {'queries':>7}  {'download':>8}  what, address")
+    say(f"{'name':<10}  {'photos':>7}  {'queries':>7}  {'download':>8}  what, address")
     for each in datasets:
         queries = f"{each.queries:,}" if each.queries else "-"
-        print(f"{each.name:<10}  {each.photos:>7,}  {queries:>7}  {each.size or '-':>8}  {each.what}")
-        print(f"{'':<40}  {each.page}")
+        say(f"{each.name:<10}  {each.photos:>7,}  {queries:>7}  {each.size or '-':>8}  {each.what}")
+        say(f"{'':<40}  {each.page}")
 
 
 def print_findings(findings: Findings, *, as_json: bool) -> None:
@@ -140,27 +146,27 @@ def print_findings(findings: Findings, *, as_json: bool) -> None:
     if as_json:
         print_json(findings.to_json())
         return
-    print(f"{findings.folder}: {findings.dataset}, {findings.found:,} files of {findings.expected:,}")
+    say(f"{findings.folder}: {findings.dataset}, {findings.found:,} files of {findings.expected:,}")
     lists = {"missing": findings.missing, "unreadable": findings.unreadable, "wrong": findings.faults,
              "broken in the official archives too": findings.known}  # fmt: skip
     for what, lines in lists.items():
         for line in lines[:_NAMED]:
-            print(f"{what}: {line}")
+            say(f"{what}: {line}")
         if len(lines) > _NAMED:
-            print(f"{what}: and {len(lines) - _NAMED:,} more; --json has them all")
+            say(f"{what}: and {len(lines) - _NAMED:,} more; --json has them all")
     if findings.others:
         others = "1 other photo, which does" if findings.others == 1 else f"{findings.others:,} other photos, which do"
-        print(f"{others} not belong to it")
+        say(f"{others} not belong to it")
     if findings.whole:
-        print("whole: every file is there, and every photo can be read")
+        say("whole: every file is there, and every photo can be read")
 
 
 def _warn_broken(broken: list[dict[str, str]]) -> None:
     if not broken:
         return
     which = "photo could not be read and is" if len(broken) == 1 else "photos could not be read and are"
-    print(f"udq: {len(broken):,} {which} not in the collection:", file=sys.stderr)
+    say(f"udq: {len(broken):,} {which} not in the collection:", to=sys.stderr)
     for entry in broken[:20]:
-        print(f"  {entry['reason']}", file=sys.stderr)
+        say(f"  {entry['reason']}", to=sys.stderr)
     if len(broken) > 20:
-        print(f"  and {len(broken) - 20} more: udq info lists them", file=sys.stderr)
+        say(f"  and {len(broken) - 20} more: udq info lists them", to=sys.stderr)

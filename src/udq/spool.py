@@ -59,7 +59,15 @@ class Spool:
 
     def _bytes(self, photos: Sequence[Extracted]) -> bytes:
         facts = [
-            [photo.source.name, str(photo.source.path), photo.width, photo.height, len(photo.regions), photo.broken]
+            [
+                photo.source.name,
+                str(photo.source.path),
+                photo.width,
+                photo.height,
+                len(photo.regions),
+                photo.broken,
+                photo.content and [photo.content.size, photo.content.modified, photo.content.digest.hex()],
+            ]
             for photo in photos
         ]
         return archive.to_bytes(
@@ -74,8 +82,10 @@ class Spool:
         arrays = archive.from_bytes(file.read_bytes())
         facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
         found, start = [], 0
-        for name, path, width, height, regions, broken in facts:
-            rows = slice(start, start := start + regions)
+        for name, path, width, height, count, broken, held in facts:
+            rows = slice(start, start := start + count)
             source = images.Source(name, Path(path))
-            found.append(Extracted(source, width, height, Regions(boxes[rows]), Features(vectors[rows]), broken))
+            content = held and images.Content(held[0], held[1], bytes.fromhex(held[2]))
+            regions, features = Regions(boxes[rows]), Features(vectors[rows])
+            found.append(Extracted(source, width, height, regions, features, broken, content))
         return found

@@ -74,8 +74,7 @@ def check(name: str, folder: Path, *, ground_truth: Path | None = None, progress
         progress: is told of each photo.
 
     Raises:
-        InputError: no such data set or folder, a ground truth for one that has none, two photos of one name, or a
-            name that is not UTF-8.
+        InputError: no such data set or folder, a ground truth for one that has none, or two photos of one name.
     """
     dataset = find(name)
     if ground_truth is not None and not dataset.queries:

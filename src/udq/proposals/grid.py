@@ -14,16 +14,20 @@ from udq.types import Regions
 _SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
 # Neighbours of one scale share at least this much of their side.
 _OVERLAP = 0.4
+# A photo longer than this many times its shorter side is cut as if that side were longer: windows a pixel high have
+# nothing to see, and a line of 65,535 pixels would have half a million of them.
+_LONGEST = 32
 
 
 def grid(width: int, height: int) -> Regions:
     """Return the whole photo and every window, the whole photo first; about 110 regions for a 4:3 photo."""
     boxes = [(0.0, 0.0, float(width), float(height))]
+    shorter = max(min(width, height), max(width, height) / _LONGEST)
     for scale in _SCALES:
-        side = scale * min(width, height)
-        for top in _starts(height, side):
-            for left in _starts(width, side):
-                boxes.append((left, top, left + side, top + side))
+        across, down = min(scale * shorter, width), min(scale * shorter, height)
+        for top in _starts(height, down):
+            for left in _starts(width, across):
+                boxes.append((left, top, left + across, top + down))
     # A square photo's largest window is the whole photo again.
     return Regions(np.array(list(dict.fromkeys(boxes)), dtype=np.float32))
 

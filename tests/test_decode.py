@@ -1,0 +1,252 @@
+"""Photos decoded in processes of their own, which may be killed, stopped or crash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from udq import decode, images
+from udq.decode import Decoder
+from udq.errors import ImageError, UdqError
+
+SCALE = {"shorter": 60, "longer": 100}
+POSIX = pytest.mark.skipif(os.name != "posix", reason="no such signals there")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A small photo of noise."""
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    return tmp_path / "x.png"
+
+
+@pytest.fixture
+def decoder():
+    with Decoder() as decoder:
+        yield decoder
+
+
+def process_of(decoder):
+    """Number of the one process that a decoder runs."""
+    (process,) = decoder._all
+    return process._process.pid
+
+
+class Waiting(threading.Thread):
+    """Decodes a photo on a thread of its own."""
+
+    def __init__(self, decoder, path):
+        super().__init__(daemon=True)
+        self.decoder, self.path, self.found = decoder, path, None
+        self.start()
+
+    def run(self):
+        try:
+            self.found = self.decoder.decode(self.path, **SCALE)
+        except UdqError as error:
+            self.found = error
+
+    def result(self):
+        self.join(60)
+        assert not self.is_alive()
+        return self.found
+
+
+def stopped_over(decoder, photo):
+    """Have a photo asked of a process that does not go on; return the process and who waits."""
+    decoder.decode(photo, **SCALE)
+    process = process_of(decoder)
+    os.kill(process, signal.SIGSTOP)
+    waiting = Waiting(decoder, photo)
+    deadline = time.monotonic() + 10
+    while decoder._idle and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return process, waiting
+
+
+def running(process):
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(process, seconds=20):
+    """Whether a process ends soon."""
+    deadline = time.monotonic() + seconds
+    while running(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not running(process)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.gif", "x.tif", "x.webp", "x.bmp", "x.ppm"])
+def test_a_photo_is_decoded_as_in_this_process(decoder, photo, tmp_path, name):
+    Image.open(photo).save(tmp_path / name)
+    found = decoder.decode(tmp_path / name, **SCALE)
+    expected = images.load(tmp_path / name, **SCALE)
+
+    assert found.broken is None
+    assert (found.photo.width, found.photo.height) == (120, 80)
+    assert found.photo.pixels.dtype == np.uint8
+    assert (found.photo.pixels == expected.pixels).all()
+    assert found.content == images.content(tmp_path / name)
+    assert found.content.digest == hashlib.blake2b((tmp_path / name).read_bytes(), digest_size=16).digest()
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
+def test_a_broken_photo_has_the_reason_that_it_has_in_this_process(decoder, tmp_path, data):
+    (tmp_path / "x.png").write_bytes(data)
+    found = decoder.decode(tmp_path / "x.png", **SCALE)
+    with pytest.raises(ImageError) as here:
+        images.load(tmp_path / "x.png", **SCALE)
+
+    assert found.photo is None
+    assert found.broken == str(here.value)
+    assert found.content == images.content(tmp_path / "x.png")
+
+
+def test_what_is_not_there_has_no_content(decoder, tmp_path):
+    found = decoder.decode(tmp_path / "x.png", **SCALE)
+
+    assert found == decode.Decoded(None, None, f"{tmp_path / 'x.png'}: No such file or directory")
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL", "SIGABRT"])
+def test_a_crash_costs_the_photo_and_no_other(decoder, photo, name, capfd):
+    number = getattr(signal, name)
+    process, waiting = stopped_over(decoder, photo)
+    os.kill(process, number)
+    os.kill(process, signal.SIGCONT)
+    found = waiting.result()
+
+    assert found == decode.Decoded(None, None, f"{photo}: its decoder crashed (signal {int(number)}, {name})")
+    assert decoder.decode(photo, **SCALE).photo is not None
+    assert process_of(decoder) != process
+    assert capfd.readouterr() == ("", "")
+
+
+@POSIX
+def test_a_photo_that_takes_too_long_is_broken_and_its_process_gone(photo):
+    with Decoder(time_limit=1) as decoder:
+        process, waiting = stopped_over(decoder, photo)
+        found = waiting.result()
+
+        assert found == decode.Decoded(None, None, f"{photo}: took longer than 1 s to decode")
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+        assert decoder.decode(photo, **SCALE).photo is not None
+
+
+@POSIX
+def test_a_process_killed_while_it_waits_is_no_photos_fault(decoder, photo):
+    decoder.decode(photo, **SCALE)
+    (process,) = decoder._all
+    process._process.kill()
+    process._process.wait()
+
+    assert decoder.decode(photo, **SCALE).photo is not None
+
+
+@POSIX
+def test_closing_does_not_wait_for_photos_under_way(photo):
+    decoder = Decoder()
+    process, waiting = stopped_over(decoder, photo)
+    decoder.close()
+
+    assert waiting.result().photo is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    with pytest.raises(UdqError, match="was closed"):
+        decoder.decode(photo, **SCALE)
+
+
+def test_threads_that_ask_at_the_same_time_have_a_process_each(decoder, photo, tmp_path):
+    for i in range(12):
+        Image.new("RGB", (20 + i, 20)).save(tmp_path / f"{i}.png")
+    waiting = [Waiting(decoder, tmp_path / f"{i}.png") for i in range(3)]
+
+    assert [each.result().photo.width for each in waiting] == [20, 21, 22]
+    assert len(decoder._all) <= 3
+    for i in range(12):
+        assert decoder.decode(tmp_path / f"{i}.png", **SCALE).photo.width == 20 + i
+
+
+@POSIX
+def test_ctrl_c_in_the_terminal_does_not_reach_the_processes(decoder, photo):
+    decoder.decode(photo, **SCALE)
+
+    assert os.getpgid(process_of(decoder)) != os.getpgid(0)
+
+
+@POSIX
+def test_a_process_that_cannot_start_is_said_in_one_line(photo, monkeypatch, tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "python").chmod(0o755)
+    for executable, says in ((tmp_path / "python", "exit code 3"), (tmp_path / "nowhere", "No such file")):
+        monkeypatch.setattr(sys, "executable", str(executable))
+        with Decoder() as decoder, pytest.raises(UdqError, match=says) as refused:
+            decoder.decode(photo, **SCALE)
+        assert "no process to decode photos starts" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from udq.decode import Decoder
+print("once", flush=True)
+decoder = Decoder()
+assert decoder.decode(Path(sys.argv[1]), shorter=60, longer=100).photo is not None
+print(*(process._process.pid for process in decoder._all), flush=True)
+"""
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "end", ["os.kill(os.getpid(), signal.SIGKILL)", "raise KeyboardInterrupt", "sys.exit()", "os._exit(1)"]
+)
+def test_no_process_outlives_a_script_that_has_no_main_guard(photo, tmp_path, end):
+    (tmp_path / "script.py").write_text(SCRIPT + end)
+    command = [sys.executable, tmp_path / "script.py", photo]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    once, process = done.stdout.split()
+
+    assert once == "once"
+    assert gone(int(process))
+
+
+@LINUX
+def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_path):
+    """Its alarm, set before each photo, is what ends it: the parent is gone and the photo never ends."""
+    held = "import time; from udq import decoding_process as it; it._GRACE = 0"
+    held += "; it._answer = lambda *photo: time.sleep(60); it.main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    name = os.fsencode(photo)
+    process.stdin.write(decode.REQUEST.pack(60, 100, 1.0, len(name)) + name)
+    process.stdin.flush()
+
+    assert process.wait(20) == -signal.SIGALRM
+
+
+@LINUX
+def test_what_lies_in_the_working_folder_is_not_imported(photo, tmp_path, monkeypatch):
+    (tmp_path / "struct.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    with Decoder() as decoder:
+        assert decoder.decode(photo, **SCALE).photo is not None
