@@ -274,7 +274,7 @@ def test_bad_input_is_one_line_and_changes_nothing(udq, photos, collection, trut
     assert says in one_line(err)
     assert (found, out) == (code, "")
     assert sorted(tmp_path.iterdir()) == [truth]
-    assert collection.damaged() == []
+    assert collection.verify() == []
 
 
 def test_a_network_trained_on_ones_own_boxes_proposes_the_regions_of_a_collection(udq, photos, tmp_path):
@@ -354,8 +354,9 @@ def test_verify_names_a_damaged_file(udq, collection, tmp_path):
     code, out, err = udq("verify", copy, "--json")
 
     assert code == 1
-    assert json.loads(out)["damaged"] == ["segments/000001/codes.npy"]
-    assert "damaged files: segments/000001/codes.npy" in one_line(err)
+    [damaged] = json.loads(out)["damaged"]
+    assert (damaged["file"], damaged["images"]) == ("segments/000001/codes.npy", collection.names)
+    assert "1 damaged file; restore the collection from a copy, or run it again with --repair" in one_line(err)
 
 
 def test_a_missing_file_of_a_collection_is_one_line(udq, collection, photos, tmp_path):
@@ -364,7 +365,10 @@ def test_a_missing_file_of_a_collection_is_one_line(udq, collection, photos, tmp
     code, _, err = udq("search", copy, photos / "coffee.png")
 
     assert code == 1
-    assert "boxes.npy: damaged (missing)" in one_line(err)
+    assert (
+        "boxes.npy: damaged (No such file or directory); restore it from a copy, or run 'udq verify --repair'"
+        in one_line(err)
+    )
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place nobody may write to")

@@ -229,7 +229,7 @@ def test_retraining_is_building_again_in_place(photos, tmp_path):
     assert trained.search(query).matches == fresh.search(query).matches
     assert before.search(query).matches == found  # whoever has it open goes on with what it was
     assert opened.search(query).matches == found
-    assert trained.damaged() == []
+    assert trained.verify() == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.udq", "y.udq"]
 
 
@@ -264,7 +264,7 @@ def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos,
 
     with pytest.raises(InputError, match=r"1 of its 12 photos are gone, '.*coffee.png' first; put them back"):
         Collection.retrain(made.path, device="cpu")
-    assert Collection.open(made.path).damaged() == []
+    assert Collection.open(made.path).verify() == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "x.udq"]
 
 

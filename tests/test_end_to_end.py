@@ -93,7 +93,7 @@ def test_the_collection_keeps_the_trained_convolutions_and_encodes_with_them(tra
         segment.codes[segment.offsets[row] : segment.offsets[row + 1]] == reopened.model.encode(photo.features).values
     ).mean() > 0.99
     assert reopened.search(query).matches[0].image == "coffee.png"
-    assert reopened.damaged() == []
+    assert reopened.verify() == []
     assert reopened.info()["training"]["kept"] >= 1
 
 

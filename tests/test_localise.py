@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from udq import evaluate, proposals, search, storage
+from udq import evaluate, proposals, search, segments
 from udq.errors import InputError
 from udq.localise import localise
 from udq.progress import silent
@@ -140,14 +140,18 @@ def in_segments(segment, photos):
         offsets = segment.offsets[first : first + photos + 1]
         rows = slice(offsets[0], offsets[-1])
         images = segment.images[first : first + photos]
-        yield storage.Segment(segment.codes[rows], segment.boxes[rows], offsets - offsets[0], images)
+        photos_ = segment.photos[first : first + photos]
+        removed = segment.removed[first : first + photos]
+        yield segments.Segment(
+            "", segment.codes[rows], segment.boxes[rows], offsets - offsets[0], images, photos_, removed
+        )
 
 
 @pytest.mark.parametrize("ranked", [False, True])
 @pytest.mark.parametrize("photos_a_segment", [12, 5])
 def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
     [whole] = collection.segments
-    monkeypatch.setitem(vars(collection), "segments", tuple(in_segments(whole, photos_a_segment)))
+    monkeypatch.setitem(vars(collection), "_held", (collection.model, tuple(in_segments(whole, photos_a_segment))))
     monkeypatch.setattr(proposals, "RANKED", frozenset({"rpn"} if ranked else ()))
     query, box = photos / "astronaut.png", (100, 10, 300, 250)
     found = collection.search(query, box, k=12)

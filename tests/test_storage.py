@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import storage, writer
+from udq import segments, storage, writer
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.head import Head, Layer
+from udq.images import Content
 from udq.model import Model
 from udq.quantize import Quantizer
-from udq.types import Codes, Regions
+from udq.types import Codes
+from udq.verify import verify
 
 
 def small_model(subspaces=4, codewords=32):
@@ -39,18 +42,28 @@ SEGMENTS = [
 ]
 
 
+def indexed(codes, counts, names):
+    """Photos of 100 x 80 pixels; ids are places in ``SEGMENTS``."""
+    first = sum(len(before) for _, _, before in itertools.takewhile(lambda one: one[2] != names, SEGMENTS))
+    rows = np.cumsum([0, *counts])
+    for i, name in enumerate(names):
+        boxes = np.tile(np.array([[0, 0, 100, 80]], np.uint16), (counts[i], 1))
+        image = segments.Image(name, "/photos/", 100, 80, first + i)
+        content = Content(1000 + i, 10**18 + i, bytes([first + i]) * 16)
+        yield segments.Indexed(image, content, boxes, codes.values[rows[i] : rows[i + 1]], 0.25)
+
+
 def write(path):
     """A collection of two segments, photos of 100 x 80 pixels."""
     with writer.Writer(path, fingerprint="one") as made:
         made.put_model(small_model())
         for codes, counts, names in SEGMENTS:
-            boxes = np.tile(np.array([[0.0, 0.4, 99.6, 80.0]], np.float32), (len(codes), 1))
-            found = [storage.Image(name, "/photos/", 100, 80) for name in names]
-            made.put_segment(codes, Regions(boxes), counts, found, done=len(found))
+            made.put_segment(list(indexed(codes, counts, names)), done=len(names))
         made.commit(
             IndexConfig(),
             given={"weights": None, "rpn": None},
             broken=[{"image": "x.jpg", "reason": "x.jpg: empty file"}],
+            next_id=3,
         )
     return path
 
@@ -65,7 +78,7 @@ def change(path, **entries):
 def read(path):
     manifest = storage.read_manifest(path)
     storage.read_model(path, manifest)
-    return list(storage.read_segments(path, manifest, subspaces=4, codewords=32))
+    return list(segments.read(path, manifest, subspaces=4, codewords=32))
 
 
 @given(
@@ -77,8 +90,8 @@ def read(path):
 @settings(deadline=None)
 def test_codes_come_back_from_exactly_m_log2_k_bits(regions, subspaces, codewords, seed):
     codes = random_codes(regions, subspaces, codewords, seed)
-    stored = storage.pack(codes)
-    back = storage.unpack(stored, regions, subspaces=subspaces, codewords=codewords)
+    stored = segments.pack(codes)
+    back = segments.unpack(stored, regions, subspaces=subspaces, codewords=codewords)
 
     assert stored.nbytes == -(-regions * subspaces * int(np.log2(codewords)) // 8)
     assert back.dtype == codes.values.dtype
@@ -88,17 +101,20 @@ def test_codes_come_back_from_exactly_m_log2_k_bits(regions, subspaces, codeword
 def test_what_was_written_comes_back(tmp_path):
     path = write(tmp_path / "x.udq")
     manifest = storage.read_manifest(path)
-    model, segments = storage.read_model(path, manifest), read(path)
+    model, found = storage.read_model(path, manifest), read(path)
 
     assert (manifest.images, manifest.regions, manifest.config) == (3, 8, IndexConfig())
     assert manifest.broken == [{"image": "x.jpg", "reason": "x.jpg: empty file"}]
     assert model.to_bytes() == small_model().to_bytes()
-    for segment, (codes, counts, names) in zip(segments, SEGMENTS, strict=True):
+    for segment, (codes, counts, names) in zip(found, SEGMENTS, strict=True):
         assert (segment.codes == codes.values).all()
         assert segment.offsets.tolist() == [0, *np.cumsum(counts)]
         assert [image.name for image in segment.images] == names
-        assert (segment.boxes == [0, 0, 100, 80]).all()  # outwards to whole pixels
-    assert storage.damaged(path, manifest) == []
+        assert (segment.boxes == [0, 0, 100, 80]).all()
+        again = [segment.indexed(row) for row in segment.living]
+        for one, other in zip(again, indexed(codes, counts, names), strict=True):
+            assert (one.image, one.content, one.error) == (other.image, other.content, other.error)
+    assert verify(path) == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.udq"]
 
 
@@ -121,18 +137,18 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
 
 def test_a_single_changed_byte_is_found_in_every_file(tmp_path):
     path = write(tmp_path / "x.udq")
-    files = [file for file in path.rglob("*") if file.is_file() and file.name != "collection.json"]
-    assert len(files) == 9
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "lock"]
+    assert len(files) == 13
     for file in files:
         whole = file.read_bytes()
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        assert storage.damaged(path, storage.read_manifest(path)) == [file.relative_to(path).as_posix()]
+        assert [damage.file for damage in verify(path)] == [file.relative_to(path).as_posix()]
         file.write_bytes(whole)
 
 
 def test_a_truncated_or_missing_file_is_refused_when_opened(tmp_path):
     path = write(tmp_path / "x.udq")
-    for file in [file for file in path.rglob("*") if file.is_file()]:
+    for file in [file for file in path.rglob("*") if file.is_file() and file.name not in ("lock", storage.COPY)]:
         whole = file.read_bytes()
         file.write_bytes(whole[:-3])
         with pytest.raises(CollectionError, match="damaged"):
@@ -157,7 +173,7 @@ def test_a_newer_version_is_refused_by_its_number(tmp_path):
     path = write(tmp_path / "x.udq")
     change(path, version=storage.VERSION + 1)
 
-    with pytest.raises(CollectionError, match=r"format version 3 is newer than this udq reads \(2\); upgrade udq"):
+    with pytest.raises(CollectionError, match=r"format version 4 is newer than this udq reads \(3\); upgrade udq"):
         storage.read_manifest(path)
 
 

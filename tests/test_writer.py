@@ -11,19 +11,17 @@ import time
 import filelock
 import numpy as np
 import pytest
-from test_storage import SEGMENTS, change, read, small_model, write
+from test_storage import SEGMENTS, change, indexed, read, small_model, write
 
-from udq import Collection, index, storage, writer
+from udq import Collection, index, segments, storage, writer
 from udq.config import IndexConfig
 from udq.errors import InputError, UdqError
-from udq.types import Regions
+from udq.verify import verify
 
 
 def put(made, number):
     codes, counts, names = SEGMENTS[number]
-    boxes = np.tile(np.array([[0.0, 0.4, 99.6, 80.0]], np.float32), (len(codes), 1))
-    found = [storage.Image(name, "/photos/", 100, 80) for name in names]
-    made.put_segment(codes, Regions(boxes), counts, found, done=sum(len(SEGMENTS[i][2]) for i in range(number + 1)))
+    made.put_segment(list(indexed(codes, counts, names)), done=sum(len(SEGMENTS[i][2]) for i in range(number + 1)))
 
 
 def stop_after_one_segment(path, fingerprint="one", error=KeyboardInterrupt):
@@ -38,11 +36,11 @@ def stop_after_one_segment(path, fingerprint="one", error=KeyboardInterrupt):
 
 
 def contents(path):
-    """Every file but the manifest, which holds the time."""
+    """Every file but the manifest and its copy, which hold the time, and the lock."""
     return {
         file.relative_to(path).as_posix(): file.read_bytes()
         for file in path.rglob("*")
-        if file.is_file() and file.name != "collection.json"
+        if file.is_file() and file.name not in ("collection.json", "collection.copy.json", "lock")
     }
 
 
@@ -55,7 +53,7 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
         assert (made.has_model, made.done) == (True, 2)
         assert made.read_model().to_bytes() == small_model().to_bytes()
         put(made, 1)
-        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
+        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
 
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
     assert contents(tmp_path / "x.udq") == contents(write(tmp_path / "y.udq"))
@@ -96,7 +94,7 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
             put(made, 1)
             (tmp_path / "x.udq").mkdir()
             (tmp_path / "x.udq" / "mine.txt").touch()
-            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
+            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
 
     with pytest.raises(UdqError, match=r"cannot put the collection in place .* run the same command again"):
         build()
@@ -104,8 +102,15 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
     shutil.rmtree(tmp_path / "x.udq")
     with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 3
-        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
+        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
     assert contents(tmp_path / "x.udq") == contents(write(tmp_path / "y.udq"))
+
+
+def whole(path, manifest):
+    """Whether all files of a manifest are as they were written."""
+    for name, facts in storage.facts_of(manifest.document).items():
+        storage.check(path / name, facts)
+    return True
 
 
 def replacing(path, fingerprint="three"):
@@ -140,19 +145,19 @@ def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeyp
         with replacing(path) as made:
             made.put_model(small_model())
             put(made, 1)
-            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
+            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
 
     monkeypatch.setattr(type(path), "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         build()
     monkeypatch.undo()
-    assert storage.damaged(path, storage.read_manifest(path)) == []
+    assert verify(path) == []
     assert before.items() <= contents(path).items()
     with replacing(path) as made:
         assert (made.has_model, made.done) == (True, 3)
         assert made.read_model().to_bytes() == small_model().to_bytes()
-        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
-    assert storage.damaged(path, storage.read_manifest(path)) == []
+        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
+    assert verify(path) == []
     assert storage.read_manifest(path).images == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
@@ -162,7 +167,7 @@ def test_two_builds_of_one_name_do_not_meet(tmp_path):
         other = filelock.FileLock(tmp_path / ".x.udq.partial" / "lock")
         with pytest.raises(filelock.Timeout):
             other.acquire(timeout=0)
-        with pytest.raises(InputError, match="another udq is building it"):
+        with pytest.raises(InputError, match=r"another udq \(process \d+ on .* is changing it; wait"):
             writer.Writer(tmp_path / "x.udq", fingerprint="one")
 
 
@@ -176,15 +181,15 @@ def test_what_replaces_a_collection_appears_at_once_and_only_own_files_ever_go(t
         with replacing(path) as made:
             made.put_model(small_model(), backbone={"weight": np.full(3, generation, np.float32)})
             put(made, 1)
-            assert storage.damaged(path, before) == []
-            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[])
+            assert whole(path, before)
+            made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
         new = storage.read_manifest(path)
 
-        assert storage.damaged(path, new) == []
-        assert storage.damaged(path, before) == []  # for those who have it open
+        assert whole(path, new)
+        assert whole(path, before)  # for those who have it open
         assert not set(storage.files_of(new)) & set(storage.files_of(before))
         assert storage.read_backbone(path, new)["weight"].tolist() == [generation] * 3
-    assert len(storage.damaged(path, old)) == len(storage.files_of(old))
+    assert not any((path / name).exists() for name in storage.files_of(old))
     assert (path / "pictures" / "found.jpg").exists()
     assert set(contents(path)) == {"pictures/found.jpg", *storage.files_of(new), *storage.files_of(before)}
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
@@ -203,7 +208,7 @@ SETTINGS = "[training]\nstop_early = false\n[sample]\nphotos = 40\n[quantizer]\n
 
 
 def command(words, settings):
-    small = "from udq import index, spool; spool._PHOTOS = index._SEGMENT_PHOTOS = 16"
+    small = "from udq import segments, spool; spool._PHOTOS = segments.PHOTOS = 16"
     return [sys.executable, "-c", f"{small}; from udq.cli import main; main()", *words, "--config", str(settings)]
 
 
@@ -228,7 +233,7 @@ def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_p
         process.wait()
         assert (partial / landmark).exists()
         assert output.exists() == again
-    monkeypatch.setattr(index, "_SEGMENT_PHOTOS", 16)
+    monkeypatch.setattr(segments, "PHOTOS", 16)
     passed = []
     extract = index.Extractor.extract
 

@@ -19,6 +19,7 @@ from udq import proposals as proposers
 from udq.bar import INTERRUPTED, interrupts, progress, resumable
 from udq.cli_datasets import app as datasets_app
 from udq.cli_reproduce import reproduce
+from udq.cli_update import CollectionPath, Device, Json, add, compact, remove, verify
 from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ app = typer.Typer(
 )
 app.add_typer(datasets_app, name="datasets")
 app.command(epilog="Example: udq reproduce table2 --data photos/ --limit 2")(reproduce)
+app.command(epilog="Example: udq add photos.udq more/")(add)
+app.command(epilog="Example: udq remove photos.udq 'old/*'")(remove)
+app.command(epilog="Example: udq compact photos.udq")(compact)
+app.command(epilog="Example: udq verify photos.udq --repair")(verify)
 
-CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; options win over it.")
 ]
@@ -358,21 +360,6 @@ def info(
         printing.say(f"picture: {picture}")
 
 
-@app.command(epilog="Example: udq verify photos.udq")
-def verify(collection: CollectionPath, as_json: Json = False) -> None:
-    """Read every byte of a collection and compare it with its checksums; exit 1 where one differs."""
-    from udq.collection import Collection
-
-    opened = Collection.open(collection)
-    damaged = opened.damaged()
-    if as_json:
-        printing.print_json({"path": str(collection), "damaged": damaged})
-    elif not damaged:
-        printing.say(f"{collection}: every file is as it was written")
-    if damaged:
-        raise UdqError(f"{collection}: damaged files: {', '.join(damaged)}; restore them from a copy, or build again")
-
-
 @app.command(epilog="Example: udq demo -o udq-demo")
 def demo(
     output: Annotated[
@@ -461,7 +448,7 @@ def _timed() -> Iterator[Callable[[], float]]:
 
 def _resumable(path: Path) -> AbstractContextManager[None]:
     """Let Ctrl-C say where the work on a path stands."""
-    from udq.writer import partial_folder
+    from udq.durable import partial_folder
 
     def said() -> str | None:
         left = partial_folder(path)

@@ -8,15 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import storage
+from udq import drift, segments, storage
 from udq.config import IndexConfig
+from udq.drift import Drift
+from udq.errors import CollectionError
 from udq.model import Model
 from udq.progress import Progress, silent
+from udq.segments import Image, Segment
 from udq.types import SearchResult
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
     from udq.extract import Extractor
+    from udq.update import Changes
+    from udq.verify import Damage
 
 PathLike = str | os.PathLike[str]
 
@@ -125,9 +130,85 @@ class Collection:
 
         return search.search(self, Path(query), box, k=k)
 
+    def add(
+        self, images: PathLike | Sequence[PathLike], *, sync: bool = False, progress: Progress = silent
+    ) -> tuple[Collection, Changes]:
+        """Add photos, and return the collection as it is then and what was done.
+
+        What the collection holds already is not looked at again: a file of the size and time that it had is the same,
+        and so is one of other times with the same bytes. A file whose bytes have changed takes the place of the photo
+        of its name, under a new id. Photos are committed some hundreds at a time: what a kill cuts off, the same call
+        goes on with.
+
+        Args:
+            images: a file or a folder (searched through and through), or several.
+            sync: make the collection hold these photos and no others: photos that are gone are removed, and one that
+                was renamed or moved keeps its id and its codes.
+            progress: is told of each photo.
+
+        Raises:
+            InputError: a path is missing, another process is changing the collection, or with ``sync`` not one of the
+                collection's photos is among ``images``.
+        """
+        from udq import update
+
+        arguments = [images] if isinstance(images, str | os.PathLike) else list(images)
+        changes = update.add(self, arguments, mirror=sync, progress=progress)
+        return self.refreshed(), changes
+
+    def remove(self, names: Sequence[str]) -> tuple[Collection, Changes]:
+        """Remove photos, and return the collection as it is then and what was done; their files are left alone.
+
+        Args:
+            names: as indexed. One that ends in ``/`` stands for all photos of that folder, one with ``*`` or ``?`` for
+                all that match.
+
+        Raises:
+            InputError: one of them names no photo; nothing is removed then.
+        """
+        from udq import update
+
+        changes = update.remove(self, names)
+        return self.refreshed(), changes
+
+    def compact(self) -> Collection:
+        """Write segments anew without what was removed and as few as can be, and return the collection as it is then.
+
+        Answers stay what they were.
+        """
+        from udq import update
+
+        update.compact(self)
+        return self.refreshed()
+
+    def verify(self) -> list[Damage]:
+        """Read every byte of the collection and return what is not as it was written."""
+        from udq import verify
+
+        return verify.verify(self.path)
+
+    def refreshed(self) -> Collection:
+        """Return the collection as it is now: itself where nothing has changed since it was opened."""
+        newest = storage.read_manifest(self.path)
+        if newest == self._manifest:
+            return self
+        opened = Collection(self.path, device=self.device)
+        seen_alike = all(
+            newest.document.get(part) == self._manifest.document.get(part)
+            for part in ("config", "backbone", *storage.GIVEN)
+        )
+        if seen_alike and "extractor" in self.__dict__:
+            opened.__dict__["extractor"] = self.extractor  # loading it takes longer than all the rest
+        return opened
+
     def __len__(self) -> int:
         """Return the number of photos that can be found."""
         return self._manifest.images
+
+    @property
+    def regions(self) -> int:
+        """Regions of all photos that can be found."""
+        return self._manifest.regions
 
     @property
     def config(self) -> IndexConfig:
@@ -136,33 +217,46 @@ class Collection:
 
     @property
     def broken(self) -> list[dict[str, str]]:
-        """Photos that could not be read when the collection was built: ``image`` and ``reason``."""
+        """Photos that could not be read when they were indexed: ``image`` and ``reason``."""
         return self._manifest.broken
 
-    @property
-    def images(self) -> list[storage.Image]:
-        """The photos; position is image id."""
-        return [image for segment in self.segments for image in segment.images]
+    @cached_property
+    def images(self) -> list[Image]:
+        """The photos, in the order of their ids."""
+        return [segment.images[row] for segment in self.segments for row in segment.living.tolist()]
 
     @property
     def names(self) -> list[str]:
-        """Names of the photos; position is image id."""
+        """Names of the photos, in the order of their ids."""
         return [image.name for image in self.images]
 
-    @cached_property
+    @property
     def model(self) -> Model:
         """Fully connected layers and quantizer."""
-        return storage.read_model(self.path, self._manifest)
+        return self._held[0]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Codes, boxes and photos."""
+        return self._held[1]
 
     @cached_property
-    def segments(self) -> tuple[storage.Segment, ...]:
-        """Codes, boxes and photos, opened on first use."""
-        quantizer = self.model.quantizer
-        return tuple(
-            storage.read_segments(
-                self.path, self._manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords
-            )
-        )
+    def _held(self) -> tuple[Model, tuple[Segment, ...]]:
+        """Model and segments of one state, opened on first use.
+
+        A writer may have changed the collection twice meanwhile and deleted what it held then. As nothing has been
+        answered from that, this is then a reader of the newest state.
+        """
+        while True:
+            try:
+                model = storage.read_model(self.path, self._manifest)
+                shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
+                return model, tuple(segments.read(self.path, self._manifest, **shape))
+            except CollectionError:
+                newest = storage.read_manifest(self.path)
+                if newest == self._manifest:
+                    raise
+                self._manifest = newest
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -179,21 +273,26 @@ class Collection:
         extractor.trunk.load(storage.read_backbone(self.path, self._manifest))
         return extractor
 
-    def damaged(self) -> list[str]:
-        """Read every byte of the collection and return the names of files that are not as they were written."""
-        return storage.damaged(self.path, self._manifest)
+    @property
+    def drift(self) -> Drift | None:
+        """How well the codes say what newer photos show, beside older ones; None where there is nothing to compare."""
+        return drift.measure(self.segments, self._manifest.fitted_before)
 
     def info(self) -> dict[str, Any]:
         """Return what the collection holds, JSON-serialisable."""
         document = self._manifest.document
         size = sum(storage.sizes_of(document).values())
+        measured = self.drift
         return {
             "path": str(self.path),
             "format_version": document["version"],
             "udq": document["udq"],
             "created": document["created"],
+            "changed": document.get("changed"),
             "images": len(self),
             "regions": self._manifest.regions,
+            "removed": self._manifest.removed["images"],
+            "segments": len(self._manifest.segments),
             "bytes_per_region": self.model.quantizer.bits / 8,
             "subspaces": self.model.quantizer.subspaces,
             "codewords": self.model.quantizer.codewords,
@@ -202,6 +301,7 @@ class Collection:
             "training": document["training"],
             "config": document["config"],
             **self._manifest.given,
+            "drift": None if measured is None else measured.to_json(),
             "broken": self.broken,
             "passed_over": document["passed_over"],
         }

@@ -10,7 +10,7 @@ from udq import images, metrics, page, thumbnails
 from udq.errors import ImageError
 from udq.failures import KEPT, Failures
 from udq.scoring import TOP, Outcome
-from udq.storage import Image
+from udq.segments import Image
 from udq.types import Box, Match
 
 # Ranks of positives that a section names; photos whose last thumbnails are kept, since the queries of one object share

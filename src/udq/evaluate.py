@@ -84,7 +84,7 @@ def evaluate(
         "images": len(collection),
         **scoring.summary(outcomes),
         "bytes_per_region": collection.model.quantizer.bits / 8,
-        "regions": sum(len(segment.codes) for segment in collection.segments),
+        "regions": collection.regions,
         "learned_on": collection.model.origin,
         "network_precision": collection.extractor.precision,
         "keep_query": kept,

@@ -84,6 +84,12 @@ class Source:
     name: str
     path: Path
 
+    @property
+    def root(self) -> str:
+        """The folder, absolute, that the name is relative to."""
+        # Not resolved: a link to a photo is found by its own name.
+        return self.path.absolute().as_posix().removesuffix(self.name)
+
 
 @dataclass(frozen=True)
 class Content:

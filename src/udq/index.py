@@ -22,25 +22,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udq import __version__, evaluate, images, model, storage, watch
+from udq import __version__, evaluate, images, model, segments, storage, watch
 from udq.config import IndexConfig, SampleConfig
 from udq.datasets import GroundTruth
+from udq.durable import write_whole
 from udq.end_to_end import EndToEnd
 from udq.errors import ImageError, InputError
 from udq.extract import Extracted, Extractor, in_gpu_memory
 from udq.head import Arrays, Head
 from udq.progress import Progress, silent
+from udq.segments import Image, Indexed
 from udq.spool import Spool
-from udq.storage import Image
 from udq.train import Cached, Pooled, State, Trained, train
 from udq.trunk import Trunk
-from udq.types import Codes, Features, Regions
-from udq.writer import Writer, write_whole
+from udq.types import Features, Regions
+from udq.writer import Writer
 
-# Photos a segment: some 400,000 regions, 7 MB of codes and boxes in memory until it is written.
-_SEGMENT_PHOTOS = 4096
-# What to do where the GPU's memory does not hold a photo's activations.
-_SCALE = "longer in [images], now {},"
+SCALE = "longer in [images], now {},"
+"""What to lower where the GPU's memory does not hold a photo's activations."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ def build(
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
     with Writer(path, fingerprint=fingerprint(sources, config, extractor, given)) as writer:
-        broken = _write(sources, writer, extractor, config, truth, progress)
-        writer.commit(config, given=given, broken=broken, passed_over=passed_over)
+        broken = _write(sources, range(len(sources)), writer, extractor, config, truth, progress)
+        writer.commit(config, given=given, broken=broken, next_id=len(sources), passed_over=passed_over)
 
 
 def rebuild(
@@ -122,9 +121,10 @@ def rebuild(
         CollectionError: a file of weights that it was built with is gone.
     """
     manifest = storage.read_manifest(path)
-    quantizer = storage.read_model(path, manifest).quantizer
-    held = storage.read_segments(path, manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords)
-    sources = [images.Source(image.name, image.path) for segment in held for image in segment.images]
+    removed = set(storage.read_removed(path, manifest).tolist())
+    found = (segments.read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
+    held = [image for photos in found for image in photos if image.id not in removed]
+    sources = [images.Source(image.name, image.path) for image in held]
     gone = [source.path for source in sources if not source.path.is_file()]
     if gone:
         raise InputError(
@@ -141,12 +141,20 @@ def rebuild(
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
-        broken = [*manifest.broken, *_write(sources, writer, extractor, config, truth, progress)]
-        writer.commit(config, given=given, broken=broken, passed_over=manifest.document["passed_over"])
+        ids = [image.id for image in held]
+        broken = [*manifest.broken, *_write(sources, ids, writer, extractor, config, truth, progress)]
+        writer.commit(
+            config,
+            given=given,
+            broken=broken,
+            next_id=manifest.next_id,
+            passed_over=manifest.document["passed_over"],
+        )
 
 
 def _write(
     sources: Sequence[images.Source],
+    ids: Sequence[int],
     writer: Writer,
     extractor: Extractor,
     config: IndexConfig,
@@ -154,6 +162,14 @@ def _write(
     progress: Progress,
 ) -> list[dict[str, str]]:
     """Fit a model to a sample of the photos and encode all of them, or what an earlier try left of that to do.
+
+    Args:
+        sources: photos.
+        ids: theirs, ascending.
+        writer: where they go.
+        extractor, config: how.
+        truth: a benchmark to measure after every round of training.
+        progress: is told of each photo.
 
     Returns:
         The photos that could not be read.
@@ -164,8 +180,8 @@ def _write(
     again = Spool(writer.scratch / "photos-again", extractor)
 
     def look(into: Spool, stage: str) -> Sample:
-        with progress(stage, len(training)) as step, in_gpu_memory(_SCALE.format(config.images.longer)):
-            return draw(_counted(into.fill(chosen_sources), step), len(training), config.sample)
+        with progress(stage, len(training)) as step, in_gpu_memory(SCALE.format(config.images.longer)):
+            return draw(counted(into.fill(chosen_sources), step), len(training), config.sample)
 
     if not writer.has_model:
         measure = None if truth is None else _Watch(truth, sources, chosen_sources, spool, extractor, config)
@@ -197,10 +213,10 @@ def _write(
     rest = extractor.extract(sources[i] for i in left if i not in chosen)
     waiting = spool.drain(skip=sum(i < writer.done for i in training))
     photos = (next(waiting) if i in chosen else next(rest) for i in left)
-    with progress("encoding photos", len(sources)) as step, in_gpu_memory(_SCALE.format(config.images.longer)):
+    with progress("encoding photos", len(sources)) as step, in_gpu_memory(SCALE.format(config.images.longer)):
         for _ in range(writer.done):
             step()
-        return _encode(_counted(photos, step), writer.read_model(), writer)
+        return _encode(zip(ids[writer.done :], counted(photos, step), strict=True), writer.read_model(), writer)
 
 
 class _Watch:
@@ -304,7 +320,7 @@ def learn(
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
     # End to end, what fills the memory are the activations of one photo, whatever the batch.
-    with in_gpu_memory(batch if pooled is None else _SCALE.format(config.images.longer)):
+    with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
         return train(
             pooled or Cached(sample.features, device),
             sample.images,
@@ -353,48 +369,54 @@ def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> 
     return Sample(Features(np.concatenate(kept)), Regions(np.concatenate(boxes)), np.concatenate(images_))
 
 
-def _counted(photos: Iterable[Extracted], step: Callable[[], None]) -> Iterator[Extracted]:
+def counted(photos: Iterable[Extracted], step: Callable[[], None]) -> Iterator[Extracted]:
+    """Yield photos and count them."""
     for photo in photos:
         step()
         yield photo
 
 
-def _encode(photos: Iterable[Extracted], fitted: model.Model, writer: Writer) -> list[dict[str, str]]:
+def _encode(photos: Iterable[tuple[int, Extracted]], fitted: model.Model, writer: Writer) -> list[dict[str, str]]:
     """Encode the photos that are still to do into segments; return all that are broken."""
     done, broken = writer.done, writer.broken
-    whole: list[tuple[Image, Regions, Codes]] = []
-    for photo in photos:
+    whole: list[Indexed] = []
+    for number, photo in photos:
         done += 1
         if photo.broken is None:
-            whole.append((_image(photo), photo.regions, fitted.encode(photo.features)))
+            whole.append(encode(photo, number, fitted))
         else:
-            broken.append({"image": photo.source.name, "reason": photo.broken})
-        if len(whole) == _SEGMENT_PHOTOS:
-            _put(whole, writer, done, broken)
+            broken.append(why_broken(photo))
+        if len(whole) == segments.PHOTOS:
+            writer.put_segment(whole, done=done, broken=broken)
             whole = []
     if whole:
-        _put(whole, writer, done, broken)
+        writer.put_segment(whole, done=done, broken=broken)
     return broken
 
 
-def _put(
-    whole: Sequence[tuple[Image, Regions, Codes]], writer: Writer, done: int, broken: Sequence[dict[str, str]]
-) -> None:
-    images_, regions, codes = zip(*whole, strict=True)
-    writer.put_segment(
-        Codes(np.concatenate([code.values for code in codes]), codes[0].codewords),
-        Regions(np.concatenate([region.boxes for region in regions])),
-        [len(region) for region in regions],
-        images_,
-        done=done,
-        broken=broken,
-    )
+def encode(photo: Extracted, number: int, fitted: model.Model) -> Indexed:
+    """Return what a collection keeps of a photo.
+
+    Args:
+        photo: one that could be read.
+        number: its id.
+        fitted: the collection's model.
+    """
+    codes, error = fitted.measured(photo.features)
+    image = Image(photo.source.name, photo.source.root, photo.width, photo.height, number)
+    return Indexed(image, photo.content, _whole_pixels(photo.regions), codes.values, error)
 
 
-def _image(photo: Extracted) -> Image:
-    # Not resolved: a link to a photo is found by its own name.
-    path = photo.source.path.absolute().as_posix()
-    return Image(photo.source.name, path.removesuffix(photo.source.name), photo.width, photo.height)
+def why_broken(photo: Extracted) -> dict[str, str]:
+    """Return what a collection says of a photo that could not be read."""
+    return {"image": photo.source.name, "reason": str(photo.broken)}
+
+
+def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:
+    """Round boxes outwards, so that not even a tiny photo's smallest window becomes empty."""
+    noise = 1e-3
+    low, high = np.floor(regions.boxes[:, :2] + noise), np.ceil(regions.boxes[:, 2:] - noise)
+    return np.concatenate([low, high], axis=1).astype(np.uint16)
 
 
 def _all_broken(broken: Sequence[str]) -> str:

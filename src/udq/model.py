@@ -36,6 +36,12 @@ class Model:
         """Return the codes of pooled features (eq. 4)."""
         return self.quantizer.encode(self.head.apply(features))
 
+    def measured(self, features: Features) -> tuple[Codes, float]:
+        """Return the codes of pooled features, and their mean squared quantization error."""
+        described = self.head.apply(features)
+        codes = self.quantizer.encode(described)
+        return codes, float(self.quantizer.errors(described, codes).mean())
+
     def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the (M, K) tables of expected squared distances of a pooled query feature (D,)."""
         return self.quantizer.lookup_tables(self.head.apply(Features(query[None])).vectors[0])

@@ -48,6 +48,8 @@ def print_info(facts: dict[str, Any]) -> None:
     broken = f" ({', '.join(left_out)})" if left_out else ""
     code = f"{facts['bytes_per_region']:g} bytes a code (M = {facts['subspaces']}, K = {facts['codewords']})"
     size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
+    if facts["removed"]:
+        size += f" with {many(facts['removed'], 'removed photo')} (udq compact)"
     rows = {
         "collection": facts["path"],
         "photos": f"{facts['images']:,}{broken}",
@@ -57,6 +59,11 @@ def print_info(facts: dict[str, Any]) -> None:
         "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",
         "on disk": f"{size}, format {facts['format_version']}, made by udq {facts['udq']}",
     }
+    if drift := facts["drift"]:
+        advice = f": udq retrain {facts['path']}" if drift["outgrown"] else ""
+        rows["drift"] = (
+            f"{many(drift['photos'], 'newer photo')} with {drift['ratio']:.2f} times the quantization error{advice}"
+        )
     if "elapsed_s" in facts:
         rows["built in"] = f"{facts['elapsed_s']:.1f} s"
     for name, value in rows.items():
@@ -109,6 +116,11 @@ def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
             say(f"  {difficulty:<12} {figures}{of}")
     for note in report["notes"]:
         say(f"note: {note}")
+
+
+def many(number: int, thing: str) -> str:
+    """Return a number of things in words."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def _share(value: float | None) -> str:

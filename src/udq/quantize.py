@@ -70,6 +70,11 @@ class Quantizer:
         chosen = [self.codebooks[m, codes.values[:, m]] for m in range(self.subspaces)]
         return Features(np.concatenate(chosen, axis=1))
 
+    def errors(self, features: Features, codes: Codes) -> NDArray[np.float32]:
+        """Return the squared distance (R,) of each feature to what its code says, whose mean eq. 6 minimises."""
+        errors: NDArray[np.float32] = np.square(self.rotate(features).vectors - self.decode(codes).vectors).sum(axis=1)
+        return errors
+
     def rotate(self, features: Features) -> Features:
         """Return features in the space of the codebooks; distances stay as they are."""
         return Features(features.vectors @ self.rotation)

@@ -19,7 +19,7 @@ from udq.types import Box, Match, SearchResult
 
 if TYPE_CHECKING:
     from udq.collection import Collection
-    from udq.storage import Segment
+    from udq.segments import Segment
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Ranking:
     """Every photo of a collection, ranked for one query.
 
     Attributes:
-        order: (n,) int64 image ids, best first; ties in the order of ids.
-        distance: (N,) float32 by image id: expected squared distance of the best region (eq. 5 and residuals).
-        locate: image id -> (4,) float32, where the object is. Called for photos that are reported, which are few:
+        order: (n,) int64, best first: places in ``Collection.images``; ties in their order, which is that of ids.
+        distance: (N,) float32, of each photo in that order: expected squared distance of its best
+            region (eq. 5 and residuals).
+        locate: place -> (4,) float32, where the object is. Called for photos that are reported, which are few:
             the boxes of all would take far more time and memory than their ranking.
     """
 
@@ -68,9 +69,12 @@ def search(collection: Collection, query: Path, box: Sequence[float] | None, *, 
 def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
     """Rank the photos of a collection by a pooled query feature (D,): the ``k`` best, or all."""
     lookup = collection.model.lookup_tables(feature)
+    # A removed photo is scanned along with the others: its codes lie between theirs, until the collection is compacted.
     parts = [scan.best_regions(lookup, segment.codes, segment.offsets) for segment in collection.segments]
+    living = [(part, segment.living) for part, segment in zip(parts, collection.segments, strict=True)]
     best = scan.BestRegions(
-        np.concatenate([part.distance for part in parts]), np.concatenate([part.region for part in parts])
+        np.concatenate([np.empty(0, np.float32), *(part.distance[rows] for part, rows in living)]),
+        np.concatenate([np.empty(0, np.int64), *(part.region[rows] for part, rows in living)]),
     )
     ranked = collection.config.features.proposals in proposals.RANKED
     return Ranking(scan.rank(best, k), best.distance, partial(_locate, collection.segments, lookup, ranked))
@@ -79,10 +83,11 @@ def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None 
 def _locate(segments: Sequence[Segment], lookup: NDArray[np.float32], ranked: bool, image: int) -> NDArray[np.float32]:
     """Return where in an image the object is, (4,) float32, by the codes of all its regions."""
     for segment in segments:
-        if image < len(segment.images):
+        if image < len(segment.living):
             break
-        image -= len(segment.images)
-    rows = slice(segment.offsets[image], segment.offsets[image + 1])
+        image -= len(segment.living)
+    row = segment.living[image]
+    rows = slice(segment.offsets[row], segment.offsets[row + 1])
     return place(lookup, segment.codes[rows], segment.boxes[rows], ranked=ranked)
 
 

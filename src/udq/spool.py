@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from udq import archive, images
+from udq.durable import write_whole
 from udq.extract import Extracted, Extractor
 from udq.types import Features, Regions
-from udq.writer import write_whole
 
 # Photos a file: 36 MB with the default backbone.
 _PHOTOS = 64

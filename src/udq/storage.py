@@ -1,13 +1,17 @@
-"""The collection on disk: what its files are, and reading them; ``writer`` writes them.
+"""The collection on disk: what its files are, and reading all but the segments.
 
     photos.udq/
       collection.json            manifest: format, version, configuration, checksums of every other file
+      collection.copy.json       the same once more, for ``udq verify --repair``
       model-000001.npz           fully connected layers and quantizer
       backbone-000001.npz        convolutions, where they were trained too
+      removed-000001.npy         (n,) int64: ids of photos that segments hold and the collection does not
+      lock                       empty; held by whoever changes the collection
       segments/000001/
         codes.npy                (G, M) uint8 where K = 256, else M*log2(K) bits a region, packed end to end
         boxes.npy                (G, 4) uint16: x1, y1, x2, y2 in pixels
         offsets.npy              (N+1,) int64: regions of image i are rows offsets[i] to offsets[i+1]
+        photos.npy               (N,) records: id, and size, time and digest of the photo's file, quantization error
         images.json              names, folders and sizes of the N photos
 
 Files are written once and never changed. What belongs to the collection is what the manifest names, and the
@@ -17,12 +21,12 @@ before listed stay until the next change, for those who have the collection open
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,58 +36,23 @@ from numpy.typing import NDArray
 
 from udq import archive
 from udq.config import IndexConfig
-from udq.errors import CollectionError, InputError
+from udq.errors import CollectionError, InputError, UdqError
 from udq.head import Arrays
 from udq.model import Model
-from udq.types import Codes
 
 FORMAT = "udq-collection"
-VERSION = 2
+VERSION = 3
+# Format 2 had no ids of photos, no removed ones, and knew nothing of the photos' files.
+_OLDEST = 2
 MANIFEST = "collection.json"
+COPY = "collection.copy.json"
+REMEDY = "restore it from a copy, or run 'udq verify --repair'"
 # Files outside the collection that it needs: name in the manifest -> what to call it.
 GIVEN = {"weights": "weights", "rpn": "weights of the region proposal network"}
 # Path and sha256 of one of them.
 Fingerprint = dict[str, str]
-_OWN = re.compile(r"(model|backbone)-\d{6}\.npz|segments/\d{6}/[a-z]+\.(npy|json)")
-_SEGMENT_FILES = ("codes.npy", "boxes.npy", "offsets.npy", "images.json")
-
-
-@dataclass(frozen=True)
-class Image:
-    """An indexed photo.
-
-    Attributes:
-        name: its name in the collection.
-        root: the folder, absolute, that the name is relative to.
-        width, height: pixels as a viewer shows it.
-    """
-
-    name: str
-    root: str
-    width: int
-    height: int
-
-    @property
-    def path(self) -> Path:
-        """Where the photo was when it was indexed."""
-        return Path(self.root, self.name)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Regions of some photos, in the order of image ids.
-
-    Attributes:
-        codes: (G, M) uint8 or uint16, memory-mapped where the disk holds them as they are.
-        boxes: (G, 4) uint16, memory-mapped.
-        offsets: (N+1,) int64.
-        images: N photos.
-    """
-
-    codes: NDArray[np.uint8] | NDArray[np.uint16]
-    boxes: NDArray[np.uint16]
-    offsets: NDArray[np.int64]
-    images: tuple[Image, ...]
+_SUFFIX = {"removed": "npy"}
+_OWN = re.compile(r"(model|backbone)-\d{6}\.npz|removed-\d{6}\.npy|segments/\d{6}/[a-z]+\.(npy|json)")
 
 
 @dataclass(frozen=True)
@@ -109,41 +78,88 @@ class Manifest:
         return broken
 
     @property
+    def segments(self) -> list[dict[str, Any]]:
+        """Folder, numbers of ``images`` and ``regions``, and files of each segment."""
+        segments: list[dict[str, Any]] = self.document["segments"]
+        return segments
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Numbers of ``images`` and ``regions`` that segments hold and the collection does not."""
+        entry = self.document.get("removed") or {"images": 0, "regions": 0}
+        return {of: entry[of] for of in ("images", "regions")}
+
+    @property
     def images(self) -> int:
         """N, photos that can be found."""
-        return sum(segment["images"] for segment in self.document["segments"])
+        return int(sum(segment["images"] for segment in self.segments)) - self.removed["images"]
 
     @property
     def regions(self) -> int:
         """G, regions of all photos."""
-        return sum(segment["regions"] for segment in self.document["segments"])
+        return int(sum(segment["regions"] for segment in self.segments)) - self.removed["regions"]
+
+    @property
+    def next_id(self) -> int:
+        """The id of the next photo to come."""
+        return int(self.document.get("next_id", self.images))
+
+    @property
+    def fitted_before(self) -> int:
+        """Photos of lower ids were of the collection when its model was fitted."""
+        return int(self.document.get("fitted_before", self.next_id))
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check the manifest; raises CollectionError where ``path`` is not a collection this version reads."""
-    file = path / MANIFEST
+def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
+    """Read and check the manifest; raises CollectionError where ``path`` is not a collection this version reads.
+
+    Args:
+        path: the collection.
+        name: the manifest's, or its copy's.
+    """
+    file = path / name
     if not path.exists():
         raise InputError(f"{path}: no such collection; build one with: udq index PHOTOS -o {path}")
     try:
         document = json.loads(file.read_bytes())
         named, version = document["format"] == FORMAT, int(document["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        damaged = isinstance(error, ValueError) and file.is_file()
-        reason = f"its {MANIFEST} is damaged" if damaged else "not a udq collection"
-        raise CollectionError(f"{path}: {reason}; expected a folder that 'udq index' made") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, ValueError | RecursionError) and file.is_file():
+            raise CollectionError(f"{path}: its {name} is damaged; {REMEDY}") from error
+        raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made") from error
     if not named:
         raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made")
     if version > VERSION:
         raise CollectionError(
             f"{path}: format version {version} is newer than this udq reads ({VERSION}); upgrade udq to open it"
         )
-    if version < VERSION:
+    if version < _OLDEST:
         raise CollectionError(
-            f"{path}: format version {version} is older than this udq reads ({VERSION}); build it again from its photos"
+            f"{path}: format version {version} is older than this udq reads ({_OLDEST}); build it again from its photos"
         )
     if document.get("sha256") != document_sum(document):
-        raise CollectionError(f"{path}: its {MANIFEST} is damaged (checksum differs); restore it from a copy")
+        raise CollectionError(f"{path}: its {name} is damaged (checksum differs); {REMEDY}")
+    try:
+        _expect_whole(document)
+    except (KeyError, TypeError, ValueError, AttributeError, UdqError) as error:
+        raise CollectionError(f"{path}: its {name} is damaged ({error}); {REMEDY}") from error
     return Manifest(document)
+
+
+def _expect_whole(document: dict[str, Any]) -> None:
+    """Go through what a manifest must have; raises what Python raises where something is missing or something else."""
+    manifest = Manifest(document)
+    _ = manifest.config, manifest.given, manifest.next_id + manifest.fitted_before + document["passed_over"]
+    _ = document["udq"], document["created"], document["training"], document["model"]["origin"]
+    _ = [entry["image"] + entry["reason"] for entry in manifest.broken]
+    for name, facts in facts_of(document).items():
+        inside(Path(), name)
+        _ = facts["bytes"] + 0, facts["sha256"] + ""
+    for segment in manifest.segments:
+        _ = [segment["files"][name] for name in ("codes.npy", "boxes.npy", "offsets.npy", "images.json")]
+        _ = inside(Path(), segment["folder"])
+    if min(manifest.images, manifest.regions, 0) < 0:
+        raise ValueError("fewer than no photos")
 
 
 def read_model(path: Path, manifest: Manifest) -> Model:
@@ -190,54 +206,28 @@ def given_file(given: Mapping[str, Fingerprint | None], name: str) -> Path | Non
     return file
 
 
-def read_segments(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> Iterator[Segment]:
-    """Open each segment; codes of 8 bits and boxes are memory-mapped, nothing else is large."""
-    for entry in manifest.document["segments"]:
-        folder = _inside(path, entry["folder"])
-        for name in _SEGMENT_FILES:
-            _check_size(folder / name, entry["files"][name]["bytes"])
-        try:
-            stored = np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False)
-            boxes = np.load(folder / "boxes.npy", mmap_mode="r", allow_pickle=False)
-            offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-            listed = json.loads((folder / "images.json").read_bytes())
-            images = tuple(
-                Image(name, root, *size)
-                for name, root, size in zip(listed["names"], listed["roots"], listed["sizes"], strict=True)
-            )
-            codes = unpack(stored, entry["regions"], subspaces=subspaces, codewords=codewords)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CollectionError(f"{folder}: damaged ({error}); restore it from a copy") from error
-        if not (
-            len(offsets) == len(images) + 1 == entry["images"] + 1
-            and offsets[0] == 0
-            and offsets[-1] == len(codes) == len(boxes)
-            and (np.diff(offsets) >= 1).all()
-        ):
-            raise CollectionError(f"{folder}: damaged (its files disagree about the number of regions)")
-        yield Segment(codes, boxes, offsets, images)
-
-
-def damaged(path: Path, manifest: Manifest) -> list[str]:
-    """Read every byte and return the files whose size or checksum is not what the manifest says."""
-    found = []
-    for name, facts in _facts(manifest.document).items():
-        with contextlib.suppress(OSError), _inside(path, name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() == facts["sha256"]:
-                continue
-        found.append(name)
-    return found
+def read_removed(path: Path, manifest: Manifest) -> NDArray[np.int64]:
+    """Return the ids (n,) of photos that segments hold and that are not of the collection any more, ascending."""
+    entry = manifest.document.get("removed")
+    if entry is None:
+        return np.empty(0, np.int64)
+    try:
+        stored = np.load(io.BytesIO(_read(path, entry)), allow_pickle=False)
+        ids: NDArray[np.int64] = stored.astype(np.int64, casting="safe").reshape(entry["images"])
+        return ids
+    except (ValueError, TypeError, EOFError) as error:
+        raise CollectionError(f"{path / entry['file']}: damaged ({error}); {REMEDY}") from error
 
 
 def numbered(kind: str, number: int) -> str:
-    """Return the name of the ``number``-th ``model`` or ``backbone`` file, or folder of ``segments``."""
-    return f"segments/{number:06d}" if kind == "segments" else f"{kind}-{number:06d}.npz"
+    """Return the name of the ``number``-th ``model``, ``backbone`` or ``removed`` file, or folder of ``segments``."""
+    return f"segments/{number:06d}" if kind == "segments" else f"{kind}-{number:06d}.{_SUFFIX.get(kind, 'npz')}"
 
 
-def next_number(document: Mapping[str, Any], kind: str) -> int:
-    """Return the first number that no ``model``, ``backbone`` or ``segments`` of a manifest has."""
-    names = (name for name in _facts(document) if name.startswith(kind))
-    return 1 + max((int("".join(filter(str.isdigit, name))) for name in names), default=0)
+def next_number(path: Path, kind: str) -> int:
+    """Return the first number that no ``model``, ``backbone``, ``removed`` or ``segments`` in a folder has."""
+    names = (name for name in own_files(path) if name.startswith(kind))
+    return 1 + max((int(re.findall(r"\d{6}", name)[0]) for name in names), default=0)
 
 
 def own_files(path: Path) -> list[str]:
@@ -253,48 +243,27 @@ def files_of(manifest: Manifest) -> list[str]:
 
 def sizes_of(document: Mapping[str, Any]) -> dict[str, int]:
     """Return name and bytes of the files that a manifest, or one in the making, lists."""
-    return {name: facts["bytes"] for name, facts in _facts(document).items()}
+    return {name: facts["bytes"] for name, facts in facts_of(document).items()}
 
 
-def _facts(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def facts_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Size and checksum of each file that a manifest lists."""
-    found = {entry["file"]: entry for entry in (document["model"], document.get("backbone")) if entry}
+    found = {entry["file"]: entry for entry in map(document.get, ("model", "backbone", "removed")) if entry}
     for segment in document["segments"]:
         found |= {f"{segment['folder']}/{name}": facts for name, facts in segment["files"].items()}
     return found
 
 
-def pack(codes: Codes) -> NDArray[np.uint8]:
-    """Return codes as the disk holds them: as they are at 8 bits a subspace, else as one run of bits."""
-    bits = (codes.codewords - 1).bit_length()
-    if bits == 8:
-        return codes.values.astype(np.uint8)
-    places = np.arange(bits - 1, -1, -1, dtype=np.uint16)
-    return np.packbits(((codes.values[..., None].astype(np.uint16) >> places) & 1).astype(np.uint8))
-
-
-def unpack(
-    stored: NDArray[np.uint8], regions: int, *, subspaces: int, codewords: int
-) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return (G, M) codes from what ``pack`` returned; raises ValueError where their number differs."""
-    bits = (codewords - 1).bit_length()
-    if bits == 8:
-        if stored.shape != (regions, subspaces) or stored.dtype != np.uint8:
-            raise ValueError(f"expected codes of shape {(regions, subspaces)}, found {stored.shape}")
-        return stored
-    wanted = regions * subspaces * bits
-    if stored.dtype != np.uint8 or stored.shape != (-(-wanted // 8),):
-        raise ValueError(f"expected {-(-wanted // 8)} bytes of packed codes, found {stored.shape}")
-    unpacked = np.unpackbits(stored, count=wanted).reshape(regions, subspaces, bits)
-    places = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
-    values: NDArray[np.uint16] = unpacked @ places
-    return values.astype(np.uint8) if codewords <= 256 else values
-
-
 def document_sum(document: Mapping[str, Any]) -> str:
     """Return the checksum of everything in a manifest but the checksum."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
-    return checksum(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode())
+    return checksum(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def dump(document: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a manifest."""
+    # Format 2 wrote names as they are; escaped, even one that is no Unicode can be said.
+    return json.dumps(document, indent=1, ensure_ascii=document["version"] > 2).encode()
 
 
 def checksum(data: bytes) -> str:
@@ -304,25 +273,29 @@ def checksum(data: bytes) -> str:
 
 def _read(path: Path, entry: Mapping[str, Any]) -> bytes:
     """Read a whole file and compare its checksum."""
-    file = _inside(path, entry["file"])
+    file = inside(path, entry["file"])
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise CollectionError(f"{file}: cannot be read ({error.strerror}); restore it from a copy") from error
+        raise CollectionError(f"{file}: damaged ({error.strerror}); {REMEDY}") from error
     if checksum(data) != entry["sha256"]:
-        raise CollectionError(f"{file}: damaged (checksum differs); restore it from a copy")
+        raise CollectionError(f"{file}: damaged (checksum differs); {REMEDY}")
     return data
 
 
-def _inside(path: Path, name: str) -> Path:
+def check(file: Path, facts: Mapping[str, Any]) -> None:
+    """Read a whole file and compare its checksum; raises CollectionError where it differs."""
+    try:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise CollectionError(f"{file}: damaged ({error.strerror}); {REMEDY}") from error
+    if found != facts["sha256"]:
+        raise CollectionError(f"{file}: damaged (checksum differs); {REMEDY}")
+
+
+def inside(path: Path, name: str) -> Path:
     """Join a name from the manifest, which must not lead out of the collection."""
     if not (_OWN.fullmatch(name) or re.fullmatch(r"segments/\d{6}", name)):
         raise CollectionError(f"{path}: its {MANIFEST} names '{name}', which is no file of a collection")
     return path / name
-
-
-def _check_size(file: Path, expected: int) -> None:
-    found = file.stat().st_size if file.is_file() else None
-    if found != expected:
-        state = "missing" if found is None else f"{found} bytes long, expected {expected}"
-        raise CollectionError(f"{file}: damaged ({state}); restore it from a copy")

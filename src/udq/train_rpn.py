@@ -31,13 +31,13 @@ from torchvision.ops import box_iou
 from udq import __version__, archive, backbones, images, storage
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
+from udq.durable import partial_folder, write_whole
 from udq.errors import ImageError, InputError, UdqError
 from udq.extract import WORKERS, Extractor, in_gpu_memory
 from udq.progress import Progress, silent
 from udq.proposals import rpn
 from udq.provenance import provenance
 from udq.trunk import Maps, Trunk
-from udq.writer import partial_folder, write_whole
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)

@@ -2,7 +2,7 @@
 
     .photos.udq.partial/
       journal.json               what is done: the same entries that the manifest will have
-      lock                       held by the process that builds
+      lock                       held by the process that builds; by whoever changes a collection, in the collection
       scratch/                   what the build alone needs: features of the training photos, checkpoints of training
       model-..., segments/...    as in the collection
 
@@ -12,29 +12,22 @@ A build that is killed, interrupted or runs out of disk leaves this folder, and 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
-import numpy as np
-from numpy.typing import NDArray
-
-from udq import __version__, archive, storage
+from udq import __version__, archive, segments, storage
 from udq.config import IndexConfig
-from udq.errors import DiskError, InputError, UdqError
+from udq.durable import guarded, partial_folder, sync_folder, write_new, write_whole
+from udq.errors import InputError
 from udq.head import Arrays
+from udq.lock import OWNER, Lock
 from udq.model import Model
-from udq.storage import Image, Manifest
-from udq.types import Codes, Regions
-
-_JOURNAL = "journal.json"
+from udq.segments import Indexed
+from udq.storage import Manifest
+from udq.transaction import JOURNAL, now, swap
 
 
 class Writer:
@@ -61,19 +54,15 @@ class Writer:
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UdqError(
+            raise DiskError(
                 f"{path}: cannot create a collection here ({error.strerror}); choose another place"
             ) from error
-        self._lock = filelock.FileLock(self._partial / "lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise InputError(f"{path}: another udq is building it; wait until that is done") from None
+        self._lock = Lock(self._partial if replaces is None else self._path, path)
         self._journal: dict[str, Any] = {"model": {}}
         try:
             self._check_place(path)  # again, now that nobody else can change it
             self._journal = self._resumable(fingerprint) or self._begin(fingerprint)
-            _guarded(self.scratch, lambda: self.scratch.mkdir(exist_ok=True))
+            guarded(self.scratch, lambda: self.scratch.mkdir(exist_ok=True))
         except BaseException:
             self.__exit__()
             raise
@@ -88,7 +77,7 @@ class Writer:
 
     def abandon(self) -> None:
         """Remove what is done: going on with it cannot help."""
-        _release_for_windows(self._lock)
+        self._lock.release_for_windows()
         shutil.rmtree(self._partial, ignore_errors=True)
 
     @property
@@ -136,51 +125,21 @@ class Writer:
         """
         if backbone:
             name = self._name("backbone")
-            self._journal["backbone"] = {"file": name, **_write(self._partial / name, archive.to_bytes(backbone))}
+            self._journal["backbone"] = {"file": name, **write_new(self._partial / name, archive.to_bytes(backbone))}
         name = self._name("model")
-        entry = {"file": name, "origin": model.origin, **_write(self._partial / name, model.to_bytes())}
+        entry = {"file": name, "origin": model.origin, **write_new(self._partial / name, model.to_bytes())}
         self._note(model=entry, training=training)
 
-    def put_segment(
-        self,
-        codes: Codes,
-        regions: Regions,
-        counts: Sequence[int],
-        images: Sequence[Image],
-        *,
-        done: int,
-        broken: Sequence[dict[str, str]] = (),
-    ) -> None:
+    def put_segment(self, photos: Sequence[Indexed], *, done: int, broken: Sequence[dict[str, str]] = ()) -> None:
         """Append photos.
 
         Args:
-            codes, regions: of all regions of these photos.
-            counts: ``counts[i]`` >= 1 consecutive regions belong to ``images[i]``.
-            images: the photos.
+            photos: at least one, of higher ids than those before.
             done: photos up to here, with those that are broken.
             broken: those so far.
         """
         name = self._name("segments", after=len(self._journal["segments"]))
-        folder = self._partial / name
-        _guarded(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        listed = {
-            "names": [image.name for image in images],
-            "roots": [image.root for image in images],
-            "sizes": [[image.width, image.height] for image in images],
-        }
-        files = {
-            "codes.npy": _npy(storage.pack(codes)),
-            "boxes.npy": _npy(_whole_pixels(regions)),
-            "offsets.npy": _npy(offsets),
-            "images.json": json.dumps(listed, ensure_ascii=False).encode(),
-        }
-        entry = {
-            "folder": name,
-            "images": len(images),
-            "regions": len(codes),
-            "files": {file: _write(folder / file, data) for file, data in files.items()},
-        }
+        entry = segments.write(self._partial, name, photos, codewords=self.read_model().quantizer.codewords)
         self._note(segments=[*self._journal["segments"], entry], done=done, broken=list(broken))
 
     def commit(
@@ -189,6 +148,7 @@ class Writer:
         *,
         given: Mapping[str, storage.Fingerprint | None],
         broken: Sequence[dict[str, str]],
+        next_id: int,
         passed_over: int = 0,
     ) -> None:
         """Write the manifest and put the collection in its place.
@@ -197,48 +157,54 @@ class Writer:
             config: what it was built with.
             given: the user's own files that it was built with, as in ``Manifest.given``.
             broken: photos that could not be read.
+            next_id: the id of the next photo to come.
             passed_over: files that are no photos.
         """
         document = {
             "format": storage.FORMAT,
             "version": storage.VERSION,
             "udq": __version__,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": now(),
             "config": config.to_dict(),
             **given,
             "model": self._journal["model"],
             "backbone": self._journal["backbone"],
             "training": self._journal["training"],
             "segments": self._journal["segments"],
+            "removed": None,
+            "next_id": next_id,
+            "fitted_before": next_id,
             "broken": list(broken),
             "passed_over": passed_over,
         }
         document["sha256"] = storage.document_sum(document)
-        (self._partial / "segments").mkdir(exist_ok=True)
-        _write(self._partial / storage.MANIFEST, json.dumps(document, indent=1, ensure_ascii=False).encode())
-        for folder in (*self._partial.glob("segments/*"), self._partial / "segments", self._partial):
-            _sync_folder(folder)
         shutil.rmtree(self.scratch, ignore_errors=True)
         try:
             if self._replaces is None:
-                self._put_in_place()
+                self._put_in_place(Manifest(document))
             else:
-                self._replace(Manifest(document))
+                self._replace(Manifest(document), self._replaces)
         except OSError as error:
-            raise UdqError(
+            raise DiskError(
                 f"{self._path}: cannot put the collection in place ({error.strerror}); "
                 "make room for it, and run the same command again to go on"
             ) from error
 
-    def _put_in_place(self) -> None:
-        _release_for_windows(self._lock)
+    def _put_in_place(self, manifest: Manifest) -> None:
+        """Write the manifest and rename the folder."""
+        (self._partial / "segments").mkdir(exist_ok=True)
+        for name in (storage.COPY, storage.MANIFEST):
+            write_new(self._partial / name, storage.dump(manifest.document))
+        for folder in (self._partial / "segments", self._partial):
+            sync_folder(folder)
+        self._lock.release_for_windows()
         self._partial.rename(self._path)
-        _sync_folder(self._path.parent)
-        for own in ("lock", _JOURNAL):
-            (self._path / own).unlink(missing_ok=True)
+        sync_folder(self._path.parent)
+        for name in (JOURNAL, OWNER):
+            (self._path / name).unlink(missing_ok=True)
 
-    def _replace(self, manifest: Manifest) -> None:
-        """Bring the new files beside the old ones and swap the manifest; the oldest ones then go."""
+    def _replace(self, manifest: Manifest, before: Manifest) -> None:
+        """Bring the new files beside the old ones and swap the manifest."""
         listed = storage.files_of(manifest)
         for name in listed:
             target = self._path / name
@@ -246,17 +212,8 @@ class Writer:
             if self._find(name) != target:
                 self._find(name).replace(target)
         for folder in (*self._path.glob("segments/*"), self._path / "segments", self._path):
-            _sync_folder(folder)
-        (self._partial / storage.MANIFEST).replace(self._path / storage.MANIFEST)
-        _sync_folder(self._path)
-        assert self._replaces is not None
-        kept = {*listed, *storage.files_of(self._replaces)}
-        for name in set(storage.own_files(self._path)) - kept:
-            with contextlib.suppress(OSError):  # Windows keeps a file that is open; the next change tries again
-                (self._path / name).unlink()
-        for folder in self._path.glob("segments/*"):
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
+            sync_folder(folder)
+        swap(self._path, manifest, before)
         self._journal["model"] = {}  # nothing to go on with: leaving the context sweeps the folder
 
     def _check_place(self, path: Path) -> None:
@@ -270,12 +227,13 @@ class Writer:
     def _resumable(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the journal of an earlier try of the same build, where its files are whole."""
         try:
-            journal: dict[str, Any] = json.loads((self._partial / _JOURNAL).read_bytes())
+            journal: dict[str, Any] = json.loads((self._partial / JOURNAL).read_bytes())
             expected = storage.sizes_of(journal)
             whole = all(self._find(name).stat().st_size == size for name, size in expected.items())
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        (self._partial / storage.MANIFEST).unlink(missing_ok=True)
+        for name in (storage.MANIFEST, storage.COPY):
+            (self._partial / name).unlink(missing_ok=True)
         return journal if whole and journal["fingerprint"] == fingerprint else None
 
     def _begin(self, fingerprint: str) -> dict[str, Any]:
@@ -283,87 +241,24 @@ class Writer:
         for left in self._partial.iterdir():
             if left.is_dir():
                 shutil.rmtree(left)
-            elif left.name != "lock":
+            elif left.name not in ("lock", OWNER):
                 left.unlink()
         journal: dict[str, Any] = {"fingerprint": fingerprint, "model": {}, "backbone": None, "training": None}
         journal |= {"segments": [], "done": 0, "broken": []}
-        write_whole(self._partial / _JOURNAL, json.dumps(journal).encode())
+        # Numbers of its files, after those of what it replaces.
+        journal["first"] = {kind: storage.next_number(self._path, kind) for kind in ("model", "backbone", "segments")}
+        write_whole(self._partial / JOURNAL, json.dumps(journal).encode())
         return journal
 
     def _note(self, **entries: object) -> None:
         self._journal |= entries
-        write_whole(self._partial / _JOURNAL, json.dumps(self._journal, ensure_ascii=False).encode())
+        write_whole(self._partial / JOURNAL, json.dumps(self._journal).encode())
 
     def _name(self, kind: str, *, after: int = 0) -> str:
-        """The name of a file or folder of this build, numbered after those of the collection it replaces."""
-        first = 1 if self._replaces is None else storage.next_number(self._replaces.document, kind)
-        return storage.numbered(kind, first + after)
+        """The name of a file or folder of this build."""
+        return storage.numbered(kind, self._journal["first"][kind] + after)
 
     def _find(self, name: str) -> Path:
         """Where a file of this build is: a try that stopped in its last step may have moved it into place."""
         file = self._partial / name
         return file if self._replaces is None or file.exists() else self._path / name
-
-
-def partial_folder(path: Path) -> Path:
-    """Return the hidden folder that a build of ``path`` works in."""
-    path = path.resolve()
-    return path.with_name(f".{path.name}.partial")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, in place of an older one."""
-    beside = path.with_name(f"{path.name}.new")
-    _write(beside, data)
-    _guarded(path, lambda: beside.replace(path))
-
-
-def _guarded(path: Path, write: Callable[[], object]) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise DiskError(
-            f"{path}: cannot be written ({error.strerror}); make room, and run the same command again to go on"
-        ) from error
-
-
-def _write(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a new file, to the disk itself, and return its size and checksum."""
-
-    def write() -> None:
-        path.unlink(missing_ok=True)  # of a try that was killed before it could note it
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    _guarded(path, write)
-    return {"bytes": len(data), "sha256": storage.checksum(data)}
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:
-    """Round boxes outwards, so that not even a tiny photo's smallest window becomes empty."""
-    noise = 1e-3
-    low, high = np.floor(regions.boxes[:, :2] + noise), np.ceil(regions.boxes[:, 2:] - noise)
-    return np.concatenate([low, high], axis=1).astype(np.uint16)
-
-
-def _release_for_windows(lock: filelock.BaseFileLock) -> None:
-    """Let go of a lock in a folder that is about to move or go; elsewhere it is safer to hold it meanwhile."""
-    if os.name == "nt":
-        lock.release()
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -17,6 +17,7 @@ from typing import Any
 from udq import images, index, picture, proposals, report, scoring, storage
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth
+from udq.durable import write_whole
 from udq.evaluate import ask, notes
 from udq.experiments import timing
 from udq.experiments.bench import Bench, Fitted, describe
@@ -27,7 +28,6 @@ from udq.experiments.tables import Cell
 from udq.extract import Extractor
 from udq.progress import Progress
 from udq.provenance import provenance, versions
-from udq.writer import write_whole
 
 # Queries and photos of each on a sheet of fig. 5.
 _QUERIES, _SHOWN = 5, 5

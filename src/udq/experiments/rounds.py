@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from udq.durable import write_whole
 from udq.train import State
-from udq.writer import write_whole
 
 
 class Rounds:

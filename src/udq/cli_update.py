@@ -1,0 +1,150 @@
+"""``udq add``, ``remove``, ``compact`` and ``verify``: a collection after it was built. Parses, calls, prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from udq import printing
+from udq.bar import progress, resumable
+from udq.errors import CollectionError
+
+if TYPE_CHECKING:
+    from udq.collection import Collection
+    from udq.update import Changes
+    from udq.verify import Damage, Repaired
+
+CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]
+
+
+def add(
+    collection: CollectionPath,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Photos and folders of photos.")],
+    sync: Annotated[
+        bool,
+        typer.Option("--sync", help="Mirror IMAGES: photos that are gone are removed, renamed ones are recognised."),
+    ] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Add photos to a collection; those that it has already are left alone, unless their files have changed.
+
+    They are committed some hundreds at a time. Killed or interrupted, the same command goes on.
+    """
+    from udq.collection import Collection
+
+    started = time.perf_counter()
+    with resumable(lambda: "what was added so far stays, and the same command goes on"):
+        grown, changes = Collection.open(collection, device=device).add(images, sync=sync, progress=progress)
+    _print_changes(grown, changes, time.perf_counter() - started, as_json=as_json)
+
+
+def remove(
+    collection: CollectionPath,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAMES", help="Photos as indexed, FOLDER/ for all of one, or a pattern like '*.png'."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Remove photos from a collection; their files are left alone."""
+    from udq.collection import Collection
+
+    started = time.perf_counter()
+    rest, changes = Collection.open(collection).remove(names)
+    _print_changes(rest, changes, time.perf_counter() - started, as_json=as_json)
+
+
+def compact(collection: CollectionPath, as_json: Json = False) -> None:
+    """Write a collection anew without what was removed: smaller and faster, with the same answers."""
+    from udq.collection import Collection
+
+    opened = Collection.open(collection)
+    before, after = opened.info(), opened.compact().info()
+    if as_json:
+        of = ("segments", "bytes_on_disk")
+        printing.print_json({"path": str(collection)} | {name: [before[name], after[name]] for name in of})
+        return
+    print(f"{collection}: {_size(before)} before, {_size(after)} now")
+
+
+def _size(info: dict[str, Any]) -> str:
+    return f"{info['bytes_on_disk'] / 1e6:.1f} MB in {printing.many(info['segments'], 'segment')}"
+
+
+def verify(
+    collection: CollectionPath,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Look at the photos again where what was kept of them is damaged; drop those that are gone.",
+        ),
+    ] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a collection and compare it with its checksums; exit 1 where one differs."""
+    from udq import verify as verification
+
+    if repair:
+        _print_repaired(collection, verification.repair(collection, device=device, progress=progress), as_json=as_json)
+        return
+    damage = verification.verify(collection)
+    if as_json:
+        printing.print_json({"path": str(collection), "damaged": [dataclasses.asdict(each) for each in damage]})
+    elif not damage:
+        print(f"{collection}: every file is as it was written")
+    else:
+        _print_damage(damage)
+    if damage:
+        raise CollectionError(
+            f"{collection}: {printing.many(len(damage), 'damaged file')}; "
+            "restore the collection from a copy, or run it again with --repair"
+        )
+
+
+def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, as_json: bool) -> None:
+    facts = dataclasses.asdict(changes) | {"images": len(collection), "elapsed_s": round(elapsed, 2)}
+    if as_json:
+        printing.print_json({"path": str(collection.path), **facts})
+    else:
+        done = [f"{facts[name]:,} {name}" for name in ("added", "changed", "moved", "removed") if facts[name]]
+        left_alone = [f"{changes.same:,} left as they were"] if changes.same else []
+        print(f"{collection.path}: {', '.join([*done, *left_alone]) or 'nothing to do'}, in {elapsed:.1f} s; "
+              f"it holds {printing.many(len(collection), 'photo')} now")  # fmt: skip
+        if collection.drift is not None and collection.drift.outgrown:
+            print(f"newer photos differ from those that it was trained on: udq retrain {collection.path}")
+    for entry in changes.broken:
+        print(f"udq: not indexed: {entry['reason']}", file=sys.stderr)
+
+
+def _print_damage(damage: list[Damage]) -> None:
+    for each in damage:
+        print(f"{each.file}: damaged; it concerns {each.affects}")
+
+
+def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:
+    if as_json:
+        printing.print_json({"path": str(collection), **dataclasses.asdict(done)})
+    elif not done.damage:
+        print(f"{collection}: every file is as it was written; nothing to repair")
+    else:
+        _print_damage(list(done.damage))
+        print(f"{collection}: whole again; {printing.many(len(done.restored), 'photo')} looked at again, "
+              f"{len(done.dropped) + done.nameless:,} dropped")  # fmt: skip
+    for name in done.dropped:
+        print(f"udq: dropped: {name}", file=sys.stderr)
+    if done.nameless:
+        print(f"udq: dropped: {printing.many(done.nameless, 'photo')} whose names are lost; "
+              f"udq add {collection} FOLDER --sync finds them again", file=sys.stderr)  # fmt: skip
+    if done.back:
+        print(f"udq: which {printing.many(done.back, 'photo')} had been removed is lost; those that exist are back",
+              file=sys.stderr)  # fmt: skip
