@@ -12,7 +12,7 @@ import pytest
 import torch
 import torchvision
 
-from udq import Collection
+from udq import Collection, IndexConfig
 from udq.cli import main
 from udq.demo.cutouts import photo
 
@@ -47,6 +47,28 @@ def photos(tmp_path_factory):
 def collection(photos, tmp_path_factory):
     """A collection of the photos, built with the defaults and read-only by convention."""
     return Collection.build(photos, tmp_path_factory.mktemp("collection") / "photos.udq", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def base(photos, tmp_path_factory):
+    """A folder of four photos and its collection, to be copied by tests that change them."""
+    quick = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "photos").mkdir()
+    for name in ("astronaut.png", "coffee.png", "coins.png", "rocket.png"):
+        shutil.copy2(photos / name, folder / "photos" / name)
+    Collection.build(folder / "photos", folder / "x.udq", config=quick, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def place(base, tmp_path):
+    """A copy of both, with the roots of the copy."""
+    shutil.copytree(base / "photos", tmp_path / "photos", copy_function=shutil.copy2)
+    shutil.copytree(base / "x.udq", tmp_path / "x.udq")
+    opened, changes = Collection.open(tmp_path / "x.udq", device="cpu").add(tmp_path / "photos", sync=True)
+    assert (changes.moved, len(opened)) == (4, 4)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

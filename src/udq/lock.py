@@ -30,10 +30,14 @@ class Lock:
         """
         self._owner = folder / OWNER
         self._lock = filelock.FileLock(folder / "lock")
-        try:
-            guarded(folder, lambda: self._lock.acquire(timeout=0))
-        except filelock.Timeout:
-            raise InputError(f"{path}: {self._named()} is changing it; wait until that is done") from None
+
+        def take() -> None:
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise InputError(f"{path}: {self._named()} is changing it; wait until that is done") from None
+
+        guarded(folder / "lock", take)
         me = {"process": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
         with contextlib.suppress(OSError):  # it only helps people
             self._owner.write_text(json.dumps(me))

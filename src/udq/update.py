@@ -117,8 +117,9 @@ def compact(collection: Collection) -> None:
         opened = collection.refreshed()
         entries: list[Mapping[str, Any]] = []
         for entry, segment in zip(change.manifest.segments, opened.segments, strict=True):
-            if len(segment.living) != segments.PHOTOS or segment.removed.any():
-                break  # from here on ids could not stay in ascending order
+            is_last = segment is opened.segments[-1]
+            if segment.removed.any() or (len(segment.living) != segments.PHOTOS and not is_last):
+                break  # from here on, as ids stay in ascending order
             entries.append(entry)
         rest = (segment.indexed(row) for segment in opened.segments[len(entries) :] for row in segment.living)
         while photos := list(islice(rest, segments.PHOTOS)):

@@ -15,6 +15,7 @@ from udq.collection import Collection
 from udq.durable import write_whole
 from udq.errors import CollectionError
 from udq.lock import Lock
+from udq.model import Model
 from udq.progress import Progress, silent
 from udq.segments import Image, Indexed
 from udq.storage import COPY, MANIFEST, Manifest
@@ -91,11 +92,12 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
     finally:
         lock.release()
     with Transaction(path) as change:
-        damage += _files(path, change.manifest)
-        if not damage:
-            return Repaired()
-        mended = _mend(change, {each.file for each in damage}, device, progress)
-    if any(each.file.startswith(_MODEL) for each in damage):
+        files = _files(path, change.manifest)
+        if not files:
+            return Repaired(tuple(damage))
+        damage += files
+        mended = _mend(change, {each.file for each in files}, device, progress)
+    if any(each.file.startswith(_MODEL) for each in files):
         from udq import index
 
         config = storage.read_manifest(path).config
@@ -170,6 +172,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
     nameless = 0
     retrained = any(name.startswith(_MODEL) for name in damaged)
     opened = Collection.open(path, device=device)
+    fitted: Model | None = None
     for place, entry in enumerate(manifest.segments):
         try:
             photos = segments.read_photos(path, manifest, place)[0]
@@ -188,12 +191,13 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
             }
             keep.append(entry)
             continue
-        found = list(_look(opened, living, progress))
+        fitted = fitted or storage.read_model(path, manifest)
+        found = list(_look(opened, fitted, living, progress))
         restored += [photo.image.name for photo in found]
         names = {photo.image.name for photo in found}
         dropped += [image.name for image in living if image.name not in names]
         if found:
-            keep.append(change.write(found, codewords=opened.model.quantizer.codewords))
+            keep.append(change.write(found, codewords=fitted.quantizer.codewords))
     change.commit(keep, lost)
     return Repaired((), tuple(restored), tuple(dropped), nameless, back)
 
@@ -207,7 +211,7 @@ def _regions(path: Path, entry: Mapping[str, Any]) -> list[int]:
         return [1] * int(entry["images"])  # until it is trained anew, which is next
 
 
-def _look(opened: Collection, photos: Sequence[Image], progress: Progress) -> Iterator[Indexed]:
+def _look(opened: Collection, fitted: Model, photos: Sequence[Image], progress: Progress) -> Iterator[Indexed]:
     """Look at photos again, under the ids that they have; those that cannot be read are left out."""
     from udq import index  # imports torch
 
@@ -216,4 +220,4 @@ def _look(opened: Collection, photos: Sequence[Image], progress: Progress) -> It
         looked = index.counted(opened.extractor.proposing().extract(sources), step)
         for image, photo in zip(photos, looked, strict=True):
             if photo.broken is None:
-                yield index.encode(photo, image.id, opened.model)
+                yield index.encode(photo, image.id, fitted)

@@ -1,0 +1,286 @@
+"""A collection after it was built: photos come, change, move and go, and everything else stays what it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from udq import Collection, IndexConfig, storage, update
+from udq.errors import InputError
+from udq.images import Source
+from udq.search import rank
+from udq.transaction import Transaction
+from udq.writer import Writer
+
+QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
+FIRST, LATER = ("astronaut.png", "coffee.png", "coins.png", "rocket.png"), ("chelsea.png", "page.png")  # conftest
+
+
+def opened(place):
+    return Collection.open(place / "x.udq", device="cpu")
+
+
+def answers(collection):
+    """Distance of every photo to two made-up queries, by name."""
+    found = []
+    for seed in (0, 1):
+        query = np.random.default_rng(seed).standard_normal(1280).astype(np.float32)
+        ranking = rank(collection, query / np.linalg.norm(query))
+        assert sorted(ranking.order.tolist()) == list(range(len(collection)))
+        found.append(dict(zip(collection.names, ranking.distance.tolist(), strict=True)))
+    return found
+
+
+def ids(collection):
+    return {image.name: image.id for image in collection.images}
+
+
+def test_photos_that_are_added_are_found_and_the_others_keep_their_ids_and_distances(place, photos):
+    before = opened(place)
+    after, changes = before.add([photos / name for name in LATER])
+
+    assert (changes.added, changes.same, changes.broken) == (2, 0, ())
+    assert set(after.names) == {*FIRST, *LATER}
+    assert ids(before).items() <= ids(after).items()
+    assert {ids(after)[name] for name in LATER} == {4, 5}
+    for old, new in zip(answers(before), answers(after), strict=True):
+        assert old.items() <= new.items()
+    assert after.search(photos / "page.png", k=1).matches[0].image == "page.png"
+    assert len(before) == len(answers(before)[0]) == 4  # who has it open goes on with what it was
+    assert after.verify() == []
+
+
+def test_adding_is_encoding_as_a_build_does(place, photos):
+    after, _ = opened(place).add([photos / name for name in LATER])
+    source = {image.name: image.path for image in after.images}
+    [photo] = after.extractor.extract([Source("page.png", source["page.png"])])
+    by_itself = after.model.encode(photo.features)
+    [segment] = after.segments
+
+    assert (segment.indexed(after.names.index("page.png")).codes == by_itself.values).all()
+
+
+def test_what_is_there_already_is_left_alone(place):
+    before = storage.read_manifest(place / "x.udq")
+    after, changes = opened(place).add(place / "photos")
+
+    assert (changes.added, changes.same) == (0, 4)
+    assert storage.read_manifest(place / "x.udq") == before
+    os.utime(place / "photos" / "coins.png", (1, 1))  # another time, the same bytes
+    after, changes = opened(place).add(place / "photos")
+    assert (changes.moved, changes.same) == (1, 3)
+    assert opened(place).add(place / "photos")[1].same == 4
+    assert ids(after) == ids(opened(place))
+
+
+def test_a_folder_is_mirrored_new_changed_renamed_and_gone(place, photos):
+    before, folder = opened(place), place / "photos"
+    (folder / "coins.png").unlink()
+    (folder / "below").mkdir()
+    (folder / "coffee.png").rename(folder / "below" / "cup.png")
+    shutil.copy(photos / "page.png", folder / "rocket.png")
+    shutil.copy(photos / "chelsea.png", folder)
+    after, changes = before.add(folder, sync=True)
+
+    assert (changes.added, changes.changed, changes.moved, changes.removed, changes.same) == (1, 1, 1, 1, 1)
+    assert set(after.names) == {"astronaut.png", "below/cup.png", "rocket.png", "chelsea.png"}
+    assert ids(after)["below/cup.png"] == ids(before)["coffee.png"]
+    assert ids(after)["rocket.png"] not in ids(before).values()
+    for old, new in zip(answers(before), answers(after), strict=True):
+        assert new["below/cup.png"] == old["coffee.png"]
+        assert new["astronaut.png"] == old["astronaut.png"]
+    assert after.search(photos / "page.png", k=1).matches[0].image == "rocket.png"
+    assert after.search(folder / "below" / "cup.png", k=1).matches[0].image == "below/cup.png"
+    assert after.verify() == []
+    assert before.add(folder, sync=True)[1].same == 4
+
+
+def test_a_folder_without_any_of_the_photos_empties_nothing(place, photos):
+    with pytest.raises(InputError, match="not one of its 4 photos is among those to mirror; check the folder"):
+        opened(place).add(photos / "views", sync=True)
+    assert len(opened(place)) == 4
+
+
+def test_another_photo_of_a_name_that_is_taken_is_refused(place, photos):
+    (place / "other").mkdir()
+    shutil.copy(photos / "page.png", place / "other" / "coins.png")
+    with pytest.raises(InputError, match=r"two photos would be named 'coins.png': .*which the collection holds"):
+        opened(place).add(place / "other")
+    assert ids(opened(place))["coins.png"] == 2
+
+
+def test_a_photo_that_cannot_be_read_is_listed_until_it_can(place, photos):
+    (place / "photos" / "new.png").write_bytes(b"no photo")
+    after, changes = opened(place).add(place / "photos")
+
+    assert [entry["image"] for entry in changes.broken] == ["new.png"] == [entry["image"] for entry in after.broken]
+    assert changes.added == 0
+    again, changes = opened(place).add(place / "photos")
+    assert len(again.broken) == len(changes.broken) == 1  # not twice
+    shutil.copy(photos / "page.png", place / "photos" / "new.png")
+    whole, changes = opened(place).add(place / "photos")
+    assert (changes.added, whole.broken) == (1, [])
+    (place / "photos" / "new.png").write_bytes(b"no photo")
+    broken, changes = whole.add(place / "photos")
+    assert (changes.removed, changes.changed, len(broken)) == (1, 0, 4)
+    (place / "photos" / "new.png").unlink()
+    assert broken.add(place / "photos", sync=True)[0].broken == []
+
+
+def test_removed_photos_are_never_found_again(place, photos):
+    before = opened(place)
+    after, changes = before.remove(["coffee.png"])
+
+    assert (changes.removed, len(after)) == (1, 3)
+    assert ids(after) == {name: number for name, number in ids(before).items() if name != "coffee.png"}
+    for old, new in zip(answers(before), answers(after), strict=True):
+        assert new == {name: distance for name, distance in old.items() if name != "coffee.png"}
+    boxes = [before.search(photos / "rocket.png").matches, after.search(photos / "rocket.png").matches]
+    places = [{match.image: match.box for match in matches} for matches in boxes]
+    assert places[1] == {name: box for name, box in places[0].items() if name != "coffee.png"}
+    assert after.regions == before.regions - (before.segments[0].offsets[2] - before.segments[0].offsets[1])
+    again, _ = after.add(place / "photos")
+    assert ids(again)["coffee.png"] == 4  # ids are never given twice
+    assert after.verify() == again.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        (["c*.png"], {"astronaut.png", "rocket.png"}),
+        (["rocket.png", "astronaut.png"], {"coffee.png", "coins.png"}),
+        (["*"], set()),
+        (["below/"], set(FIRST)),
+    ],
+)
+def test_patterns_and_folders_name_photos(place, photos, names, left):
+    (place / "photos" / "below").mkdir()
+    shutil.copy(photos / "page.png", place / "photos" / "below")
+    opened(place).add(place / "photos")
+    after, _ = opened(place).remove(names)
+
+    assert set(after.names) - {"below/page.png"} == left
+    assert len(answers(after)[0]) == len(after)
+
+
+def test_a_name_of_no_photo_removes_nothing(place):
+    with pytest.raises(InputError, match=r"'coffee': no photo of .* is named so; .* nothing was removed"):
+        opened(place).remove(["rocket.png", "coffee"])
+    assert len(opened(place)) == 4
+
+
+def test_compacting_changes_no_answer_and_frees_the_room(place, photos, monkeypatch):
+    monkeypatch.setattr("udq.segments.PHOTOS", 2)
+    whole, _ = opened(place).add(photos / "views")
+    before, _ = whole.remove(["coffee.png"])
+    assert len(before.segments) == 2
+    after = before.compact()
+
+    assert answers(after) == answers(before)
+    assert ids(after) == ids(before)
+    assert [len(segment.images) for segment in after.segments] == [2, 2, 1]
+    assert after.info()["removed"] == 0
+    assert after.verify() == []
+    assert after.compact() is after  # nothing to do
+    emptied, _ = after.remove(["*"])
+    assert len(emptied.compact()) == emptied.info()["regions"] == 0
+    assert emptied.compact().search(photos / "page.png").matches == ()
+
+
+def test_a_full_segment_is_left_alone_and_the_last_one_grows(place, photos, monkeypatch):
+    monkeypatch.setattr("udq.segments.PHOTOS", 6)
+    monkeypatch.setattr(update, "_BATCH", 1)
+    first, _ = opened(place).add([photos / name for name in LATER])
+    assert [len(segment.images) for segment in first.segments] == [6]
+    second, _ = first.add(photos / "views")
+
+    assert [len(segment.images) for segment in second.segments] == [6, 2]
+    assert second.segments[0].folder == first.segments[0].folder
+    assert [image.id for image in second.images] == list(range(8))
+
+
+def test_an_opened_collection_that_was_changed_twice_reads_the_newest_state(place, photos):
+    late = opened(place)
+    opened(place).add([photos / "page.png"])
+    opened(place).compact()
+    opened(place).remove(["coins.png"])
+    opened(place).add([photos / "chelsea.png"])
+
+    assert set(late.names) == {"astronaut.png", "coffee.png", "rocket.png", "page.png", "chelsea.png"}
+    assert len(answers(late)[0]) == len(late) == 5
+    assert late.refreshed() is late
+
+
+def test_who_changes_a_collection_is_alone_and_named(place, photos):
+    with Transaction(place / "x.udq"), pytest.raises(InputError, match=rf"another udq \(process {os.getpid()} on "):
+        opened(place).remove(["coins.png"])
+    opened(place).remove(["coins.png"])
+    assert not (place / "x.udq" / "owner.json").exists()
+
+
+def test_an_unfinished_retraining_is_not_thrown_away(place):
+    manifest = storage.read_manifest(place / "x.udq")
+    with Writer(place / "x.udq", fingerprint="one", replaces=manifest) as writer:
+        writer.put_model(opened(place).model)
+    with pytest.raises(InputError, match=r"an interrupted 'udq retrain' waits to go on in .*run it again to finish it"):
+        opened(place).remove(["coins.png"])
+    shutil.rmtree(place / ".x.udq.partial")
+    assert len(opened(place).remove(["coins.png"])[0]) == 3
+
+
+def test_retraining_keeps_ids(place, photos):
+    opened(place).remove(["coffee.png"])
+    before, _ = opened(place).add([photos / "page.png"])
+    after = Collection.retrain(place / "x.udq", config=QUICK, device="cpu")
+
+    assert ids(after) == ids(before)
+    assert after.info()["removed"] == 0
+    assert ids(after.add([photos / "chelsea.png"])[0])["chelsea.png"] == 5
+
+
+def test_a_collection_of_format_2_opens_and_can_be_changed(photos, tmp_path):
+    """Made by the last version that wrote it; its photos are long gone."""
+    path = shutil.copytree(Path(__file__).parent / "collections" / "format-2", tmp_path / "x.udq")
+    old = Collection.open(path, device="cpu")
+    assert (old.names, old.verify(), old.info()["format_version"]) == (["coffee.png", "coins.png", "rocket.png"], [], 2)
+    Image.open(photos / "coins.png").resize((300, 200)).save(tmp_path / "query.png")
+    assert old.search(tmp_path / "query.png").matches[0].image == "coins.png"
+    new, _ = old.add([photos / "page.png"])
+
+    assert ids(new) == {"coffee.png": 0, "coins.png": 1, "rocket.png": 2, "page.png": 3}
+    for before, after in zip(answers(old), answers(new), strict=True):
+        assert before.items() <= after.items()
+    assert new.info()["format_version"] == storage.VERSION
+    assert new.remove(["coffee.png"])[0].compact().verify() == []
+
+
+def test_a_killed_addition_keeps_what_was_committed_and_goes_on(place, photos, tmp_path):
+    script = "from udq import update; update._BATCH = 1; from udq.cli import main; main()"
+    words = [sys.executable, "-c", script, "add", str(place / "x.udq"), str(photos)]
+    shutil.rmtree(place / "photos")  # so that no name is taken by another folder
+    opened(place).remove(["*"])
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 90
+    while len(opened(place)) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    half = opened(place)
+    assert 2 <= len(half) < 12
+    assert half.verify() == []
+    done = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
+
+    assert done["images"] == 12
+    assert done["added"] + done["same"] == 12
+    assert done["same"] >= len(half)
+    assert ids(half).items() <= ids(opened(place)).items()

@@ -1,0 +1,121 @@
+"""Damage is found, named, and made good from the photos."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from test_update import answers, ids, opened
+
+from udq import Collection, storage
+from udq.errors import CollectionError
+from udq.verify import Repaired, repair, verify
+
+
+def flip(file, at=-1):
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_whole_collection_needs_no_repair(place):
+    before = storage.read_manifest(place / "x.udq")
+    assert repair(place / "x.udq", device="cpu") == Repaired()
+    assert storage.read_manifest(place / "x.udq") == before
+
+
+@pytest.mark.parametrize("name", ["codes.npy", "boxes.npy", "offsets.npy"])
+def test_damaged_codes_are_refused_and_made_again_from_the_photos(place, name):
+    before = answers(opened(place))
+    [segment] = opened(place).segments
+    flip(place / "x.udq" / segment.folder / name)
+    with pytest.raises(CollectionError, match=rf"{name}: damaged \(checksum differs\).*udq verify --repair"):
+        opened(place).search(place / "photos" / "coins.png")
+    [damage] = verify(place / "x.udq")
+    assert damage.file == f"{segment.folder}/{name}"
+    assert damage.images == ("astronaut.png", "coffee.png", "coins.png", "rocket.png")
+    (place / "photos" / "coins.png").unlink()
+    done = repair(place / "x.udq", device="cpu")
+
+    assert (set(done.restored), done.dropped) == ({"astronaut.png", "coffee.png", "rocket.png"}, ("coins.png",))
+    assert verify(place / "x.udq") == []
+    for old, new in zip(before, answers(opened(place)), strict=True):
+        assert new == {name: distance for name, distance in old.items() if name != "coins.png"}
+
+
+@pytest.mark.parametrize("name", ["images.json", "photos.npy"])
+def test_photos_whose_names_are_lost_are_counted_and_found_again_by_mirroring(place, name):
+    [segment] = opened(place).segments
+    flip(place / "x.udq" / segment.folder / name)
+    [damage] = verify(place / "x.udq")
+    assert "4 photos whose names cannot be told" in damage.affects
+    done = repair(place / "x.udq", device="cpu")
+
+    assert (done.nameless, len(opened(place)), verify(place / "x.udq")) == (4, 0, [])
+    assert opened(place).add(place / "photos", sync=True)[1].added == 4
+
+
+@pytest.mark.parametrize("at", [0, 200, -1])
+def test_a_damaged_manifest_is_restored_from_its_copy(place, at):
+    manifest = place / "x.udq" / "collection.json"
+    whole = manifest.read_bytes()
+    flip(manifest, at)
+    with pytest.raises(CollectionError):
+        Collection.open(place / "x.udq")
+    assert [damage.file for damage in verify(place / "x.udq")] == ["collection.json"]
+    repair(place / "x.udq", device="cpu")
+    assert manifest.read_bytes() == whole
+    flip(place / "x.udq" / "collection.copy.json", at)
+    assert [damage.file for damage in verify(place / "x.udq")] == ["collection.copy.json"]
+    assert len(opened(place)) == 4
+    repair(place / "x.udq", device="cpu")
+    assert verify(place / "x.udq") == []
+    flip(manifest, at)
+    flip(place / "x.udq" / "collection.copy.json", at)
+    with pytest.raises(CollectionError):
+        repair(place / "x.udq", device="cpu")
+
+
+def test_a_damaged_model_is_trained_anew(place):
+    before = ids(opened(place))
+    flip(place / "x.udq" / opened(place)._manifest.document["model"]["file"])
+    with pytest.raises(CollectionError, match="damaged"):
+        opened(place).search(place / "photos" / "coins.png")
+    (place / "photos" / "coins.png").unlink()
+    done = repair(place / "x.udq", device="cpu")
+
+    assert done.dropped == ("coins.png",)
+    assert ids(opened(place)) == {name: number for name, number in before.items() if name != "coins.png"}
+    assert verify(place / "x.udq") == []
+    assert opened(place).search(place / "photos" / "coffee.png").matches[0].image == "coffee.png"
+
+
+def test_removed_photos_come_back_where_which_ones_is_lost(place):
+    opened(place).remove(["coins.png", "coffee.png"])
+    (place / "photos" / "coffee.png").unlink()
+    flip(place / "x.udq" / "removed-000001.npy")
+    with pytest.raises(CollectionError):
+        _ = opened(place).names
+    [damage] = verify(place / "x.udq")
+    assert damage.affects == "which 2 photos were removed"
+    done = repair(place / "x.udq", device="cpu")
+
+    assert done.back == 2
+    assert verify(place / "x.udq") == []
+    assert len(opened(place)) == 4
+
+
+def test_the_command_says_what_was_found_and_done(udq, place):
+    [segment] = opened(place).segments
+    flip(place / "x.udq" / segment.folder / "codes.npy")
+    code, out, err = udq("verify", place / "x.udq")
+    assert code == 1
+    assert out.startswith(f"{segment.folder}/codes.npy: damaged; it concerns 4 photos, 'astronaut.png' first")
+    assert err.count("\n") == 1
+    shutil.move(place / "photos" / "coins.png", place / "coins.png")
+    code, out, err = udq("verify", place / "x.udq", "--repair", "--device", "cpu")
+    assert (code, "whole again; 3 photos looked at again, 1 dropped" in out) == (0, True)
+    assert "udq: dropped: coins.png" in err
+    code, out, _ = udq("verify", place / "x.udq", "--repair", "--json")
+    assert (code, json.loads(out)["damage"]) == (0, [])
