@@ -13,6 +13,7 @@ import typer
 from udq import printing
 from udq.bar import progress, resumable
 from udq.errors import CollectionError
+from udq.words import counted
 
 if TYPE_CHECKING:
     from udq.collection import Collection
@@ -72,11 +73,11 @@ def compact(collection: CollectionPath, as_json: Json = False) -> None:
         of = ("segments", "bytes_on_disk")
         printing.print_json({"path": str(collection)} | {name: [before[name], after[name]] for name in of})
         return
-    print(f"{collection}: {_size(before)} before, {_size(after)} now")
+    printing.say(f"{collection}: {_size(before)} before, {_size(after)} now")
 
 
 def _size(info: dict[str, Any]) -> str:
-    return f"{info['bytes_on_disk'] / 1e6:.1f} MB in {printing.many(info['segments'], 'segment')}"
+    return f"{info['bytes_on_disk'] / 1e6:.1f} MB in {counted(info['segments'], 'segment')}"
 
 
 def verify(
@@ -101,12 +102,12 @@ def verify(
     if as_json:
         printing.print_json({"path": str(collection), "damaged": [dataclasses.asdict(each) for each in damage]})
     elif not damage:
-        print(f"{collection}: every file is as it was written")
+        printing.say(f"{collection}: every file is as it was written")
     else:
         _print_damage(damage)
     if damage:
         raise CollectionError(
-            f"{collection}: {printing.many(len(damage), 'damaged file')}; "
+            f"{collection}: {counted(len(damage), 'damaged file')}; "
             "restore the collection from a copy, or run it again with --repair"
         )
 
@@ -118,33 +119,33 @@ def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, 
     else:
         done = [f"{facts[name]:,} {name}" for name in ("added", "changed", "moved", "removed") if facts[name]]
         left_alone = [f"{changes.same:,} left as they were"] if changes.same else []
-        print(f"{collection.path}: {', '.join([*done, *left_alone]) or 'nothing to do'}, in {elapsed:.1f} s; "
-              f"it holds {printing.many(len(collection), 'photo')} now")  # fmt: skip
+        printing.say(f"{collection.path}: {', '.join([*done, *left_alone]) or 'nothing to do'}, in {elapsed:.1f} s; "
+              f"it holds {counted(len(collection), 'photo')} now")  # fmt: skip
         if collection.drift is not None and collection.drift.outgrown:
-            print(f"newer photos differ from those that it was trained on: udq retrain {collection.path}")
+            printing.say(f"newer photos differ from those that it was trained on: udq retrain {collection.path}")
     for entry in changes.broken:
-        print(f"udq: not indexed: {entry['reason']}", file=sys.stderr)
+        printing.say(f"udq: not indexed: {entry['reason']}", to=sys.stderr)
 
 
 def _print_damage(damage: list[Damage]) -> None:
     for each in damage:
-        print(f"{each.file}: damaged; it concerns {each.affects}")
+        printing.say(f"{each.file}: damaged; it concerns {each.affects}")
 
 
 def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:
     if as_json:
         printing.print_json({"path": str(collection), **dataclasses.asdict(done)})
     elif not done.damage:
-        print(f"{collection}: every file is as it was written; nothing to repair")
+        printing.say(f"{collection}: every file is as it was written; nothing to repair")
     else:
         _print_damage(list(done.damage))
-        print(f"{collection}: whole again; {printing.many(len(done.restored), 'photo')} looked at again, "
+        printing.say(f"{collection}: whole again; {counted(len(done.restored), 'photo')} looked at again, "
               f"{len(done.dropped) + done.nameless:,} dropped")  # fmt: skip
     for name in done.dropped:
-        print(f"udq: dropped: {name}", file=sys.stderr)
+        printing.say(f"udq: dropped: {name}", to=sys.stderr)
     if done.nameless:
-        print(f"udq: dropped: {printing.many(done.nameless, 'photo')} whose names are lost; "
-              f"udq add {collection} FOLDER --sync finds them again", file=sys.stderr)  # fmt: skip
+        printing.say(f"udq: dropped: {counted(done.nameless, 'photo')} whose names are lost; "
+              f"udq add {collection} FOLDER --sync finds them again", to=sys.stderr)  # fmt: skip
     if done.back:
-        print(f"udq: which {printing.many(done.back, 'photo')} had been removed is lost; those that exist are back",
-              file=sys.stderr)  # fmt: skip
+        printing.say(f"udq: which {counted(done.back, 'photo')} had been removed is lost; those that exist are back",
+              to=sys.stderr)  # fmt: skip

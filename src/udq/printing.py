@@ -49,7 +49,7 @@ def print_info(facts: dict[str, Any]) -> None:
     code = f"{facts['bytes_per_region']:g} bytes a code (M = {facts['subspaces']}, K = {facts['codewords']})"
     size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
     if facts["removed"]:
-        size += f" with {many(facts['removed'], 'removed photo')} (udq compact)"
+        size += f" with {counted(facts['removed'], 'removed photo')} (udq compact)"
     rows = {
         "collection": facts["path"],
         "photos": f"{facts['images']:,}{broken}",
@@ -62,7 +62,7 @@ def print_info(facts: dict[str, Any]) -> None:
     if drift := facts["drift"]:
         advice = f": udq retrain {facts['path']}" if drift["outgrown"] else ""
         rows["drift"] = (
-            f"{many(drift['photos'], 'newer photo')} with {drift['ratio']:.2f} times the quantization error{advice}"
+            f"{counted(drift['photos'], 'newer photo')} with {drift['ratio']:.2f} times the quantization error{advice}"
         )
     if "elapsed_s" in facts:
         rows["built in"] = f"{facts['elapsed_s']:.1f} s"
@@ -116,11 +116,6 @@ def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
             say(f"  {difficulty:<12} {figures}{of}")
     for note in report["notes"]:
         say(f"note: {note}")
-
-
-def many(number: int, thing: str) -> str:
-    """Return a number of things in words."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def _share(value: float | None) -> str:

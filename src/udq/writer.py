@@ -21,7 +21,7 @@ from typing import Any
 from udq import __version__, archive, segments, storage
 from udq.config import IndexConfig
 from udq.durable import guarded, partial_folder, sync_folder, write_new, write_whole
-from udq.errors import InputError
+from udq.errors import DiskError, InputError
 from udq.head import Arrays
 from udq.lock import OWNER, Lock
 from udq.model import Model
