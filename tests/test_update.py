@@ -284,3 +284,17 @@ def test_a_killed_addition_keeps_what_was_committed_and_goes_on(place, photos, t
     assert done["added"] + done["same"] == 12
     assert done["same"] >= len(half)
     assert ids(half).items() <= ids(opened(place)).items()
+
+
+def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhile(place, photos, monkeypatch):
+    monkeypatch.setattr("udq.segments.PHOTOS", 6)
+    monkeypatch.setattr(update, "_BATCH", 1)
+    for name in LATER:
+        shutil.copy(photos / name, place / "photos")
+    shutil.copy(photos / "brick.png", place / "photos" / "coins.png")
+    after, changes = opened(place).add(place / "photos", sync=True)
+
+    assert (changes.added, changes.changed) == (2, 1)
+    assert sorted(after.names) == sorted({*FIRST, *LATER})
+    assert after.info()["removed"] == 1
+    assert after.search(photos / "brick.png", k=1).matches[0].image == "coins.png"
