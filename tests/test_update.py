@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, storage, update
-from udq.errors import InputError
+from udq import Collection, IndexConfig, durable, storage, update
+from udq.errors import DiskError, InputError
 from udq.images import Source
 from udq.search import rank
 from udq.transaction import Transaction
@@ -298,3 +298,33 @@ def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhi
     assert sorted(after.names) == sorted({*FIRST, *LATER})
     assert after.info()["removed"] == 1
     assert after.search(photos / "brick.png", k=1).matches[0].image == "coins.png"
+
+
+def test_what_is_left_of_a_retraining_that_was_killed_when_it_was_done_is_swept_away(place, monkeypatch):
+    monkeypatch.setattr(Writer, "abandon", lambda self: None)
+    Collection.retrain(place / "x.udq", config=QUICK, device="cpu")
+    monkeypatch.undo()
+    assert (place / ".x.udq.partial").exists()
+    assert len(opened(place).remove(["coins.png"])[0]) == 3
+    assert not (place / ".x.udq.partial").exists()
+
+
+def test_a_collection_without_photos_cannot_be_trained(place):
+    opened(place).remove(["*"])
+    with pytest.raises(InputError, match="holds no photos, so that there is nothing to train on; add some first"):
+        Collection.retrain(place / "x.udq", device="cpu")
+
+
+def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
+    before = sorted(file for file in (place / "x.udq").rglob("*"))
+    write_new = durable.write_new
+
+    def full(path, data):
+        if path.name == "photos.npy":
+            raise DiskError("no room")
+        return write_new(path, data)
+
+    monkeypatch.setattr("udq.segments.write_new", full)
+    with pytest.raises(DiskError):
+        opened(place).add([photos / "page.png"])
+    assert sorted(file for file in (place / "x.udq").rglob("*")) == before
