@@ -336,7 +336,8 @@ def robustness() -> str:
         repaired = flipped["repairs"]
         bad = sum(row.get("failed", 0) for row in repaired["by_kind"].values())
         rows.append(
-            ("`udq verify --repair` after one of them", "whole again, every photo there or listed",
+            ("`udq verify --repair` after one of them",
+             "whole again; every photo there, listed, or counted where its name is lost",
              f"{repaired['repairs'] - bad} of {repaired['repairs']}")
         )  # fmt: skip
     if cost := figures.get("add_cost"):
