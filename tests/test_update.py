@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, storage, update
-from udq.errors import InputError
+from udq import Collection, IndexConfig, durable, storage, update
+from udq.errors import DiskError, InputError
 from udq.images import Source
 from udq.search import rank
 from udq.transaction import Transaction
@@ -304,3 +304,47 @@ def test_a_name_that_is_no_unicode_goes_all_the_way(udq, photos, tmp_path):
     assert udq("remove", tmp_path / "x.udq", os.fsdecode(b"th\xe9.png"))[0] == 0
     assert udq("compact", tmp_path / "x.udq")[0] == udq("verify", tmp_path / "x.udq")[0] == 0
     assert "br\\xfbl\\xe9e.png" in udq("info", tmp_path / "x.udq")[1]
+
+
+def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhile(place, photos, monkeypatch):
+    monkeypatch.setattr("udq.segments.PHOTOS", 6)
+    monkeypatch.setattr(update, "_BATCH", 1)
+    for name in LATER:
+        shutil.copy(photos / name, place / "photos")
+    shutil.copy(photos / "brick.png", place / "photos" / "coins.png")
+    after, changes = opened(place).add(place / "photos", sync=True)
+
+    assert (changes.added, changes.changed) == (2, 1)
+    assert sorted(after.names) == sorted({*FIRST, *LATER})
+    assert after.info()["removed"] == 1
+    assert after.search(photos / "brick.png", k=1).matches[0].image == "coins.png"
+
+
+def test_what_is_left_of_a_retraining_that_was_killed_when_it_was_done_is_swept_away(place, monkeypatch):
+    monkeypatch.setattr(Writer, "abandon", lambda self: None)
+    Collection.retrain(place / "x.udq", config=QUICK, device="cpu")
+    monkeypatch.undo()
+    assert (place / ".x.udq.partial").exists()
+    assert len(opened(place).remove(["coins.png"])[0]) == 3
+    assert not (place / ".x.udq.partial").exists()
+
+
+def test_a_collection_without_photos_cannot_be_trained(place):
+    opened(place).remove(["*"])
+    with pytest.raises(InputError, match="holds no photos, so that there is nothing to train on; add some first"):
+        Collection.retrain(place / "x.udq", device="cpu")
+
+
+def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
+    before = sorted(file for file in (place / "x.udq").rglob("*"))
+    write_new = durable.write_new
+
+    def full(path, data):
+        if path.name == "photos.npy":
+            raise DiskError("no room")
+        return write_new(path, data)
+
+    monkeypatch.setattr("udq.segments.write_new", full)
+    with pytest.raises(DiskError):
+        opened(place).add([photos / "page.png"])
+    assert sorted(file for file in (place / "x.udq").rglob("*")) == before
