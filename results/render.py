@@ -360,6 +360,12 @@ def robustness() -> str:
         if media := figures.get(name):
             rows.append((f"{what} ({media['how']})", target, f"{len(media['cases'])} commands, "
                          f"{len(media['failures'])} failures"))  # fmt: skip
+    mutated = _figures("benchmark_mutated_photos")
+    rows.append(
+        (f"{mutated['files']:,} photos truncated, flipped, swollen, misnamed", "none crashes a build, all are listed",
+         f"{mutated['decoded']:,} decoded, {mutated['listed as broken']:,} listed as broken, {mutated['lost']} lost, "
+         f"{mutated['crashed their decoder (listed)']} crashes")
+    )  # fmt: skip
     machine = _machine(next(iter(figures.values()))["provenance"])
     return _markdown(("what", "target", "measured"), rows) + f"\n{machine}.\n"
 
