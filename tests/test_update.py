@@ -284,3 +284,23 @@ def test_a_killed_addition_keeps_what_was_committed_and_goes_on(place, photos, t
     assert done["added"] + done["same"] == 12
     assert done["same"] >= len(half)
     assert ids(half).items() <= ids(opened(place)).items()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_name_that_is_no_unicode_goes_all_the_way(udq, photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(photos / "coffee.png", folder / name)
+    shutil.copy(photos / "coins.png", folder)
+    (folder / os.fsdecode(b"br\xfbl\xe9e.png")).write_bytes(b"no photo")
+    assert udq("index", folder, "-o", tmp_path / "x.udq", "--no-train", "--device", "cpu")[0] == 0
+    code, out, _ = udq("search", tmp_path / "x.udq", folder / name)
+    assert (code, out.splitlines()[1].endswith("caf\\xe9.png")) == (0, True)
+    matches = json.loads(udq("search", tmp_path / "x.udq", folder / name, "--json")[1])["matches"]
+    assert matches[0]["image"] == name
+    (folder / name).rename(folder / os.fsdecode(b"th\xe9.png"))
+    assert udq("add", tmp_path / "x.udq", folder, "--sync")[1].count("1 moved, 1 left as they were") == 1
+    assert udq("remove", tmp_path / "x.udq", os.fsdecode(b"th\xe9.png"))[0] == 0
+    assert udq("compact", tmp_path / "x.udq")[0] == udq("verify", tmp_path / "x.udq")[0] == 0
+    assert "br\\xfbl\\xe9e.png" in udq("info", tmp_path / "x.udq")[1]

@@ -277,4 +277,4 @@ def test_a_disk_without_room_is_one_line_and_the_same_command_goes_on(photos, tm
     assert "Traceback" not in full.stderr
     assert not (tmp_path / "x.udq").exists()
     subprocess.run([sys.executable, "-c", "from udq.cli import main; main()", *words], capture_output=True, check=True)
-    assert Collection.open(tmp_path / "x.udq", device="cpu").damaged() == []
+    assert Collection.open(tmp_path / "x.udq", device="cpu").verify() == []

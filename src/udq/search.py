@@ -54,13 +54,13 @@ def search(collection: Collection, query: Path, box: Sequence[float] | None, *, 
     """Encode the query, scan every code, and return the ``k`` best photos with where the object is."""
     if k < 1:
         raise InputError(f"k: expected 1 or more, found {k}")
-    extractor, names = collection.extractor, collection.names
+    extractor, images = collection.extractor, collection.images
     started = time.perf_counter()
     found_box, feature = extractor.describe(query, box)
     encoded = time.perf_counter()
     ranking = rank(collection, feature, k=k)
     scanned = time.perf_counter()
-    matches = tuple(ranking.match(position, i, names[i]) for position, i in enumerate(ranking.order, start=1))
+    matches = tuple(ranking.match(position, i, images[i].name) for position, i in enumerate(ranking.order, start=1))
     finished = time.perf_counter()
     elapsed = {"encode": encoded - started, "scan": scanned - encoded, "total": finished - started}
     return SearchResult(str(query), found_box, matches, {name: 1e3 * took for name, took in elapsed.items()})
