@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from udq.drift import Drift
+
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
 _COUNTS = ("50", "100", "200", "500")
@@ -261,6 +263,31 @@ def small_collections() -> str:
     return _markdown(("photos", "fitted to themselves", "fitted to other photos"), rows)
 
 
+def drift() -> str:
+    """What training anew is worth after photos were added, beside what udq goes by, and what it says."""
+    rows = []
+    for row in _figures("benchmark_drift")["rows"]:
+        photos, added = (", ".join(f"{n:,} {kind}" for kind, n in row[of].items()) for of in ("photos", "added"))
+        counts = (sum(row[of].values()) for of in ("photos", "added"))
+        found = Drift(row["older"], row["newer"], *counts)
+        gains = row["gain_of_each_seed"]
+        spread = f" ({min(gains):+.3f} to {max(gains):+.3f})" if len(gains) > 1 else ""
+        rows.append(
+            (
+                row["model"],
+                photos,
+                added,
+                *(f"{each:.3f}" for each in (found.older, row["held_out"], found.newer, found.excess)),
+                f"{row['mAP']:.3f} → {row['mAP_anew']:.3f}",
+                f"{sum(gains) / len(gains):+.3f}{spread}",
+                "retrain" if found.outgrown else "–",
+            )
+        )
+    head = ("model", "photos", "added", "error when fitted", "held out", "of added", "excess",
+            "mAP → fitted anew", "gain", "udq says")  # fmt: skip
+    return _markdown(head, rows)
+
+
 def _reproductions(name: str) -> dict[str, dict[str, Any]]:
     """Return what each folder of ``udq reproduce`` has of a table or figure; a folder that is not there has nothing."""
     folders = {title: HERE / folder for title, folder in REPRODUCED.items() if (HERE / folder).is_dir()}
@@ -437,6 +464,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "choices": choices,
     "small_collections": small_collections,
     "robustness": robustness,
+    "drift": drift,
     "proposals": proposals,
     "regions": regions,
     "experiments": experiments,
