@@ -248,16 +248,18 @@ def test_retraining_keeps_ids(place, photos):
     assert ids(after.add([photos / "chelsea.png"])[0])["chelsea.png"] == 5
 
 
-def test_a_collection_of_format_2_opens_and_can_be_changed(photos, tmp_path):
-    """Made by the last version that wrote it; its photos are long gone."""
-    path = shutil.copytree(Path(__file__).parent / "collections" / "format-2", tmp_path / "x.udq")
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path, version):
+    """Each made by the last version that wrote its format; their photos are long gone."""
+    path = shutil.copytree(Path(__file__).parent / "collections" / f"format-{version}", tmp_path / "x.udq")
     old = Collection.open(path, device="cpu")
-    assert (old.names, old.verify(), old.info()["format_version"]) == (["coffee.png", "coins.png", "rocket.png"], [], 2)
+    assert (old.names, old.verify()) == (["coffee.png", "coins.png", "rocket.png"], [])
+    assert old.info()["format_version"] == version
     Image.open(photos / "coins.png").resize((300, 200)).save(tmp_path / "query.png")
     assert old.search(tmp_path / "query.png").matches[0].image == "coins.png"
     new, _ = old.add([photos / "page.png"])
 
-    assert ids(new) == {"coffee.png": 0, "coins.png": 1, "rocket.png": 2, "page.png": 3}
+    assert ids(new) == ids(old) | {"page.png": {2: 3, 3: 4}[version]}  # there was a page before in the later one
     for before, after in zip(answers(old), answers(new), strict=True):
         assert before.items() <= after.items()
     assert new.info()["format_version"] == storage.VERSION
