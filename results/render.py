@@ -86,13 +86,9 @@ def accuracy() -> str:
 def speed() -> str:
     """Benchmarks beside their peers."""
     scan, index, memory = _figures("benchmark_scan"), _figures("benchmark_index"), _figures("benchmark_memory")
-    scanned = f"{scan['setting']['codes']:,} codes, {scan['setting']['images']:,} photos ranked, one thread"
-    took, ratio = scan["median_ms"], scan["times_ours"]
     small, large = memory["runs"]
     rows = [
-        (scanned, f"{took['ours']:.1f} ms", f"faiss IndexPQ, k = 10,000, grouped: {took['faiss']:.1f} ms",
-         f"{ratio['faiss']:.1f}"),
-        ("", "", f"NumPy: {took['numpy']:.1f} ms", f"{ratio['numpy']:.1f}"),
+        *_scans(scan),
         (f"`udq index --no-train`, {index['photos']:,} photos, {index['threads']} threads",
          f"{index['photos_per_second']['ours']:.0f} photos/s",
          f"torchvision decode and eager backbone alone: {index['photos_per_second']['plain']:.0f} photos/s",
@@ -101,6 +97,25 @@ def speed() -> str:
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
     ]  # fmt: skip
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
+
+
+def _scans(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of the nearest images, and of all, for each number of codes."""
+    rows = []
+    for size in figures["sizes"]:
+        took, over = size["rows"], size["faiss_over"]
+        kernel = next(iter(took))
+        images = size["codes"] // figures["setting"]["regions_per_image"]
+
+        def ms(name: str, took: dict[str, Any] = took) -> str:
+            return f"{took[name]['median_ms']:.3g} ms"
+
+        beside = f"faiss IndexPQ, k = {figures['setting']['faiss_k']:,}, grouped: {ms('faiss')}"
+        first = f"{size['codes']:,} codes, the {figures['setting']['wanted']} nearest of {images:,} photos, one thread"
+        rows.append((first, f"{ms(kernel)} ({kernel})", beside, f"{over[kernel]:.1f}"))
+        rows += [("", f"{ms(name)} ({name})", "", f"{over[name]:.1f}") for name in figures["setting"]["kernels"][1:]]
+        rows.append(("all of them ranked", ms("all images"), "", f"{over['all images']:.1f}"))
+    return rows
 
 
 def proposals() -> str:

@@ -32,8 +32,16 @@
 #endif
 #if defined(__GNUC__)
 #define INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
 #else
 #define INLINE inline
+#define UNROLL
+#endif
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define IS_LITTLE_ENDIAN 0
+#else
+#define IS_LITTLE_ENDIAN 1
 #endif
 
 namespace {
@@ -100,10 +108,21 @@ struct Tables {
     }
 };
 
-template <class Code> INLINE float distance(const Tables &tables, const Code *code, int subspaces) {
-    const float *table = tables.exact.data();
-    float d = table[code[0]];
-    for (int m = 1; m < subspaces; ++m) d += table[m * columns<Code> + code[m]];
+// The exact distance of a row; M is a constant where it is not 0, so that the sum unrolls, and codes are read by words.
+template <class Code, std::size_t M> INLINE float distance(const Tables &tables, const Code *code) {
+    constexpr int BITS = 8 * sizeof(Code), LANES = M % 8 ? 1 : 64 / BITS;
+    const int subspaces = M ? int(M) : tables.subspaces;
+    float d = 0;
+    uint64_t word = 0;
+    UNROLL for (int m = 0; m < subspaces; ++m) {
+        int64_t c = code[m];
+        if constexpr (IS_LITTLE_ENDIAN && M && LANES > 1) {
+            if (m % LANES == 0) std::memcpy(&word, code + m, 8);
+            c = Code(word >> BITS * (m % LANES));
+        }
+        const float term = tables.exact[m * columns<Code> + c];
+        d = m ? d + term : term;
+    }
     return d;
 }
 
@@ -151,25 +170,24 @@ private:
 template <class Code> using Filter = Hit (*)(const Bound &, const Code *, int64_t, int64_t);
 
 // M a constant where it is not 0, so that the sums unroll.
-template <class Code, int M> Hit portable(const Bound &bound, const Code *codes, int64_t row, int64_t end) {
-    const int subspaces = M ? M : bound.tables.subspaces;
+template <class Code, std::size_t M> Hit portable(const Bound &bound, const Code *codes, int64_t row, int64_t end) {
+    const int subspaces = M ? int(M) : bound.tables.subspaces;
     for (; row < end; row += BLOCK) {
         const int64_t rows = std::min(BLOCK, end - row);
         uint64_t mask = 0;
         for (int64_t i = 0; i < rows; ++i)
-            mask |= uint64_t(distance(bound.tables, codes + (row + i) * subspaces, subspaces) <= bound.threshold) << i;
+            mask |= uint64_t(distance<Code, M>(bound.tables, codes + (row + i) * subspaces) <= bound.threshold) << i;
         if (mask) return {row, rows, mask};
     }
     return {end, 0, 0};
 }
 
-template <class Code> Filter<Code> portable_for(int subspaces) {
-    switch (subspaces) {
-        case 4: return portable<Code, 4>;
-        case 8: return portable<Code, 8>;
-        case 16: return portable<Code, 16>;
-        default: return portable<Code, 0>;
-    }
+// What is compiled for each M up to 16, and at 0 for any other.
+using Compiled = std::make_index_sequence<17>;
+
+template <class Code, std::size_t... M> Filter<Code> portable_for(int subspaces, std::index_sequence<M...>) {
+    constexpr Filter<Code> compiled[] = {portable<Code, M>...};
+    return compiled[subspaces < int(sizeof...(M)) ? subspaces : 0];
 }
 
 #if X86
@@ -201,25 +219,32 @@ VBMI INLINE __m512i entries(const uint8_t *table, __m512i code) {
     return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), code, _mm512_loadu_si512(table + 64));
 }
 
-// M = 8 where EIGHT. Reads 8 bytes from each row and each eighth subspace: the caller keeps the last from the end.
-template <bool EIGHT> VBMI Hit vbmi(const Bound &bound, const uint8_t *codes, int64_t row, int64_t end) {
-    const int64_t subspaces = EIGHT ? 8 : bound.tables.subspaces;
+// Eight codes each of eight rows, in the order of rows. M = 8 or up to 16 where those are not 0.
+template <int M> VBMI INLINE __m512i eight_rows(const uint8_t *codes, int64_t subspaces, __m512i order) {
+    if constexpr (M == 8) return _mm512_loadu_si512(codes);
+    if constexpr (M == 16)
+        return _mm512_permutex2var_epi8(_mm512_loadu_si512(codes), order, _mm512_loadu_si512(codes + 64));
+    int64_t row[8];
+    for (int i = 0; i < 8; ++i) std::memcpy(&row[i], codes + i * subspaces, 8);
+    return _mm512_setr_epi64(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7]);
+}
+
+// M is 8, or 16 for up to 16 subspaces, or 0 for any number.
+template <int M> VBMI Hit vbmi(const Bound &bound, const uint8_t *codes, int64_t row, int64_t end) {
+    const int64_t subspaces = M == 8 ? 8 : bound.tables.subspaces;
     const __m512i limit = _mm512_set1_epi8(char(bound.limit));
-    const int64_t n = subspaces;
-    const __m512i rows_apart = _mm512_setr_epi64(0, n, 2 * n, 3 * n, 4 * n, 5 * n, 6 * n, 7 * n);
+    uint8_t order[64];
+    for (int b = 0; b < 64; ++b) order[b] = uint8_t(b / 8 * subspaces + b % 8);
     for (; row + BLOCK <= end; row += BLOCK) {
         __m512i sum = _mm512_setzero_si512();
         for (int64_t first = 0; first < subspaces; first += 8) {
             __m512i r[8];
-            for (int i = 0; i < 8; ++i) {
-                const uint8_t *from = codes + (row + 8 * i) * subspaces + first;
-                r[i] = EIGHT ? _mm512_loadu_si512(from)
-                             : _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), 0xFF, rows_apart, from, 1);
-            }
+            for (int i = 0; i < 8; ++i)
+                r[i] = eight_rows<M>(codes + (row + 8 * i) * subspaces + first, subspaces, _mm512_loadu_si512(order));
             interleave(r, 1), interleave(r, 2), interleave(r, 4), interleave(r, 1);
             // Those rounds move bits of (register, byte): subspace c2 c1 c0 ends in register c1 c2 c0.
             for (int j = 0; j < 8; ++j) {
-                if (!EIGHT && first + j >= subspaces) break;
+                if (M != 8 && first + j >= subspaces) break;
                 const __m512i code = r[(j & 1) | (j & 2) << 1 | (j & 4) >> 1];
                 const uint8_t *table = &bound.quantised[(first + j) * 256];
                 const __m512i low = entries(table, code), high = entries(table + 128, code);
@@ -254,8 +279,9 @@ template <int BITS> AVX2 INLINE __m256i entries(const uint8_t *table, __m256i co
     }
 }
 
-template <bool EIGHT> AVX2 Hit avx2(const Bound &bound, const uint8_t *codes, int64_t row, int64_t end) {
-    const int64_t subspaces = EIGHT ? 8 : bound.tables.subspaces;
+// M is 8, or 0 for any number of subspaces.
+template <int M> AVX2 Hit avx2(const Bound &bound, const uint8_t *codes, int64_t row, int64_t end) {
+    const int64_t subspaces = M ? M : bound.tables.subspaces;
     const __m256i limit = _mm256_set1_epi8(char(bound.limit));
     for (; row + 32 <= end; row += 32) {
         __m256i sum = _mm256_setzero_si256();
@@ -263,15 +289,14 @@ template <bool EIGHT> AVX2 Hit avx2(const Bound &bound, const uint8_t *codes, in
         for (int64_t first = 0; first < subspaces && mask; first += 8) {
             __m256i r[8];
             for (int i = 0; i < 8; ++i) {
-                const uint8_t *from = codes + (row + 4 * i) * subspaces + first;
-                int64_t four[4];
-                for (int j = 0; j < 4; ++j) std::memcpy(&four[j], from + j * subspaces, 8);
-                r[i] = EIGHT ? _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from))
-                             : _mm256_setr_epi64x(four[0], four[1], four[2], four[3]);
+                int64_t four[4];  // rows; one load where they lie side by side
+                for (int j = 0; j < 4; ++j)
+                    std::memcpy(&four[j], codes + (row + 4 * i + j) * subspaces + first, 8);
+                r[i] = _mm256_setr_epi64x(four[0], four[1], four[2], four[3]);
             }
             interleave(r, 1), interleave(r, 2), interleave(r, 4), interleave(r, 1);
             for (int j = 0; j < 8 && mask; ++j) {
-                if (!EIGHT && first + j >= subspaces) break;
+                if (!M && first + j >= subspaces) break;
                 const __m256i code = r[(j & 1) | (j & 2) << 1 | (j & 4) >> 1];
                 const __m256i low = _mm256_and_si256(code, _mm256_set1_epi8(15));
                 sum = _mm256_adds_epu8(sum, entries<4>(&bound.quantised[(first + j) * 256], code, low));
@@ -290,7 +315,9 @@ template <bool EIGHT> AVX2 Hit avx2(const Bound &bound, const uint8_t *codes, in
 
 // Whether all codes are below K. A pass of its own, over rows that the scan then finds in the cache.
 template <class Code> bool below(const Code *codes, int64_t count, int64_t codewords) {
-    Code largest = 0;
+    Code bits = 0, largest = 0;
+    for (int64_t i = 0; i < count; ++i) bits |= codes[i];
+    if (bits < codewords) return true;  // the cheaper test, and the only one where K is a power of two
     for (int64_t i = 0; i < count; ++i) largest = std::max(largest, codes[i]);
     return largest < codewords;
 }
@@ -329,15 +356,16 @@ struct Heap {
 };
 
 // Offers images first..last - 1 to the heap; returns false where a code is out of range. `vector`, which may be null,
-// looks at whole blocks, and reads eight codes at a time.
+// looks at whole blocks.
 template <class Code>
 bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep, int64_t first, int64_t last,
              int64_t number, Heap &heap, Filter<Code> scalar, Filter<Code> vector) {
     if (first == last) return true;
     const int64_t *offsets = codes.offsets;
     const int64_t end = offsets[last];
-    const int64_t beyond = -codes.subspaces & 7;  // bytes that the last row reads too much
-    const int64_t readable = codes.regions - (beyond + codes.subspaces - 1) / codes.subspaces;
+    // Vectors are filled with up to 128 bytes from a row on, but never from beyond the last.
+    const int64_t overread = codes.subspaces == 8 ? 0 : (128 + codes.subspaces - 1) / codes.subspaces;
+    const int64_t readable = codes.regions - overread;
     Bound bound(tables, vector != nullptr);
     bound.tighten(heap.threshold());
 
@@ -373,7 +401,7 @@ bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep
                     open();
                 }
                 if (keep && !keep[image]) continue;
-                const float d = distance(tables, codes.values + at * codes.subspaces, int(codes.subspaces));
+                const float d = distance<Code, 0>(tables, codes.values + at * codes.subspaces);
                 if (d < best.distance) {  // strictly: the lowest row wins a tie
                     best.distance = d;
                     best.region = at;
@@ -388,10 +416,10 @@ bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep
 }
 
 // The best region of each of the images first..last - 1; returns false where a code is out of range.
-template <class Code, int M>
+template <class Code, std::size_t M>
 bool best(const Tables &tables, const Codes<Code> &codes, int64_t first, int64_t last, float *distances,
           int64_t *regions) {
-    const int subspaces = M ? M : tables.subspaces;
+    const int subspaces = M ? int(M) : tables.subspaces;
     int64_t checked = first < last ? codes.offsets[first] : 0;
     for (int64_t image = first; image < last; ++image) {
         const int64_t begin = codes.offsets[image], end = codes.offsets[image + 1];
@@ -403,7 +431,7 @@ bool best(const Tables &tables, const Codes<Code> &codes, int64_t first, int64_t
         float least = INFINITE;
         int64_t region = begin < end ? begin : -1;
         for (int64_t row = begin; row < end; ++row) {
-            const float d = distance(tables, codes.values + row * subspaces, subspaces);
+            const float d = distance<Code, M>(tables, codes.values + row * subspaces);
             if (d < least) {
                 least = d;
                 region = row;
@@ -415,13 +443,9 @@ bool best(const Tables &tables, const Codes<Code> &codes, int64_t first, int64_t
     return true;
 }
 
-template <class Code> auto best_for(int subspaces) {
-    switch (subspaces) {
-        case 4: return best<Code, 4>;
-        case 8: return best<Code, 8>;
-        case 16: return best<Code, 16>;
-        default: return best<Code, 0>;
-    }
+template <class Code, std::size_t... M> auto best_for(int subspaces, std::index_sequence<M...>) {
+    constexpr decltype(&best<Code, 0>) compiled[] = {best<Code, M>...};
+    return compiled[subspaces < int(sizeof...(M)) ? subspaces : 0];
 }
 
 // Sorts keys whose low halves already rise: a stable radix sort of the high halves, 11 bits a pass.
@@ -513,13 +537,14 @@ PyObject *py_nearest(PyObject *, PyObject *args) {
         const Codes<Code> all = view<Code>(codes, lookup, offsets, subspaces);
         const Tables tables(lookup.as<const float>(), subspaces, all.codewords, columns<Code>);
         sound = nearest<Code>(tables, all, keep.as<const uint8_t>(), first, last, number, heap,
-                              portable_for<Code>(subspaces), vector);
+                              portable_for<Code>(subspaces, Compiled()), vector);
     };
     const bool enough = unlocked([&] {
         if (itemsize == 2) return run(uint16_t(), nullptr);
 #if X86
-        if (!std::strcmp(kernel, "avx512-vbmi")) return run(uint8_t(), subspaces == 8 ? vbmi<true> : vbmi<false>);
-        if (!std::strcmp(kernel, "avx2")) return run(uint8_t(), subspaces == 8 ? avx2<true> : avx2<false>);
+        if (!std::strcmp(kernel, "avx512-vbmi"))
+            return run(uint8_t(), subspaces == 8 ? vbmi<8> : subspaces <= 16 ? vbmi<16> : vbmi<0>);
+        if (!std::strcmp(kernel, "avx2")) return run(uint8_t(), subspaces == 8 ? avx2<8> : avx2<0>);
 #endif
         run(uint8_t(), nullptr);
     });
@@ -541,8 +566,8 @@ PyObject *py_best(PyObject *, PyObject *args) {
         sound = scan(tables, all, first, last, distances.as<float>(), regions.as<int64_t>());
     };
     const bool enough = unlocked([&] {
-        if (itemsize == 2) return run(uint16_t(), best_for<uint16_t>(subspaces));
-        run(uint8_t(), best_for<uint8_t>(subspaces));
+        if (itemsize == 2) return run(uint16_t(), best_for<uint16_t>(subspaces, Compiled()));
+        run(uint8_t(), best_for<uint8_t>(subspaces, Compiled()));
     });
     return enough ? PyBool_FromLong(sound) : nullptr;
 }
