@@ -118,6 +118,30 @@ def _scans(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def scans() -> str:
+    """Every contender of the scan's benchmark, for each number of codes."""
+    figures = _figures("benchmark_scan")
+    wanted = f"the {figures['setting']['wanted']} nearest photos"
+    titles = {
+        **{name: f"`{name}`, {wanted}" for name in figures["setting"]["kernels"]},
+        "all images": "all photos ranked, extension",
+        "all images, numba": "all photos ranked, numba",
+        "faiss": "faiss, grouped into photos",
+        "faiss, k=1": "faiss, the nearest region alone",
+        "numpy, all images": "all photos ranked, NumPy",
+        "read": "read",
+    }
+    rows = []
+    for size in figures["sizes"]:
+        for name, title in titles.items():
+            if row := size["rows"].get(name):
+                each = (f"{row['median_ms']:.3g} ms", f"{row['codes_per_second'] / 1e9:.2f}")
+                bytes_read = f"{row['gigabytes_per_second']:.1f} GB/s"
+                rows.append((f"{size['codes']:,}", title, *each, bytes_read, f"{size['faiss_over'][name]:.1f}"))
+    head = ("codes", "", "median", "10⁹ codes a second", "bytes", "faiss / this")
+    return _markdown(head, rows) + f"\n{_machine(figures)}.\n"
+
+
 def proposals() -> str:
     """Recall of the benchmark's objects and milliseconds a photo, a row a proposer."""
     figures = _figures("benchmark_proposals")["recall"]
@@ -380,6 +404,7 @@ def _seconds(figures: dict[str, Any]) -> float:
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "speed": speed,
+    "scan": scans,
     "training": training,
     "ablations": ablations,
     "table2": table2,

@@ -253,6 +253,39 @@ def test_nearest_images_of_a_sorted_collection(kernel, order):
         assert_nearest(lookup, [Part(np.ascontiguousarray(codes), np.arange(len(codes) + 1))], k)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("subspaces", [1, 5, 8, 24])
+def test_nearest_images_each_a_little_nearer(kernel, subspaces, k):
+    """By far less than a bound of 8 bits can tell, and all entries but one are such as it holds exactly."""
+    lookup = np.zeros((subspaces, 256), np.float32)
+    lookup[0, 1:] = 1 + 1e-6 * np.arange(255, 0, -1, dtype=np.float32)
+    lookup[0, 255] = 2
+    codes = np.zeros((2, 700, subspaces), np.uint8)
+    codes[..., 0] = 255  # far, so that the nearest are not among the last, which are scanned without a bound
+    codes[:, :508, 0] = np.repeat(np.arange(1, 255), 4).reshape(2, 508)
+    halves = [Part(half, np.arange(701)) for half in codes]
+    assert_nearest(lookup, halves, k)
+
+
+@pytest.mark.parametrize("subspaces", [8, 64])
+def test_nearest_images_by_sums_that_are_mostly_rounding(kernel, subspaces):
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        lookup = (1e6 + rng.random((subspaces, 256))).astype(np.float32)
+        codes = rng.integers(0, 256, (2000, subspaces), np.uint8)
+        assert_nearest(lookup, [Part(codes, np.arange(0, 2001, 2))], 20)
+
+
+def test_nearest_images_by_sums_that_overflow_on_the_way(kernel):
+    lookup = np.zeros((8, 256), np.float32)
+    lookup[:, 0] = [-1, 0, 0, 0, 0, 0, 0, 0]
+    lookup[:, 1] = [-3e38, -3e38, 3.3e38, 3.3e38, 0, 0, 0, 0]  # -inf, and stays so; the real sum is positive
+    codes = np.zeros((200, 8), np.uint8)
+    codes[150] = 1
+    with np.errstate(over="ignore"):
+        assert_nearest(lookup, [Part(codes, np.arange(201))], 1)
+
+
 def test_nearest_images_all_equal(kernel):
     codes = np.full((900, 8), 3, np.uint8)
     part = Part(codes, np.arange(0, 901, 30))
