@@ -32,7 +32,11 @@
 #endif
 #if defined(__GNUC__)
 #define INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll 16")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 #else
 #define INLINE inline
 #define UNROLL
@@ -46,7 +50,7 @@
 
 namespace {
 
-constexpr float INFINITE = std::numeric_limits<float>::infinity();
+constexpr float INF = std::numeric_limits<float>::infinity();
 constexpr int64_t BLOCK = 64;         // rows a filter decides on at once, a bit each
 constexpr int64_t CHECKED = 1 << 12;  // rows whose codes are checked, and scanned while they are in the cache
 
@@ -129,7 +133,7 @@ template <class Code, std::size_t M> INLINE float distance(const Tables &tables,
 // What rules a row out: a distance above the threshold.
 struct Bound {
     const Tables &tables;
-    float threshold = INFINITE;
+    float threshold = INF;
     bool prunes = false;
     // 8-bit tables (M, 256): a saturated sum above `limit` belongs to a distance above the threshold.
     std::vector<uint8_t> quantised;
@@ -141,7 +145,7 @@ struct Bound {
 
     void tighten(float to) {
         threshold = to;
-        prunes = tables.bounded && to < INFINITE;
+        prunes = tables.bounded && to < INF;
         if (!prunes || quantised.empty()) return;
         // The threshold is a distance, hence at least offset - error: the range is not negative.
         const double range = to + tables.error - tables.offset;
@@ -340,7 +344,7 @@ struct Heap {
     Match *found;
     int64_t k, count;
 
-    float threshold() const { return count == k ? found[0].distance : INFINITE; }
+    float threshold() const { return count == k ? found[0].distance : INF; }
     bool offer(const Match &match) {
         if (count < k) {
             found[count++] = match;
@@ -372,7 +376,7 @@ bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep
     int64_t image = first;
     Match best;
     const auto open = [&] {
-        best = {INFINITE, number + image, offsets[image] < offsets[image + 1] ? offsets[image] : -1};
+        best = {INF, number + image, offsets[image] < offsets[image + 1] ? offsets[image] : -1};
     };
     const auto close = [&] {
         if ((!keep || keep[image]) && heap.offer(best)) bound.tighten(heap.threshold());
@@ -428,7 +432,7 @@ bool best(const Tables &tables, const Codes<Code> &codes, int64_t first, int64_t
             if (!codes.sound(checked, next)) return false;
             checked = next;
         }
-        float least = INFINITE;
+        float least = INF;
         int64_t region = begin < end ? begin : -1;
         for (int64_t row = begin; row < end; ++row) {
             const float d = distance<Code, M>(tables, codes.values + row * subspaces);
