@@ -35,4 +35,4 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt src/native/scan.cpp
 	touch $@
 
 clean:
-	rm -rf $(VENV) udq-demo
+	rm -rf $(VENV) udq-demo dist

@@ -57,7 +57,7 @@ constexpr int64_t CHECKED = 1 << 12;  // rows whose codes are checked, and scann
 // How many numbers a code can be, up to 512: as many columns each table has, so that none reads beyond it.
 template <class Code> constexpr int64_t columns = sizeof(Code) == 1 ? 256 : 512;
 
-// An image with its best region; NumPy's MATCH in scan.py has the same layout.
+// An image with its best region; `_MATCH` in udq/scan.py has the same layout.
 struct Match {
     float distance;
     int64_t image;
@@ -359,15 +359,15 @@ struct Heap {
     }
 };
 
-// Offers images first..last - 1 to the heap; returns false where a code is out of range. `vector`, which may be null,
-// looks at whole blocks.
+// Offers images first..last - 1, numbered from `number` on, to the heap; returns false where a code is out of range.
+// `vector`, which may be null, looks at whole blocks, and `scalar` at what they leave.
 template <class Code>
 bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep, int64_t first, int64_t last,
              int64_t number, Heap &heap, Filter<Code> scalar, Filter<Code> vector) {
     if (first == last) return true;
     const int64_t *offsets = codes.offsets;
     const int64_t end = offsets[last];
-    // Vectors are filled with up to 128 bytes from a row on, but never from beyond the last.
+    // Vectors are filled with up to 128 bytes from a row on, but never with any from beyond the last.
     const int64_t overread = codes.subspaces == 8 ? 0 : (128 + codes.subspaces - 1) / codes.subspaces;
     const int64_t readable = codes.regions - overread;
     Bound bound(tables, vector != nullptr);
