@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from udq.drift import Drift
+
 HERE = Path(__file__).resolve().parent
 PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
 _COUNTS = ("50", "100", "200", "500")
@@ -301,6 +303,31 @@ def small_collections() -> str:
     return _markdown(("photos", "fitted to themselves", "fitted to other photos"), rows)
 
 
+def drift() -> str:
+    """What training anew is worth after photos were added, beside what udq goes by, and what it says."""
+    rows = []
+    for row in _figures("benchmark_drift")["rows"]:
+        photos, added = (", ".join(f"{n:,} {kind}" for kind, n in row[of].items()) for of in ("photos", "added"))
+        counts = (sum(row[of].values()) for of in ("photos", "added"))
+        found = Drift(row["older"], row["newer"], *counts)
+        gains = row["gain_of_each_seed"]
+        spread = f" ({min(gains):+.3f} to {max(gains):+.3f})" if len(gains) > 1 else ""
+        rows.append(
+            (
+                row["model"],
+                photos,
+                added,
+                *(f"{each:.3f}" for each in (found.older, row["held_out"], found.newer, found.excess)),
+                f"{row['mAP']:.3f} → {row['mAP_anew']:.3f}",
+                f"{sum(gains) / len(gains):+.3f}{spread}",
+                "retrain" if found.outgrown else "–",
+            )
+        )
+    head = ("model", "photos", "added", "error when fitted", "held out", "of added", "excess",
+            "mAP → fitted anew", "gain", "udq says")  # fmt: skip
+    return _markdown(head, rows)
+
+
 def _reproductions(name: str) -> dict[str, dict[str, Any]]:
     """Return what each folder of ``udq reproduce`` has of a table or figure; a folder that is not there has nothing."""
     folders = {title: HERE / folder for title, folder in REPRODUCED.items() if (HERE / folder).is_dir()}
@@ -347,6 +374,67 @@ def storages() -> str:
         dict.fromkeys(f"{name} {v}" for row in engines.values() for name, v in row["versions"].items())
     )
     return _markdown(("", *engines), rows) + f"\n{_machine(figures['provenance'])}; {versions}.\n"
+
+
+def robustness() -> str:
+    """What was done to collections, what must come of it, and what came."""
+    figures = _figures("benchmark_robustness")
+    rows: list[tuple[str, str, str]] = []
+    if killed := figures.get("kills"):
+        found = killed["by_operation"]
+        outcomes = {
+            name: sum(row.get(name, 0) for row in found.values()) for name in ("before", "some batches", "after")
+        }
+        each = ", ".join(f"{name} {row['kills']}" for name, row in found.items())
+        left = ", ".join(f"{count} {name}" for name, count in outcomes.items())
+        rows.append(
+            (f"kill -9 at random moments ({each})", "answers of a committed state, verified, nothing lost",
+             f"{killed['kills'] - len({str(failure['trigger']) for failure in killed['failures']})} of "
+             f"{killed['kills']} (state: {left})")
+        )  # fmt: skip
+    if flipped := figures.get("flips"):
+        n = flipped["flips"]
+        rows += [
+            ("single bytes changed, in any file", "all found by `udq verify`", f"{flipped['detected']:,} of {n:,}"),
+            ("the same collections searched", "no wrong answer, no traceback",
+             f"{flipped['refused']:,} refused in a line, {flipped['same_answers']:,} with the same answers, "
+             f"{flipped['wrong_answers']} wrong, {flipped['tracebacks']} tracebacks"),
+        ]  # fmt: skip
+        repaired = flipped["repairs"]
+        bad = sum(row.get("failed", 0) for row in repaired["by_kind"].values())
+        rows.append(
+            ("`udq verify --repair` after one of them",
+             "whole again; every photo there, listed, or counted where its name is lost",
+             f"{repaired['repairs'] - bad} of {repaired['repairs']}")
+        )  # fmt: skip
+    if cost := figures.get("add_cost"):
+        photos, held = cost["photos"], cost["held"]
+        rows += [
+            (f"add {photos:,} photos to {held:,}", "1.1 of the time to extract them",
+             f"{cost['ratio']:.2f} ({cost['add_s']['median']:.0f} s)"),
+            (f"remove {photos:,} of {held + photos:,}", "under 1 s",
+             f"{cost['remove_s']['median']:.2f} s, the whole command {cost['remove_command_s']:.2f} s"),
+        ]  # fmt: skip
+    if read := figures.get("readers"):
+        rows.append(
+            (f"{read['readers']} readers and a writer, {read['minutes']:g} minutes", "0 errors",
+             f"{len(read['failures'])} in {read['reads']:,} reads of {read['states_seen']:,} states")
+        )  # fmt: skip
+    for name, what, target in (
+        ("full_disk", "changes on a full disk", "one clear line, state intact, goes on with room"),
+        ("read_only", "a disk that cannot be written", "reads work, changes say one clear line"),
+    ):
+        if media := figures.get(name):
+            rows.append((f"{what} ({media['how']})", target, f"{len(media['cases'])} commands, "
+                         f"{len(media['failures'])} failures"))  # fmt: skip
+    mutated = _figures("benchmark_mutated_photos")
+    rows.append(
+        (f"{mutated['files']:,} photos truncated, flipped, swollen, misnamed", "none crashes a build, all are listed",
+         f"{mutated['decoded']:,} decoded, {mutated['listed as broken']:,} listed as broken, {mutated['lost']} lost, "
+         f"{mutated['crashed their decoder (listed)']} crashes")
+    )  # fmt: skip
+    machine = _machine(next(iter(figures.values()))["provenance"])
+    return _markdown(("what", "target", "measured"), rows) + f"\n{machine}.\n"
 
 
 def reproduced(name: str) -> str:
@@ -416,6 +504,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "places": places,
     "choices": choices,
     "small_collections": small_collections,
+    "robustness": robustness,
+    "drift": drift,
     "proposals": proposals,
     "regions": regions,
     "experiments": experiments,

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, storage, update
-from udq.errors import InputError
+from udq import Collection, IndexConfig, durable, storage, update
+from udq.errors import DiskError, InputError
 from udq.images import Source
 from udq.search import rank
 from udq.transaction import Transaction
@@ -248,16 +248,18 @@ def test_retraining_keeps_ids(place, photos):
     assert ids(after.add([photos / "chelsea.png"])[0])["chelsea.png"] == 5
 
 
-def test_a_collection_of_format_2_opens_and_can_be_changed(photos, tmp_path):
-    """Made by the last version that wrote it; its photos are long gone."""
-    path = shutil.copytree(Path(__file__).parent / "collections" / "format-2", tmp_path / "x.udq")
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path, version):
+    """Each made by the last version that wrote its format; their photos are long gone."""
+    path = shutil.copytree(Path(__file__).parent / "collections" / f"format-{version}", tmp_path / "x.udq")
     old = Collection.open(path, device="cpu")
-    assert (old.names, old.verify(), old.info()["format_version"]) == (["coffee.png", "coins.png", "rocket.png"], [], 2)
+    assert (old.names, old.verify()) == (["coffee.png", "coins.png", "rocket.png"], [])
+    assert old.info()["format_version"] == version
     Image.open(photos / "coins.png").resize((300, 200)).save(tmp_path / "query.png")
     assert old.search(tmp_path / "query.png").matches[0].image == "coins.png"
     new, _ = old.add([photos / "page.png"])
 
-    assert ids(new) == {"coffee.png": 0, "coins.png": 1, "rocket.png": 2, "page.png": 3}
+    assert ids(new) == ids(old) | {"page.png": {2: 3, 3: 4}[version]}  # there was a page before in the later one
     for before, after in zip(answers(old), answers(new), strict=True):
         assert before.items() <= after.items()
     assert new.info()["format_version"] == storage.VERSION
@@ -304,3 +306,47 @@ def test_a_name_that_is_no_unicode_goes_all_the_way(udq, photos, tmp_path):
     assert udq("remove", tmp_path / "x.udq", os.fsdecode(b"th\xe9.png"))[0] == 0
     assert udq("compact", tmp_path / "x.udq")[0] == udq("verify", tmp_path / "x.udq")[0] == 0
     assert "br\\xfbl\\xe9e.png" in udq("info", tmp_path / "x.udq")[1]
+
+
+def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhile(place, photos, monkeypatch):
+    monkeypatch.setattr("udq.segments.PHOTOS", 6)
+    monkeypatch.setattr(update, "_BATCH", 1)
+    for name in LATER:
+        shutil.copy(photos / name, place / "photos")
+    shutil.copy(photos / "brick.png", place / "photos" / "coins.png")
+    after, changes = opened(place).add(place / "photos", sync=True)
+
+    assert (changes.added, changes.changed) == (2, 1)
+    assert sorted(after.names) == sorted({*FIRST, *LATER})
+    assert after.info()["removed"] == 1
+    assert after.search(photos / "brick.png", k=1).matches[0].image == "coins.png"
+
+
+def test_what_is_left_of_a_retraining_that_was_killed_when_it_was_done_is_swept_away(place, monkeypatch):
+    monkeypatch.setattr(Writer, "abandon", lambda self: None)
+    Collection.retrain(place / "x.udq", config=QUICK, device="cpu")
+    monkeypatch.undo()
+    assert (place / ".x.udq.partial").exists()
+    assert len(opened(place).remove(["coins.png"])[0]) == 3
+    assert not (place / ".x.udq.partial").exists()
+
+
+def test_a_collection_without_photos_cannot_be_trained(place):
+    opened(place).remove(["*"])
+    with pytest.raises(InputError, match="holds no photos, so that there is nothing to train on; add some first"):
+        Collection.retrain(place / "x.udq", device="cpu")
+
+
+def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
+    before = sorted(file for file in (place / "x.udq").rglob("*"))
+    write_new = durable.write_new
+
+    def full(path, data):
+        if path.name == "photos.npy":
+            raise DiskError("no room")
+        return write_new(path, data)
+
+    monkeypatch.setattr("udq.segments.write_new", full)
+    with pytest.raises(DiskError):
+        opened(place).add([photos / "page.png"])
+    assert sorted(file for file in (place / "x.udq").rglob("*")) == before

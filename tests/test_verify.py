@@ -44,15 +44,16 @@ def test_damaged_codes_are_refused_and_made_again_from_the_photos(place, name):
         assert new == {name: distance for name, distance in old.items() if name != "coins.png"}
 
 
-@pytest.mark.parametrize("name", ["images.json", "photos.npy"])
-def test_photos_whose_names_are_lost_are_counted_and_found_again_by_mirroring(place, name):
+@pytest.mark.parametrize(("name", "told"), [("images.json", False), ("photos.npy", True)])
+def test_photos_whose_ids_or_names_are_lost_are_dropped_and_found_again_by_mirroring(place, name, told):
     [segment] = opened(place).segments
     flip(place / "x.udq" / segment.folder / name)
     [damage] = verify(place / "x.udq")
-    assert "4 photos whose names cannot be told" in damage.affects
+    assert ("4 photos whose names cannot be told" in damage.affects) != told
     done = repair(place / "x.udq", device="cpu")
 
-    assert (done.nameless, len(opened(place)), verify(place / "x.udq")) == (4, 0, [])
+    assert (done.nameless, len(done.dropped)) == ((0, 4) if told else (4, 0))
+    assert (len(opened(place)), verify(place / "x.udq")) == (0, [])
     assert opened(place).add(place / "photos", sync=True)[1].added == 4
 
 
@@ -119,3 +120,76 @@ def test_the_command_says_what_was_found_and_done(udq, place):
     assert "udq: dropped: coins.png" in err
     code, out, _ = udq("verify", place / "x.udq", "--repair", "--json")
     assert (code, json.loads(out)["damage"]) == (0, [])
+
+
+def test_a_model_without_any_photo_to_train_it_on_is_left_for_a_better_day(place):
+    path = place / "x.udq"
+    flip(path / opened(place)._manifest.document["model"]["file"])
+    (place / "photos").rename(place / "away")
+    before = storage.read_manifest(path)
+    with pytest.raises(CollectionError, match="not one of its photos is there to train it anew; put them back"):
+        repair(path, device="cpu")
+    assert storage.read_manifest(path) == before
+    (place / "away").rename(place / "photos")
+    assert len(repair(path, device="cpu").restored) == 4
+    assert verify(path) == []
+
+
+def test_a_repair_that_is_interrupted_in_training_goes_on(place, monkeypatch):
+    path = place / "x.udq"
+    flip(path / opened(place)._manifest.document["model"]["file"])
+
+    def stop(self, photos, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("udq.writer.Writer.put_segment", stop)
+    with pytest.raises(KeyboardInterrupt):
+        repair(path, device="cpu")
+    monkeypatch.undo()
+    model = (place / ".x.udq.partial" / "model-000002.npz").stat().st_ino
+    assert len(repair(path, device="cpu").restored) == 4
+
+    assert (path / "model-000002.npz").stat().st_ino == model
+    assert verify(path) == []
+    assert sorted(entry.name for entry in place.iterdir()) == ["photos", "x.udq"]
+
+
+def test_of_a_changed_photo_only_its_new_self_comes_back_where_what_was_removed_is_lost(place, photos, monkeypatch):
+    monkeypatch.setattr("udq.segments.PHOTOS", 4)  # so that the old one's segment is left alone
+    shutil.copy(photos / "brick.png", place / "photos" / "coins.png")
+    before, changes = opened(place).add(place / "photos")
+    assert changes.changed == 1
+    flip(place / "x.udq" / "removed-000001.npy")
+    done = repair(place / "x.udq", device="cpu")
+
+    assert done.back == 0
+    assert ids(opened(place)) == ids(before)
+    assert answers(opened(place)) == answers(before)
+
+
+def test_a_damaged_model_beside_damaged_offsets_and_removed_photos_is_trained_anew(place):
+    path = place / "x.udq"
+    after, _ = opened(place).remove(["coins.png"])
+    [segment] = after.segments
+    flip(path / segment.folder / "offsets.npy", -6)  # the last photo starts far off
+    flip(path / after._manifest.document["model"]["file"])
+    done = repair(path, device="cpu")
+
+    assert set(done.restored) == {"astronaut.png", "coffee.png", "rocket.png"}
+    assert verify(path) == []
+    assert set(opened(place).names) == set(done.restored)
+
+
+def test_a_collection_that_changes_under_verification_is_not_called_damaged(place, monkeypatch):
+    path = place / "x.udq"
+    check, changed = storage.check, []
+
+    def checked(file, facts):
+        if not changed:
+            changed.append(True)
+            opened(place).remove(["coins.png"])[0].compact().remove(["coffee.png"])
+        check(file, facts)
+
+    monkeypatch.setattr(storage, "check", checked)
+    assert verify(path) == []
+    assert changed

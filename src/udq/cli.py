@@ -478,4 +478,6 @@ def _parse_box(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--box {text}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300") from None
+        raise InputError(
+            f"--box {' '.join(text.split())}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300"
+        ) from None

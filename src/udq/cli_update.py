@@ -121,8 +121,10 @@ def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, 
         left_alone = [f"{changes.same:,} left as they were"] if changes.same else []
         printing.say(f"{collection.path}: {', '.join([*done, *left_alone]) or 'nothing to do'}, in {elapsed:.1f} s; "
               f"it holds {counted(len(collection), 'photo')} now")  # fmt: skip
-        if collection.drift is not None and collection.drift.outgrown:
-            printing.say(f"newer photos differ from those that it was trained on: udq retrain {collection.path}")
+        drift = collection.drift
+        if drift is not None and drift.outgrown:
+            printing.say(f"it has outgrown its model: the quantization error of newer photos is {drift.newer:.2f}, "
+                  f"of the others {drift.older:.2f}: udq retrain {collection.path}")  # fmt: skip
     for entry in changes.broken:
         printing.say(f"udq: not indexed: {entry['reason']}", to=sys.stderr)
 

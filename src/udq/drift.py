@@ -1,4 +1,10 @@
-"""Whether a collection has outgrown its model: how well its codes say what newer photos show, beside older ones."""
+"""Whether a collection has outgrown its model: how well its codes say what newer photos show, beside older ones.
+
+A model has in part learnt by heart what it was fitted to: the fewer photos, the smaller their quantization error beside
+that of any others, of the same kind or not. Fitted anew, it knows newer photos about as well as older ones. So the
+difference of the two is what there is to win, and the older error need not be that of photos held out of the fit: with
+that, newer photos of another kind compare no worse than of the same (docs/reliability.md has the measurements).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +16,12 @@ import numpy as np
 
 from udq.segments import Segment
 
-# Fewer newer photos than these say nothing, whatever their error.
-_LEAST = 30
-# By so much the error of newer photos exceeds that of older ones before retraining is worth it (docs/reliability.md).
-LIMIT = 1.15
+# Fewer newer photos than these, or than this share of all, are not worth training anew, whatever their error.
+_LEAST = 10
+_SHARE = 0.03
+# By so much the error of newer photos exceeds that of older ones before retraining is worth it. Features have unit
+# length, so that this is no ratio: twice an error of almost nothing is almost nothing (docs/reliability.md).
+LIMIT = 0.2
 
 
 @dataclass(frozen=True)
@@ -22,26 +30,28 @@ class Drift:
 
     Attributes:
         older, newer: errors, each the mean over photos.
-        photos: how many are newer.
+        older_photos, newer_photos: how many these are.
     """
 
     older: float
     newer: float
-    photos: int
+    older_photos: int
+    newer_photos: int
 
     @property
-    def ratio(self) -> float:
-        """Error of newer photos in that of older ones."""
-        return self.newer / self.older
+    def excess(self) -> float:
+        """By how much the error of newer photos exceeds that of older ones."""
+        return self.newer - self.older
 
     @property
     def outgrown(self) -> bool:
         """Whether the model should be trained anew."""
-        return self.photos >= _LEAST and self.ratio > LIMIT
+        enough = max(_LEAST, _SHARE * (self.older_photos + self.newer_photos))
+        return self.newer_photos >= enough and self.excess > LIMIT
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``udq info --json`` says of it."""
-        return {**asdict(self), "ratio": self.ratio, "outgrown": self.outgrown}
+        return {**asdict(self), "excess": self.excess, "outgrown": self.outgrown}
 
 
 def measure(segments: Iterable[Segment], fitted_before: int) -> Drift | None:
@@ -59,5 +69,6 @@ def measure(segments: Iterable[Segment], fitted_before: int) -> Drift | None:
     newer = known["id"] >= fitted_before
     if newer.all() or not newer.any():
         return None
-    older = float(known["error"][~newer].mean())
-    return Drift(older, float(known["error"][newer].mean()), int(newer.sum())) if older > 0 else None
+    of_older, of_newer = known["error"][~newer], known["error"][newer]
+    older = float(of_older.mean())
+    return Drift(older, float(of_newer.mean()), len(of_older), len(of_newer)) if older > 0 else None

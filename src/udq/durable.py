@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -31,10 +32,15 @@ def write_new(path: Path, data: bytes) -> dict[str, Any]:
 
     def write() -> None:
         path.unlink(missing_ok=True)  # of a try that was killed before it could note it
-        with path.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # what there was room for is of no use
+                path.unlink()
+            raise
 
     guarded(path, write)
     return {"bytes": len(data), "sha256": storage.checksum(data)}

@@ -131,6 +131,8 @@ def rebuild(
             f"{path}: {len(gone)} of its {len(sources)} photos are gone, '{gone[0]}' first; put them back: "
             "no features are kept, so that photos must be looked at again"
         )
+    if not sources:
+        raise InputError(f"{path}: holds no photos, so that there is nothing to train on; add some first")
     if truth is not None:
         unread = {entry["image"] for entry in manifest.broken}
         evaluate.check_names(truth, {source.name for source in sources}, unread)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udq import archive, projection, quantize
-from udq.config import QuantizerConfig
-from udq.errors import CollectionError
+from udq.config import CODEWORDS, QuantizerConfig
+from udq.errors import CollectionError, InputError
 from udq.head import Head
 from udq.types import Codes, Features
 
@@ -32,6 +31,11 @@ class Model:
     quantizer: quantize.Quantizer
     origin: str
 
+    @property
+    def channels(self) -> int:
+        """D, the length of a pooled feature."""
+        return int(self.head.layers[0].weight.shape[1])
+
     def encode(self, features: Features) -> Codes:
         """Return the codes of pooled features (eq. 4)."""
         return self.quantizer.encode(self.head.apply(features))
@@ -44,6 +48,8 @@ class Model:
 
     def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the (M, K) tables of expected squared distances of a pooled query feature (D,)."""
+        if query.shape != (self.channels,):
+            raise InputError(f"query: expected a pooled feature of {self.channels} numbers, found {query.shape}")
         return self.quantizer.lookup_tables(self.head.apply(Features(query[None])).vectors[0])
 
     def to_bytes(self) -> bytes:
@@ -65,9 +71,24 @@ class Model:
             parts = archive.from_bytes(data)
             quantizer = quantize.Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
             origin = str(parts.pop("origin"))
-            return Model(Head.from_arrays(parts), quantizer, origin)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise CollectionError(f"model: expected the arrays of a udq model, found: {error}") from error
+            model = Model(Head.from_arrays(parts), quantizer, origin)
+            model._check()
+        except (ValueError, KeyError) as error:
+            raise CollectionError(
+                f"model: expected the arrays of a udq model, found: {archive.in_a_line(error)}"
+            ) from error
+        return model
+
+    def _check(self) -> None:
+        """Raise ValueError where a stranger's arrays are no model: nothing after this expects what this refuses."""
+        quantizer = self.quantizer
+        numbers = (*self.head.arrays().values(), quantizer.rotation, quantizer.codebooks, quantizer.residuals)
+        if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in numbers):
+            raise ValueError("numbers that are not finite float32")
+        if self.head.dimensions != quantizer.dimensions:
+            raise ValueError(f"features of {self.head.dimensions} and codes of {quantizer.dimensions} dimensions")
+        if not (2 <= quantizer.codewords <= max(CODEWORDS) and quantizer.dimensions and self.channels):
+            raise ValueError(f"codebooks of shape {quantizer.codebooks.shape}")
 
 
 def start(sample: Features, settings: QuantizerConfig) -> Head:

@@ -62,7 +62,8 @@ def print_info(facts: dict[str, Any]) -> None:
     if drift := facts["drift"]:
         advice = f": udq retrain {facts['path']}" if drift["outgrown"] else ""
         rows["drift"] = (
-            f"{counted(drift['photos'], 'newer photo')} with {drift['ratio']:.2f} times the quantization error{advice}"
+            f"{counted(drift['newer_photos'], 'newer photo')}; "
+            f"quantization error {drift['newer']:.2f}, of the others {drift['older']:.2f}{advice}"
         )
     if "elapsed_s" in facts:
         rows["built in"] = f"{facts['elapsed_s']:.1f} s"

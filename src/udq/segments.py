@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import storage
+from udq import archive, storage
 from udq.durable import guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
 from udq.images import Content
@@ -132,17 +132,20 @@ def read_one(
     for name in ("codes.npy", "boxes.npy", "offsets.npy"):
         storage.check(folder / name, entry["files"][name])
     try:
-        stored = np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False)
-        boxes = np.load(folder / "boxes.npy", mmap_mode="r", allow_pickle=False)
-        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        stored = archive.read_array(folder / "codes.npy", mapped=True)
+        boxes = archive.read_array(folder / "boxes.npy", mapped=True)
+        offsets = archive.read_array(folder / "offsets.npy")
         codes = unpack(stored, entry["regions"], subspaces=subspaces, codewords=codewords)
         whole = (
-            len(offsets) == len(images) + 1
+            offsets.dtype == np.int64
+            and offsets.shape == (len(images) + 1,)
+            and boxes.dtype == np.uint16
+            and boxes.shape == (len(codes), 4)
             and offsets[0] == 0
-            and offsets[-1] == len(codes) == len(boxes)
-            and (np.diff(offsets) >= 1).all()
+            and offsets[-1] == len(codes)
+            and (offsets[1:] > offsets[:-1]).all()
         )
-    except (OSError, ValueError, TypeError, IndexError) as error:
+    except ValueError as error:
         raise CollectionError(f"{folder}: damaged ({error}); {storage.REMEDY}") from error
     if not whole:
         raise CollectionError(f"{folder}: damaged (its files disagree); {storage.REMEDY}")
@@ -158,12 +161,12 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
     """
     entry = manifest.segments[place]
     folder = storage.inside(path, entry["folder"])
-    for name in entry["files"].keys() & {"images.json", "photos.npy"}:
-        storage.check(folder / name, entry["files"][name])
+    if "photos.npy" in entry["files"]:
+        storage.check(folder / "photos.npy", entry["files"]["photos.npy"])
+    listed = _listing(path, manifest, place)
     try:
-        listed = json.loads((folder / "images.json").read_bytes())
         if "photos.npy" in entry["files"]:
-            photos = np.load(folder / "photos.npy", allow_pickle=False)
+            photos = archive.read_array(folder / "photos.npy")
         else:  # of format 2, where an id was the place among all photos
             first = sum(before["images"] for before in manifest.segments[:place])
             photos = np.zeros(len(listed["names"]), PHOTO)
@@ -174,12 +177,41 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
                 listed["names"], listed["roots"], listed["sizes"], photos["id"].tolist(), strict=True
             )
         )
-        whole = len(images) == entry["images"] and bool((np.diff(photos["id"]) >= 1).all())
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise CollectionError(f"{folder}: damaged ({error}); {storage.REMEDY}") from error
+        if photos.dtype != PHOTO or not all(map(_is_photo, images)):
+            raise ValueError("something else than photos")
+        whole = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise CollectionError(f"{folder}: damaged ({archive.in_a_line(error)}); {storage.REMEDY}") from error
     if not whole:
         raise CollectionError(f"{folder}: damaged (its files disagree); {storage.REMEDY}")
     return images, photos
+
+
+def read_names(path: Path, manifest: Manifest, place: int) -> tuple[str, ...]:
+    """Read the names alone of the photos of a segment, removed ones too."""
+    return tuple(_listing(path, manifest, place)["names"])
+
+
+def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
+    """Read names, folders and sizes of the photos of a segment."""
+    entry = manifest.segments[place]
+    file = storage.inside(path, entry["folder"]) / "images.json"
+    storage.check(file, entry["files"]["images.json"])
+    try:
+        listed: dict[str, Any] = json.loads(file.read_bytes())
+        if not all(isinstance(listed[of], list) for of in ("names", "roots", "sizes")):
+            raise ValueError("something else than photos")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CollectionError(f"{file}: damaged ({archive.in_a_line(error)}); {storage.REMEDY}") from error
+    return listed
+
+
+def _is_photo(image: Image) -> bool:
+    """Whether what a file says of a photo can be one."""
+    words, sides = (image.name, image.root), (image.width, image.height)
+    return all(type(word) is str and "\0" not in word for word in words) and all(
+        type(side) is int and side > 0 for side in sides
+    )
 
 
 def write(path: Path, name: str, photos: Sequence[Indexed], *, codewords: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from udq import segments, storage
 from udq.durable import guarded, npy, partial_folder, sync_folder, write_new, write_whole
-from udq.errors import InputError
+from udq.errors import CollectionError, InputError, UdqError
 from udq.lock import Lock
 from udq.segments import Indexed
 from udq.storage import Manifest
@@ -48,10 +49,13 @@ class Transaction:
         storage.read_manifest(path)  # before a lock is written to what is no collection
         self.path = path
         self._lock = Lock(path, path)
+        self._written: list[str] = []
         try:
             self.manifest = storage.read_manifest(path)
             waiting = partial_folder(path)
-            if _is_worth_keeping(waiting):
+            if _is_done(waiting, self.manifest):  # but for this, when it was killed
+                shutil.rmtree(waiting, ignore_errors=True)
+            elif _is_worth_keeping(waiting):
                 raise InputError(
                     f"{path}: an interrupted 'udq retrain' waits to go on in {waiting}; "
                     "run it again to finish it, or delete that folder to give it up"
@@ -64,6 +68,7 @@ class Transaction:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._give_up()
         self._lock.release()
 
     def write(self, photos: Sequence[Indexed], *, codewords: int) -> dict[str, Any]:
@@ -74,6 +79,7 @@ class Transaction:
             codewords: K.
         """
         name = storage.numbered("segments", storage.next_number(self.path, "segments"))
+        self._written.append(name)
         return segments.write(self.path, name, photos, codewords=codewords)
 
     def commit(self, entries: Sequence[Mapping[str, Any]], removed: Mapping[int, int], **facts: object) -> Manifest:
@@ -95,15 +101,31 @@ class Transaction:
             sync_folder(self.path / "segments")
         self.manifest = Manifest(document)
         swap(self.path, self.manifest, before)
+        self._written.clear()
         return self.manifest
+
+    def _give_up(self) -> None:
+        """Delete what was written and is of no commit: on a full disk it would be in the way of the next try."""
+        if not self._written:
+            return
+        with contextlib.suppress(UdqError, OSError):
+            named = set(storage.files_of(storage.read_manifest(self.path)))  # as it is on the disk
+            for name in set(storage.own_files(self.path)) - named:
+                if name.startswith(tuple(self._written)):
+                    (self.path / name).unlink()
+            for folder in self._written:
+                with contextlib.suppress(OSError):  # no folder, or not empty
+                    (self.path / folder).rmdir()
 
     def _put_removed(self, ids: NDArray[np.int64], regions: int) -> dict[str, Any] | None:
         if not len(ids):
             return None
-        if np.array_equal(ids, storage.read_removed(self.path, self.manifest)):
-            entry: dict[str, Any] = self.manifest.document["removed"]
-            return entry
+        with contextlib.suppress(CollectionError):  # being repaired
+            if np.array_equal(ids, storage.read_removed(self.path, self.manifest)):
+                entry: dict[str, Any] = self.manifest.document["removed"]
+                return entry
         name = storage.numbered("removed", storage.next_number(self.path, "removed"))
+        self._written.append(name)
         return {"file": name, "images": len(ids), "regions": regions, **write_new(self.path / name, npy(ids))}
 
 
@@ -125,6 +147,15 @@ def sweep(path: Path, *manifests: Manifest) -> None:
     for folder in path.glob("segments/*"):
         with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
+
+
+def _is_done(partial: Path, manifest: Manifest) -> bool:
+    """Whether what is left of a retraining has nothing in it that is not in place."""
+    try:
+        done: bool = json.loads((partial / JOURNAL).read_bytes())["model"]["file"] == manifest.document["model"]["file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return done
 
 
 def _is_worth_keeping(partial: Path) -> bool:

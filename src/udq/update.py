@@ -176,6 +176,7 @@ def _encode(
 
     fitted, codewords, extractor = opened.model, _codewords(opened), opened.extractor.proposing()
     held = list(opened.segments)
+    filled: dict[int, int] = {}
     entries: list[Mapping[str, Any]] = list(change.manifest.segments)
     growing: list[Indexed] = []
     if held and len(held[-1].living) < segments.PHOTOS:
@@ -199,10 +200,13 @@ def _encode(
                     unread.append(index.why_broken(photo))
             cut = len(growing) - len(growing) % segments.PHOTOS
             for start in range(0, cut, segments.PHOTOS):
-                entries.append(change.write(growing[start : start + segments.PHOTOS], codewords=codewords))
+                full = growing[start : start + segments.PHOTOS]
+                entries.append(change.write(full, codewords=codewords))
+                filled |= {photo.image.id: len(photo.boxes) for photo in full}
             growing = growing[cut:]
             last = [change.write(growing, codewords=codewords)] if growing else []
-            change.commit([*entries, *last], _lost(held, gone), next_id=number, broken=[*broken, *unread])
+            lost = _lost(held, gone) | {one: filled[one] for one in gone & filled.keys()}
+            change.commit([*entries, *last], lost, next_id=number, broken=[*broken, *unread])
     return added, unread
 
 

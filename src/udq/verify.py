@@ -65,8 +65,16 @@ def verify(path: Path) -> list[Damage]:
         InputError: there is no such collection.
         CollectionError: it is none, or of another format version.
     """
+    found = _look_over(path)
+    # A writer may have put another state in its place meanwhile: damage is what is there twice.
+    while found[1] and (again := _look_over(path)) != found:
+        found = again
+    return found[1]
+
+
+def _look_over(path: Path) -> tuple[Manifest, list[Damage]]:
     manifest, damage = _manifest(path)
-    return [*damage, *_files(path, manifest)]
+    return manifest, [*damage, *_files(path, manifest)]
 
 
 def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> Repaired:
@@ -89,22 +97,35 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
         if damage:
             for name in (MANIFEST, COPY):
                 write_whole(path / name, storage.dump(manifest.document))
+        found = _files(path, manifest)
     finally:
         lock.release()
-    with Transaction(path) as change:
-        files = _files(path, change.manifest)
-        if not files:
-            return Repaired(tuple(damage))
-        damage += files
-        mended = _mend(change, {each.file for each in files}, device, progress)
-    if any(each.file.startswith(_MODEL) for each in files):
+    mended = Repaired()
+    # Training goes on where an earlier repair was interrupted in it, if nothing has to be done before.
+    if found and not (all(map(_is_model, found)) and _all_there(path, manifest)):
+        with Transaction(path) as change:
+            found = _files(path, change.manifest)
+            mended = _mend(change, {each.file for each in found}, device, progress)
+    if any(map(_is_model, found)):
         from udq import index
 
         config = storage.read_manifest(path).config
         index.rebuild(path, config=config, device=device, progress=progress)
         names = tuple(Collection.open(path).names)
         mended = replace(mended, restored=names)
-    return replace(mended, damage=tuple(damage))
+    return replace(mended, damage=(*damage, *found))
+
+
+def _is_model(damage: Damage) -> bool:
+    return damage.file.startswith(_MODEL)
+
+
+def _all_there(path: Path, manifest: Manifest) -> bool:
+    """Whether the photos of a collection whose segments are whole can be looked at, and there are any."""
+    removed = set(storage.read_removed(path, manifest).tolist())
+    photos = (segments.read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
+    living = [image for held in photos for image in held if image.id not in removed]
+    return bool(living) and all(image.path.is_file() for image in living)
 
 
 def _manifest(path: Path) -> tuple[Manifest, list[Damage]]:
@@ -151,33 +172,48 @@ def _damage(path: Path, manifest: Manifest, name: str) -> Damage:
         return Damage(name, f"which {manifest.removed['images']} photos were removed")
     place = next(i for i, entry in enumerate(manifest.segments) if name.startswith(entry["folder"] + "/"))
     photos = manifest.segments[place]["images"]
-    try:
-        names = tuple(image.name for image in segments.read_photos(path, manifest, place)[0])
-    except CollectionError:
+    names = _names(path, manifest, place)
+    if not names:
         return Damage(name, f"{photos} photos whose names cannot be told from it")
     return Damage(name, f"{photos} photos, '{names[0]}' first", names)
+
+
+def _names(path: Path, manifest: Manifest, place: int) -> tuple[str, ...]:
+    """Return the names of the photos of a segment, removed ones too; none where they are lost."""
+    try:
+        return segments.read_names(path, manifest, place)
+    except CollectionError:
+        return ()
 
 
 def _mend(change: Transaction, damaged: set[str], device: str, progress: Progress) -> Repaired:
     """Commit a state in which nothing is damaged but the model, where it is."""
     path, manifest = change.path, change.manifest
-    removed: set[int] = set()
-    back = manifest.removed["images"]
-    with suppress(CollectionError):
+    try:
         removed, back = set(storage.read_removed(path, manifest).tolist()), 0
+    except CollectionError:
+        removed = _replaced(path, manifest)
+        back = manifest.removed["images"] - len(removed)
     keep: list[Mapping[str, Any]] = []
     lost: dict[int, int] = {}
     restored: list[str] = []
     dropped: list[str] = []
     nameless = 0
     retrained = any(name.startswith(_MODEL) for name in damaged)
+    if retrained and not _any_there(path, manifest, removed):
+        raise CollectionError(
+            f"{path}: its model is damaged, and not one of its photos is there to train it anew; put them back, "
+            "or restore the collection from a copy"
+        )
     opened = Collection.open(path, device=device)
     fitted: Model | None = None
     for place, entry in enumerate(manifest.segments):
         try:
             photos = segments.read_photos(path, manifest, place)[0]
-        except CollectionError:
-            nameless += entry["images"]
+        except CollectionError:  # which of them had been removed cannot be told
+            names = _names(path, manifest, place)
+            dropped += names
+            nameless += 0 if names else entry["images"]
             continue
         living = [image for image in photos if image.id not in removed]
         whole = not any(f"{entry['folder']}/{name}" in damaged for name in entry["files"])
@@ -185,7 +221,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
             # Where all is trained anew, that looks at the photos; those that are gone would be in its way.
             gone = {image.id for image in living if retrained and not image.path.is_file()}
             dropped += [image.name for image in living if image.id in gone]
-            regions = _regions(path, entry)
+            regions = _regions(path, entry, damaged)
             lost |= {
                 image.id: regions[row] for row, image in enumerate(photos) if image.id in gone or image.id in removed
             }
@@ -194,21 +230,37 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
         fitted = fitted or storage.read_model(path, manifest)
         found = list(_look(opened, fitted, living, progress))
         restored += [photo.image.name for photo in found]
-        names = {photo.image.name for photo in found}
-        dropped += [image.name for image in living if image.name not in names]
+        seen = {photo.image.name for photo in found}
+        dropped += [image.name for image in living if image.name not in seen]
         if found:
             keep.append(change.write(found, codewords=fitted.quantizer.codewords))
     change.commit(keep, lost)
     return Repaired((), tuple(restored), tuple(dropped), nameless, back)
 
 
-def _regions(path: Path, entry: Mapping[str, Any]) -> list[int]:
+def _readable(path: Path, manifest: Manifest) -> Iterator[Image]:
+    """Yield the photos, removed ones too, whose names can be told."""
+    for place in range(len(manifest.segments)):
+        with suppress(CollectionError):
+            yield from segments.read_photos(path, manifest, place)[0]
+
+
+def _replaced(path: Path, manifest: Manifest) -> set[int]:
+    """Return ids of photos that must have been removed, since another of their name came later."""
+    latest = {image.name: image.id for image in _readable(path, manifest)}
+    return {image.id for image in _readable(path, manifest) if image.id != latest[image.name]}
+
+
+def _any_there(path: Path, manifest: Manifest, removed: set[int]) -> bool:
+    return any(image.path.is_file() for image in _readable(path, manifest) if image.id not in removed)
+
+
+def _regions(path: Path, entry: Mapping[str, Any], damaged: set[str]) -> list[int]:
     """Return the number of regions of each photo of a segment."""
-    try:
-        offsets = np.load(path / entry["folder"] / "offsets.npy", allow_pickle=False)
-        return [int(number) for number in np.diff(offsets)]
-    except (OSError, ValueError, TypeError):
+    name = f"{entry['folder']}/offsets.npy"
+    if name in damaged:
         return [1] * int(entry["images"])  # until it is trained anew, which is next
+    return [int(number) for number in np.diff(np.load(path / name, allow_pickle=False))]
 
 
 def _look(opened: Collection, fitted: Model, photos: Sequence[Image], progress: Progress) -> Iterator[Indexed]:

@@ -54,9 +54,10 @@ class Writer:
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DiskError(
-                f"{path}: cannot create a collection here ({error.strerror}); choose another place"
-            ) from error
+            what, remedy = "create a collection here", "choose another place"
+            if replaces is not None:
+                what, remedy = f"write beside it, in {self._partial.parent}", "make it writable"
+            raise DiskError(f"{path}: cannot {what} ({error.strerror}); {remedy}") from error
         self._lock = Lock(self._partial if replaces is None else self._path, path)
         self._journal: dict[str, Any] = {"model": {}}
         try:

@@ -77,12 +77,13 @@ def _names(text: str | None) -> list[str]:
 
 
 def _box(text: str, where: str) -> Box | None:
-    if not text.strip():
+    text = " ".join(text.split())
+    if not text:
         return None
     try:
         x1, y1, x2, y2 = (float(value) for value in text.split())
     except ValueError:
-        raise InputError(f"{where}: expected a box of four numbers x1 y1 x2 y2, found '{text.strip()}'") from None
+        raise InputError(f"{where}: expected a box of four numbers x1 y1 x2 y2, found '{text}'") from None
     if not (x1 < x2 and y1 < y2 and all(map(math.isfinite, (x1, y1, x2, y2)))):
-        raise InputError(f"{where}: expected a box with x1 < x2 and y1 < y2, found '{text.strip()}'")
+        raise InputError(f"{where}: expected a box with x1 < x2 and y1 < y2, found '{text}'")
     return x1, y1, x2, y2

@@ -1,0 +1,222 @@
+"""Files that strangers made: whatever their bytes, an answer or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_storage import write
+
+from udq import Collection, storage
+from udq.cli import _parse_box
+from udq.datasets import boxes, detection
+from udq.errors import UdqError
+from udq.images import check_box
+from udq.search import rank
+from udq.verify import verify
+
+FILES = ("model-000001.npz", *(f"segments/000001/{name}" for name in
+         ("codes.npy", "boxes.npy", "offsets.npy", "photos.npy", "images.json")))  # fmt: skip
+SHARED = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+
+numbers = st.one_of(
+    st.integers(-3, 10),
+    st.sampled_from([2**31, 2**63, 2**64, 10**30, -(2**63), 1e308, float("inf"), float("nan"), 0.5]),
+)
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=5), st.sampled_from(["\0", "..", "/", "\ud800"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=4,
+)
+edits = st.lists(
+    st.tuples(st.sampled_from(["insert", "remove", "change"]), st.floats(0, 1), st.binary(min_size=1, max_size=8)),
+    min_size=1,
+    max_size=4,
+)
+arrays = st.builds(
+    lambda kind, shape, fill: np.full(shape, fill).astype(kind),
+    st.sampled_from(["u1", "u2", "<i8", ">i8", "<f4", "<f8", "c8", "?", "S3", "U2", "V16", [("id", "<i8")]]),
+    st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    st.integers(0, 200),
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("whole") / "x.udq")
+
+
+@pytest.fixture(scope="module")
+def path(whole):
+    """A copy to be damaged, again and again."""
+    return shutil.copytree(whole, whole.with_name("copy.udq"))
+
+
+def edited(data, edits):
+    data = bytearray(data)
+    for kind, share, some in edits:
+        at = int(share * len(data))
+        if kind == "insert":
+            data[at:at] = some
+        elif kind == "remove":
+            del data[at : at + len(some)]
+        else:
+            data[at : at + len(some)] = some
+    return bytes(data)
+
+
+def put(path, whole, name, data):
+    """Write a file of a collection, all others as they were, and make the checksums fit as an attacker would."""
+    for other in (storage.MANIFEST, *FILES):
+        shutil.copy(whole / other, path / other)
+    document = json.loads((whole / storage.MANIFEST).read_text())
+    (path / name).write_bytes(data)
+    storage.facts_of(document)[name].update(bytes=len(data), sha256=storage.checksum(data))
+    put_manifest(path, document)
+
+
+def put_manifest(path, document):
+    document["sha256"] = storage.document_sum(document)
+    (path / storage.MANIFEST).write_text(json.dumps(document))
+
+
+def use(path):
+    """Open, search and verify; only errors that say in one line what is wrong may come of it."""
+    query = np.linspace(0, 1, 10, dtype=np.float32)
+    for work in (
+        lambda: search(Collection.open(path), query),
+        lambda: Collection.open(path).info(),
+        lambda: verify(path),
+    ):
+        try:
+            work()
+        except UdqError as error:
+            in_one_line(error)
+
+
+def in_one_line(error):
+    assert "\n" not in str(error)
+
+
+def search(collection, query):
+    ranking = rank(collection, query)
+    found = [ranking.match(place, i, collection.names[i]) for place, i in enumerate(ranking.order.tolist(), start=1)]
+    assert all(np.isfinite(match.box).all() for match in found)
+    assert len(found) == len(collection.names)
+
+
+@given(st.sampled_from(FILES), edits)
+@SHARED
+def test_bytes_that_are_changed_in_any_file(whole, path, name, edits):
+    put(path, whole, name, edited((whole / name).read_bytes(), edits))
+    use(path)
+
+
+@given(st.sampled_from([name for name in FILES if name.endswith(".npy")]), arrays)
+@SHARED
+def test_other_arrays(whole, path, name, array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    put(path, whole, name, buffer.getvalue())
+    use(path)
+
+
+@given(
+    st.sampled_from(["weight_0", "bias_0", "rotation", "codebooks", "residuals", "origin", "more"]),
+    arrays,
+    st.booleans(),
+)
+@SHARED
+def test_other_arrays_of_a_model(whole, path, name, array, compressed):
+    parts = dict(np.load(whole / FILES[0]))
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **(parts | {name: array}))
+    put(path, whole, FILES[0], buffer.getvalue())
+    use(path)
+
+
+@given(st.sampled_from(["names", "roots", "sizes"]), st.integers(0, 2), values)
+@SHARED
+def test_other_names_and_sizes_of_photos(whole, path, key, row, value):
+    listed = json.loads((whole / "segments/000001/images.json").read_text())
+    if row < len(listed[key]):
+        listed[key][row] = value
+    else:
+        listed[key] = value
+    put(path, whole, "segments/000001/images.json", json.dumps(listed).encode())
+    use(path)
+
+
+def places(document, before=()):
+    """Every place in a JSON document: the keys that lead there."""
+    inner = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for key, value in inner:
+        yield (*before, key)
+        yield from places(value, (*before, key))
+
+
+@given(st.data())
+@settings(SHARED, max_examples=100)
+def test_other_values_in_a_manifest(whole, path, data):
+    put(path, whole, FILES[0], (whole / FILES[0]).read_bytes())
+    document = json.loads((whole / storage.MANIFEST).read_text())
+    *inner, last = data.draw(st.sampled_from(list(places(document))))
+    place = document
+    for key in inner:
+        place = place[key]
+    if data.draw(st.booleans()):
+        place[last] = data.draw(values)
+    else:
+        del place[last]
+    put_manifest(path, document)
+    use(path)
+
+
+@given(st.one_of(edits, st.integers(1, 10**5)))
+@SHARED
+def test_a_manifest_that_is_no_manifest(whole, path, edits):
+    text = (whole / storage.MANIFEST).read_bytes()
+    nested = b'{"format": "udq-collection", "version": 3, "x": ' + b"[" * edits + b"]" * edits + b"}" if isinstance(
+        edits, int) else b""  # fmt: skip
+    (path / storage.MANIFEST).write_bytes(nested or edited(text, edits))
+    use(path)
+
+
+@given(st.one_of(st.text(), st.text(alphabet="0123456789,.-+e_ infa", max_size=30)))
+def test_a_box_on_the_command_line(text):
+    try:
+        box = check_box(_parse_box(text), 640, 480)
+    except UdqError as error:
+        in_one_line(error)
+    else:
+        assert 0 <= box[0] < box[2] <= 640
+        assert 0 <= box[1] < box[3] <= 480
+
+
+cells = st.text(alphabet='0123456789.-+e|, "\n\r\0naif', max_size=12)
+tables = st.one_of(
+    st.binary(max_size=200),
+    st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.lists(st.lists(cells, max_size=10).map(",".join), max_size=5).map("\n".join).map(str.encode),
+)
+heads = st.sampled_from([b"", b"query_image,x1,y1,x2,y2,positives,junk,positive_boxes\n", b"image,x1,y1,x2,y2\n",
+                         b"\xef\xbb\xbfimage,x1,y1,x2,y2,image\r\n"])  # fmt: skip
+
+
+@given(heads, tables)
+@SHARED
+def test_tables_of_boxes(whole, head, table):
+    path = whole.with_name("boxes.csv")
+    path.write_bytes(head + table)
+    for load in (boxes.load, detection.load):
+        try:
+            load(path)
+        except UdqError as error:
+            in_one_line(error)
