@@ -173,14 +173,21 @@ private:
 
 template <class Code> using Filter = Hit (*)(const Bound &, const Code *, int64_t, int64_t);
 
-// M a constant where it is not 0, so that the sums unroll.
+// Distances of rows; M a constant where it is not 0, so that the sums unroll.
+template <class Code, std::size_t M>
+void distances(const Tables &tables, const Code *codes, int64_t rows, float *found) {
+    const int subspaces = M ? int(M) : tables.subspaces;
+    for (int64_t i = 0; i < rows; ++i) found[i] = distance<Code, M>(tables, codes + i * subspaces);
+}
+
+// A filter without vectors or bounds: its bits are those of rows below the threshold.
 template <class Code, std::size_t M> Hit portable(const Bound &bound, const Code *codes, int64_t row, int64_t end) {
     const int subspaces = M ? int(M) : bound.tables.subspaces;
     for (; row < end; row += BLOCK) {
         const int64_t rows = std::min(BLOCK, end - row);
         uint64_t mask = 0;
         for (int64_t i = 0; i < rows; ++i)
-            mask |= uint64_t(distance<Code, M>(bound.tables, codes + (row + i) * subspaces) <= bound.threshold) << i;
+            mask |= uint64_t(distance<Code, M>(bound.tables, codes + (row + i) * subspaces) < bound.threshold) << i;
         if (mask) return {row, rows, mask};
     }
     return {end, 0, 0};
@@ -189,8 +196,13 @@ template <class Code, std::size_t M> Hit portable(const Bound &bound, const Code
 // What is compiled for each M up to 16, and at 0 for any other.
 using Compiled = std::make_index_sequence<17>;
 
-template <class Code, std::size_t... M> Filter<Code> portable_for(int subspaces, std::index_sequence<M...>) {
-    constexpr Filter<Code> compiled[] = {portable<Code, M>...};
+template <class Code> struct Scalar {
+    Filter<Code> filter;
+    void (*distances)(const Tables &, const Code *, int64_t, float *);
+};
+
+template <class Code, std::size_t... M> Scalar<Code> scalar_for(int subspaces, std::index_sequence<M...>) {
+    constexpr Scalar<Code> compiled[] = {{portable<Code, M>, distances<Code, M>}...};
     return compiled[subspaces < int(sizeof...(M)) ? subspaces : 0];
 }
 
@@ -359,11 +371,18 @@ struct Heap {
     }
 };
 
+// More than 8 rows: then computing the distances of all rows of a block takes less time than picking.
+INLINE bool is_dense(uint64_t mask) {
+    for (int i = 0; i < 8 && mask; ++i) mask &= mask - 1;
+    return mask != 0;
+}
+
 // Offers images first..last - 1, numbered from `number` on, to the heap; returns false where a code is out of range.
+// The heap holds images of lower numbers alone: one at the threshold comes behind all of them, and does not matter.
 // `vector`, which may be null, looks at whole blocks, and `scalar` at what they leave.
 template <class Code>
 bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep, int64_t first, int64_t last,
-             int64_t number, Heap &heap, Filter<Code> scalar, Filter<Code> vector) {
+             int64_t number, Heap &heap, Scalar<Code> scalar, Filter<Code> vector) {
     if (first == last) return true;
     const int64_t *offsets = codes.offsets;
     const int64_t end = offsets[last];
@@ -375,11 +394,22 @@ bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep
 
     int64_t image = first;
     Match best;
+    float found[BLOCK];
     const auto open = [&] {
         best = {INF, number + image, offsets[image] < offsets[image + 1] ? offsets[image] : -1};
     };
     const auto close = [&] {
         if ((!keep || keep[image]) && heap.offer(best)) bound.tighten(heap.threshold());
+    };
+    const auto reach = [&](int64_t row) {
+        if (row < offsets[image + 1]) return;
+        close();
+        if (bound.prunes) {  // images without a row that may be near enough are passed over
+            image = std::upper_bound(offsets + image + 1, offsets + last, row) - offsets - 1;
+        } else {
+            while (offsets[++image + 1] <= row) open(), close();
+        }
+        open();
     };
     open();
     for (int64_t row = offsets[first]; row < end;) {
@@ -389,26 +419,27 @@ bool nearest(const Tables &tables, const Codes<Code> &codes, const uint8_t *keep
             Hit hit{row, std::min(BLOCK, chunk_end - row), ~uint64_t(0)};
             if (bound.prunes) {
                 if (vector) hit = vector(bound, codes.values, row, std::min(chunk_end, readable));
-                if (!vector || !hit.mask) hit = scalar(bound, codes.values, hit.row, chunk_end);
+                if (!vector || !hit.mask) hit = scalar.filter(bound, codes.values, hit.row, chunk_end);
             } else if (hit.rows < BLOCK) {
                 hit.mask >>= BLOCK - hit.rows;
             }
-            for (; hit.mask; hit.mask &= hit.mask - 1) {
-                const int64_t at = hit.row + lowest_bit(hit.mask);
-                if (at >= offsets[image + 1]) {
-                    close();
-                    if (bound.prunes) {  // images without a row that may be near enough are passed over
-                        image = std::upper_bound(offsets + image + 1, offsets + last, at) - offsets - 1;
-                    } else {
-                        while (offsets[++image + 1] <= at) open(), close();
-                    }
-                    open();
+            const Code *block = codes.values + hit.row * codes.subspaces;
+            if (is_dense(hit.mask)) {
+                scalar.distances(tables, block, hit.rows, found);
+                if (bound.prunes && *std::min_element(found, found + hit.rows) >= bound.threshold) hit.mask = 0;
+                for (int64_t i = 0; hit.mask && i < hit.rows;) {
+                    reach(hit.row + i);
+                    const int64_t stop = std::min(hit.rows, offsets[image + 1] - hit.row);
+                    const int64_t at = std::min_element(found + i, found + stop) - found;  // the first of several
+                    if (found[at] < best.distance) best.distance = found[at], best.region = hit.row + at;
+                    i = stop;
                 }
-                if (keep && !keep[image]) continue;
-                const float d = distance<Code, 0>(tables, codes.values + at * codes.subspaces);
-                if (d < best.distance) {  // strictly: the lowest row wins a tie
-                    best.distance = d;
-                    best.region = at;
+            } else {
+                for (; hit.mask; hit.mask &= hit.mask - 1) {
+                    const int bit = lowest_bit(hit.mask);
+                    reach(hit.row + bit);
+                    scalar.distances(tables, block + bit * codes.subspaces, 1, found);
+                    if (found[0] < best.distance) best.distance = found[0], best.region = hit.row + bit;
                 }
             }
             row = hit.row + hit.rows;
@@ -541,7 +572,7 @@ PyObject *py_nearest(PyObject *, PyObject *args) {
         const Codes<Code> all = view<Code>(codes, lookup, offsets, subspaces);
         const Tables tables(lookup.as<const float>(), subspaces, all.codewords, columns<Code>);
         sound = nearest<Code>(tables, all, keep.as<const uint8_t>(), first, last, number, heap,
-                              portable_for<Code>(subspaces, Compiled()), vector);
+                              scalar_for<Code>(subspaces, Compiled()), vector);
     };
     const bool enough = unlocked([&] {
         if (itemsize == 2) return run(uint16_t(), nullptr);
