@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-shared-data lint types clean
+.PHONY: demo test test-shared-data lint types dist clean
 
 demo: $(VENV)/.installed
 	rm -rf udq-demo
@@ -22,7 +22,12 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-$(VENV)/.installed: pyproject.toml
+# dist/: an sdist, and a wheel for this platform.
+dist: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build
+
+$(VENV)/.installed: pyproject.toml CMakeLists.txt src/native/scan.cpp
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11, 4) else "udq needs Python 3.11.4 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -30,4 +35,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) udq-demo
+	rm -rf $(VENV) udq-demo dist

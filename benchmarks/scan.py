@@ -1,36 +1,50 @@
-"""How long one query takes to rank every image of a collection: our scan, faiss and NumPy, in one process.
+"""How long one query takes to find the nearest images of a collection: our kernels, faiss and NumPy, in one process.
 
-    python benchmarks/scan.py [--codes 1000000] [--json OUT]
+    python benchmarks/scan.py [--codes 1000000 21000000] [--json OUT]
 
-All start from the query vector and the same product quantizer (M = 8, K = 256, 100 regions an image) and end
-with images ranked by their best region. faiss has no best region of an image: its route is IndexPQ.search for
-the nearest 10,000 regions, then the first region of each image among them; other images stay unranked. The
-contenders take turns, so that noise of the machine meets all of them; "x ours" is the median over the turns.
+All start from the query vector and the same product quantizer (M = 8, K = 256, 100 regions an image) and end with the
+100 nearest images by their best region, or with all of them ranked. faiss has no best region of an image: its route
+is IndexPQ.search for the nearest 10,000 regions, then the first region of each image among them. Beyond the first
+million, codes are those again with one of the eight drawn anew in each. "read" is what no scan can go below: NumPy's
+maximum of the same bytes.
+
+The contenders take turns, so that noise of the machine meets all of them; "x ours" is the median over the turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 SUBSPACES, CODEWORDS, DIMENSIONS, REGIONS_PER_IMAGE = 8, 256, 64, 100
+WANTED = 100
+"""Images to find."""
 NEAREST = 10_000
-"""Regions that faiss returns: enough for a first page of results, not for a ranking of all images."""
+"""Regions that faiss returns: enough for those images, not for a ranking of all."""
+BUILT = 1_000_000
+"""Codes that are of features; beyond, they are repeated."""
+NUMPY_UP_TO = 1_000_000
+"""Codes that NumPy is asked for: it takes tens of nanoseconds each."""
 
-OURS, OURS_2, FAISS, FAISS_1, NUMPY = "ours", "ours, 2 threads", "faiss", "faiss, k=1", "numpy"
+READ, ALL, ALL_NUMBA, THREADS_2 = "read", "all images", "all images, numba", "2 threads"
+FAISS, FAISS_1, NUMPY = "faiss", "faiss, k=1", "numpy, all images"
 MEANING = {
-    OURS: "all images ranked, best region of each",
-    OURS_2: "the same with 2 threads",
+    THREADS_2: "the first with 2 threads",
+    ALL: "all images ranked, best region of each",
+    ALL_NUMBA: "the same without the extension",
     FAISS: f"k={NEAREST} regions, grouped into images",
     FAISS_1: "the single nearest region only: the bare scan",
     NUMPY: "all images ranked, best region of each",
+    READ: "every byte of the codes read once",
 }
 
 Floats = NDArray[np.float32]
@@ -61,21 +75,38 @@ def build(images: int, queries: int, rng: np.random.Generator) -> tuple[faiss.In
     return index, np.array(seen)[rng.integers(0, len(seen), queries)] + 0.2 * noise
 
 
+def enlarge(index: faiss.IndexPQ, codes: int, rng: np.random.Generator) -> None:
+    """Repeat the codes of an index until there are so many, each with one of its eight drawn anew."""
+    built = faiss.vector_to_array(index.codes).reshape(-1, SUBSPACES)
+    while index.ntotal < codes:
+        again = built[: codes - index.ntotal].copy()
+        which = rng.integers(0, SUBSPACES, len(again))
+        again[np.arange(len(again)), which] = rng.integers(0, CODEWORDS, len(again))
+        index.add_sa_codes(again)
+
+
 def contenders(index: faiss.IndexPQ) -> dict[str, Callable[[Floats], Ranking]]:
     """Each takes a query vector (d,) to a ranking of images."""
-    from udq.scan import best_regions, rank
+    from udq.scan import Part, best_regions, kernels, nearest_images, rank
 
     codes = faiss.vector_to_array(index.codes).reshape(-1, SUBSPACES)
     codebooks = faiss.vector_to_array(index.pq.centroids).reshape(SUBSPACES, CODEWORDS, -1)
     offsets = np.arange(0, len(codes) + 1, REGIONS_PER_IMAGE)
     images = len(offsets) - 1
+    part = Part(codes, offsets)
 
     def lookup(query: Floats) -> Floats:
         difference = codebooks - query.reshape(SUBSPACES, 1, -1)
         return np.asarray(np.einsum("mkd,mkd->mk", difference, difference))
 
-    def ours(query: Floats, threads: int = 1) -> Ranking:
-        best = best_regions(lookup(query), codes, offsets, threads=threads)
+    def nearest(query: Floats, kernel: str, threads: int = 1) -> Ranking:
+        os.environ["UDQ_SCAN_KERNEL"] = kernel
+        found = nearest_images(lookup(query), [part], WANTED, threads=threads)
+        return found.image, found.distance
+
+    def every(query: Floats, kernel: str) -> Ranking:
+        os.environ["UDQ_SCAN_KERNEL"] = kernel
+        best = best_regions(lookup(query), codes, offsets, threads=1)
         order = rank(best)
         return order, best.distance[order]
 
@@ -98,38 +129,53 @@ def contenders(index: faiss.IndexPQ) -> dict[str, Callable[[Floats], Ranking]]:
         order = np.argsort(best, kind="stable")
         return order, best[order]
 
-    return {
-        OURS: ours,
-        OURS_2: lambda query: ours(query, threads=2),
+    def read(query: Floats) -> Ranking:
+        largest = codes.reshape(-1).view(np.uint64).max()
+        return np.array([largest >> np.uint64(1)], np.int64), query[:1]
+
+    ours = {kernel: (lambda query, kernel=kernel: nearest(query, kernel)) for kernel in kernels()}
+    others = {
+        THREADS_2: lambda query: nearest(query, kernels()[0], threads=2),
+        ALL: lambda query: every(query, kernels()[0]),
+        ALL_NUMBA: lambda query: every(query, "numba"),
         FAISS: with_faiss,
         FAISS_1: lambda query: with_faiss(query, 1),
         NUMPY: with_numpy,
+        READ: read,
     }
+    if len(codes) > NUMPY_UP_TO:
+        del others[NUMPY]
+    return {**ours, **others}
 
 
 def agreement(rank_images: dict[str, Callable[[Floats], Ranking]], queries: Floats) -> dict[str, object]:
-    """Hold ours to NumPy exactly, and faiss to both as far as its own order of the sum lets it."""
-    ranked, top, top20 = [], 0, 0
+    """Hold all of ours to NumPy, or where that is too slow to each other, and faiss as far as its rounding lets it."""
+    ranked, same = [], 0
+    exact = NUMPY if NUMPY in rank_images else ALL_NUMBA
     for query in queries:
-        order, distance = rank_images[NUMPY](query)
-        for name in (OURS, OURS_2):
-            for ours, exact in zip(rank_images[name](query), (order, distance), strict=True):
-                np.testing.assert_array_equal(ours, exact)
+        order, distance = rank_images[exact](query)
+        for name, search in rank_images.items():
+            if name not in (FAISS, FAISS_1, READ):
+                found = search(query)
+                n = len(found[0])
+                assert n in (len(order), min(WANTED, len(order))), name
+                np.testing.assert_array_equal(found[0], order[:n], err_msg=name)
+                np.testing.assert_array_equal(found[1], distance[:n], err_msg=name)
         faiss_order, faiss_distance = rank_images[FAISS](query)
         # faiss rounds otherwise: images may change places only where their distances are equal up to that.
         np.testing.assert_allclose(faiss_distance[:20], distance[:20], rtol=1e-5)
         ranked.append(len(faiss_order))
-        top += int(faiss_order[0] == order[0])
-        top20 += int(set(faiss_order[:20]) == set(order[:20]))
+        same += int(set(faiss_order[:WANTED]) == set(order[:WANTED]))
     return {
-        "ours equals numpy, all images, bit for bit": True,
-        "queries where faiss has the same top image": top,
-        "queries where faiss has the same top 20 images": top20,
+        f"all of ours equal {exact}, bit for bit": True,
+        f"queries where faiss has the same top {WANTED} images": same,
         "images that faiss ranks, median over queries": int(np.median(ranked)),
     }
 
 
-def turns(rank_images: dict[str, Callable[[Floats], Ranking]], queries: Floats, repeats: int) -> dict[str, Floats]:
+def turns(
+    rank_images: dict[str, Callable[[Floats], Ranking]], queries: Floats, repeats: int
+) -> dict[str, NDArray[np.float64]]:
     """Milliseconds (turns,) of each contender, all of them once a turn."""
     times: dict[str, list[float]] = {name: [] for name in rank_images}
     for turn in range(repeats):
@@ -137,50 +183,68 @@ def turns(rank_images: dict[str, Callable[[Floats], Ranking]], queries: Floats, 
             start = time.perf_counter()
             search(queries[turn % len(queries)])
             times[name].append(1000 * (time.perf_counter() - start))
-    return {name: np.array(values, np.float32) for name, values in times.items()}
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def measure(index: faiss.IndexPQ, queries: Floats, repeats: int) -> dict[str, Any]:
+    """Figures of one number of codes."""
+    rank_images = contenders(index)
+    agrees = agreement(rank_images, queries)  # also compiles and warms up
+    times = turns(rank_images, queries, repeats)
+    ours = next(iter(times))
+    rows = {
+        name: {
+            "median_ms": round(float(np.median(t)), 3),
+            "fastest_ms": round(float(t.min()), 3),
+            "times_ours": round(float(np.median(t / times[ours])), 2),
+            "codes_per_second": round(float(index.ntotal / np.median(t) * 1e3), -6),
+            "gigabytes_per_second": round(float(index.ntotal * SUBSPACES / np.median(t) / 1e6), 2),
+        }
+        for name, t in times.items()
+    }
+    faiss_over = {name: round(float(np.median(times[FAISS] / t)), 2) for name, t in times.items()}
+    return {"codes": index.ntotal, "turns": repeats, "rows": rows, "faiss_over": faiss_over, "agreement": agrees}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--codes", type=int, default=1_000_000, help="regions in the collection (%(default)s)")
+    parser.add_argument("--codes", type=int, nargs="+", default=[1_000_000, 21_000_000], help="rising (%(default)s)")
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=40, help="turns that are timed (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures here as well")
     options = parser.parse_args()
     from udq.provenance import provenance
+    from udq.scan import kernels
 
-    images = max(1, options.codes // REGIONS_PER_IMAGE)
-    index, queries = build(images, options.queries, np.random.default_rng(options.seed))
+    rng = np.random.default_rng(options.seed)
+    index, queries = build(max(1, min(options.codes[0], BUILT) // REGIONS_PER_IMAGE), options.queries, rng)
     faiss.omp_set_num_threads(1)
-    rank_images = contenders(index)
-    agrees = agreement(rank_images, queries)  # also compiles and warms up
-    times = turns(rank_images, queries, options.repeats)
-
-    median = {name: round(float(np.median(t)), 3) for name, t in times.items()}
-    fastest = {name: round(float(t.min()), 3) for name, t in times.items()}
-    times_ours = {name: round(float(np.median(t / times[OURS])), 2) for name, t in times.items()}
+    sizes = []
+    for codes in options.codes:
+        enlarge(index, codes, rng)
+        figures = measure(index, queries, options.repeats)
+        sizes.append(figures)
+        print(f"{codes:,} codes of {codes // REGIONS_PER_IMAGE:,} images, M={SUBSPACES}, K={CODEWORDS}; one thread")
+        print(f"{'':19}{'median ms':>10}{'fastest':>10}{'x ours':>8}{'1e9 codes/s':>13}{'GB/s':>8}")
+        for name, row in figures["rows"].items():
+            print(
+                f"{name:19}{row['median_ms']:10.2f}{row['fastest_ms']:10.2f}{row['times_ours']:8.2f}"
+                f"{row['codes_per_second'] / 1e9:13.2f}{row['gigabytes_per_second']:8.1f}"
+                f"  {MEANING.get(name, f'{WANTED} nearest images')}"
+            )
+        for fact, value in figures["agreement"].items():
+            print(f"{fact}: {value}")
     result = {
         "benchmark": "scan",
         **provenance(seed=options.seed),
         "setting": {
-            "codes": int(index.ntotal), "images": images, "regions_per_image": REGIONS_PER_IMAGE,
-            "subspaces": SUBSPACES, "codewords": CODEWORDS, "dimensions": DIMENSIONS,
-            "queries": options.queries, "turns": options.repeats, "faiss_k": NEAREST,
+            "regions_per_image": REGIONS_PER_IMAGE, "subspaces": SUBSPACES, "codewords": CODEWORDS,
+            "dimensions": DIMENSIONS, "queries": options.queries, "wanted": WANTED, "faiss_k": NEAREST,
+            "kernels": kernels(),
         },
-        "median_ms": median,
-        "fastest_ms": fastest,
-        "times_ours": times_ours,
-        "agreement": agrees,
+        "sizes": sizes,
     }  # fmt: skip
-
-    print(f"{index.ntotal:,} codes of {images:,} images, M={SUBSPACES}, K={CODEWORDS}; one thread unless said")
-    print(f"{'':17}{'median ms':>10}{'fastest':>10}{'x ours':>8}")
-    for name, meaning in MEANING.items():
-        print(f"{name:17}{median[name]:10.2f}{fastest[name]:10.2f}{times_ours[name]:8.2f}  {meaning}")
-    for fact, value in agrees.items():
-        print(f"{fact}: {value}")
-    print("faiss does less here: it leaves images without a region among its k unranked.")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -88,13 +88,9 @@ def accuracy() -> str:
 def speed() -> str:
     """Benchmarks beside their peers."""
     scan, index, memory = _figures("benchmark_scan"), _figures("benchmark_index"), _figures("benchmark_memory")
-    scanned = f"{scan['setting']['codes']:,} codes, {scan['setting']['images']:,} photos ranked, one thread"
-    took, ratio = scan["median_ms"], scan["times_ours"]
     small, large = memory["runs"]
     rows = [
-        (scanned, f"{took['ours']:.1f} ms", f"faiss IndexPQ, k = 10,000, grouped: {took['faiss']:.1f} ms",
-         f"{ratio['faiss']:.1f}"),
-        ("", "", f"NumPy: {took['numpy']:.1f} ms", f"{ratio['numpy']:.1f}"),
+        *_scans(scan),
         (f"`udq index --no-train`, {index['photos']:,} photos, {index['threads']} threads",
          f"{index['photos_per_second']['ours']:.0f} photos/s",
          f"torchvision decode and eager backbone alone: {index['photos_per_second']['plain']:.0f} photos/s",
@@ -103,6 +99,50 @@ def speed() -> str:
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
     ]  # fmt: skip
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
+
+
+def _scans(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of the nearest images, by the fastest kernel and without vectors, and of all, for each number of codes."""
+    rows = []
+    for size in figures["sizes"]:
+        took, over = size["rows"], size["faiss_over"]
+        kernel = next(iter(took))
+        images = size["codes"] // figures["setting"]["regions_per_image"]
+
+        def ms(name: str, took: dict[str, Any] = took) -> str:
+            return f"{took[name]['median_ms']:.3g} ms"
+
+        beside = f"faiss IndexPQ, k = {figures['setting']['faiss_k']:,}, grouped: {ms('faiss')}"
+        first = f"{size['codes']:,} codes, the {figures['setting']['wanted']} nearest of {images:,} photos, one thread"
+        rows.append((first, f"{ms(kernel)} ({kernel})", beside, f"{over[kernel]:.1f}"))
+        if "portable" in took:
+            rows.append(("", f"{ms('portable')} (portable)", "", f"{over['portable']:.1f}"))
+        rows.append(("all of them ranked", ms("all images"), "", f"{over['all images']:.1f}"))
+    return rows
+
+
+def scans() -> str:
+    """Every contender of the scan's benchmark, for each number of codes."""
+    figures = _figures("benchmark_scan")
+    wanted = f"the {figures['setting']['wanted']} nearest photos"
+    titles = {
+        **{name: f"`{name}`, {wanted}" for name in figures["setting"]["kernels"]},
+        "all images": "all photos ranked, extension",
+        "all images, numba": "all photos ranked, numba",
+        "faiss": "faiss, grouped into photos",
+        "faiss, k=1": "faiss, the nearest region alone",
+        "numpy, all images": "all photos ranked, NumPy",
+        "read": "read",
+    }
+    rows = []
+    for size in figures["sizes"]:
+        for name, title in titles.items():
+            if row := size["rows"].get(name):
+                each = (f"{row['median_ms']:.3g} ms", f"{row['codes_per_second'] / 1e9:.2f}")
+                bytes_read = f"{row['gigabytes_per_second']:.1f} GB/s"
+                rows.append((f"{size['codes']:,}", title, *each, bytes_read, f"{size['faiss_over'][name]:.1f}"))
+    head = ("codes", "", "median", "10⁹ codes a second", "bytes", "faiss / this")
+    return _markdown(head, rows) + f"\n{_machine(figures)}.\n"
 
 
 def proposals() -> str:
@@ -453,6 +493,7 @@ def _seconds(figures: dict[str, Any]) -> float:
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "speed": speed,
+    "scan": scans,
     "training": training,
     "ablations": ablations,
     "table2": table2,

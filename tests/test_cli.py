@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from udq import scan
+
 
 @pytest.fixture
 def truth(tmp_path):
@@ -78,6 +80,8 @@ def test_index_builds_and_info_tells(udq, photos, tmp_path):
     code, out, _ = udq("info", tmp_path / "x.udq")
     assert code == 0
     assert "3 bytes a code (M = 4, K = 64)" in out
+    assert f"\nscan          {built['scan']}\n" in out
+    assert built["scan"] == scan.kernel()
 
 
 def test_no_train_keeps_the_pretrained_features(udq, photos, tmp_path):

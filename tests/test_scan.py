@@ -1,8 +1,11 @@
-"""The scan against brute force in NumPy, bit for bit: distances, regions, ties, empty images, threads."""
+"""The scan against brute force in NumPy, bit for bit, with every kernel: distances, regions, ties, images, threads."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +13,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import scan
+from udq import scan, scan_numba
 from udq.errors import InputError
-from udq.scan import BestRegions, best_regions, distances, rank
+from udq.scan import BestRegions, Part, best_regions, distances, nearest_images, rank
 
-SUBSPACES = (1, 2, 3, 4, 8, 16)  # each compiles a kernel for each dtype: words, half words, single codes
+SUBSPACES = (1, 2, 3, 4, 8, 16)  # numba compiles each for each dtype: words, half words, single codes
+KERNELS = scan.kernels()
+CODEWORDS = [(16, np.uint8), (200, np.uint8), (256, np.uint8), (257, np.uint16), (512, np.uint16)]
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request, monkeypatch):
+    """Each kernel that this machine has, in use."""
+    monkeypatch.setenv("UDQ_SCAN_KERNEL", request.param)
+    return request.param
+
+
+@contextmanager
+def using(name):
+    """The same as a context, which hypothesis can enter once an example."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UDQ_SCAN_KERNEL", name)
+        yield
 
 
 def brute_force(lookup, codes, offsets):
@@ -57,21 +77,23 @@ def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
 @given(
     seed=st.integers(0, 2**32 - 1),
     subspaces=st.sampled_from(SUBSPACES),
-    codewords=st.sampled_from([(16, np.uint8), (200, np.uint8), (256, np.uint8), (257, np.uint16), (512, np.uint16)]),
+    codewords=st.sampled_from(CODEWORDS),
     counts=st.lists(st.integers(0, 9), max_size=12),
     distinct=st.one_of(st.none(), st.integers(1, 4)),
     threads=st.sampled_from([1, 2, 3]),
+    kernel=st.sampled_from(["portable", "numba"]),  # the others are those of the nearest images alone
 )
 @settings(max_examples=200, deadline=None)
-def test_equals_brute_force(seed, subspaces, codewords, counts, distinct, threads):
+def test_equals_brute_force(seed, subspaces, codewords, counts, distinct, threads, kernel):
     codewords, dtype = codewords
     case = random_scan(seed, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=counts, distinct=distinct)
-    assert_equals_brute_force(*case, threads=threads)
+    with using(kernel if kernel in KERNELS else "numba"):
+        assert_equals_brute_force(*case, threads=threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, None])
 @pytest.mark.parametrize(("codewords", "dtype"), [(256, np.uint8), (512, np.uint16)])
-def test_equals_brute_force_at_size(codewords, dtype, threads):
+def test_equals_brute_force_at_size(kernel, codewords, dtype, threads):
     counts = np.random.default_rng(0).integers(0, 200, 1500).tolist()  # enough regions for None to take 2 threads
     case = random_scan(1, subspaces=8, codewords=codewords, dtype=dtype, counts=counts)
     assert_equals_brute_force(*case, threads=threads)
@@ -133,6 +155,189 @@ def test_result_is_frozen():
         best.region = best.region
 
 
+# --- the nearest images ---
+
+
+def assert_nearest(lookup, parts, k, **options):
+    """The first k of all kept images by (distance, number), from brute force."""
+    distance, region = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
+    for part in parts:
+        for found, its in zip((distance, region), brute_force(lookup, part.codes, part.offsets), strict=True):
+            found.append(its)
+    distance, region = np.concatenate(distance), np.concatenate(region)
+    keep = np.concatenate([np.empty(0, bool), *(np.ones(len(p), bool) if p.keep is None else p.keep for p in parts)])
+    kept = np.flatnonzero(keep)
+    order = kept[np.argsort(distance[kept], kind="stable")][:k]
+    nearest = nearest_images(lookup, parts, k, **options)
+    np.testing.assert_array_equal(nearest.image, order)
+    np.testing.assert_array_equal(nearest.distance.view(np.uint32), distance[order].view(np.uint32))
+    np.testing.assert_array_equal(nearest.region, region[order])
+
+
+def spread(rng, shape, kind):
+    """Tables that strain a bound of few bits."""
+    if kind == "zeros":
+        return np.zeros(shape, np.float32)
+    if kind == "equal":
+        return np.full(shape, rng.choice([0.1, 1e-30, -3.0, 1e30]), np.float32)
+    if kind == "whole":  # ties of sums of different codes
+        return rng.integers(0, 3, shape).astype(np.float32)
+    if kind == "wide":
+        return (10.0 ** rng.uniform(-30, 30, shape)).astype(np.float32)
+    if kind == "offset":  # the differences are about what a float32 loses
+        return (1e6 + rng.random(shape)).astype(np.float32)
+    if kind == "signed":
+        return rng.normal(0, 10.0 ** rng.integers(-3, 3, (shape[0], 1)), shape).astype(np.float32)
+    if kind == "huge":  # sums overflow, both ways
+        return rng.choice([-3e38, -1e38, 0, 1e38, 3e38], shape).astype(np.float32)
+    if kind == "tiny":  # below what float32 holds with full precision
+        return (rng.random(shape) * 1e-42).astype(np.float32)
+    return (rng.random(shape) ** 4 * 10.0 ** rng.integers(-3, 6, (shape[0], 1))).astype(np.float32)
+
+
+KINDS = ("usual", "zeros", "equal", "whole", "wide", "offset", "signed", "huge", "tiny")
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    subspaces=st.sampled_from((*SUBSPACES, 7, 9, 64)),
+    codewords=st.sampled_from(CODEWORDS),
+    kind=st.sampled_from(KINDS),
+    regions=st.sampled_from([0, 1, 3, 40, 200]),  # at most, of an image: one takes some blocks, or is part of one
+    images=st.lists(st.integers(0, 30), max_size=4),
+    removed=st.sampled_from([0.0, 0.2, 1.0]),
+    distinct=st.one_of(st.none(), st.integers(1, 40)),
+    k=st.sampled_from([0, 1, 2, 5, 20, 1000]),
+    threads=st.sampled_from([1, 2, 3, 4]),
+)
+@settings(max_examples=400, deadline=None)
+def test_nearest_images(seed, subspaces, codewords, kind, regions, images, removed, distinct, k, threads):
+    (codewords, dtype), rng = codewords, np.random.default_rng(seed)
+    lookup = spread(rng, (subspaces, codewords), kind)
+    parts = []
+    for n in images:
+        counts = rng.integers(0, regions + 1, n).tolist()
+        _, codes, offsets = random_scan(
+            seed, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=counts, distinct=distinct
+        )
+        parts.append(Part(codes, offsets, None if removed == 0 else rng.random(n) >= removed))
+    for name in KERNELS:
+        if name != "numba" or subspaces in SUBSPACES:  # which compiles
+            with using(name):
+                assert_nearest(lookup, parts, k, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, None])
+@pytest.mark.parametrize(
+    ("subspaces", "codewords", "dtype"), [(8, 256, np.uint8), (5, 100, np.uint8), (8, 512, np.uint16)]
+)
+def test_nearest_images_at_size(kernel, subspaces, codewords, dtype, threads):
+    rng = np.random.default_rng(5)
+    parts = []
+    for seed in range(3):
+        counts = rng.integers(0, 60, 1500).tolist()
+        _, codes, offsets = random_scan(seed, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=counts)
+        parts.append(Part(codes, offsets, rng.random(1500) < 0.9))
+    for kind in ("usual", "whole", "signed"):
+        lookup = spread(rng, (subspaces, codewords), kind)
+        for k in (1, 20, 700):
+            assert_nearest(lookup, parts, k, threads=threads)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_nearest_images_of_a_sorted_collection(kernel, order):
+    """Every image is nearer than all before it, or none is."""
+    lookup = np.arange(8 * 256, dtype=np.float32).reshape(8, 256)
+    codes = np.repeat(np.arange(256, dtype=np.uint8)[::order], 16).reshape(-1, 1).repeat(8, axis=1)
+    for k in (1, 10, 300):
+        assert_nearest(lookup, [Part(np.ascontiguousarray(codes), np.arange(len(codes) + 1))], k)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("subspaces", [1, 5, 8, 24])
+def test_nearest_images_each_a_little_nearer(kernel, subspaces, k):
+    """By far less than a bound of 8 bits can tell, and all entries but one are such as it holds exactly."""
+    lookup = np.zeros((subspaces, 256), np.float32)
+    lookup[0, 1:] = 1 + 1e-6 * np.arange(255, 0, -1, dtype=np.float32)
+    lookup[0, 255] = 2
+    codes = np.zeros((2, 700, subspaces), np.uint8)
+    codes[..., 0] = 255  # far, so that the nearest are not among the last, which are scanned without a bound
+    codes[:, :508, 0] = np.repeat(np.arange(1, 255), 4).reshape(2, 508)
+    halves = [Part(half, np.arange(701)) for half in codes]
+    assert_nearest(lookup, halves, k)
+
+
+@pytest.mark.parametrize("subspaces", [8, 64])
+def test_nearest_images_by_sums_that_are_mostly_rounding(kernel, subspaces):
+    rng = np.random.default_rng(6)
+    for _ in range(20):
+        lookup = (1e6 + rng.random((subspaces, 256))).astype(np.float32)
+        codes = rng.integers(0, 256, (2000, subspaces), np.uint8)
+        assert_nearest(lookup, [Part(codes, np.arange(0, 2001, 2))], 20)
+
+
+def test_nearest_images_by_sums_that_overflow_on_the_way(kernel):
+    lookup = np.zeros((8, 256), np.float32)
+    lookup[:, 0] = [-1, 0, 0, 0, 0, 0, 0, 0]
+    lookup[:, 1] = [-3e38, -3e38, 3.3e38, 3.3e38, 0, 0, 0, 0]  # -inf, and stays so; the real sum is positive
+    codes = np.zeros((200, 8), np.uint8)
+    codes[150] = 1
+    with np.errstate(over="ignore"):
+        assert_nearest(lookup, [Part(codes, np.arange(201))], 1)
+
+
+def test_nearest_images_all_equal(kernel):
+    codes = np.full((900, 8), 3, np.uint8)
+    part = Part(codes, np.arange(0, 901, 30))
+    found = nearest_images(np.ones((8, 256), np.float32), [part, part], 40, threads=2)
+    assert found.image.tolist() == list(range(40))
+    assert found.region.tolist() == [30 * (i % 30) for i in range(40)]
+    assert found.distance.tolist() == [8] * 40
+
+
+def test_nearest_images_of_a_read_only_map(kernel, tmp_path):
+    lookup, codes, offsets = random_scan(3, subspaces=8, codewords=256, dtype=np.uint8, counts=[40] * 20)
+    np.save(tmp_path / "codes.npy", codes)
+    assert_nearest(lookup, [Part(np.load(tmp_path / "codes.npy", mmap_mode="r"), offsets)], 5)
+    for dtype in (np.uint8, np.uint16):
+        shifted = np.empty(codes.size * dtype().itemsize + 1, np.uint8)[1:].view(dtype).reshape(codes.shape)
+        shifted[:] = codes
+        assert_nearest(lookup, [Part(shifted, offsets)], 5)
+
+
+def test_nearest_images_at_the_same_time(kernel):
+    cases = [random_scan(s, subspaces=8, codewords=256, dtype=np.uint8, counts=[100] * 100) for s in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda case: assert_nearest(case[0], [Part(*case[1:])], 7, threads=2), cases))
+
+
+def test_nearest_images_of_nothing(kernel):
+    assert len(nearest_images(np.ones((8, 256), np.float32), [], 5)) == 0
+    with pytest.raises(InputError, match="at least 0, found -1"):
+        nearest_images(np.ones((8, 256), np.float32), [], -1)
+    with pytest.raises(InputError, match=r"keep bool \(6\), found bool \(2,\)"):
+        Part(np.ones((9, 8), np.uint8), np.arange(7), np.ones(2, bool))
+
+
+def test_kernels():
+    assert scan.kernel() == KERNELS[0] == "numba" if len(KERNELS) == 1 else "portable" in KERNELS
+    with using("gpu"), pytest.raises(InputError, match=f"UDQ_SCAN_KERNEL to be one of {', '.join(KERNELS)}, found gpu"):
+        scan.kernel()
+
+
+@pytest.mark.skipif(len(KERNELS) == 1, reason="the extension was not built")
+def test_the_extension_needs_no_numba():
+    script = (
+        "import sys, numpy as np\n"
+        "from udq.scan import Part, best_regions, nearest_images, rank\n"
+        "lookup, codes, offsets = np.ones((8, 256), np.float32), np.zeros((9, 8), np.uint8), np.arange(10)\n"
+        "rank(best_regions(lookup, codes, offsets)), nearest_images(lookup, [Part(codes, offsets)], 3)\n"
+        "print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 # --- ranking ---
 
 
@@ -153,7 +358,7 @@ def test_rank_orders_by_distance_then_image(distances, k, select):
     np.testing.assert_array_equal(order, np.argsort(best.distance, kind="stable")[:k])
 
 
-def test_rank_at_size():
+def test_rank_at_size(kernel):
     rng = np.random.default_rng(4)
     distance = rng.integers(0, 50_000, scan.IMAGES_TO_SELECT + 1).astype(np.float32)  # many ties
     best = BestRegions(distance, np.zeros(len(distance), np.int64))
@@ -209,16 +414,19 @@ def test_input_errors(change, message):
     ],
 )
 @pytest.mark.parametrize("subspaces", [3, 8])
-def test_code_out_of_range(subspaces, codewords, dtype, code, threads):
+def test_code_out_of_range(kernel, subspaces, codewords, dtype, code, threads):
     lookup, codes, offsets = random_scan(5, subspaces=subspaces, codewords=codewords, dtype=dtype, counts=[50] * 4)
     codes[170, 2] = code
     with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
         best_regions(lookup, codes, offsets, threads=threads)
+    for keep in (None, np.array([True, True, True, False])):  # one that is not kept is no less damaged
+        with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
+            nearest_images(lookup, [Part(codes, offsets, keep)], 2, threads=threads)
     with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
         distances(lookup, codes)
 
 
-def test_a_sum_too_large_for_float32_is_no_error():
+def test_a_sum_too_large_for_float32_is_no_error(kernel):
     lookup = np.full((8, 256), 3e38, np.float32)
     best = best_regions(lookup, np.zeros((3, 8), np.uint8), np.array([0, 0, 3]))
     assert best.distance.tolist() == [np.inf, np.inf]
@@ -234,12 +442,12 @@ def test_rank_errors():
 
 
 def test_compiles_where_no_cache_can_be_written(monkeypatch):
-    njit = scan.numba.njit
+    njit = scan_numba.numba.njit
 
     def without_cache(*, cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(scan.numba, "njit", without_cache)
-    assert scan.compiled(lambda a, b: a + b)(1, 2) == 3
+    monkeypatch.setattr(scan_numba.numba, "njit", without_cache)
+    assert scan_numba.compiled(lambda a, b: a + b)(1, 2) == 3

@@ -7,29 +7,40 @@ Eq. 5 replaces each region p by its codewords, so its squared distance to the qu
 and eq. 1 keeps the best region of an image: the largest similarity is the smallest distance. Results are
 exact, the same on every machine and thread count: the sum is taken in float32 from m = 0 upwards, never
 reordered, and the lowest region row wins a tie.
+
+``best_regions`` and ``rank`` order all images. ``nearest_images`` finds the first k of that very order several times
+faster, as lower bounds rule out most regions (src/native/scan.cpp).
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from udq.errors import InputError
+
+try:
+    from udq import _scan
+except ImportError:  # built without a compiler
+    _scan = None  # type: ignore[assignment]
+
+Result = TypeVar("Result")
 
 MAX_CODEWORDS = 512
 """Largest K: the tables of M = 8 subspaces then take 16 KiB and stay in the first-level cache."""
 
 REGIONS_PER_THREAD = 1 << 17
 """Fewer regions than this (about 0.2 ms of work) are not worth starting one more thread (up to 0.1 ms)."""
+
+BOUNDED_PER_THREAD = 1 << 20
+"""The same of ``nearest_images``, which does not look at most of them closely."""
 
 IMAGES_TO_SELECT = 1 << 17
 """Up to so many images, sorting them all takes less time than selecting the first few."""
@@ -56,6 +67,54 @@ class BestRegions:
         return len(self.distance)
 
 
+@dataclass(frozen=True)
+class Part:
+    """Codes of some images, and which of those may be found.
+
+    codes: uint8 or uint16 (G, M), as in ``best_regions``.
+    offsets: int64 (N + 1,), as there.
+    keep: bool (N,), images that may be found; None where all may.
+    """
+
+    codes: NDArray[np.uint8] | NDArray[np.uint16]
+    offsets: NDArray[np.int64]
+    keep: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None:
+            _expect_array("keep", self.keep, np.bool_, (len(self),))
+            object.__setattr__(self, "keep", np.ascontiguousarray(self.keep))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class NearestImages:
+    """The n nearest images, nearest first; equal distances in the order of images.
+
+    image: int64 (n,), number among the images of all parts.
+    distance: float32 (n,), squared distance of eq. 5 to its best region; inf without regions.
+    region: int64 (n,), row of that in the codes of its part; -1 without regions.
+    """
+
+    image: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    region: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("image", np.int64), ("distance", np.float32), ("region", np.int64)):
+            _expect_array(name, getattr(self, name), dtype, (len(self.image),))
+            object.__setattr__(self, name, _read_only(getattr(self, name)))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+_MATCH = np.dtype([("distance", np.float32), ("image", np.int64), ("region", np.int64)], align=True)
+"""An image of the extension's heap."""
+
+
 def best_regions(
     lookup: NDArray[np.float32],
     codes: NDArray[np.uint8] | NDArray[np.uint16],
@@ -71,33 +130,90 @@ def best_regions(
     threads: how many to use; None takes the processors of this process as far as the work is worth them.
 
     A code of K or more is an InputError that names its row; the pass reads nothing out of bounds.
-    The first call for a kind of code (M and dtype) compiles for a fraction of a second; then it is cached.
+    Without the extension the first call for a kind of code (M and dtype) compiles for a fraction of a second.
     """
     _check(lookup, codes, offsets)
-    if threads is None:
-        threads = min(_processors(), 1 + len(codes) // REGIONS_PER_THREAD)
-    _expect(threads >= 1, "at least 1 thread", threads)
-
-    subspaces, codewords = lookup.shape
+    threads = _threads(threads, len(codes), REGIONS_PER_THREAD)
     images = len(offsets) - 1
-    # A column for each number the kernel can read: codes of K and more read inf, which tells on them.
-    tables = np.full((subspaces, _columns(codes)), np.inf, np.float32)
-    tables[:, :codewords] = lookup
     distance = np.empty(images, np.float32)
     region = np.empty(images, np.int64)
-    words, kernel = _words_and_kernel(codes)
-    scan = partial(kernel, words, tables.ravel(), _read_only(offsets), distance, region)
+    scan: Callable[[int, int], bool]
+    if kernel() == "numba":
+        from udq import scan_numba
 
-    if threads == 1:
-        suspect = scan(0, images)
-    else:  # each thread takes whole images, about as many regions as the next; this one is the first
-        cuts = np.searchsorted(offsets, np.linspace(0, len(codes), threads + 1)[1:-1]).tolist()
-        with ThreadPoolExecutor(threads - 1) as pool:
-            others = pool.map(scan, cuts, [*cuts[1:], images])
-            suspect = any([scan(0, cuts[0]), *others])
-    if suspect:
-        _refuse_codes_from(codewords, codes)
+        scan = scan_numba.best_regions(
+            lookup, _read_only(codes), _read_only(offsets), distance, region, _columns(codes)
+        )
+    else:
+        arrays = _plain(lookup), len(lookup), _plain(codes), codes.itemsize, _plain(offsets)
+
+        def scan(first: int, last: int) -> bool:
+            return _scan.best(*arrays, first, last, distance, region)
+
+    cuts = _cuts(offsets, 0, len(codes), threads)
+    if not all(_in_threads(scan, pairwise(cuts))):
+        _refuse_codes_from(lookup.shape[1], codes)
     return BestRegions(distance, region)
+
+
+def nearest_images(
+    lookup: NDArray[np.float32], parts: Sequence[Part], k: int, *, threads: int | None = None
+) -> NearestImages:
+    """Find the k nearest images of all parts, bit for bit as ``best_regions`` and ``rank`` order them.
+
+    lookup: as in ``best_regions``.
+    parts: codes and offsets as there, and which images to keep; images are numbered through all parts.
+    k: how many images to return; fewer where fewer are kept.
+    threads: how many to use; None takes the processors of this process as far as the work is worth them.
+
+    A code of K or more is an InputError that names its row in its part.
+    """
+    _expect(k >= 0, "k of at least 0", k)
+    for part in parts:
+        _check(lookup, part.codes, part.offsets)
+    _check_lookup(lookup)
+    threads = _threads(threads, sum(len(part.codes) for part in parts), BOUNDED_PER_THREAD)
+    k = min(k, sum(len(part) if part.keep is None else int(np.count_nonzero(part.keep)) for part in parts))
+    using = kernel()
+    if k == 0 or using == "numba":
+        return _nearest_of_all(lookup, parts, k, threads)
+
+    numbers = np.cumsum([0, *map(len, parts)]).tolist()
+    starts = np.cumsum([0, *(len(part.codes) for part in parts)]).tolist()
+    cuts = [_cuts(part.offsets, start, starts[-1], threads) for part, start in zip(parts, starts, strict=False)]
+    arrays = [
+        (_plain(lookup), len(lookup), _plain(part.codes), part.codes.itemsize, _plain(part.offsets), part.keep)
+        for part in parts
+    ]
+
+    def scan(share: int) -> NDArray[np.void]:
+        """The nearest of one thread's images, in no order: what one part was found to hold helps with the next."""
+        found, count = np.empty(k, _MATCH), 0
+        for part, its, number, cut in zip(parts, arrays, numbers, cuts, strict=False):
+            count = _scan.nearest(using, *its, cut[share], cut[share + 1], number, found, count)
+            if count < 0:
+                _refuse_codes_from(lookup.shape[1], part.codes)
+        return found[:count]
+
+    found = np.concatenate(_in_threads(scan, zip(range(threads))))
+    found = found[np.lexsort((found["image"], found["distance"]))[:k]]
+    return NearestImages(*(np.ascontiguousarray(found[name]) for name in ("image", "distance", "region")))
+
+
+def _nearest_of_all(lookup: NDArray[np.float32], parts: Sequence[Part], k: int, threads: int) -> NearestImages:
+    """``nearest_images`` by way of all images."""
+    every = [best_regions(lookup, part.codes, part.offsets, threads=threads) for part in parts]
+    kept = [np.arange(len(part)) if part.keep is None else np.flatnonzero(part.keep) for part in parts]
+    numbers = np.cumsum([0, *map(len, parts)])
+    best = BestRegions(
+        np.concatenate([np.empty(0, np.float32), *(b.distance[rows] for b, rows in zip(every, kept, strict=True))]),
+        np.concatenate([np.empty(0, np.int64), *(b.region[rows] for b, rows in zip(every, kept, strict=True))]),
+    )
+    image = np.concatenate(
+        [np.empty(0, np.int64), *(rows + number for rows, number in zip(kept, numbers, strict=False))]
+    )
+    order = rank(best, k)
+    return NearestImages(image[order], best.distance[order], best.region[order])
 
 
 def distances(lookup: NDArray[np.float32], codes: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -139,21 +255,20 @@ def rank(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:
 # --- kernels ---
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile with numba, without fast-math; keep the result on disk if a folder for it can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the folder of the package nor the user's cache can be
-        return numba.njit(nogil=True)(function)
+def kernels() -> tuple[str, ...]:
+    """Return the kernels that this machine has, fastest first; results of all are the same.
+
+    ``avx512-vbmi``, ``avx2`` and ``portable`` are of the extension; ``numba`` is what there is without it.
+    """
+    return (*(_scan.kernels() if _scan else ()), "numba")
 
 
-def _words_and_kernel(codes: NDArray[Any]) -> tuple[NDArray[Any], Any]:
-    """The codes as the kernel reads them, four bytes at once where a row allows it, and the kernel."""
-    lanes = 4 // codes.itemsize
-    if codes.shape[1] % lanes or sys.byteorder == "big":
-        lanes = 1
-    words = codes.view(np.uint32) if lanes > 1 else codes
-    return _read_only(words), _scan_kernel(codes.shape[1], lanes, 8 * codes.itemsize, _columns(codes))
+def kernel() -> str:
+    """Return the kernel in use: the fastest, or the one that the environment variable UDQ_SCAN_KERNEL names."""
+    wanted = os.environ.get("UDQ_SCAN_KERNEL")
+    found = kernels()
+    _expect(not wanted or wanted in found, f"UDQ_SCAN_KERNEL to be one of {', '.join(found)}", wanted)
+    return wanted or found[0]
 
 
 def _columns(codes: NDArray[Any]) -> int:
@@ -161,64 +276,45 @@ def _columns(codes: NDArray[Any]) -> int:
     return 256 if codes.itemsize == 1 else MAX_CODEWORDS
 
 
-@cache
-def _scan_kernel(subspaces: int, lanes: int, bits: int, columns: int) -> Any:
-    """The scan of M codes of 8 or 16 bits a region, `lanes` in a word; constants, so that the sum unrolls."""
-    mask = np.uint32(columns - 1)
+def _sort_by_high_half(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sort keys whose low halves already rise: linear in their number, and several times faster than np.sort."""
+    if kernel() == "numba":
+        from udq import scan_numba
 
-    def scan(words, tables, offsets, distance, region, first, last):  # type: ignore[no-untyped-def]
-        """Fill images first:last and return whether some code may be K or more."""
-        # Indices are unsigned: numba tests a signed one for counting from the end.
-        worst = np.float32(-np.inf)
-        seen = np.uint32(0)
-        for i in range(first, last):
-            begin, end = np.uint64(offsets[i]), np.uint64(offsets[i + 1])
-            best = np.float32(np.inf)
-            best_row = begin
-            for row in range(begin, end):
-                d = np.float32(0)
-                for m in range(subspaces):
-                    word = np.uint32(words[row, np.uint64(m // lanes)])
-                    if bits == 16 and m % lanes == 0:
-                        seen |= word
-                    code = (word >> np.uint32(bits * (m % lanes))) & mask
-                    term = tables[np.uint64(code) + np.uint64(columns * m)]
-                    d = term if m == 0 else d + term
-                worst = max(worst, d)
-                if d < best:  # strictly: the lowest row wins a tie
-                    best = d
-                    best_row = row  # type: ignore[assignment]
-            distance[i] = best
-            region[i] = np.int64(best_row) if begin < end else -1
-        masked_away = seen & ~(mask | (mask << np.uint32(16))) if bits == 16 else np.uint32(0)
-        return masked_away != 0 or worst == np.inf
-
-    return compiled(scan)
+        sorted_keys: NDArray[np.uint64] = scan_numba.sort_by_high_half(keys)
+        return sorted_keys
+    _scan.sort_by_high_half(keys)
+    return keys
 
 
-@compiled
-def _sort_by_high_half(keys):  # type: ignore[no-untyped-def]
-    """Sort uint64 keys whose low halves already rise: a stable radix sort of the high halves, 11 bits a pass.
+def _threads(wanted: int | None, regions: int, worth_one: int) -> int:
+    threads = min(_processors(), 1 + regions // worth_one) if wanted is None else wanted
+    _expect(threads >= 1, "at least 1 thread", threads)
+    return threads
 
-    Linear in the number of keys: 5 times faster than np.sort at 10,000 of them, 3 times at 1,000,000.
+
+def _cuts(offsets: NDArray[np.int64], start: int, regions: int, threads: int) -> list[int]:
+    """Where each thread begins among images whose first row is row ``start`` of ``regions``, and the end.
+
+    Threads take whole images, each about as many regions as the next.
     """
-    digit = np.uint64(2047)
-    starts = np.zeros((3, 2048), np.int64)
-    for key in keys:
-        for p in range(3):
-            starts[p, (key >> np.uint64(32 + 11 * p)) & digit] += 1
-    for p in range(3):
-        total = 0
-        for j in range(2048):
-            starts[p, j], total = total, total + starts[p, j]
-    source, target, spare = keys, np.empty_like(keys), np.empty_like(keys)
-    for p in range(3):
-        for key in source:
-            j = (key >> np.uint64(32 + 11 * p)) & digit
-            target[starts[p, j]] = key
-            starts[p, j] += 1
-        source, target, spare = target, spare, target
-    return source
+    rows = np.linspace(0, regions, threads + 1)[1:-1] - start
+    return [0, *np.searchsorted(offsets[:-1], rows).tolist(), len(offsets) - 1]
+
+
+def _in_threads(work: Callable[..., Result], calls: Iterable[tuple[int, ...]]) -> list[Result]:
+    """Make all calls at the same time, the first in this thread."""
+    first, *others = calls
+    if not others:
+        return [work(*first)]
+    with ThreadPoolExecutor(len(others)) as pool:
+        waiting = [pool.submit(work, *call) for call in others]
+        return [work(*first), *(each.result() for each in waiting)]
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as the extension reads it: C-contiguous and aligned, a copy only where it is not."""
+    return np.require(array, requirements=["C", "A"])
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
@@ -249,11 +345,15 @@ def _expect_array(name: str, array: NDArray[Any], dtype: type, shape: tuple[int 
         raise InputError(f"expected {name} {wanted}, found {array.dtype} {array.shape}")
 
 
-def _check(lookup: NDArray[Any], codes: NDArray[Any], offsets: NDArray[Any]) -> None:
+def _check_lookup(lookup: NDArray[Any]) -> None:
     _expect_array("lookup", lookup, np.float32, (None, None))
-    subspaces, codewords = lookup.shape
-    _expect(subspaces >= 1 and codewords >= 1, "a lookup (M, K) with M and K of at least 1", lookup.shape)
+    _expect(min(lookup.shape) >= 1, "a lookup (M, K) with M and K of at least 1", lookup.shape)
     _expect(np.isfinite(lookup).all(), "a finite lookup", "inf or nan")
+
+
+def _check(lookup: NDArray[Any], codes: NDArray[Any], offsets: NDArray[Any]) -> None:
+    _check_lookup(lookup)
+    subspaces, codewords = lookup.shape
     _expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, subspaces))
     _expect(codes.flags.c_contiguous, "C-contiguous codes", codes.strides)
     limit = _columns(codes)

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Every photo of a collection, ranked for one query.
+    """Photos of a collection, ranked for one query: all, or the nearest.
 
     Attributes:
         order: (n,) int64, best first: places in ``Collection.images``; ties in their order, which is that of ids.
         distance: (N,) float32, of each photo in that order: expected squared distance of its best
-            region (eq. 5 and residuals).
+            region (eq. 5 and residuals); nan of photos that are not ranked.
         locate: place -> (4,) float32, where the object is. Called for photos that are reported, which are few:
             the boxes of all would take far more time and memory than their ranking.
     """
@@ -69,15 +69,30 @@ def search(collection: Collection, query: Path, box: Sequence[float] | None, *, 
 def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
     """Rank the photos of a collection by a pooled query feature (D,): the ``k`` best, or all."""
     lookup = collection.model.lookup_tables(feature)
+    segments = collection.segments
+    locate = partial(_locate, segments, lookup, collection.config.features.proposals in proposals.RANKED)
+    if k is not None:
+        parts = [scan.Part(segment.codes, segment.offsets, ~segment.removed) for segment in segments]
+        nearest = scan.nearest_images(lookup, parts, k)
+        order = _places(segments, nearest.image)
+        distance = np.full(sum(len(segment.living) for segment in segments), np.nan, np.float32)
+        distance[order] = nearest.distance
+        return Ranking(order, distance, locate)
     # A removed photo is scanned along with the others: its codes lie between theirs, until the collection is compacted.
-    parts = [scan.best_regions(lookup, segment.codes, segment.offsets) for segment in collection.segments]
-    living = [(part, segment.living) for part, segment in zip(parts, collection.segments, strict=True)]
-    best = scan.BestRegions(
-        np.concatenate([np.empty(0, np.float32), *(part.distance[rows] for part, rows in living)]),
-        np.concatenate([np.empty(0, np.int64), *(part.region[rows] for part, rows in living)]),
-    )
-    ranked = collection.config.features.proposals in proposals.RANKED
-    return Ranking(scan.rank(best, k), best.distance, partial(_locate, collection.segments, lookup, ranked))
+    every = [scan.best_regions(lookup, s.codes, s.offsets).distance[s.living] for s in segments]
+    distance = np.concatenate([np.empty(0, np.float32), *every])
+    return Ranking(scan.rank(scan.BestRegions(distance, np.zeros(len(distance), np.int64))), distance, locate)
+
+
+def _places(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return places in ``Collection.images`` of photos numbered through all segments, removed ones too."""
+    places = np.empty_like(rows)
+    row = place = 0
+    for segment in segments:
+        here = (row <= rows) & (rows < row + len(segment.removed))
+        places[here] = place + np.searchsorted(segment.living, rows[here] - row)
+        row, place = row + len(segment.removed), place + len(segment.living)
+    return places
 
 
 def _locate(segments: Sequence[Segment], lookup: NDArray[np.float32], ranked: bool, image: int) -> NDArray[np.float32]:

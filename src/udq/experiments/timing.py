@@ -19,6 +19,7 @@ from udq import scan
 from udq.experiments.bench import Bench
 from udq.experiments.encoded import Floats
 from udq.model import Model
+from udq.scan_numba import compiled
 
 _TURNS = 40
 
@@ -87,7 +88,7 @@ def _hashes(vectors: Floats, planes: Floats) -> NDArray[np.uint64]:
     return words.view(np.uint64)
 
 
-@scan.compiled
+@compiled
 def _least_hamming(
     hashes: NDArray[np.uint64], query: NDArray[np.uint64], offsets: NDArray[np.int64], distance: NDArray[np.int64]
 ) -> None:
