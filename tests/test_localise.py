@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -151,7 +152,8 @@ def in_segments(segment, photos):
 @pytest.mark.parametrize("photos_a_segment", [12, 5])
 def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
     [whole] = collection.segments
-    monkeypatch.setitem(vars(collection), "_held", (collection.model, tuple(in_segments(whole, photos_a_segment))))
+    held = dataclasses.replace(collection._held, segments=tuple(in_segments(whole, photos_a_segment)))
+    monkeypatch.setattr(collection, "_read", held)
     monkeypatch.setattr(proposals, "RANKED", frozenset({"rpn"} if ranked else ()))
     query, box = photos / "astronaut.png", (100, 10, 300, 250)
     found = collection.search(query, box, k=12)

@@ -350,3 +350,81 @@ def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
     with pytest.raises(DiskError):
         opened(place).add([photos / "page.png"])
     assert sorted(file for file in (place / "x.udq").rglob("*")) == before
+
+
+def test_names_that_were_exchanged_are_recognised(place):
+    folder, before = place / "photos", opened(place)
+    (folder / "rocket.png").rename(folder / "zz.png")
+    (folder / "coins.png").rename(folder / "rocket.png")
+    (folder / "coffee.png").rename(folder / "coins.png")
+    after, changes = before.add(folder, sync=True)
+
+    assert (changes.moved, changes.added, changes.changed, changes.removed) == (3, 0, 0, 0)
+    old, new = ids(before), ids(after)
+    assert [new[name] for name in ("zz.png", "rocket.png", "coins.png")] == [
+        old[name] for name in ("rocket.png", "coins.png", "coffee.png")
+    ]
+    assert after.search(folder / "rocket.png", k=1).matches[0].image == "rocket.png"
+
+
+def test_a_copy_elsewhere_leaves_the_photos_where_they_are(place):
+    shutil.copytree(place / "photos", place / "backup")
+    assert opened(place).add(place / "backup")[1].same == 4
+    assert {image.root for image in opened(place).images} == {f"{(place / 'photos').as_posix()}/"}
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(udq, place, photos):
+    (place / "photos" / "coins.png").unlink()
+    shutil.copy(photos / "page.png", place / "photos")
+    before = storage.read_manifest(place / "x.udq")
+    code, out, _ = udq("add", place / "x.udq", place / "photos", "--sync", "--dry-run")
+    assert (code, "1 added, 1 removed, 3 left as they were" in out) == (0, True)
+    assert storage.read_manifest(place / "x.udq") == before
+
+
+def test_a_repeated_addition_changes_nothing(place):
+    (place / "photos" / "notes.txt").touch()
+    (place / "photos" / "broken.png").write_bytes(b"no photo")
+    opened(place).add(place / "photos")
+    before = storage.read_manifest(place / "x.udq")
+    assert opened(place).add(place / "photos")[1].broken
+    assert storage.read_manifest(place / "x.udq") == before
+    (place / "photos" / "broken.png").unlink()
+    assert opened(place).remove("broken.png")[0].broken == []
+
+
+def test_photos_in_a_folder_that_cannot_be_looked_into_are_not_gone(place, photos, monkeypatch):
+    (place / "photos" / "closed").mkdir()
+    shutil.copy(photos / "page.png", place / "photos" / "closed")
+    opened(place).add(place / "photos")
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(os.fsdecode(path)).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    after, changes = opened(place).add(place / "photos", sync=True)
+    assert (changes.removed, len(changes.broken), "closed/page.png" in after.names) == (0, 1, True)
+
+
+def test_a_reader_asks_with_the_network_of_the_codes_that_it_reads(place, photos):
+    early, late, query = opened(place), opened(place), photos / "coffee.png"
+    before = early.search(query).matches
+    smaller = early.config.replace({"images": {"shorter": 200, "longer": 300}})
+    Collection.retrain(place / "x.udq", config=smaller, device="cpu")
+    opened(place).add([photos / "page.png"])
+    opened(place).remove(["coins.png"])
+
+    now = opened(place).search(query).matches
+    assert now != before
+    assert early.search(query).matches == before
+    assert early.refreshed().search(query).matches == late.search(query).matches == now
+
+
+def test_ids_of_format_2_outlive_its_changes(tmp_path):
+    path = shutil.copytree(Path(__file__).parent / "collections" / "format-2", tmp_path / "x.udq")
+    new, _ = Collection.open(path, device="cpu").remove(["coffee.png"])
+    assert storage.read_manifest(path).segments[0]["first_id"] == 0
+    assert ids(new) == {"coins.png": 1, "rocket.png": 2}

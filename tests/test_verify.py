@@ -9,7 +9,7 @@ import pytest
 from test_update import answers, ids, opened
 
 from udq import Collection, storage
-from udq.errors import CollectionError
+from udq.errors import CollectionError, InputError
 from udq.verify import Repaired, repair, verify
 
 
@@ -44,17 +44,47 @@ def test_damaged_codes_are_refused_and_made_again_from_the_photos(place, name):
         assert new == {name: distance for name, distance in old.items() if name != "coins.png"}
 
 
-@pytest.mark.parametrize(("name", "told"), [("images.json", False), ("photos.npy", True)])
-def test_photos_whose_ids_or_names_are_lost_are_dropped_and_found_again_by_mirroring(place, name, told):
+def test_photos_whose_names_are_lost_are_counted_and_found_again_by_mirroring(place):
     [segment] = opened(place).segments
-    flip(place / "x.udq" / segment.folder / name)
+    flip(place / "x.udq" / segment.folder / "images.json")
     [damage] = verify(place / "x.udq")
-    assert ("4 photos whose names cannot be told" in damage.affects) != told
+    assert "4 photos whose names cannot be told" in damage.affects
     done = repair(place / "x.udq", device="cpu")
 
-    assert (done.nameless, len(done.dropped)) == ((0, 4) if told else (4, 0))
-    assert (len(opened(place)), verify(place / "x.udq")) == (0, [])
+    assert (done.nameless, len(opened(place)), verify(place / "x.udq")) == (4, 0, [])
     assert opened(place).add(place / "photos", sync=True)[1].added == 4
+
+
+def test_photos_whose_ids_are_lost_are_looked_at_again_under_new_ones(place):
+    before = answers(opened(place))
+    [segment] = opened(place).segments
+    flip(place / "x.udq" / segment.folder / "photos.npy")
+    (place / "photos" / "coins.png").unlink()
+    done = repair(place / "x.udq", device="cpu")
+
+    assert (done.dropped, done.nameless, verify(place / "x.udq")) == (("coins.png",), 0, [])
+    assert ids(opened(place)) == {"astronaut.png": 4, "coffee.png": 5, "rocket.png": 7}
+    for old, new in zip(before, answers(opened(place)), strict=True):
+        assert new.items() <= old.items()
+
+
+def test_photos_that_are_all_away_are_not_given_up(place):
+    [segment] = opened(place).segments
+    flip(place / "x.udq" / segment.folder / "boxes.npy")
+    (place / "photos").rename(place / "elsewhere")
+    with pytest.raises(CollectionError, match=r"not one of the 4 photos that damage concerns is there"):
+        repair(place / "x.udq", device="cpu")
+    (place / "elsewhere").rename(place / "photos")
+    assert len(repair(place / "x.udq", device="cpu").restored) == 4
+
+
+def test_a_path_of_no_collection_is_left_as_it_is(place):
+    with pytest.raises(InputError, match="no such collection"):
+        repair(place / "nothing.udq")
+    with pytest.raises(CollectionError, match="not a udq collection"):
+        repair(place / "photos")
+    assert not (place / "nothing.udq").exists()
+    assert not (place / "photos" / "lock").exists()
 
 
 @pytest.mark.parametrize("at", [0, 200, -1])

@@ -32,6 +32,7 @@ def add(
         bool,
         typer.Option("--sync", help="Mirror IMAGES: photos that are gone are removed, renamed ones are recognised."),
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, and say what would be done.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -43,7 +44,11 @@ def add(
 
     started = time.perf_counter()
     with resumable(lambda: "what was added so far stays, and the same command goes on"):
-        grown, changes = Collection.open(collection, device=device).add(images, sync=sync, progress=progress)
+        grown, changes = Collection.open(collection, device=device).add(
+            images, sync=sync, dry_run=dry_run, progress=progress
+        )
+    if dry_run and not as_json:
+        printing.say("so it would be; nothing was done:")
     _print_changes(grown, changes, time.perf_counter() - started, as_json=as_json)
 
 
@@ -73,7 +78,8 @@ def compact(collection: CollectionPath, as_json: Json = False) -> None:
         of = ("segments", "bytes_on_disk")
         printing.print_json({"path": str(collection)} | {name: [before[name], after[name]] for name in of})
         return
-    printing.say(f"{collection}: {_size(before)} before, {_size(after)} now")
+    printing.say(f"{collection}: {_size(before)} before, {_size(after)} now; "
+                 "old files go with the next change, for the sake of who has them open")  # fmt: skip
 
 
 def _size(info: dict[str, Any]) -> str:
@@ -149,5 +155,5 @@ def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:
         printing.say(f"udq: dropped: {counted(done.nameless, 'photo')} whose names are lost; "
               f"udq add {collection} FOLDER --sync finds them again", to=sys.stderr)  # fmt: skip
     if done.back:
-        printing.say(f"udq: which {counted(done.back, 'photo')} had been removed is lost; those that exist are back",
+        printing.say(f"udq: which {counted(done.back, 'photo')} had been removed is lost; they are back",
               to=sys.stderr)  # fmt: skip

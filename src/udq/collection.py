@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,11 @@ from udq import drift, scan, segments, storage
 from udq.config import IndexConfig
 from udq.drift import Drift
 from udq.errors import CollectionError
+from udq.head import Arrays
 from udq.model import Model
 from udq.progress import Progress, silent
 from udq.segments import Image, Segment
+from udq.storage import Manifest
 from udq.types import SearchResult
 
 if TYPE_CHECKING:
@@ -26,6 +30,50 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What a collection holds in one state."""
+
+    manifest: Manifest
+    model: Model
+    segments: tuple[Segment, ...]
+    backbone: Arrays
+
+    @staticmethod
+    def read(path: Path, manifest: Manifest) -> _Held:
+        model = storage.read_model(path, manifest)
+        shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
+        held = tuple(segments.read(path, manifest, **shape))
+        return _Held(manifest, model, held, storage.read_backbone(path, manifest))
+
+
+def extractor_of(manifest: Manifest, backbone: Arrays, device: str) -> Extractor:
+    """Return the network that encodes as a collection's photos were encoded; imports torch.
+
+    Args:
+        manifest: of the collection.
+        backbone: its trained convolutions, by name; empty where they are the usual ones.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+    from udq.extract import Extractor
+
+    extractor = Extractor(
+        manifest.config.images,
+        manifest.config.features,
+        weights=storage.given_file(manifest.given, "weights"),
+        rpn=storage.given_file(manifest.given, "rpn"),
+        device=device,
+    )
+    extractor.trunk.load(backbone)
+    return extractor
+
+
+def _see_alike(one: Manifest, other: Manifest) -> bool:
+    """Whether the networks of two states are the same."""
+    parts = ("config", "backbone", *storage.GIVEN)
+    return all(one.document.get(part) == other.document.get(part) for part in parts)
+
+
 class Collection:
     """Photos that can be searched for an object; read-only and safe to share between threads once opened."""
 
@@ -34,6 +82,10 @@ class Collection:
         self.path = path
         self.device = device
         self._manifest = storage.read_manifest(path)
+        self._lock = threading.Lock()
+        self._read: _Held | None = None
+        # With the manifest that it was built for.
+        self._extractor: tuple[Manifest, Extractor] | None = None
 
     @staticmethod
     def open(path: PathLike, *, device: str = "auto") -> Collection:
@@ -131,7 +183,12 @@ class Collection:
         return search.search(self, Path(query), box, k=k)
 
     def add(
-        self, images: PathLike | Sequence[PathLike], *, sync: bool = False, progress: Progress = silent
+        self,
+        images: PathLike | Sequence[PathLike],
+        *,
+        sync: bool = False,
+        dry_run: bool = False,
+        progress: Progress = silent,
     ) -> tuple[Collection, Changes]:
         """Add photos, and return the collection as it is then and what was done.
 
@@ -144,6 +201,7 @@ class Collection:
             images: a file or a folder (searched through and through), or several.
             sync: make the collection hold these photos and no others: photos that are gone are removed, and one that
                 was renamed or moved keeps its id and its codes.
+            dry_run: change nothing, and return what would be done.
             progress: is told of each photo.
 
         Raises:
@@ -153,22 +211,22 @@ class Collection:
         from udq import update
 
         arguments = [images] if isinstance(images, str | os.PathLike) else list(images)
-        changes = update.add(self, arguments, mirror=sync, progress=progress)
+        changes = update.add(self, arguments, mirror=sync, dry_run=dry_run, progress=progress)
         return self.refreshed(), changes
 
-    def remove(self, names: Sequence[str]) -> tuple[Collection, Changes]:
+    def remove(self, names: str | Sequence[str]) -> tuple[Collection, Changes]:
         """Remove photos, and return the collection as it is then and what was done; their files are left alone.
 
         Args:
-            names: as indexed. One that ends in ``/`` stands for all photos of that folder, one with ``*`` or ``?`` for
-                all that match.
+            names: one or several, as indexed. One that ends in ``/`` stands for all photos of that folder, one with
+                ``*`` or ``?`` for all that match.
 
         Raises:
             InputError: one of them names no photo; nothing is removed then.
         """
         from udq import update
 
-        changes = update.remove(self, names)
+        changes = update.remove(self, [names] if isinstance(names, str) else names)
         return self.refreshed(), changes
 
     def compact(self) -> Collection:
@@ -193,12 +251,7 @@ class Collection:
         if newest == self._manifest:
             return self
         opened = Collection(self.path, device=self.device)
-        seen_alike = all(
-            newest.document.get(part) == self._manifest.document.get(part)
-            for part in ("config", "backbone", *storage.GIVEN)
-        )
-        if seen_alike and "extractor" in self.__dict__:
-            opened.__dict__["extractor"] = self.extractor  # loading it takes longer than all the rest
+        opened._extractor = self._extractor  # loading it takes longer than all the rest
         return opened
 
     def __len__(self) -> int:
@@ -233,45 +286,39 @@ class Collection:
     @property
     def model(self) -> Model:
         """Fully connected layers and quantizer."""
-        return self._held[0]
+        return self._held.model
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Codes, boxes and photos."""
-        return self._held[1]
+        return self._held.segments
 
-    @cached_property
-    def _held(self) -> tuple[Model, tuple[Segment, ...]]:
-        """Model and segments of one state, opened on first use.
+    @property
+    def extractor(self) -> Extractor:
+        """The network that encodes queries as the photos were; the first use imports torch."""
+        held = self._held  # first: it says of which state the network must be
+        with self._lock:
+            if self._extractor is None or not _see_alike(self._extractor[0], held.manifest):
+                self._extractor = held.manifest, extractor_of(held.manifest, held.backbone, self.device)
+            return self._extractor[1]
+
+    @property
+    def _held(self) -> _Held:
+        """What is read of one state, on first use.
 
         A writer may have changed the collection twice meanwhile and deleted what it held then. As nothing has been
         answered from that, this is then a reader of the newest state.
         """
-        while True:
-            try:
-                model = storage.read_model(self.path, self._manifest)
-                shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
-                return model, tuple(segments.read(self.path, self._manifest, **shape))
-            except CollectionError:
-                newest = storage.read_manifest(self.path)
-                if newest == self._manifest:
-                    raise
-                self._manifest = newest
-
-    @cached_property
-    def extractor(self) -> Extractor:
-        """The network that encodes queries as the photos were; the first use imports torch."""
-        from udq.extract import Extractor
-
-        extractor = Extractor(
-            self.config.images,
-            self.config.features,
-            weights=storage.given_file(self._manifest.given, "weights"),
-            rpn=storage.given_file(self._manifest.given, "rpn"),
-            device=self.device,
-        )
-        extractor.trunk.load(storage.read_backbone(self.path, self._manifest))
-        return extractor
+        with self._lock:
+            while self._read is None:
+                try:
+                    self._read = _Held.read(self.path, self._manifest)
+                except CollectionError:
+                    newest = storage.read_manifest(self.path)
+                    if newest == self._manifest:
+                        raise
+                    self._manifest = newest
+            return self._read
 
     @property
     def drift(self) -> Drift | None:

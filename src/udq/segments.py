@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from udq import archive, storage
 from udq.durable import guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
-from udq.images import Content
+from udq.images import Content, Source
 from udq.storage import Manifest
 from udq.types import Codes
 
@@ -168,7 +168,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
         if "photos.npy" in entry["files"]:
             photos = archive.read_array(folder / "photos.npy")
         else:  # of format 2, where an id was the place among all photos
-            first = sum(before["images"] for before in manifest.segments[:place])
+            first = storage.numbered_photos(manifest).segments[place]["first_id"]
             photos = np.zeros(len(listed["names"]), PHOTO)
             photos["id"], photos["size"], photos["error"] = np.arange(first, first + len(photos)), -1, np.nan
         images = tuple(
@@ -187,9 +187,15 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
     return images, photos
 
 
-def read_names(path: Path, manifest: Manifest, place: int) -> tuple[str, ...]:
-    """Read the names alone of the photos of a segment, removed ones too."""
-    return tuple(_listing(path, manifest, place)["names"])
+def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ...]:
+    """Read names and places alone of the photos of a segment, removed ones too."""
+    listed = _listing(path, manifest, place)
+    try:
+        return tuple(
+            Source(name, Path(root, name)) for name, root in zip(listed["names"], listed["roots"], strict=True)
+        )
+    except (ValueError, TypeError) as error:
+        raise CollectionError(f"{path}: damaged ({archive.in_a_line(error)}); {storage.REMEDY}") from error
 
 
 def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:

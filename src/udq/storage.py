@@ -6,7 +6,7 @@
       model-000001.npz           fully connected layers and quantizer
       backbone-000001.npz        convolutions, where they were trained too
       removed-000001.npy         (n,) int64: ids of photos that segments hold and the collection does not
-      lock                       empty; held by whoever changes the collection
+      lock                       empty; held by whoever changes the collection, whom owner.json names meanwhile
       segments/000001/
         codes.npy                (G, M) uint8 where K = 256, else M*log2(K) bits a region, packed end to end
         boxes.npy                (G, 4) uint16: x1, y1, x2, y2 in pixels
@@ -174,6 +174,7 @@ def _expect_whole(document: dict[str, Any]) -> None:
     numbers = [document["passed_over"], *manifest.removed.values()]
     numbers += [document[name] for name in ("next_id", "fitted_before") if name in document]
     numbers += [segment[of] for segment in manifest.segments for of in ("images", "regions")]
+    numbers += [segment["first_id"] for segment in manifest.segments if "first_id" in segment]
     if min(*map(_whole, numbers), manifest.images, manifest.regions) < 0:
         raise ValueError("fewer than no photos")
 
@@ -188,6 +189,16 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, found {value!r:.40}")
     return value
+
+
+def numbered_photos(manifest: Manifest) -> Manifest:
+    """Return a manifest that says ids of photos of format 2, which were their places, so that they outlive changes."""
+    first, entries = 0, []
+    for entry in manifest.segments:
+        known = "photos.npy" in entry["files"] or "first_id" in entry
+        entries.append(entry if known else {**entry, "first_id": first})
+        first += entry["images"]
+    return Manifest({**manifest.document, "segments": entries})
 
 
 def read_model(path: Path, manifest: Manifest) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from udq import images
 from udq.errors import ImageError, InputError
@@ -52,40 +53,83 @@ def plan(
         InputError: another photo of the same name is in the collection, from another folder.
     """
     by_name = {image.name: (image, content) for image, content in held}
-    missing = [by_name[name] for name in by_name.keys() - {source.name for source in sources}] if mirror else []
-    by_digest = {content.digest: image for image, content in missing if content}
-    sizes = {content.size for _, content in missing if content}
-    new: list[Source] = []
-    changed: dict[Source, int] = {}
     moved: dict[int, tuple[Source, Content]] = {}
+    unmatched: list[Source] = []
+    displaced: dict[str, Image] = {}
     same = 0
     with progress("comparing photos", len(sources)) as step:
         for source in sources:
             step()
             if source.name not in by_name:
-                found = _content(source) if _size(source) in sizes else None
-                renamed = by_digest.pop(found.digest, None) if found else None
-                if renamed is None or found is None:
-                    new.append(source)
-                else:
-                    moved[renamed.id] = (source, found)
+                unmatched.append(source)
                 continue
             image, before = by_name[source.name]
-            if image.root == source.root and _is_as_it_was(source, before):
+            here = image.root == source.root or _is_one_file(image.path, source.path)
+            if here and _is_as_it_was(source, before):
                 same += 1
                 continue
+            there = not here and not mirror and image.path.exists()  # beside this one
             found = _content(source)
             if found and before and found.digest == before.digest:
-                moved[image.id] = (source, found)
-            elif mirror or image.root == source.root:
-                changed[source] = image.id
-            else:
+                if there:
+                    same += 1
+                else:
+                    moved[image.id] = (source, found)
+            elif there:
                 raise InputError(
                     f"two photos would be named '{source.name}': {image.path}, which the collection holds, and "
                     f"{source.path}; add the folder above it, or rename it"
                 )
-    gone = sorted(image.id for image, _ in missing if image.id not in moved)
+            else:
+                displaced[source.name] = image
+                unmatched.append(source)
+    free = [by_name[name] for name in sorted(_missing(by_name, sources))] if mirror else []
+    free += [by_name[name] for name in displaced]
+    new: list[Source] = []
+    changed: dict[Source, int] = {}
+    renamed = _renamed(free, unmatched) if mirror else {}
+    moved |= renamed
+    recognised = {source for source, _ in renamed.values()}
+    for source in unmatched:
+        if source in recognised:
+            continue
+        if source.name in displaced and displaced[source.name].id not in moved:
+            changed[source] = displaced[source.name].id
+        else:
+            new.append(source)
+    gone = sorted({image.id for image, _ in free} - moved.keys() - set(changed.values()))
     return Plan(tuple(new), changed, moved, tuple(gone), same)
+
+
+def _missing(names: Iterable[str], sources: Sequence[Source]) -> set[str]:
+    """Return the names that no photo has any more; what is in a folder that cannot be looked into is not missing."""
+    found = {source.name for source in sources}
+    closed = tuple(f"{source.name}/" for source in sources if source.path.is_dir())
+    return {name for name in names if name not in found and not name.startswith(closed)}
+
+
+def _renamed(
+    free: Sequence[tuple[Image, Content | None]], sources: Sequence[Source]
+) -> dict[int, tuple[Source, Content]]:
+    """Return id -> photo of those that were held under another name: the same bytes, the first of equals first."""
+    waiting: dict[bytes, list[Image]] = {}
+    for image, content in free:
+        if content:
+            waiting.setdefault(content.digest, []).append(image)
+    sizes = {content.size for _, content in free if content}
+    found: dict[int, tuple[Source, Content]] = {}
+    for source in sources:
+        content = _content(source) if _size(source) in sizes else None
+        if content and waiting.get(content.digest):
+            found[waiting[content.digest].pop(0).id] = (source, content)
+    return found
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _size(source: Source) -> int | None:

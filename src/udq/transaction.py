@@ -51,7 +51,7 @@ class Transaction:
         self._lock = Lock(path, path)
         self._written: list[str] = []
         try:
-            self.manifest = storage.read_manifest(path)
+            self.manifest = storage.numbered_photos(storage.read_manifest(path))
             waiting = partial_folder(path)
             if _is_done(waiting, self.manifest):  # but for this, when it was killed
                 shutil.rmtree(waiting, ignore_errors=True)
@@ -132,9 +132,10 @@ class Transaction:
 def swap(path: Path, manifest: Manifest, before: Manifest) -> None:
     """Put a manifest in place of the one before, and sweep away what neither of them names."""
     data = storage.dump(manifest.document)
+    # The copy first: where it stands for a damaged manifest, it must not bring back what was removed.
+    write_whole(path / storage.COPY, data)
     write_whole(path / storage.MANIFEST, data)
     guarded(path, lambda: sync_folder(path))
-    write_whole(path / storage.COPY, data)
     sweep(path, manifest, before)
 
 

@@ -22,7 +22,7 @@ from udq.images import Content, Source
 from udq.progress import Progress, silent
 from udq.segments import Indexed, Segment
 from udq.sync import plan
-from udq.transaction import Transaction
+from udq.transaction import Transaction, sweep
 
 if TYPE_CHECKING:
     from udq.collection import Collection
@@ -57,6 +57,7 @@ def add(
     arguments: Sequence[str | os.PathLike[str]],
     *,
     mirror: bool = False,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> Changes:
     """Add photos; see ``Collection.add``."""
@@ -70,16 +71,19 @@ def add(
                 f"{collection.path}: not one of its {len(held)} photos is among those to mirror; "
                 f"check the folder, or build another collection with: udq index {arguments[0]} -o OTHER"
             )
+        if dry_run:
+            return Changes(len(wanted.new), len(wanted.changed), len(wanted.moved), len(wanted.gone), wanted.same)
         named = {source.name for source in sources}
-        before = change.manifest
-        broken = [entry for entry in before.broken if not mirror and entry["image"] not in named]
-        if not mirror:
-            passed_over += before.document["passed_over"]
+        broken = [entry for entry in change.manifest.broken if not mirror and entry["image"] not in named]
+        if wanted.new or wanted.changed:
+            opened.extractor.proposing()  # before anything is changed: it may be refused
         if wanted.moved or wanted.gone:
             _rewrite(change, opened.segments, wanted.moved, set(wanted.gone), _codewords(opened))
             opened = opened.refreshed()
         added, unread = _encode(change, opened, wanted.new, wanted.changed, broken, progress)
-        facts = {"broken": [*broken, *unread], "passed_over": passed_over}
+        facts: dict[str, Any] = {"broken": [*broken, *unread]}
+        if mirror:
+            facts["passed_over"] = passed_over
         if any(change.manifest.document[name] != value for name, value in facts.items()):
             _rewrite(change, opened.refreshed().segments, {}, set(), _codewords(opened), **facts)
     unreadable = {entry["image"] for entry in unread}
@@ -98,16 +102,19 @@ def remove(collection: Collection, names: Sequence[str]) -> Changes:
     with Transaction(collection.path) as change:
         opened = collection.refreshed()
         held = {image.name: image.id for image in opened.images}
-        gone: set[int] = set()
+        known = held.keys() | {entry["image"] for entry in opened.broken}
+        found: set[str] = set()
         for name in names:
-            found = [held[name]] if name in held else [held[other] for other in held if _stands_for(name, other)]
-            if not found:
+            meant = {name} if name in known else {other for other in known if _stands_for(name, other)}
+            if not meant:
                 raise InputError(
                     f"'{name}': no photo of {collection.path} is named so; expected names as 'udq search' prints them, "
                     "FOLDER/ for all of a folder, or a pattern such as '*.png'; nothing was removed"
                 )
-            gone |= set(found)
-        _rewrite(change, opened.segments, {}, gone, _codewords(opened))
+            found |= meant
+        gone = {held[name] for name in found & held.keys()}
+        broken = [entry for entry in opened.broken if entry["image"] not in found]
+        _rewrite(change, opened.segments, {}, gone, _codewords(opened), broken=broken)
     return Changes(removed=len(gone), same=len(held) - len(gone))
 
 
@@ -126,6 +133,8 @@ def compact(collection: Collection) -> None:
             entries.append(change.write(photos, codewords=_codewords(opened)))
         if entries != change.manifest.segments:
             change.commit(entries, removed={})
+        else:
+            sweep(change.path, change.manifest)
 
 
 def _rewrite(
@@ -190,6 +199,9 @@ def _encode(
     with progress("adding photos", len(sources)) as step, in_gpu_memory(too_large):
         photos = index.counted(extractor.extract(sources), step)
         while batch := list(islice(photos, _BATCH)):
+            if all(photo.broken and photo.source not in changed for photo in batch):
+                unread += map(index.why_broken, batch)
+                continue
             gone |= {changed[photo.source] for photo in batch if photo.source in changed}
             growing = [photo for photo in growing if photo.image.id not in gone]
             for photo in batch:

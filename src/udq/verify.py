@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udq import images, segments, storage
-from udq.collection import Collection
+from udq import segments, storage
+from udq.collection import Collection, extractor_of
 from udq.durable import write_whole
 from udq.errors import CollectionError
+from udq.images import Source
 from udq.lock import Lock
 from udq.model import Model
 from udq.progress import Progress, silent
 from udq.segments import Image, Indexed
 from udq.storage import COPY, MANIFEST, Manifest
 from udq.transaction import Transaction
+
+if TYPE_CHECKING:
+    from udq.extract import Extractor
 
 _MODEL = ("model", "backbone")
 
@@ -91,6 +96,7 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
     Raises:
         CollectionError: its manifest is damaged, and the copy too.
     """
+    _manifest(path)  # before a lock is written to what is no collection
     lock = Lock(path, path)
     try:
         manifest, damage = _manifest(path)
@@ -181,7 +187,7 @@ def _damage(path: Path, manifest: Manifest, name: str) -> Damage:
 def _names(path: Path, manifest: Manifest, place: int) -> tuple[str, ...]:
     """Return the names of the photos of a segment, removed ones too; none where they are lost."""
     try:
-        return segments.read_names(path, manifest, place)
+        return tuple(source.name for source in segments.read_sources(path, manifest, place))
     except CollectionError:
         return ()
 
@@ -198,6 +204,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
     lost: dict[int, int] = {}
     restored: list[str] = []
     dropped: list[str] = []
+    strangers: list[Source] = []
     nameless = 0
     retrained = any(name.startswith(_MODEL) for name in damaged)
     if retrained and not _any_there(path, manifest, removed):
@@ -205,15 +212,17 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
             f"{path}: its model is damaged, and not one of its photos is there to train it anew; put them back, "
             "or restore the collection from a copy"
         )
-    opened = Collection.open(path, device=device)
-    fitted: Model | None = None
+    for name in storage.GIVEN:
+        storage.given_file(manifest.given, name)  # before anything is dropped: without it no photo can be looked at
+    look = _Look(path, manifest, device, progress)
     for place, entry in enumerate(manifest.segments):
         try:
             photos = segments.read_photos(path, manifest, place)[0]
-        except CollectionError:  # which of them had been removed cannot be told
-            names = _names(path, manifest, place)
-            dropped += names
-            nameless += 0 if names else entry["images"]
+        except CollectionError:
+            try:
+                strangers += segments.read_sources(path, manifest, place)
+            except CollectionError:
+                nameless += entry["images"]
             continue
         living = [image for image in photos if image.id not in removed]
         whole = not any(f"{entry['folder']}/{name}" in damaged for name in entry["files"])
@@ -227,14 +236,31 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
             }
             keep.append(entry)
             continue
-        fitted = fitted or storage.read_model(path, manifest)
-        found = list(_look(opened, fitted, living, progress))
+        if living and not any(image.path.is_file() for image in living):
+            raise CollectionError(
+                f"{path}: not one of the {len(living)} photos that damage concerns is there, '{living[0].path}' first; "
+                "put them back, or restore the collection from a copy"
+            )
+        found = look.at(living)
         restored += [photo.image.name for photo in found]
         seen = {photo.image.name for photo in found}
         dropped += [image.name for image in living if image.name not in seen]
         if found:
-            keep.append(change.write(found, codewords=fitted.quantizer.codewords))
-    change.commit(keep, lost)
+            keep.append(change.write(found, codewords=look.codewords))
+    # Photos whose ids are lost get new ones, but for old versions of those that came later under the same name.
+    # Which of them had been removed cannot be told.
+    held = {image.name for image in _readable(path, manifest) if image.id not in removed}
+    unknown = [source for source in strangers if source.name not in held]
+    strange = [Image(each.name, each.root, 0, 0, manifest.next_id + i) for i, each in enumerate(unknown)]
+    found = []
+    if strange and not retrained:
+        found = look.at(strange)
+        if found:
+            keep.append(change.write(found, codewords=look.codewords))
+    seen = {photo.image.name for photo in found}
+    restored += seen
+    dropped += [image.name for image in strange if image.name not in seen]
+    change.commit(keep, lost, next_id=manifest.next_id + len(strange))
     return Repaired((), tuple(restored), tuple(dropped), nameless, back)
 
 
@@ -263,13 +289,32 @@ def _regions(path: Path, entry: Mapping[str, Any], damaged: set[str]) -> list[in
     return [int(number) for number in np.diff(np.load(path / name, allow_pickle=False))]
 
 
-def _look(opened: Collection, fitted: Model, photos: Sequence[Image], progress: Progress) -> Iterator[Indexed]:
-    """Look at photos again, under the ids that they have; those that cannot be read are left out."""
-    from udq import index  # imports torch
+class _Look:
+    """Looks at photos again, as those of a collection whose model is whole were looked at."""
 
-    sources = [images.Source(image.name, image.path) for image in photos]
-    with progress("looking at photos again", len(photos)) as step:
-        looked = index.counted(opened.extractor.proposing().extract(sources), step)
-        for image, photo in zip(photos, looked, strict=True):
-            if photo.broken is None:
-                yield index.encode(photo, image.id, fitted)
+    def __init__(self, path: Path, manifest: Manifest, device: str, progress: Progress) -> None:
+        self._path, self._manifest, self._device, self._progress = path, manifest, device, progress
+
+    @cached_property
+    def _model(self) -> Model:
+        return storage.read_model(self._path, self._manifest)
+
+    @cached_property
+    def _extractor(self) -> Extractor:
+        backbone = storage.read_backbone(self._path, self._manifest)
+        return extractor_of(self._manifest, backbone, self._device).proposing()
+
+    @property
+    def codewords(self) -> int:
+        """K."""
+        return self._model.quantizer.codewords
+
+    def at(self, photos: Sequence[Image]) -> list[Indexed]:
+        """Return photos under the ids that they have; those that cannot be read are left out."""
+        from udq import index  # imports torch
+
+        sources = [Source(image.name, image.path) for image in photos]
+        with self._progress("looking at photos again", len(photos)) as step:
+            looked = index.counted(self._extractor.extract(sources), step)
+            pairs = zip(photos, looked, strict=True)
+            return [index.encode(photo, image.id, self._model) for image, photo in pairs if photo.broken is None]
