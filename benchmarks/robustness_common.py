@@ -86,7 +86,7 @@ def opened(path: Path, extractor: Extractor | None = None) -> Collection:
     """Open a collection, with a network that is loaded already where one is given."""
     collection = Collection.open(path, device="cpu")
     if extractor is not None:
-        collection.__dict__["extractor"] = extractor
+        collection._extractor = collection._manifest, extractor
     return collection
 
 
