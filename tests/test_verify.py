@@ -68,6 +68,14 @@ def test_photos_whose_ids_are_lost_are_looked_at_again_under_new_ones(place):
         assert new.items() <= old.items()
 
 
+def test_removed_photos_whose_ids_are_lost_are_back_and_counted(place):
+    [segment] = opened(place).remove(["coffee.png"])[0].segments
+    flip(place / "x.udq" / segment.folder / "photos.npy")
+    done = repair(place / "x.udq", device="cpu")
+
+    assert (done.back, len(opened(place)), verify(place / "x.udq")) == (1, 4, [])
+
+
 def test_photos_that_are_all_away_are_not_given_up(place):
     [segment] = opened(place).segments
     flip(place / "x.udq" / segment.folder / "boxes.npy")

@@ -155,5 +155,5 @@ def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:
         printing.say(f"udq: dropped: {counted(done.nameless, 'photo')} whose names are lost; "
               f"udq add {collection} FOLDER --sync finds them again", to=sys.stderr)  # fmt: skip
     if done.back:
-        printing.say(f"udq: which {counted(done.back, 'photo')} had been removed is lost; they are back",
-              to=sys.stderr)  # fmt: skip
+        printing.say(f"udq: which {counted(done.back, 'photo')} had been removed is lost; "
+                     "those whose files are there are back", to=sys.stderr)  # fmt: skip

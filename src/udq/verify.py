@@ -53,7 +53,7 @@ class Repaired:
         restored: photos that were looked at again.
         dropped: photos that could not be, and are not of the collection any more.
         nameless: number of photos that are not of it any more and whose names are lost.
-        back: number of photos that had been removed and are back, since which ones is lost.
+        back: number of photos that had been removed and are back where their files are, since which ones is lost.
     """
 
     damage: tuple[Damage, ...] = ()
@@ -248,7 +248,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
         if found:
             keep.append(change.write(found, codewords=look.codewords))
     # Photos whose ids are lost get new ones, but for old versions of those that came later under the same name.
-    # Which of them had been removed cannot be told.
+    # Which of them had been removed cannot be told, but how many.
     held = {image.name for image in _readable(path, manifest) if image.id not in removed}
     unknown = [source for source in strangers if source.name not in held]
     strange = [Image(each.name, each.root, 0, 0, manifest.next_id + i) for i, each in enumerate(unknown)]
@@ -257,6 +257,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
         found = look.at(strange)
         if found:
             keep.append(change.write(found, codewords=look.codewords))
+            back += len(removed - {image.id for image in _readable(path, manifest)})
     seen = {photo.image.name for photo in found}
     restored += seen
     dropped += [image.name for image in strange if image.name not in seen]
