@@ -58,7 +58,7 @@ def write(path):
     with writer.Writer(path, fingerprint="one") as made:
         made.put_model(small_model())
         for codes, counts, names in SEGMENTS:
-            made.put_segment(list(indexed(codes, counts, names)), done=len(names))
+            made.put_segment(list(indexed(codes, counts, names)), codewords=codes.codewords, done=len(names))
         made.commit(
             IndexConfig(),
             given={"weights": None, "rpn": None},

@@ -21,7 +21,8 @@ from udq.verify import verify
 
 def put(made, number):
     codes, counts, names = SEGMENTS[number]
-    made.put_segment(list(indexed(codes, counts, names)), done=sum(len(SEGMENTS[i][2]) for i in range(number + 1)))
+    done = sum(len(SEGMENTS[i][2]) for i in range(number + 1))
+    made.put_segment(list(indexed(codes, counts, names)), codewords=codes.codewords, done=done)
 
 
 def stop_after_one_segment(path, fingerprint="one", error=KeyboardInterrupt):

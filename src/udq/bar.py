@@ -1,8 +1,9 @@
-"""What commands say of long work on stderr: a bar that shows how far it is, and where it stands after Ctrl-C."""
+"""What commands say of long work: a bar that shows how far it is, where it stands after Ctrl-C, how long it took."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -68,3 +69,10 @@ def resumable(left: Callable[[], str | None]) -> Iterator[None]:
             raise
         say(f"udq: interrupted; {said}", to=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def timed() -> Iterator[Callable[[], float]]:
+    """Give what tells the seconds since now."""
+    started = time.perf_counter()
+    yield lambda: round(time.perf_counter() - started, 2)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -16,7 +14,7 @@ import typer
 
 from udq import __version__, backbones, config, printing
 from udq import proposals as proposers
-from udq.bar import INTERRUPTED, interrupts, progress, resumable
+from udq.bar import INTERRUPTED, interrupts, progress, resumable, timed
 from udq.cli_datasets import app as datasets_app
 from udq.cli_reproduce import reproduce
 from udq.cli_update import CollectionPath, Device, Json, add, compact, remove, verify
@@ -117,7 +115,7 @@ def index(
     from udq.collection import Collection
 
     truth = _truth(ground_truth)
-    with _timed() as elapsed, _resumable(output):
+    with timed() as elapsed, _resumable(output):
         built = Collection.build(
             images, output, config=settings, weights=weights, rpn=rpn, device=device, truth=truth, progress=progress
         )
@@ -153,7 +151,7 @@ def retrain(
         training={"iterations": iterations, "refine": refine, "weight": weight, "end_to_end": end_to_end},
     )
     truth = _truth(ground_truth)
-    with _timed() as elapsed, _resumable(collection):
+    with timed() as elapsed, _resumable(collection):
         trained = Collection.retrain(collection, config=settings, device=device, truth=truth, progress=progress)
     printing.print_built(trained, elapsed(), as_json=as_json)
 
@@ -312,7 +310,7 @@ def train_rpn(
     printing.say(labelled.summary(), to=sys.stderr)
     from udq import train_rpn as trainer
 
-    with _timed() as elapsed, _resumable(output):
+    with timed() as elapsed, _resumable(output):
         card = trainer.train(
             labelled,
             output,
@@ -438,12 +436,6 @@ def _usage(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     helped = f"; see {context.command_path} --help" if context else ""
     return " ".join(message.split()).rstrip(".") + helped
-
-
-@contextmanager
-def _timed() -> Iterator[Callable[[], float]]:
-    started = time.perf_counter()
-    yield lambda: round(time.perf_counter() - started, 2)
 
 
 def _resumable(path: Path) -> AbstractContextManager[None]:

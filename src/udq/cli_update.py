@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from udq import printing
-from udq.bar import progress, resumable
+from udq.bar import progress, resumable, timed
 from udq.errors import CollectionError
 from udq.words import counted
 
@@ -42,14 +41,13 @@ def add(
     """
     from udq.collection import Collection
 
-    started = time.perf_counter()
-    with resumable(lambda: "what was added so far stays, and the same command goes on"):
+    with timed() as elapsed, resumable(lambda: "what was added so far stays, and the same command goes on"):
         grown, changes = Collection.open(collection, device=device).add(
             images, sync=sync, dry_run=dry_run, progress=progress
         )
     if dry_run and not as_json:
         printing.say("so it would be; nothing was done:")
-    _print_changes(grown, changes, time.perf_counter() - started, as_json=as_json)
+    _print_changes(grown, changes, elapsed(), as_json=as_json)
 
 
 def remove(
@@ -63,9 +61,9 @@ def remove(
     """Remove photos from a collection; their files are left alone."""
     from udq.collection import Collection
 
-    started = time.perf_counter()
-    rest, changes = Collection.open(collection).remove(names)
-    _print_changes(rest, changes, time.perf_counter() - started, as_json=as_json)
+    with timed() as elapsed:
+        rest, changes = Collection.open(collection).remove(names)
+    _print_changes(rest, changes, elapsed(), as_json=as_json)
 
 
 def compact(collection: CollectionPath, as_json: Json = False) -> None:
@@ -119,7 +117,7 @@ def verify(
 
 
 def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, as_json: bool) -> None:
-    facts = dataclasses.asdict(changes) | {"images": len(collection), "elapsed_s": round(elapsed, 2)}
+    facts = dataclasses.asdict(changes) | {"images": len(collection), "elapsed_s": elapsed}
     if as_json:
         printing.print_json({"path": str(collection.path), **facts})
     else:

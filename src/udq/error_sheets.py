@@ -12,6 +12,7 @@ from udq.failures import KEPT, Failures
 from udq.scoring import TOP, Outcome
 from udq.segments import Image
 from udq.types import Box, Match
+from udq.words import counted
 
 # Ranks of positives that a section names; photos whose last thumbnails are kept, since the queries of one object share
 # their answers.
@@ -48,7 +49,7 @@ class Sheets:
             [
                 f'<section id="{anchor}">\n<header><h2>{page.name(query.label or query.image)}</h2>',
                 f"<p>AP {outcome.ap:.3f}{exact}</p>",
-                f"<p>{_count(total, 'positive')}, at {place} {ranks or '–'}</p></header>",
+                f"<p>{counted(total, 'positive')}, at {place} {ranks or '–'}</p></header>",
                 f'<div class="row">\n<div class="query">{self._query(outcome)}</div>\n<div>',
                 *self._failures(failures, query.boxes),
                 "</div>\n</div>\n</section>",
@@ -144,10 +145,6 @@ def _heading(what: str, shown: int, total: int, where: str) -> str:
 
 def _score(match: Match) -> str:
     return f"score {match.score:.3g}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _within(box: Box, size: tuple[float, float]) -> Box:

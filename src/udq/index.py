@@ -121,9 +121,7 @@ def rebuild(
         CollectionError: a file of weights that it was built with is gone.
     """
     manifest = storage.read_manifest(path)
-    removed = set(storage.read_removed(path, manifest).tolist())
-    found = (segments.read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
-    held = [image for photos in found for image in photos if image.id not in removed]
+    held = segments.read_living(path, manifest)
     sources = [images.Source(image.name, image.path) for image in held]
     gone = [source.path for source in sources if not source.path.is_file()]
     if gone:
@@ -389,10 +387,10 @@ def _encode(photos: Iterable[tuple[int, Extracted]], fitted: model.Model, writer
         else:
             broken.append(why_broken(photo))
         if len(whole) == segments.PHOTOS:
-            writer.put_segment(whole, done=done, broken=broken)
+            writer.put_segment(whole, codewords=fitted.quantizer.codewords, done=done, broken=broken)
             whole = []
     if whole:
-        writer.put_segment(whole, done=done, broken=broken)
+        writer.put_segment(whole, codewords=fitted.quantizer.codewords, done=done, broken=broken)
     return broken
 
 

@@ -187,6 +187,13 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
     return images, photos
 
 
+def read_living(path: Path, manifest: Manifest) -> list[Image]:
+    """Read what photos a collection holds, in the order of their ids, without their codes."""
+    removed = set(storage.read_removed(path, manifest).tolist())
+    held = (read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
+    return [image for photos in held for image in photos if image.id not in removed]
+
+
 def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ...]:
     """Read names and places alone of the photos of a segment, removed ones too."""
     listed = _listing(path, manifest, place)

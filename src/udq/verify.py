@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udq import segments, storage
+from udq import archive, segments, storage
 from udq.collection import Collection, extractor_of
 from udq.durable import write_whole
 from udq.errors import CollectionError
@@ -128,9 +128,7 @@ def _is_model(damage: Damage) -> bool:
 
 def _all_there(path: Path, manifest: Manifest) -> bool:
     """Whether the photos of a collection whose segments are whole can be looked at, and there are any."""
-    removed = set(storage.read_removed(path, manifest).tolist())
-    photos = (segments.read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
-    living = [image for held in photos for image in held if image.id not in removed]
+    living = segments.read_living(path, manifest)
     return bool(living) and all(image.path.is_file() for image in living)
 
 
@@ -287,7 +285,7 @@ def _regions(path: Path, entry: Mapping[str, Any], damaged: set[str]) -> list[in
     name = f"{entry['folder']}/offsets.npy"
     if name in damaged:
         return [1] * int(entry["images"])  # until it is trained anew, which is next
-    return [int(number) for number in np.diff(np.load(path / name, allow_pickle=False))]
+    return [int(number) for number in np.diff(archive.read_array(path / name))]
 
 
 class _Look:

@@ -131,16 +131,19 @@ class Writer:
         entry = {"file": name, "origin": model.origin, **write_new(self._partial / name, model.to_bytes())}
         self._note(model=entry, training=training)
 
-    def put_segment(self, photos: Sequence[Indexed], *, done: int, broken: Sequence[dict[str, str]] = ()) -> None:
+    def put_segment(
+        self, photos: Sequence[Indexed], *, codewords: int, done: int, broken: Sequence[dict[str, str]] = ()
+    ) -> None:
         """Append photos.
 
         Args:
             photos: at least one, of higher ids than those before.
+            codewords: K.
             done: photos up to here, with those that are broken.
             broken: those so far.
         """
         name = self._name("segments", after=len(self._journal["segments"]))
-        entry = segments.write(self._partial, name, photos, codewords=self.read_model().quantizer.codewords)
+        entry = segments.write(self._partial, name, photos, codewords=codewords)
         self._note(segments=[*self._journal["segments"], entry], done=done, broken=list(broken))
 
     def commit(

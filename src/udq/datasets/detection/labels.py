@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.types import Regions
+from udq.words import counted
 
 # Each reason as it is said of many and of one, in the order a summary lists them.
 REASONS = {
@@ -67,7 +68,7 @@ class Labels:
     def summary(self) -> str:
         """Return one line, such as ``503 photos with 1,343 boxes (coco); skipped: 2 missing photos, 1 empty box``."""
         photos, boxes = len(self.photos), sum(len(photo.boxes) for photo in self.photos)
-        read = f"{photos:,} photo{'s' * (photos != 1)} with {boxes:,} box{'es' * (boxes != 1)} ({self.layout})"
+        read = f"{counted(photos, 'photo')} with {counted(boxes, 'box', 'boxes')} ({self.layout})"
         left_out = ", ".join(
             f"{self.skipped[many]:,} {one if self.skipped[many] == 1 else many}"
             for many, one in REASONS.items()
