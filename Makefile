@@ -27,7 +27,7 @@ dist: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m build
 
-$(VENV)/.installed: pyproject.toml CMakeLists.txt src/native/scan.cpp
+$(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11, 4) else "udq needs Python 3.11.4 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from udq import scan, scan_numba
 from udq.errors import InputError
-from udq.scan import BestRegions, Part, best_regions, distances, nearest_images, rank
+from udq.inverted import InvertedIndex
+from udq.scan import BestRegions, Part, best_regions, distances, nearest_images, nearest_images_of_each, rank
 
 SUBSPACES = (1, 2, 3, 4, 8, 16)  # numba compiles each for each dtype: words, half words, single codes
 KERNELS = scan.kernels()
@@ -158,7 +159,7 @@ def test_result_is_frozen():
 # --- the nearest images ---
 
 
-def assert_nearest(lookup, parts, k, **options):
+def assert_nearest(lookup, parts, k, *, search=nearest_images, **options):
     """The first k of all kept images by (distance, number), from brute force."""
     distance, region = [np.empty(0, np.float32)], [np.empty(0, np.int64)]
     for part in parts:
@@ -168,10 +169,26 @@ def assert_nearest(lookup, parts, k, **options):
     keep = np.concatenate([np.empty(0, bool), *(np.ones(len(p), bool) if p.keep is None else p.keep for p in parts)])
     kept = np.flatnonzero(keep)
     order = kept[np.argsort(distance[kept], kind="stable")][:k]
-    nearest = nearest_images(lookup, parts, k, **options)
+    nearest = search(lookup, parts, k, **options)
     np.testing.assert_array_equal(nearest.image, order)
     np.testing.assert_array_equal(nearest.distance.view(np.uint32), distance[order].view(np.uint32))
     np.testing.assert_array_equal(nearest.region, region[order])
+
+
+def in_a_batch(lookup, parts, k, **options):
+    """The same of the second of three queries that share a pass."""
+    others = np.random.default_rng(0).permutation(lookup.ravel()).reshape(lookup.shape), lookup[::-1]
+    first, found, _ = nearest_images_of_each(np.stack([others[0], lookup, others[1]]), parts, k, **options)
+    alone = nearest_images(others[0], parts, k, **options)
+    np.testing.assert_array_equal(first.image, alone.image)
+    return found
+
+
+def by_an_index(lookup, parts, k, **options):
+    """The same by cells, where an index can be built."""
+    if len(KERNELS) == 1 or not parts:
+        return nearest_images(lookup, parts, k, **options)
+    return InvertedIndex.build(parts, lookup.shape[1]).nearest_images(lookup, k, **options)
 
 
 def spread(rng, shape, kind):
@@ -225,6 +242,8 @@ def test_nearest_images(seed, subspaces, codewords, kind, regions, images, remov
         if name != "numba" or subspaces in SUBSPACES:  # which compiles
             with using(name):
                 assert_nearest(lookup, parts, k, threads=threads)
+                assert_nearest(lookup, parts, k, threads=threads, search=in_a_batch)
+                assert_nearest(lookup, parts, k, threads=threads, search=by_an_index)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4, None])
@@ -241,7 +260,8 @@ def test_nearest_images_at_size(kernel, subspaces, codewords, dtype, threads):
     for kind in ("usual", "whole", "signed"):
         lookup = spread(rng, (subspaces, codewords), kind)
         for k in (1, 20, 700):
-            assert_nearest(lookup, parts, k, threads=threads)
+            for search in (nearest_images, in_a_batch, by_an_index):
+                assert_nearest(lookup, parts, k, threads=threads, search=search)
 
 
 @pytest.mark.parametrize("order", [1, -1])
@@ -250,7 +270,8 @@ def test_nearest_images_of_a_sorted_collection(kernel, order):
     lookup = np.arange(8 * 256, dtype=np.float32).reshape(8, 256)
     codes = np.repeat(np.arange(256, dtype=np.uint8)[::order], 16).reshape(-1, 1).repeat(8, axis=1)
     for k in (1, 10, 300):
-        assert_nearest(lookup, [Part(np.ascontiguousarray(codes), np.arange(len(codes) + 1))], k)
+        for search in (nearest_images, in_a_batch, by_an_index):
+            assert_nearest(lookup, [Part(np.ascontiguousarray(codes), np.arange(len(codes) + 1))], k, search=search)
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -264,7 +285,8 @@ def test_nearest_images_each_a_little_nearer(kernel, subspaces, k):
     codes[..., 0] = 255  # far, so that the nearest are not among the last, which are scanned without a bound
     codes[:, :508, 0] = np.repeat(np.arange(1, 255), 4).reshape(2, 508)
     halves = [Part(half, np.arange(701)) for half in codes]
-    assert_nearest(lookup, halves, k)
+    for search in (nearest_images, in_a_batch, by_an_index):
+        assert_nearest(lookup, halves, k, search=search)
 
 
 @pytest.mark.parametrize("subspaces", [8, 64])
@@ -273,7 +295,8 @@ def test_nearest_images_by_sums_that_are_mostly_rounding(kernel, subspaces):
     for _ in range(20):
         lookup = (1e6 + rng.random((subspaces, 256))).astype(np.float32)
         codes = rng.integers(0, 256, (2000, subspaces), np.uint8)
-        assert_nearest(lookup, [Part(codes, np.arange(0, 2001, 2))], 20)
+        for search in (nearest_images, in_a_batch, by_an_index):
+            assert_nearest(lookup, [Part(codes, np.arange(0, 2001, 2))], 20, search=search)
 
 
 def test_nearest_images_by_sums_that_overflow_on_the_way(kernel):
@@ -283,7 +306,8 @@ def test_nearest_images_by_sums_that_overflow_on_the_way(kernel):
     codes = np.zeros((200, 8), np.uint8)
     codes[150] = 1
     with np.errstate(over="ignore"):
-        assert_nearest(lookup, [Part(codes, np.arange(201))], 1)
+        for search in (nearest_images, in_a_batch, by_an_index):
+            assert_nearest(lookup, [Part(codes, np.arange(201))], 1, search=search)
 
 
 def test_nearest_images_all_equal(kernel):
@@ -316,7 +340,7 @@ def test_nearest_images_of_nothing(kernel):
     with pytest.raises(InputError, match="at least 0, found -1"):
         nearest_images(np.ones((8, 256), np.float32), [], -1)
     with pytest.raises(InputError, match=r"keep bool \(6\), found bool \(2,\)"):
-        Part(np.ones((9, 8), np.uint8), np.arange(7), np.ones(2, bool))
+        Part(np.ones((6, 8), np.uint8), np.arange(7), np.ones(2, bool))
 
 
 def test_kernels():

@@ -1,22 +1,19 @@
 # src/native/scan.cpp. It checks nothing: udq.scan does.
 
-from numpy import bool_, float32, int64, uint8, uint16, uint64, void
+from numpy import bool_, float32, int64, uint8, uint16, uint32, uint64, void
 from numpy.typing import NDArray
 
 def kernels() -> list[str]: ...
 def nearest(
     kernel: str,
-    lookup: NDArray[float32],
+    lookups: NDArray[float32],
+    queries: int,
     subspaces: int,
-    codes: NDArray[uint8] | NDArray[uint16],
     itemsize: int,
-    offsets: NDArray[int64],
-    keep: NDArray[bool_] | None,
-    first: int,
-    last: int,
-    number: int,
+    # codes, offsets, keep; first and last of the images to look at, the number of image 0
+    parts: list[tuple[NDArray[uint8] | NDArray[uint16], NDArray[int64], NDArray[bool_] | None, int, int, int]],
     found: NDArray[void],
-    count: int,
+    counts: NDArray[int64],
     /,
 ) -> int: ...
 def best(
@@ -31,4 +28,30 @@ def best(
     region: NDArray[int64],
     /,
 ) -> bool: ...
+def sort_by_cell(
+    codes: NDArray[uint8] | NDArray[uint16],
+    itemsize: int,
+    subspaces: int,
+    codewords: int,
+    first: int,
+    following: NDArray[int64],
+    sorted_codes: NDArray[uint8] | NDArray[uint16],
+    regions: NDArray[uint32],
+    /,
+) -> bool: ...
+def nearest_by_cell(
+    kernel: str,
+    lookup: NDArray[float32],
+    subspaces: int,
+    codes: NDArray[uint8] | NDArray[uint16],
+    itemsize: int,
+    starts: NDArray[int64],
+    regions: NDArray[uint32],
+    offsets: NDArray[int64],
+    keep: NDArray[bool_],
+    share: int,
+    shares: int,
+    found: NDArray[void],
+    /,
+) -> int: ...
 def sort_by_high_half(keys: NDArray[uint64], /) -> None: ...

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -74,6 +75,8 @@ class Part:
     codes: uint8 or uint16 (G, M), as in ``best_regions``.
     offsets: int64 (N + 1,), as there.
     keep: bool (N,), images that may be found; None where all may.
+
+    Checked once, however many searches go through it: a collection of a million photos has 250 parts.
     """
 
     codes: NDArray[np.uint8] | NDArray[np.uint16]
@@ -81,12 +84,19 @@ class Part:
     keep: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
+        _check_codes(self.codes, self.offsets)
+        object.__setattr__(self, "offsets", plain(self.offsets))
         if self.keep is not None:
             _expect_array("keep", self.keep, np.bool_, (len(self),))
             object.__setattr__(self, "keep", np.ascontiguousarray(self.keep))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @cached_property
+    def kept(self) -> int:
+        """How many images may be found."""
+        return len(self) if self.keep is None else int(np.count_nonzero(self.keep))
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ class NearestImages:
         return len(self.image)
 
 
-_MATCH = np.dtype([("distance", np.float32), ("image", np.int64), ("region", np.int64)], align=True)
+MATCH = np.dtype([("distance", np.float32), ("image", np.int64), ("region", np.int64)], align=True)
 """An image of the extension's heap."""
 
 
@@ -132,8 +142,8 @@ def best_regions(
     A code of K or more is an InputError that names its row; the pass reads nothing out of bounds.
     Without the extension the first call for a kind of code (M and dtype) compiles for a fraction of a second.
     """
-    _check(lookup, codes, offsets)
-    threads = _threads(threads, len(codes), REGIONS_PER_THREAD)
+    check(lookup, codes, offsets)
+    threads = threads_for(threads, len(codes), REGIONS_PER_THREAD)
     images = len(offsets) - 1
     distance = np.empty(images, np.float32)
     region = np.empty(images, np.int64)
@@ -145,14 +155,14 @@ def best_regions(
             lookup, _read_only(codes), _read_only(offsets), distance, region, _columns(codes)
         )
     else:
-        arrays = _plain(lookup), len(lookup), _plain(codes), codes.itemsize, _plain(offsets)
+        arrays = plain(lookup), len(lookup), plain(codes), codes.itemsize, plain(offsets)
 
         def scan(first: int, last: int) -> bool:
             return _scan.best(*arrays, first, last, distance, region)
 
     cuts = _cuts(offsets, 0, len(codes), threads)
-    if not all(_in_threads(scan, pairwise(cuts))):
-        _refuse_codes_from(lookup.shape[1], codes)
+    if not all(in_threads(scan, pairwise(cuts))):
+        refuse_codes_from(lookup.shape[1], codes)
     return BestRegions(distance, region)
 
 
@@ -168,34 +178,59 @@ def nearest_images(
 
     A code of K or more is an InputError that names its row in its part.
     """
-    _expect(k >= 0, "k of at least 0", k)
-    for part in parts:
-        _check(lookup, part.codes, part.offsets)
     _check_lookup(lookup)
-    threads = _threads(threads, sum(len(part.codes) for part in parts), BOUNDED_PER_THREAD)
-    k = min(k, sum(len(part) if part.keep is None else int(np.count_nonzero(part.keep)) for part in parts))
+    return nearest_images_of_each(lookup[None], parts, k, threads=threads)[0]
+
+
+def nearest_images_of_each(
+    lookups: NDArray[np.float32], parts: Sequence[Part], k: int, *, threads: int | None = None
+) -> list[NearestImages]:
+    """Find the k nearest images for each of several queries in one pass over the codes.
+
+    lookups: float32 (Q, M, K), finite; tables of each query.
+    All else as in ``nearest_images``, whose answers these are.
+    """
+    _expect_array("lookups", lookups, np.float32, (None, None, None))
+    _expect(k >= 0, "k of at least 0", k)
+    for lookup in lookups:
+        _check_lookup(lookup)
+    for part in parts:
+        _expect_fitting(lookups.shape[1:], part.codes)
+    kinds = {part.codes.itemsize for part in parts}
+    _expect(len(kinds) < 2, "codes of one dtype in all parts", sorted(kinds))
+    threads = threads_for(threads, len(lookups) * sum(len(part.codes) for part in parts), BOUNDED_PER_THREAD)
+    k = min(k, sum(part.kept for part in parts))
     using = kernel()
     if k == 0 or using == "numba":
-        return _nearest_of_all(lookup, parts, k, threads)
+        return [_nearest_of_all(lookup, parts, k, threads) for lookup in lookups]
 
-    numbers = np.cumsum([0, *map(len, parts)]).tolist()
-    starts = np.cumsum([0, *(len(part.codes) for part in parts)]).tolist()
+    queries, subspaces, codewords = lookups.shape
+    numbers: list[int] = np.cumsum([0, *map(len, parts)]).tolist()
+    starts: list[int] = np.cumsum([0, *(len(part.codes) for part in parts)]).tolist()
     cuts = [_cuts(part.offsets, start, starts[-1], threads) for part, start in zip(parts, starts, strict=False)]
-    arrays = [
-        (_plain(lookup), len(lookup), _plain(part.codes), part.codes.itemsize, _plain(part.offsets), part.keep)
-        for part in parts
+    tables = plain(lookups)
+
+    def scan(share: int) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+        """The nearest of one thread's images, in no order: what one part was found to hold helps with the next."""
+        found, counts = np.empty((queries, k), MATCH), np.empty(queries, np.int64)
+        shares = [
+            (plain(part.codes), part.offsets, part.keep, cut[share], cut[share + 1], number)
+            for part, number, cut in zip(parts, numbers, cuts, strict=False)
+        ]
+        unsound = _scan.nearest(using, tables, queries, subspaces, min(kinds), shares, found, counts)
+        if unsound >= 0:
+            refuse_codes_from(codewords, parts[unsound].codes)
+        return found, counts
+
+    shares = in_threads(scan, zip(range(threads)))
+    return [
+        in_order(np.concatenate([found[query][: counts[query]] for found, counts in shares]), k)
+        for query in range(queries)
     ]
 
-    def scan(share: int) -> NDArray[np.void]:
-        """The nearest of one thread's images, in no order: what one part was found to hold helps with the next."""
-        found, count = np.empty(k, _MATCH), 0
-        for part, its, number, cut in zip(parts, arrays, numbers, cuts, strict=False):
-            count = _scan.nearest(using, *its, cut[share], cut[share + 1], number, found, count)
-            if count < 0:
-                _refuse_codes_from(lookup.shape[1], part.codes)
-        return found[:count]
 
-    found = np.concatenate(_in_threads(scan, zip(range(threads))))
+def in_order(found: NDArray[np.void], k: int) -> NearestImages:
+    """Return the k nearest of matches as the extension leaves them."""
     found = found[np.lexsort((found["image"], found["distance"]))[:k]]
     return NearestImages(*(np.ascontiguousarray(found[name]) for name in ("image", "distance", "region")))
 
@@ -221,8 +256,8 @@ def distances(lookup: NDArray[np.float32], codes: NDArray[np.uint8] | NDArray[np
 
     lookup, codes: as in ``best_regions``. For the regions of a few photos: it is not compiled and uses one thread.
     """
-    _check(lookup, codes, np.array([0, len(codes)], np.int64))
-    _refuse_codes_from(lookup.shape[1], codes)
+    check(lookup, codes, np.array([0, len(codes)], np.int64))
+    refuse_codes_from(lookup.shape[1], codes)
     found: NDArray[np.float32] = lookup[0, codes[:, 0]]
     for m in range(1, len(lookup)):
         found = found + lookup[m, codes[:, m]]
@@ -287,7 +322,8 @@ def _sort_by_high_half(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return keys
 
 
-def _threads(wanted: int | None, regions: int, worth_one: int) -> int:
+def threads_for(wanted: int | None, regions: int, worth_one: int) -> int:
+    """Return how many threads to use: as many as wanted, or as there are processors and ``worth_one`` regions for."""
     threads = min(_processors(), 1 + regions // worth_one) if wanted is None else wanted
     _expect(threads >= 1, "at least 1 thread", threads)
     return threads
@@ -302,7 +338,7 @@ def _cuts(offsets: NDArray[np.int64], start: int, regions: int, threads: int) ->
     return [0, *np.searchsorted(offsets[:-1], rows).tolist(), len(offsets) - 1]
 
 
-def _in_threads(work: Callable[..., Result], calls: Iterable[tuple[int, ...]]) -> list[Result]:
+def in_threads(work: Callable[..., Result], calls: Iterable[tuple[int, ...]]) -> list[Result]:
     """Make all calls at the same time, the first in this thread."""
     first, *others = calls
     if not others:
@@ -312,7 +348,7 @@ def _in_threads(work: Callable[..., Result], calls: Iterable[tuple[int, ...]]) -
         return [work(*first), *(each.result() for each in waiting)]
 
 
-def _plain(array: NDArray[Any]) -> NDArray[Any]:
+def plain(array: NDArray[Any]) -> NDArray[Any]:
     """The array as the extension reads it: C-contiguous and aligned, a copy only where it is not."""
     return np.require(array, requirements=["C", "A"])
 
@@ -351,20 +387,31 @@ def _check_lookup(lookup: NDArray[Any]) -> None:
     _expect(np.isfinite(lookup).all(), "a finite lookup", "inf or nan")
 
 
-def _check(lookup: NDArray[Any], codes: NDArray[Any], offsets: NDArray[Any]) -> None:
+def check(lookup: NDArray[Any], codes: NDArray[Any], offsets: NDArray[Any]) -> None:
+    """Raise InputError where tables and codes are not as ``best_regions`` takes them."""
     _check_lookup(lookup)
-    subspaces, codewords = lookup.shape
+    _expect_fitting(lookup.shape, codes)
+    _check_codes(codes, offsets)
+
+
+def _expect_fitting(shape: tuple[int, ...], codes: NDArray[Any]) -> None:
+    """Hold codes to the (M, K) of tables."""
+    subspaces, codewords = shape
     _expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, subspaces))
-    _expect(codes.flags.c_contiguous, "C-contiguous codes", codes.strides)
     limit = _columns(codes)
     _expect(codewords <= limit, f"at most {limit} codewords for codes of {codes.itemsize} bytes", codewords)
+
+
+def _check_codes(codes: NDArray[Any], offsets: NDArray[Any]) -> None:
+    _expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, None))
+    _expect(codes.flags.c_contiguous, "C-contiguous codes", codes.strides)
     _expect_array("offsets", offsets, np.int64, (None,))
     _expect(len(offsets) >= 1, "N + 1 offsets", "none")
     _expect(offsets[0] == 0 and offsets[-1] == len(codes), f"offsets from 0 to {len(codes)}", offsets)
     _expect((offsets[1:] >= offsets[:-1]).all(), "offsets that never fall", "one that does")
 
 
-def _refuse_codes_from(codewords: int, codes: NDArray[Any]) -> None:
+def refuse_codes_from(codewords: int, codes: NDArray[Any]) -> None:
     """Name the first code out of range. There may be none: a sum of finite terms can be inf as well."""
     beyond = np.argwhere(codes >= codewords)
     if len(beyond):

@@ -72,8 +72,7 @@ def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None 
     segments = collection.segments
     locate = partial(_locate, segments, lookup, collection.config.features.proposals in proposals.RANKED)
     if k is not None:
-        parts = [scan.Part(segment.codes, segment.offsets, ~segment.removed) for segment in segments]
-        nearest = scan.nearest_images(lookup, parts, k)
+        nearest = scan.nearest_images(lookup, [segment.part for segment in segments], k)
         order = _places(segments, nearest.image)
         distance = np.full(sum(len(segment.living) for segment in segments), np.nan, np.float32)
         distance[order] = nearest.distance
@@ -86,13 +85,11 @@ def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None 
 
 def _places(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return places in ``Collection.images`` of photos numbered through all segments, removed ones too."""
-    places = np.empty_like(rows)
-    row = place = 0
-    for segment in segments:
-        here = (row <= rows) & (rows < row + len(segment.removed))
-        places[here] = place + np.searchsorted(segment.living, rows[here] - row)
-        row, place = row + len(segment.removed), place + len(segment.living)
-    return places
+    row = np.cumsum([0, *(len(segment.removed) for segment in segments)])
+    place = np.cumsum([0, *(len(segment.living) for segment in segments)])
+    holder = np.searchsorted(row, rows, side="right") - 1
+    within = [np.searchsorted(segments[s].living, r) for s, r in zip(holder, rows - row[holder], strict=True)]
+    return place[holder] + np.array(within, np.int64)
 
 
 def _locate(segments: Sequence[Segment], lookup: NDArray[np.float32], ranked: bool, image: int) -> NDArray[np.float32]:
