@@ -1,4 +1,4 @@
-"""How the cost of a search grows with the collection, from 100,000 codes to 200 million: exact scan, batch, inverted index.
+"""How the cost of a search grows with the collection, from 100,000 codes to 200 million: scan, batch, index.
 
     python benchmarks/growth.py PHOTOS GROUND_TRUTH [--codes 100000 ... 200000000] [--json OUT]
 
@@ -124,7 +124,7 @@ def with_faiss(codes: Codes, parts: list[Part], turns: int) -> dict[str, Any]:
     m, k, width = books.shape
     rows = np.concatenate([part.codes for part in parts])
     image = np.repeat(np.arange(sum(map(len, parts))), np.concatenate([np.diff(part.offsets) for part in parts]))
-    queries = quantizer.rotate(codes.model.head(Features(np.stack(codes.features)))).vectors
+    queries = quantizer.rotate(codes.model.head.apply(Features(np.stack(codes.features)))).vectors
 
     def grouped(index: Any, query: int) -> NDArray[np.int64]:
         _, region = index.search(queries[query : query + 1], NEAREST)
@@ -174,8 +174,7 @@ def measure(codes: Codes, wanted: int, turns: int, peer: bool) -> dict[str, Any]
     sorting = time.perf_counter() - start
     same, shares = 0, []
     for lookup in lookups:
-        exact, found = (of(lookup) for of in (
-            lambda t: scan.nearest_images(t, parts, WANTED), lambda t: index.nearest_images(t, WANTED)))  # fmt: skip
+        exact, found = scan.nearest_images(lookup, parts, WANTED), index.nearest_images(lookup, WANTED)
         for name in ("image", "distance", "region"):
             np.testing.assert_array_equal(getattr(exact, name), getattr(found, name))
         same += len(exact)
