@@ -82,7 +82,8 @@ class Extractor:
         self._image = image
         self._feature = feature
         place = device_of(device)
-        self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
+        with _one_thread():
+            self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
         # As in ``extract``: a query and its mirror image side by side take less time than one after the other by all
         # threads, and far less where other processes compute as well.
         views = min(2 if image.mirror else 1, _threads())
@@ -186,6 +187,18 @@ def _threads() -> int:
     Later it would say what the threads of this module were given each: torch gives that to every new one.
     """
     return torch.get_num_threads()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use no other thread meanwhile: to share weights of a light network out takes longer than the work on them."""
+    _threads()
+    mine = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(mine)
 
 
 @contextmanager
