@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-shared-data lint types dist clean
+.PHONY: demo test test-shared-data benchmark lint types dist clean
 
 demo: $(VENV)/.installed
 	rm -rf udq-demo
@@ -15,6 +15,11 @@ test: $(VENV)/.installed
 # Needs the benchmark photos: UDQ_SHARED_DATA=FOLDER, or ../shared/data.
 test-shared-data: $(VENV)/.installed
 	$(BIN)/python -m pytest -m shared_data -rs
+
+# All benchmarks of speed, about an hour: make benchmark PHOTOS=FOLDER, best of some thousand photos. JSON comes to OUT.
+OUT ?= udq-benchmark
+benchmark: $(VENV)/.installed
+	$(BIN)/python benchmarks $(or $(PHOTOS),$(error PHOTOS is not set; run: make benchmark PHOTOS=FOLDER)) -o $(OUT)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -35,4 +40,4 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard src/native/*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) udq-demo dist
+	rm -rf $(VENV) udq-demo udq-benchmark dist

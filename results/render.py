@@ -140,9 +140,86 @@ def scans() -> str:
             if row := size["rows"].get(name):
                 each = (f"{row['median_ms']:.3g} ms", f"{row['codes_per_second'] / 1e9:.2f}")
                 bytes_read = f"{row['gigabytes_per_second']:.1f} GB/s"
-                rows.append((f"{size['codes']:,}", title, *each, bytes_read, f"{size['faiss_over'][name]:.1f}"))
-    head = ("codes", "", "median", "10⁹ codes a second", "bytes", "faiss / this")
+                reached = f"{size['rows']['read']['median_ms'] / row['median_ms']:.0%}"
+                rows.append(
+                    (f"{size['codes']:,}", title, *each, bytes_read, reached, f"{size['faiss_over'][name]:.1f}")
+                )
+    head = ("codes", "", "median", "10⁹ codes a second", "bytes", "of reading alone", "faiss / this")
     return _markdown(head, rows) + f"\n{_machine(figures)}.\n"
+
+
+def limits() -> str:
+    """What the machine could do at best."""
+    figures = _figures("benchmark_limits")
+    rates, threads = figures["per_second"], figures["setting"]["threads"]
+    rows = []
+    for name in (name for name in rates if "threads" not in name):
+        unit = "10⁹ operations/s" if name.startswith("multiply") else "GB/s"
+        all_threads = rates.get(f"{name}, {threads} threads")
+        rows.append((name, f"{rates[name] / 1e9:.3g} {unit}", f"{all_threads / 1e9:.3g} {unit}" if all_threads else ""))
+    return _markdown(("", "one thread", f"{threads} threads"), rows) + f"\n{_machine(figures)}.\n"
+
+
+def query() -> str:
+    """The stages of a warm query by the number of threads, and what they could take at least."""
+    figures, per_second = _figures("benchmark_query"), _figures("benchmark_limits")["per_second"]
+    setting, columns = figures["setting"], figures["warm"]
+    last = columns[-1]
+    several = f", {last['threads']} threads" if last["threads"] > 1 else ""
+    least = {
+        "network": last["network_operations"] / per_second[f"multiply {last['precision']}{several}"],
+        "scan": 8 * setting["codes"] / per_second["read"],  # one thread, as so few codes are not worth more
+    }
+    titles = {
+        "decode": "decode, cut out, scale",
+        "network": f"network ({last['precision']}), the crop and its mirror image; pooling",
+        "tables": "fully connected layers, tables of the codebooks",
+        "scan": f"scan of {setting['codes']:,} codes ({setting['kernel']})",
+        "localise": f"the boxes in {setting['wanted']} photos",
+        "ours": "**all of it**",
+        "eager": "eager: float32 torch, faiss",
+    }
+    rows = [
+        (
+            title,
+            *(f"{column['median_ms'][name]:.1f} ms" for column in columns),
+            f"{1e3 * least[name]:.2g} ms" if name in least else "",
+        )
+        for name, title in titles.items()
+    ]
+    rows.append(("eager / all of it", *(f"{column['ratio']:.1f}" for column in columns), ""))
+    head = ("", *(f"{column['threads']} thread{'s' * (column['threads'] > 1)}" for column in columns), "at the limit")
+    return _markdown(head, rows) + f"\n{_machine(figures)}.\n"
+
+
+def cold() -> str:
+    """What `udq search` takes as a command."""
+    figures = _figures("benchmark_query")
+    rows = [
+        (
+            "`python -c 'import torch'`" if name == "import torch" else f"`udq search`, {name}",
+            f"{row['median_s']:.2f} s",
+            f"{row['fastest_s']:.2f} s",
+            f"{row['processor_s']:.2f} s",
+        )
+        for name, row in figures["cold"].items()
+    ]
+    return _markdown(("process", "median", "fastest", "of processors"), rows) + f"\n{_machine(figures)}.\n"
+
+
+def memory() -> str:
+    """Peak memory of building collections."""
+    figures = _figures("benchmark_memory")
+    rows = [
+        (
+            f"{run['photos']:,}",
+            f"{run['peak_mib']:,.0f} MiB",
+            f"{run['regions']:,}",
+            f"{run['bytes_on_disk'] / 1e6:.1f} MB",
+        )
+        for run in figures["runs"]
+    ]
+    return _markdown(("photos", "peak memory", "regions", "on disk"), rows) + f"\n{_machine(figures['provenance'])}.\n"
 
 
 def proposals() -> str:
@@ -494,6 +571,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "speed": speed,
     "scan": scans,
+    "limits": limits,
+    "query": query,
+    "cold": cold,
+    "memory": memory,
     "training": training,
     "ablations": ablations,
     "table2": table2,

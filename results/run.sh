@@ -65,12 +65,11 @@ python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_
 python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     "$data/coco128/images" --json "$here/benchmark_small_collections.json"
 python benchmarks/drift.py "$data" --json "$here/benchmark_drift.json"
-python benchmarks/scan.py --json "$here/benchmark_scan.json"
-python benchmarks/index.py "$data/instre_dev/images" --photos 1500 --json "$here/benchmark_index.json"
+python benchmarks "$data/instre_dev/images" -o "$here"
 python benchmarks/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
-python benchmarks/memory.py "$data/instre_dev/images" --json "$here/benchmark_memory.json"
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
-python benchmarks/robustness.py "$data/instre_dev/images" --json "$here/benchmark_robustness.json"
+python benchmarks/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \
+    --json "$here/benchmark_robustness.json"
 # A row of an engine that is not installed says so: pip install pylance lmdb; pip download pylance lmdb -d FOLDER and
 # --wheels FOLDER say what they weigh.
 python benchmarks/storage.py --json "$here/benchmark_storage.json"

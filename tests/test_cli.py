@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import signal
@@ -36,6 +37,13 @@ def one_line(err):
     assert lines[0].startswith("udq: ")
     assert "Traceback" not in err
     return lines[0]
+
+
+def test_garbage_is_collected_after_a_search_as_before(udq, collection, photos):
+    assert udq("search", collection.path, photos / "coffee.png")[0] == 0
+    assert gc.isenabled()
+    assert udq("search", collection.path, photos / "no.png")[0] == 2
+    assert gc.isenabled()
 
 
 def test_help_has_an_example_for_every_command(udq):

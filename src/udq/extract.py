@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Self
 
@@ -82,7 +82,13 @@ class Extractor:
         self._image = image
         self._feature = feature
         place = device_of(device)
-        self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
+        with _one_thread():
+            self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
+        # As in ``extract``: a query and its mirror image side by side take less time than one after the other by all
+        # threads, and far less where other processes compute as well.
+        views = min(2 if image.mirror else 1, _threads())
+        share = max(1, _threads() // views)
+        self._views = ThreadPoolExecutor(views, "describe", initializer=torch.set_num_threads, initargs=(share,))
 
     @property
     def channels(self) -> int:
@@ -117,7 +123,7 @@ class Extractor:
         their own, one a worker, so that one that crashes its decoder or never ends is a broken photo and no more.
         """
         propose = self.propose
-        workers = min(torch.get_num_threads(), WORKERS)
+        workers = min(_threads(), WORKERS)
         with (
             ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool,
             # What the consumer computes meanwhile has one core at best: threads of BLAS would wait in busy loops.
@@ -148,7 +154,9 @@ class Extractor:
         )
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         seen = [photo, photo.mirrored()] if self._image.mirror else [photo]
-        features = np.concatenate([self._pool(each, self._maps(each).features, whole) for each in seen])
+        features = np.concatenate(
+            list(self._views.map(lambda view: self._pool(view, self._maps(view).features, whole), seen))
+        )
         return found, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
 
     def _extract(self, source: images.Source, propose: Proposer, decoder: Decoder) -> Extracted:
@@ -170,6 +178,27 @@ class Extractor:
     def _pool(self, photo: images.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         pooled = self.trunk.pool(feature_map, torch.from_numpy(boxes.copy()), width=photo.width, height=photo.height)
         return pooled.cpu().numpy()
+
+
+@cache
+def _threads() -> int:
+    """Return how many threads torch computes with, as it says when first asked.
+
+    Later it would say what the threads of this module were given each: torch gives that to every new one.
+    """
+    return torch.get_num_threads()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use no other thread meanwhile: to share weights of a light network out takes longer than the work on them."""
+    _threads()
+    mine = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(mine)
 
 
 @contextmanager

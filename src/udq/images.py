@@ -7,7 +7,9 @@ A decoder that crashes takes its process along: what reads photos of strangers i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import io
 import math
 import os
@@ -62,11 +64,22 @@ DIGEST_BYTES = 16
 _ROWS = 256
 
 # Formats of the suffixes above, whatever a file's name says: the fewer decoders strangers' files reach the better,
-# and Pillow's for PostScript runs another program.
-Image.init()
-_FORMATS = tuple(
-    name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF") if name in Image.OPEN
-)
+# and Pillow's for PostScript runs another program. The decoders of others are not even imported, which takes longer.
+_PLUGINS = {
+    "JPEG": "Jpeg",
+    "PNG": "Png",
+    "WEBP": "WebP",
+    "BMP": "Bmp",
+    "GIF": "Gif",
+    "TIFF": "Tiff",
+    "PPM": "Ppm",
+    "JPEG2000": "Jpeg2K",
+    "AVIF": "Avif",
+}
+for _plugin in _PLUGINS.values():
+    with contextlib.suppress(ImportError):  # an older Pillow has none of AVIF
+        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
+_FORMATS = tuple(name for name in _PLUGINS if name in Image.OPEN)
 
 # Our own limit above is stricter than Pillow's error and does not print to a user's terminal.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)

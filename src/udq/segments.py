@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from udq.types import Codes
 PHOTO = np.dtype([("id", "<i8"), ("size", "<i8"), ("modified", "<i8"), ("digest", "V16"), ("error", "<f4")])
 # Photos a segment at most: some 400,000 regions, 7 MB of codes and boxes in memory until it is written.
 PHOTOS = 4096
+_READERS = 4  # threads that compare checksums
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,14 @@ def read(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> I
         CollectionError: a file is missing, or not as it was written.
     """
     removed = storage.read_removed(path, manifest)
-    for place in range(len(manifest.segments)):
-        yield read_one(path, manifest, place, removed, subspaces=subspaces, codewords=codewords)
+    read = partial(read_one, path, manifest, removed=removed, subspaces=subspaces, codewords=codewords)
+    # Half of the work is checksums, which threads take side by side.
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from pool.map(read, range(len(manifest.segments)))
 
 
 def read_one(
-    path: Path, manifest: Manifest, place: int, removed: NDArray[np.int64], *, subspaces: int, codewords: int
+    path: Path, manifest: Manifest, place: int, *, removed: NDArray[np.int64], subspaces: int, codewords: int
 ) -> Segment:
     """Read the segment at a place in the manifest; ``removed`` is of ``storage.read_removed``."""
     images, photos = read_photos(path, manifest, place)
@@ -184,7 +188,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
                 listed["names"], listed["roots"], listed["sizes"], photos["id"].tolist(), strict=True
             )
         )
-        if photos.dtype != PHOTO or not all(map(_is_photo, images)):
+        if photos.dtype != PHOTO or not _are_photos(images):
             raise ValueError("something else than photos")
         whole = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
@@ -226,12 +230,13 @@ def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
     return listed
 
 
-def _is_photo(image: Image) -> bool:
-    """Whether what a file says of a photo can be one."""
-    words, sides = (image.name, image.root), (image.width, image.height)
-    return all(type(word) is str and "\0" not in word for word in words) and all(
-        type(side) is int and side > 0 for side in sides
-    )
+def _are_photos(images: Sequence[Image]) -> bool:
+    """Whether what a file says of photos can be true of any."""
+    words = [word for image in images for word in (image.name, image.root)]
+    sides = [side for image in images for side in (image.width, image.height)]
+    if not (set(map(type, words)) <= {str} and set(map(type, sides)) <= {int}):
+        return False
+    return "\0" not in "".join(words) and min(sides, default=1) > 0
 
 
 def write(path: Path, name: str, photos: Sequence[Indexed], *, codewords: int) -> dict[str, Any]:
