@@ -39,6 +39,17 @@ def scan_ratios(figures: Mapping[str, Any]) -> Ratios:
         yield f"{size['codes']:,} codes: {kernel} / reading them", 1 / size["rows"]["read"]["times_ours"]
 
 
+def growth_ratios(figures: Mapping[str, Any]) -> Ratios:
+    """A query of a batch and the inverted index beside the scan, and faiss beside the index."""
+    batch = figures["setting"]["batch"]
+    for size in figures["sizes"]:
+        took = size["median_ms"]
+        yield f"{size['codes']:,} codes: scan / a query of {batch}", took["scan, 1"] / took[f"{batch} queries, 1"]
+        yield f"{size['codes']:,} codes: scan / index", took["scan, 2"] / took["index, 2"]
+        for name, peer in size.get("faiss", {}).get("median_ms", {}).items():
+            yield f"{size['codes']:,} codes: {name} / index", peer / took["index, 1"]
+
+
 def query_ratios(figures: Mapping[str, Any]) -> Ratios:
     """A warm query beside the eager way, a cold one beside importing torch."""
     for row in figures["warm"]:
@@ -89,6 +100,9 @@ BENCHMARKS = {
     "limits": Benchmark("limits.py", 1, "", "--mib 4 --side 64 --turns 1", limits_ratios, photos=False),
     "scan": Benchmark(
         "scan.py", 2, "", "--codes 10000 --queries 1 --repeats 1", scan_ratios, photos=False
+    ),
+    "growth": Benchmark(
+        "growth.py", 15, "--peer-up-to 21000000", "--codes 2000 --queries 2 --turns 1", growth_ratios
     ),
     "query": Benchmark("query.py", 4, "", "--codes 5000 --queries 1 --turns 1", query_ratios),
     "index": Benchmark("index.py", 10, "--photos 1500", "--photos 4 --turns 1", index_ratios),

@@ -1,11 +1,12 @@
 """How the cost of a search grows with the collection, from 100,000 codes to 200 million: scan, batch, index.
 
-    python benchmarks/growth.py PHOTOS GROUND_TRUTH [--codes 100000 ... 200000000] [--json OUT]
+    python benchmarks/growth.py PHOTOS [--codes 100000 ... 200000000] [--json OUT]
 
 Codes are those of a collection of PHOTOS, built without training, and beyond their number copies of them with each of
 the eight codewords drawn anew among the 64 nearest to it: other regions, of a kind with the real ones, so that a
 query's object is in the real photos alone and the 20 nearest reach into those that do not show it. They lie in
-segments as `udq index` writes them. Queries are those of GROUND_TRUTH, and everything starts from their lookup tables.
+segments as `udq index` writes them. Queries are the middles of some photos, half as wide and half as high, and
+everything starts from their lookup tables.
 
 ``scan`` looks at every code; ``16 queries`` is the time a query when 16 share the pass; ``index`` is the inverted
 index, whose answers are compared with the scan's, bit for bit. Contenders take turns; figures are medians over queries.
@@ -31,7 +32,6 @@ from numpy.typing import NDArray
 from udq import scan
 from udq.collection import Collection
 from udq.config import IndexConfig
-from udq.datasets import boxes
 from udq.inverted import InvertedIndex
 from udq.provenance import provenance
 from udq.scan import Part
@@ -48,13 +48,15 @@ Search = Callable[[int], Any]
 class Codes:
     """The codes of a real collection, and as many more of their kind as are wanted."""
 
-    def __init__(self, photos: Path, truth: Path, queries: int) -> None:
+    def __init__(self, photos: Path, queries: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             config = IndexConfig().replace({"training": {"enabled": False}})
             collection = Collection.build(photos, Path(folder, "photos.udq"), config=config)
-            asked = boxes.load(truth).queries[:queries]
-            where = {image.name: image.path for image in collection.images}
-            self.features = [collection.extractor.describe(where[query.image], query.box)[1] for query in asked]
+            every = len(collection.images) // queries or 1
+            self.features = [
+                collection.extractor.describe(image.path, middle(image.width, image.height))[1]
+                for image in collection.images[::every][:queries]
+            ]
             self.model = collection.model
             self.codes = np.concatenate([segment.codes for segment in collection.segments])
             self.counts = np.concatenate([np.diff(segment.offsets) for segment in collection.segments])
@@ -81,6 +83,10 @@ class Codes:
         columns = np.arange(self.codes.shape[1])
         which = self._rng.integers(0, AMONG, self.codes.shape, np.uint8)
         return self._near[columns, self.codes, which].astype(np.uint8)
+
+
+def middle(width: int, height: int) -> tuple[float, float, float, float]:
+    return width / 4, height / 4, 3 * width / 4, 3 * height / 4
 
 
 def joined(parts: list[Part]) -> list[Part]:
@@ -213,14 +219,13 @@ def measure(codes: Codes, wanted: int, turns: int, peer: bool) -> dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", metavar="PHOTOS", type=Path)
-    parser.add_argument("truth", metavar="GROUND_TRUTH", type=Path)
     parser.add_argument("--codes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--peer-up-to", type=int, default=0, metavar="N")
     parser.add_argument("--json", type=Path, metavar="OUT")
     options = parser.parse_args()
-    codes = Codes(options.photos, options.truth, options.queries)
+    codes = Codes(options.photos, options.queries)
     sizes = []
     for wanted in options.codes:
         sizes.append(measure(codes, wanted, options.turns, wanted <= options.peer_up_to))

@@ -148,6 +148,33 @@ def scans() -> str:
     return _markdown(head, rows) + f"\n{_machine(figures)}.\n"
 
 
+def growth() -> str:
+    """Milliseconds a query by the number of codes: every code looked at, a share of a batch, the inverted index."""
+    figures = _figures("benchmark_growth")
+    batch = figures["setting"]["batch"]
+    ways = [f"{name}, {threads}" for name in ("scan", f"{batch} queries", "index") for threads in (1, 2)]
+    rows = []
+    for size in figures["sizes"]:
+        took, index, peer = size["median_ms"], size["index"], size.get("faiss", {}).get("median_ms", {})
+        shares = index["share_of_codes_looked_at"]
+        rows.append((
+            f"{size['codes']:,}",
+            *(f"{took[way]:.3g} ms" for way in ways),
+            f"{shares['median']:.1%} ({shares['90 %']:.0%})",
+            f"{peer['faiss IndexPQ']:.3g} ms" if peer else "",
+            f"{peer['faiss IndexIVFPQ']:.3g} ms" if peer else "",
+        ))  # fmt: skip
+    head = (
+        "codes", "scan, 1 thread", "2", f"a query of {batch}, 1 thread", "2", "index, 1 thread", "2", "codes looked at",
+        "faiss IndexPQ", "IndexIVFPQ",
+    )  # fmt: skip
+    last = figures["sizes"][-1]["index"]
+    return _markdown(head, rows) + (
+        f"\n{_machine(figures)}; kernel {figures['setting']['kernel']}. The index of the last row took "
+        f"{last['seconds_to_build']:.0f} s to sort and takes {last['bytes'] / 1e9:.1f} GB of memory.\n"
+    )
+
+
 def limits() -> str:
     """What the machine could do at best."""
     figures = _figures("benchmark_limits")
@@ -571,6 +598,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "speed": speed,
     "scan": scans,
+    "growth": growth,
     "limits": limits,
     "query": query,
     "cold": cold,
