@@ -3,18 +3,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-shared-data lint types dist clean
+.PHONY: demo test test-shared-data test-browser lint types dist clean
 
 demo: $(VENV)/.installed
 	rm -rf udq-demo
 	$(BIN)/udq demo -o udq-demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not shared_data"
+	$(BIN)/python -m pytest -m "not shared_data and not browser"
 
 # Needs the benchmark photos: UDQ_SHARED_DATA=FOLDER, or ../shared/data.
 test-shared-data: $(VENV)/.installed
-	$(BIN)/python -m pytest -m shared_data -rs
+	$(BIN)/python -m pytest -m "shared_data and not browser" -rs
+
+# The page in the system's Chromium, with real photos too where the benchmark photos are; skipped without a browser.
+test-browser: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
+	$(BIN)/python -m pytest -m browser tests/browser -rs
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

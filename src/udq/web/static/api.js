@@ -65,6 +65,5 @@ async function answer(url, options) {
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  const detail = problem.detail ?? `The server answered ${response.status} ${response.statusText}.`;
-  throw new ApiError(detail.charAt(0).toUpperCase() + detail.slice(1));
+  throw new ApiError(problem.detail ?? `The server answered ${response.status} ${response.statusText}.`);
 }

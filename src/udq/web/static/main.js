@@ -241,6 +241,10 @@ on("home", "click", (event) => {
   event.preventDefault();
   go(states.fresh());
 });
+on("skip", "click", (event) => {
+  event.preventDefault(); // the part of the address after "#" is the search
+  byId("results-title").focus();
+});
 on("new-search", "click", () => go(states.fresh()));
 on("add-there", "click", () => go({ ...state, adding: true }));
 on("cancel-adding", "click", () => go({ ...state, adding: false }));

@@ -40,13 +40,7 @@ export class PhotoGrid {
   /** Show the photos whose names hold `q` and that lie in `folder`; "" is all. */
   async filter(filter) {
     this.#filter = filter;
-    this.#loading?.abort();
-    this.#loading = null;
-    this.#photos = [];
-    this.#next = null;
-    this.#active = 0;
-    this.#window.scrollTop = 0;
-    await this.#load();
+    await this.#load(null);
   }
 
   /** Bring the keyboard here. */
@@ -54,13 +48,14 @@ export class PhotoGrid {
     this.#window.focus({ preventScroll: true });
   }
 
-  async #load() {
+  async #load(after) {
+    this.#loading?.abort();
     const loading = new AbortController();
     this.#loading = loading;
     try {
-      const limit = this.#next === null ? FIRST : PAGE;
-      const page = await api.photos({ ...this.#filter, after: this.#next, limit }, loading.signal);
-      if (!this.#photos.length) this.#forget();
+      const limit = after === null ? FIRST : PAGE;
+      const page = await api.photos({ ...this.#filter, after, limit }, loading.signal);
+      if (after === null) this.#begin();
       this.#photos.push(...page.photos);
       this.#total = page.next === null ? this.#photos.length : page.total;
       this.#next = page.next;
@@ -74,9 +69,13 @@ export class PhotoGrid {
     }
   }
 
-  #forget() {
+  // Photos of the last filter stay, and can be chosen, until the first ones of the new one are here.
+  #begin() {
     for (const cell of this.#cells.values()) cell.remove();
     this.#cells.clear();
+    this.#photos = [];
+    this.#active = 0;
+    this.#window.scrollTop = 0;
   }
 
   #layout() {
@@ -118,7 +117,7 @@ export class PhotoGrid {
     if (this.#cells.has(this.#active)) this.#window.setAttribute("aria-activedescendant", `photo-${this.#active}`);
     else this.#window.removeAttribute("aria-activedescendant");
     this.#looking ??= setTimeout(() => this.#look(), PAUSE);
-    if (end > this.#photos.length && this.#next !== null && !this.#loading) this.#load();
+    if (end > this.#photos.length && this.#next !== null && !this.#loading) this.#load(this.#next);
   }
 
   #look() {
