@@ -238,7 +238,8 @@ def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_p
         [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     name = os.fsencode(photo)
-    process.stdin.write(decode.REQUEST.pack(60, 100, 1.0, len(name)) + name)
+    request = decode.REQUEST.pack(decode.WHOLE, 60, 100, 0, 0.0, 0.0, 0.0, 0.0, 1.0, len(name))
+    process.stdin.write(request + name)
     process.stdin.flush()
 
     assert process.wait(20) == -signal.SIGALRM

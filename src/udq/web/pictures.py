@@ -10,6 +10,8 @@ import hashlib
 import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from PIL import Image
 
 from udq import images
 from udq.decode import Decoder
-from udq.errors import ImageError
+from udq.errors import ImageError, InputError
 from udq.names import shown
 from udq.types import Box
 from udq.web.cache import Cache
@@ -39,11 +41,13 @@ class Shown:
     """A photo that may be served.
 
     Attributes:
-        path: where it really is.
+        name: what it is called, for people.
+        path: where it really is, which is nobody's business.
         width, height: pixels as a viewer shows it.
         stat: of its file.
     """
 
+    name: str
     path: Path
     width: int
     height: int
@@ -54,22 +58,37 @@ class Shown:
         """What tells its content from another."""
         return str(self.path), self.stat.st_mtime_ns, self.stat.st_size
 
+    @contextmanager
+    def by_name(self) -> Iterator[None]:
+        """Have errors call the photo by its name: they go to whoever asked."""
+        try:
+            yield
+        except (ImageError, InputError) as error:
+            raise type(error)(str(error).replace(shown(str(self.path)), shown(self.name))) from None
 
-def within(path: Path, root: Path, *, width: int, height: int) -> Shown:
-    """Return a photo that really is in a folder; raises Problem where it is gone, or a link leads out."""
+
+def within(path: Path, root: Path, *, name: str, width: int, height: int) -> Shown:
+    """Return a photo that really is in a folder; raises Problem where it is gone, or a link leads out.
+
+    Args:
+        path: where it should be.
+        root: the folder.
+        name: what it is called, for people.
+        width, height: pixels as a viewer shows it.
+    """
     try:
         real = path.resolve(strict=True)
         found = real.stat()
     except (OSError, RuntimeError):  # a circle of links
         raise Problem(
             "photo-gone",
-            f"{shown(path.name)}: its file is not there (any more); udq add --sync brings the collection up to date",
+            f"{shown(name)}: its file is not there (any more); udq add --sync brings the collection up to date",
         ) from None
     if not real.is_relative_to(root.resolve()):
         raise Problem(
-            "outside-folder", f"{shown(path.name)}: a link that leads out of the indexed folder, which is not followed"
+            "outside-folder", f"{shown(name)}: a link that leads out of the indexed folder, which is not followed"
         )
-    return Shown(real, width, height, found)
+    return Shown(name, real, width, height, found)
 
 
 def media_type(head: bytes) -> str | None:
@@ -110,7 +129,7 @@ class Pictures:
             with images.open_file(photo.path) as file:
                 return media_type(file.read(16))
         except (OSError, ValueError) as error:
-            raise ImageError(f"{shown(photo.path.name)}: {error}") from error
+            raise ImageError(f"{shown(photo.name)}: {error}") from error
 
     def scaled(self, photo: Shown, width: int | None) -> bytes:
         """Return a photo as a JPEG of at most so many pixels in width, never enlarged."""
@@ -127,7 +146,8 @@ class Pictures:
         key = (photo.mark, box)
         kept = self._kept.get(key)
         if kept is None:
-            crop, _ = self._decoder.load_crop(photo.path, box, shorter=THUMBNAIL, longer=THUMBNAIL, least=THUMBNAIL)
+            with photo.by_name():
+                crop, _ = self._decoder.load_crop(photo.path, box, shorter=THUMBNAIL, longer=THUMBNAIL, least=THUMBNAIL)
             kept = self._keep(key, crop.pixels)
         return kept
 
@@ -139,7 +159,8 @@ class Pictures:
             shorter, longer = math.ceil(sides[0] * scale), max(1, round(sides[1] * scale))
             decoded = self._decoder.decode(photo.path, shorter=max(1, shorter), longer=longer)
             if decoded.photo is None:
-                raise ImageError(decoded.broken)
+                with photo.by_name():
+                    raise ImageError(decoded.broken)
             kept = self._keep(key, decoded.photo.pixels)
         return kept
 

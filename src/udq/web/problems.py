@@ -52,7 +52,7 @@ _OF_ERROR: tuple[tuple[type[UdqError], str], ...] = (
 log = logging.getLogger("udq.web")
 
 
-class Problem(Exception):
+class Problem(HTTPException):
     """What went wrong, for whoever asked."""
 
     def __init__(self, kind: str, detail: str, *, headers: dict[str, str] | None = None) -> None:
@@ -63,25 +63,18 @@ class Problem(Exception):
             detail: what was expected, what was found and what to do, in a line.
             headers: of the answer, besides its type.
         """
-        super().__init__(detail)
+        super().__init__(KINDS[kind], detail, headers)
         self.kind = kind
-        self.detail = detail
-        self.headers = headers or {}
-
-    @property
-    def status(self) -> int:
-        """The status of the answer."""
-        return KINDS[self.kind]
 
     def response(self) -> Response:
         """Return the answer."""
         body = {
             "type": f"{MANUAL}#{self.kind}",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
+            "title": HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
             "detail": shown(self.detail),
         }
-        return Response(json.dumps(body), self.status, self.headers, media_type="application/problem+json")
+        return Response(json.dumps(body), self.status_code, self.headers, media_type="application/problem+json")
 
 
 class Described(BaseModel):

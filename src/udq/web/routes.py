@@ -103,8 +103,7 @@ def router(service: Service) -> APIRouter:
     )
     async def photo(number: PhotoId) -> Response:
         """Return facts about a photo."""
-        state = await service.now()
-        image, found = state.photo(number), service.shown(state, number)
+        image, found = await service.find(number)
         modified = datetime.datetime.fromtimestamp(found.stat.st_mtime, datetime.UTC)
         folder = str(PurePosixPath(shown(image.name)).parent)
         return _json(
@@ -121,12 +120,12 @@ def router(service: Service) -> APIRouter:
     @api.get("/photos/{number}/file", response_class=Response, responses=_PHOTO | gone_or_bad)
     async def photo_file(request: Request, number: PhotoId, width: Width = None) -> Response:
         """Return a photo as a browser can show it: its file, or where browsers do not know its format, a JPEG."""
-        return await serving.file(service, request, service.shown(await service.now(), number), width)
+        return await serving.file(service, request, (await service.find(number))[1], width)
 
     @api.get("/photos/{number}/thumbnail", response_class=Response, responses=_JPEG | gone_or_bad)
     async def photo_thumbnail(request: Request, number: PhotoId, box: BoxText = None) -> Response:
         """Return a small JPEG of a photo, or of what is inside a box of it."""
-        photo = service.shown(await service.now(), number)
+        photo = (await service.find(number))[1]
         return await serving.thumbnail(service, request, photo, _box(box, photo))
 
     @api.post(
@@ -183,17 +182,17 @@ def router(service: Service) -> APIRouter:
     )
     async def search(request: Request, wanted: schema.SearchIn) -> Response:
         """Rank the photos of the collection by the object that the examples show, with its place in each."""
-        state = await service.now()
         asked, named = [], []
         for example in wanted.examples:
             if example.upload is not None:
-                photo, name = service.uploads.shown(example.upload), service.uploads.get(example.upload).name
+                photo = service.uploads.shown(example.upload)
             else:
                 assert example.photo is not None
-                photo, name = service.shown(state, example.photo), state.photo(example.photo).name
+                _, photo = await service.find(example.photo)
             box = None if example.box is None else images.check_box(example.box, photo.width, photo.height)
             asked.append(Asked(photo, box, example.wrong))
-            named.append({"photo": example.photo, "upload": example.upload, "image": shown(name)})
+            named.append({"photo": example.photo, "upload": example.upload, "image": shown(photo.name)})
+        state = await service.now()
         result = await service.searches.search(
             request.is_disconnected, state, asked, k=wanted.k, offset=wanted.offset, min_score=wanted.min_score
         )

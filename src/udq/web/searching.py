@@ -10,6 +10,8 @@ import asyncio
 import functools
 import math
 import os
+import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from udq import search
 from udq.decode import Decoder
@@ -26,7 +29,7 @@ from udq.types import Box, Example, SearchResult
 from udq.web.cache import Cache
 from udq.web.living import State
 from udq.web.metrics import Metrics
-from udq.web.pictures import Shown
+from udq.web.pictures import Shown, within
 from udq.web.problems import Problem
 
 if TYPE_CHECKING:
@@ -102,6 +105,16 @@ class Line:
         finally:
             self._free.release()
 
+    def on_each(self, work: Callable[[int], object]) -> None:
+        """Have each worker do something before anything else, and wait for that."""
+        met = threading.Barrier(self._workers)
+
+        def once(worker: int) -> None:
+            met.wait()  # so that none does two
+            work(worker)
+
+        list(self._pool.map(once, range(self._workers)))
+
     def close(self) -> None:
         """End the workers, once what they do is done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -153,6 +166,20 @@ class Searches:
         self._metrics.scan.observe(result.elapsed_ms["scan"])
         return result
 
+    def warm_up(self, state: State) -> None:
+        """Search once for real on each worker, so that networks, decoders and the scan are loaded."""
+        with tempfile.TemporaryDirectory(prefix="udq-serve-") as folder:
+            path = Path(folder, "noise.png")
+            Image.effect_noise((640, 480), 64).convert("RGB").save(path)
+            photo = within(path, path.parent, name=path.name, width=640, height=480)
+
+            def once(worker: int) -> None:
+                # A box of its own for each: else the second would find the feature of the first one.
+                box = (0.0, 0.0, 640.0 - worker, 480.0)
+                self._search(state, [Asked(photo, box, False)], k=20, offset=0, min_score=None)
+
+            self.line.on_each(once)
+
     def _search(
         self, state: State, asked: Sequence[Asked], *, k: int, offset: int, min_score: float | None
     ) -> SearchResult:
@@ -160,13 +187,14 @@ class Searches:
         if extractor is not self._seen_by:  # the collection was trained anew
             self._features.clear()
             self._seen_by = extractor
-        marks = {str(each.photo.path): each.photo.mark for each in asked}
+        photos = {str(each.photo.path): each.photo for each in asked}
 
         def describe(example: Example) -> tuple[Box, NDArray[np.float32]]:
-            key = marks[str(example.photo)], example.box
+            key = photos[str(example.photo)].mark, example.box
             kept = self._features.get(key)
             if kept is None:
-                kept = extractor.describe(Path(example.photo), example.box, load_crop=self._decoder.load_crop)
+                with photos[str(example.photo)].by_name():
+                    kept = extractor.describe(Path(example.photo), example.box, load_crop=self._decoder.load_crop)
                 self._features.put(key, kept, kept[1].nbytes)
             return kept
 

@@ -82,7 +82,10 @@ def serve(
             ),
             ready,
         )
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            service.close()
         if not server.started:
             raise UdqError("the server did not start; what went wrong is said above")
 

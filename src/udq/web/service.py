@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image as Pillow
-
 from udq.collection import Collection
 from udq.decode import Decoder
-from udq.types import Box
+from udq.segments import Image
 from udq.web.living import Living, State
 from udq.web.metrics import Metrics
 from udq.web.pictures import Pictures, Shown, within
-from udq.web.searching import LINE, Asked, Line, Searches
+from udq.web.searching import LINE, Line, Searches
 from udq.web.uploads import Uploads
 from udq.web.writing import Writer
 
@@ -70,10 +67,9 @@ class Service:
             collection: what is served.
             write_to: the folder for photos that are added; None where nothing may be changed.
         """
-        decoder, metrics = Decoder(), Metrics()
         living = Living(collection)
-        uploads = Uploads(decoder)
-        searches = Searches(decoder, metrics)
+        decoder, metrics = Decoder(), Metrics()
+        uploads, searches = Uploads(decoder), Searches(decoder, metrics)
         service = Service(
             living,
             decoder,
@@ -84,6 +80,11 @@ class Service:
             metrics,
             Line(os.cpu_count() or 1, _PICTURES_WAITING),
         )
+        try:
+            searches.warm_up(living.state)
+        except BaseException:
+            service.close()
+            raise
         metrics.watch("udq_photos", "Photos of the collection.", lambda: len(living.state.collection))
         metrics.watch("udq_regions", "Regions of all photos.", lambda: living.state.collection.regions)
         metrics.watch("udq_searches_waiting", "Searches that wait for a worker.", lambda: searches.line.waiting)
@@ -92,8 +93,7 @@ class Service:
         return service
 
     async def __aenter__(self) -> Service:
-        """Warm up, and begin to sweep."""
-        await self._warm_up()
+        """Begin to sweep."""
         self._sweeping = asyncio.create_task(self._sweep())
         self.ready = True
         return self
@@ -103,24 +103,14 @@ class Service:
         self.ready = False
         if self._sweeping is not None:
             self._sweeping.cancel()
+        self.close()
+
+    def close(self) -> None:
+        """End workers and decoders, and delete what visitors brought; doing so twice is no error."""
         for line in (self.searches.line, self.drawing):
             line.close()
         self.decoder.close()
         self.uploads.close()
-
-    async def _warm_up(self) -> None:
-        """Search once for real on each worker, so that networks, decoders and the scan are loaded."""
-        with tempfile.NamedTemporaryFile(suffix=".png") as file:
-            Pillow.effect_noise((640, 480), 64).convert("RGB").save(file, "PNG")
-            file.flush()
-            photo = within(Path(file.name), Path(file.name).parent, width=640, height=480)
-            # A box of its own for each: else the second finds the feature of the first one.
-            boxes: list[Box] = [(0.0, 0.0, 640.0 - i, 480.0) for i in range(os.cpu_count() or 1)]
-            asked = [Asked(photo, box, False) for box in boxes]
-            state = self.living.now()
-            await asyncio.gather(
-                *(self.searches.search(_here, state, [each], k=20, offset=0, min_score=None) for each in asked)
-            )
 
     async def _sweep(self) -> None:
         while True:
@@ -129,13 +119,17 @@ class Service:
                 await asyncio.to_thread(self.uploads.sweep)
 
     async def now(self) -> State:
-        """Return the newest state of the collection; reading a new one does not hold up other requests."""
+        """Return the newest state of the collection."""
+        # Not here: reading a new state, or a disk that does not answer, would hold up all other requests.
         return await asyncio.to_thread(self.living.now)
 
-    def shown(self, state: State, number: int) -> Shown:
-        """Return a photo of the collection to be served."""
-        image = state.photo(number)
-        return within(image.path, Path(image.root), width=image.width, height=image.height)
+    async def find(self, number: int) -> tuple[Image, Shown]:
+        """Return a photo of the collection, and as it is to be served; raises Problem where it is gone."""
+        return await asyncio.to_thread(self._find, number)
+
+    def _find(self, number: int) -> tuple[Image, Shown]:
+        image = self.living.now().photo(number)
+        return image, within(image.path, Path(image.root), name=image.name, width=image.width, height=image.height)
 
     async def draw(self, gone: Callable[[], Awaitable[bool]], work: Callable[[], Result]) -> Result:
         """Have a photo decoded."""
@@ -154,7 +148,3 @@ class Service:
             "writable": self.writer.allowed,
             "limits": {"searches_waiting": LINE},
         }
-
-
-async def _here() -> bool:
-    return False

@@ -98,7 +98,7 @@ class Uploads:
     def shown(self, number: str) -> Shown:
         """Return a photo to be served."""
         upload = self.get(number)
-        return within(upload.path, upload.path.parent, width=upload.width, height=upload.height)
+        return within(upload.path, upload.path.parent, name=upload.name, width=upload.width, height=upload.height)
 
     def sweep(self) -> None:
         """Delete photos that nobody asked for lately, and those that are over the budget."""
