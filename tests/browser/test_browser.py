@@ -143,9 +143,9 @@ def test_results_marked_right_and_wrong_refine_the_search(visit, demo_server, de
     refined = [name for name, _ in here.results()]
     assert set(right) <= set(refined[:4])
     assert wrong not in refined or refined.index(wrong) >= names.index(wrong)
-    assert here.page.is_disabled("#refine")
+    assert here.page.is_hidden("#refine")
     here.page.click("#clear-marks")
-    assert here.page.is_enabled("#refine")
+    assert here.page.is_visible("#refine")
 
 
 def test_the_least_score_hides_and_more_are_shown(visit, demo_server):

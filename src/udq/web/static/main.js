@@ -188,9 +188,8 @@ function marks() {
   byId("least-score").textContent = state.minScore === null ? "any" : state.minScore.toFixed(2);
   const right = state.marks.filter(({ kind }) => kind === "right").length;
   byId("refine-bar").hidden = !state.marks.length && !states.canRefine(state);
-  const used = states.canRefine(state) ? "" : ", used in this search";
-  byId("refine-text").textContent = `${right} right, ${state.marks.length - right} wrong${used}`;
-  byId("refine").disabled = Boolean(used);
+  byId("refine-text").textContent = `${right} right, ${state.marks.length - right} wrong`;
+  byId("refine").hidden = !states.canRefine(state);
   byId("no-results").hidden = shown > 0;
   if (matches.length && !shown) byId("no-results").textContent = "No photo scores that high. Lower the least score.";
 }
@@ -253,7 +252,10 @@ on("add-here", "click", () => {
   byId("stage").focus();
 });
 on("whole", "click", () => search(states.drawn(state, null)));
-on("refine", "click", () => search(states.refined(state)));
+on("refine", "click", () => {
+  search(states.refined(state));
+  byId("results-title").focus();
+});
 on("clear-marks", "click", () => go({ ...state, marks: [] }, { anew: false }));
 on("more", "click", () => search({ ...state, k: Math.min(2 * state.k, MOST_MATCHES) }));
 on("export", "click", () => exporting.open(accepted(state, matches)));
