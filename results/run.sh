@@ -74,3 +74,5 @@ python benchmarks/robustness.py "$data/instre_dev/images" --json "$here/benchmar
 # A row of an engine that is not installed says so: pip install pylance lmdb; pip download pylance lmdb -d FOLDER and
 # --wheels FOLDER say what they weigh.
 python benchmarks/storage.py --json "$here/benchmark_storage.json"
+# Needs Chromium and what `make test-browser` installs.
+python benchmarks/page.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --json "$here/benchmark_page.json"
