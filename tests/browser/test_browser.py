@@ -7,9 +7,12 @@ import json
 import re
 from base64 import b64encode
 
+import browsing
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from udq import Collection, IndexConfig
 
 pytestmark = pytest.mark.browser
 
@@ -269,7 +272,11 @@ def test_a_link_reproduces_a_search(visit, demo_server):
         here.page.click("#refine")
     here.settled()
     here.page.click(f'[aria-label="Wrong: {names[9]}"]')
-    there = visit(demo_server, path=here.page.url.removeprefix(demo_server))
+    here.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    here.page.click("#copy")
+    here.until("document.querySelector('#copy').textContent === 'Copied'")
+    link = here.page.evaluate("navigator.clipboard.readText()")
+    there = visit(demo_server, path=link.removeprefix(demo_server))
     there.settled()
 
     assert there.results() == here.results()
@@ -325,6 +332,33 @@ def test_a_broken_link_is_told(visit, demo_server, link, words, status):
     assert words in here.page.inner_text("#alert-text").lower()
     assert bool(here.errors) == bool(status)
     assert all(status in error for error in here.errors)
+    here.errors.clear()
+
+
+def test_names_are_never_markup_and_a_photo_that_is_gone_is_told(visit, chromium, demo_folder, tmp_path):
+    hostile = "<img src=x onerror=document.title='owned'> & \"quoted\".jpg"
+    (tmp_path / "photos" / "a folder").mkdir(parents=True)
+    for name, copy in (("coffee", hostile), ("astronaut", "a folder/astronaut.jpg"), ("rocket", "a folder/rocket.jpg")):
+        (tmp_path / "photos" / copy).write_bytes((demo_folder / "photos" / f"{name}.jpg").read_bytes())
+    quick = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
+    Collection.build(tmp_path / "photos", tmp_path / "x.udq", config=quick, device="cpu")
+    with browsing.serving(tmp_path / "x.udq") as address:
+        here = visit(address)
+        here.page.wait_for_selector("#folder-field:not([hidden])")
+        here.page.select_option("#folder", "a folder")
+        here.until("document.querySelectorAll('.cell').length === 2")
+        here.page.select_option("#folder", "")
+        here.until("document.querySelectorAll('.cell').length === 3")
+        here.page.locator(".cell", has_text="onerror").click()
+        here.draw(COFFEE)
+        assert here.results()[0][0] == here.page.inner_text("#source-name") == hostile
+        (tmp_path / "photos" / "a folder" / "rocket.jpg").unlink()
+        here.page.click("#new-search")
+        here.page.locator(".cell", has_text="rocket").click()
+        here.page.wait_for_selector("#alert:not([hidden])")
+        assert "rocket.jpg: its file is not there" in here.page.inner_text("#alert-text")
+        assert "owned" not in here.page.title()
+    assert all("410" in error for error in here.errors)
     here.errors.clear()
 
 

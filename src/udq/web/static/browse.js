@@ -78,6 +78,7 @@ export class Browse {
   }
 
   async #bring(file) {
+    byId("drop-text").textContent = `Sending ${file.name || "the photo"}…`;
     document.body.classList.add("bringing");
     try {
       const { id, name, width, height } = await api.upload(file);
@@ -96,6 +97,7 @@ export class Browse {
     const over = (by) => {
       depth = by === 0 ? 0 : depth + by;
       document.body.classList.toggle("dropping", depth > 0);
+      if (depth > 0) byId("drop-text").textContent = "Drop the photo to search with it";
     };
     addEventListener("dragenter", (event) => holdsFile(event) && over(1));
     addEventListener("dragleave", (event) => holdsFile(event) && over(-1));

@@ -50,7 +50,7 @@ export class Export {
       link.href = URL.createObjectURL(file);
       link.download = NAMES[format];
       link.click();
-      URL.revokeObjectURL(link.href);
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // some browsers begin to save a little later
     } catch (error) {
       complain(error);
     }

@@ -72,6 +72,7 @@ async function search(next, { anew = true } = {}) {
   searching = new AbortController();
   const { signal } = searching;
   byId("results").setAttribute("aria-busy", "true");
+  byId("took").textContent = byId("no-results").textContent = "Searching…";
   try {
     const answer = await api.search(states.request(state), signal);
     settle();
@@ -84,7 +85,6 @@ async function search(next, { anew = true } = {}) {
     found([]);
     complain(error, () => search(state, { anew: false }));
   }
-  byId("results").removeAttribute("aria-busy");
 }
 
 /** Take a state for the present one; `anew` makes it a step of the browser's history. */
@@ -202,6 +202,7 @@ function found(next) {
   threshold.max = Math.ceil(100 * Math.max(...scores, 0)) / 100 || 1;
   threshold.value = state.minScore ?? threshold.min;
   results.show(matches, isQuery);
+  byId("results").removeAttribute("aria-busy");
   for (const id of ["result-buttons", "slider", "skip"]) byId(id).hidden = !matches.length;
   byId("more").hidden = matches.length < state.k || state.k >= MOST_MATCHES;
   byId("no-results").textContent = states.canSearch(state)
