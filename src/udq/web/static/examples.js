@@ -18,6 +18,8 @@ export class Examples {
   /** Show examples; the one at index `active` is being adjusted. */
   show(examples, active) {
     this.#list.replaceChildren(...examples.map((example, i) => this.#chip(example, i, i === active)));
+    // On a narrow screen the chips are one line that scrolls.
+    if (active !== null) this.#list.parentElement.scrollLeft = this.#list.children[active].offsetLeft - this.#list.offsetLeft;
   }
 
   #chip(example, index, isActive) {

@@ -13,6 +13,7 @@ import { Viewer } from "./viewer.js";
 
 const STAGE = 1600; // pixels of width that a photo to draw on is loaded with
 const MOST_MATCHES = 1000; // that the server gives
+const TOUCH = matchMedia("(pointer: coarse)").matches;
 
 let state = states.fresh();
 let matches = []; // of the last search
@@ -83,6 +84,7 @@ async function search(next, { anew = true } = {}) {
   } catch (error) {
     if (error.name === "AbortError") return;
     found([]);
+    byId("no-results").textContent = "The search did not succeed.";
     complain(error, () => search(state, { anew: false }));
   }
 }
@@ -171,10 +173,10 @@ function render() {
 
 function hint(draft) {
   const words = {
-    first: "Draw a box round the object. By keyboard: Enter puts one there, arrow keys move it.",
+    first: TOUCH ? "Draw a box round the object." : "Draw a box round the object, or press Enter for one to move.",
     more: "Draw one more box of the same object.",
     adjust: "Drag the box or its edges to adjust it, or draw another.",
-    draft: `Box ${draft?.join(", ")}. Release, or press Enter, to search.`,
+    draft: `Box ${draft?.join(", ")}. ${TOUCH ? "Let go" : "Release, or press Enter,"} to search.`,
   };
   const key = draft ? "draft" : !state.examples.length ? "first" : state.active === null ? "more" : "adjust";
   byId("hint").textContent = words[key];
