@@ -192,6 +192,7 @@ def test_a_result_opens_large_and_leads_on(visit, demo_server):
     here.settled()
 
     assert here.page.inner_text("#source-name") == results[2][0]
+    assert here.page.evaluate("document.activeElement.id") == "stage"
     (asked,) = answer.value.request.post_data_json["examples"]
     assert asked["box"] == pytest.approx(results[2][1], abs=1)
     here.page.go_back()

@@ -53,6 +53,11 @@ function open(source) {
   byId("stage").focus({ preventScroll: true });
 }
 
+function choose(next) {
+  go(next);
+  byId("grid").focus({ preventScroll: true });
+}
+
 function show(index) {
   const { photo, upload, name, width, height } = state.examples[index];
   go({ ...state, source: { photo, upload, name, width, height }, active: index });
@@ -200,8 +205,9 @@ function found(next) {
   matches = next;
   const scores = matches.filter(({ id }) => !isQuery({ id })).map(({ score }) => score);
   const threshold = byId("threshold");
-  threshold.min = Math.floor(100 * Math.min(...scores, Infinity)) / 100 || 0;
-  threshold.max = Math.ceil(100 * Math.max(...scores, 0)) / 100 || 1;
+  // The query's own score is far above all others, and would leave them a small part of the slider.
+  threshold.min = scores.length ? Math.floor(100 * Math.min(...scores)) / 100 : 0;
+  threshold.max = scores.length ? Math.ceil(100 * Math.max(...scores)) / 100 : 1;
   threshold.value = state.minScore ?? threshold.min;
   results.show(matches, isQuery);
   byId("results").removeAttribute("aria-busy");
@@ -226,7 +232,12 @@ function took({ encode, scan }, here) {
 const isQuery = ({ id }) => state.examples.some(({ photo, kind }) => kind === "drawn" && photo === id);
 
 async function about() {
-  const facts = await api.collection();
+  let facts;
+  try {
+    facts = await api.collection();
+  } catch (error) {
+    return complain(error, about);
+  }
   document.title = `${facts.name} · udq`;
   byId("collection-name").textContent = facts.name;
   byId("collection-facts").textContent = `${counted(facts.photos, "photo")} · ${counted(facts.regions, "region")}`;
@@ -241,15 +252,18 @@ const on = (id, happens, act) => byId(id).addEventListener(happens, act);
 
 on("home", "click", (event) => {
   event.preventDefault();
-  go(states.fresh());
+  choose(states.fresh());
 });
 on("skip", "click", (event) => {
   event.preventDefault(); // the part of the address after "#" is the search
   byId("results-title").focus();
 });
-on("new-search", "click", () => go(states.fresh()));
-on("add-there", "click", () => go({ ...state, adding: true }));
-on("cancel-adding", "click", () => go({ ...state, adding: false }));
+on("new-search", "click", () => choose(states.fresh()));
+on("add-there", "click", () => choose({ ...state, adding: true }));
+on("cancel-adding", "click", () => {
+  go({ ...state, adding: false });
+  byId("stage").focus();
+});
 on("add-here", "click", () => {
   go({ ...state, active: null });
   byId("stage").focus();
@@ -293,6 +307,6 @@ addEventListener(
 addEventListener("load", ({ target }) => target instanceof HTMLImageElement && target.classList.remove("gone"), true);
 addEventListener("popstate", restore);
 
-about().catch((error) => complain(error, about));
+about();
 browse.start();
 restore();

@@ -26,6 +26,9 @@ export function announce(text) {
 /** "1 photo", "2,500 photos". */
 export const counted = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
+/** The part of a photo's name that there is room for in a list: without its folders. */
+export const fileName = (name) => name.slice(name.lastIndexOf("/") + 1);
+
 /** Bytes as people say them. */
 export const sized = (bytes) =>
   bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;

@@ -5,6 +5,7 @@
 
 import * as api from "./api.js";
 import { make } from "./dom.js";
+import { fileName } from "./messages.js";
 
 const FIRST = 200; // photos of the first request, for the sake of an answer at once
 const PAGE = 5000; // of the others
@@ -13,7 +14,7 @@ const GAP = 12;
 const BEYOND = 2; // rows above and below the window that are kept ready
 const PAUSE = 120; // ms between looks for photos that are still in sight, so that flying past thousands asks for few
 
-/** A grid inside an element that scrolls. on.pick(photo), on.count(total or null), on.fail(error). */
+/** A grid inside an element that scrolls. on.pick(photo), on.count(total), on.fail(error). */
 export class PhotoGrid {
   #window;
   #space = make("div", { class: "space", role: "presentation" });
@@ -24,6 +25,7 @@ export class PhotoGrid {
   #next = null;
   #loading = null; // AbortController of the page that is on its way
   #active = 0;
+  #top = 0; // how far it is scrolled, which some browsers forget of what they do not show
   #cells = new Map(); // index -> element
   #looking = null; // the timer of the next look
 
@@ -31,10 +33,10 @@ export class PhotoGrid {
     this.#window = element;
     this.#on = on;
     element.append(this.#space);
-    element.addEventListener("scroll", () => this.#render(), { passive: true });
+    element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     element.addEventListener("keydown", (event) => this.#key(event));
     element.addEventListener("click", (event) => this.#click(event));
-    new ResizeObserver(() => this.#render()).observe(element);
+    new ResizeObserver(() => this.#resized()).observe(element);
   }
 
   /** Show the photos whose names hold `q` and that lie in `folder`; "" is all. */
@@ -62,6 +64,7 @@ export class PhotoGrid {
       this.#loading = null;
       this.#on.count(this.#total);
       this.#render();
+      if (after === null) this.#look();
     } catch (error) {
       if (error.name === "AbortError") return;
       this.#loading = null;
@@ -76,6 +79,16 @@ export class PhotoGrid {
     this.#photos = [];
     this.#active = 0;
     this.#window.scrollTop = 0;
+  }
+
+  #scrolled() {
+    if (this.#window.clientHeight) this.#top = this.#window.scrollTop;
+    this.#render();
+  }
+
+  #resized() {
+    if (this.#window.clientHeight) this.#window.scrollTop = this.#top;
+    this.#render();
   }
 
   #layout() {
@@ -142,7 +155,7 @@ export class PhotoGrid {
         "aria-posinset": index + 1,
       },
       make("img", { alt: "", decoding: "async", draggable: "false" }),
-      make("span", { class: "name" }, photo.name),
+      make("span", { class: "name" }, fileName(photo.name)),
     );
   }
 

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { make, outlines } from "./dom.js";
 import { zoomTo } from "./geometry.js";
+import { fileName } from "./messages.js";
 
 const FRAME = 4 / 3; // of a card's picture, as page.css has it
 const SHARP = 1280; // pixels of width that a photo is loaded with when somebody looks closer
@@ -89,7 +90,7 @@ export class Results {
         "div",
         { class: "caption" },
         make("span", { class: "rank" }, match.rank),
-        make("span", { class: "name", title: match.image }, match.image),
+        make("span", { class: "name", title: match.image }, fileName(match.image)),
         make("span", { class: "score" }, isQuery ? `${score} · query` : score),
         make("span", { class: "marks" }, buttons.right, buttons.wrong),
       ),

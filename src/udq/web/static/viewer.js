@@ -20,17 +20,17 @@ export class Viewer {
   constructor(on) {
     this.#on = on;
     this.#dialog.addEventListener("keydown", (event) => this.#key(event));
-    this.#dialog.addEventListener("close", () => this.#on.close(this.#index));
+    this.#dialog.addEventListener("close", () => {
+      if (this.#dialog.returnValue === "search") this.#on.from(this.#match);
+      else this.#on.close(this.#index);
+    });
     this.#dialog.addEventListener("click", (event) => event.target === this.#dialog && this.#dialog.close());
     byId("viewer-close").addEventListener("click", () => this.#dialog.close());
     byId("viewer-previous").addEventListener("click", () => this.#step(-1));
     byId("viewer-next").addEventListener("click", () => this.#step(1));
     byId("viewer-right").addEventListener("click", () => this.#on.mark(this.#match, "right"));
     byId("viewer-wrong").addEventListener("click", () => this.#on.mark(this.#match, "wrong"));
-    byId("viewer-search").addEventListener("click", () => {
-      this.#dialog.close();
-      this.#on.from(this.#match);
-    });
+    byId("viewer-search").addEventListener("click", () => this.#dialog.close("search"));
   }
 
   get #match() {
@@ -41,6 +41,7 @@ export class Viewer {
   open(matches, index) {
     this.#matches = matches;
     this.#index = index;
+    this.#dialog.returnValue = "";
     this.#dialog.showModal();
     this.#render();
   }
