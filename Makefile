@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-shared-data test-browser lint types dist clean
+.PHONY: demo test test-shared-data test-browser test-web-fuzz lint types dist clean
 
 demo: $(VENV)/.installed
 	rm -rf udq-demo
 	$(BIN)/udq demo -o udq-demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not shared_data and not browser"
+	$(BIN)/python -m pytest -m "not shared_data and not browser and not web_fuzz"
 
 # Needs the benchmark photos: UDQ_SHARED_DATA=FOLDER, or ../shared/data.
 test-shared-data: $(VENV)/.installed
@@ -20,6 +20,10 @@ test-shared-data: $(VENV)/.installed
 test-browser: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
 	$(BIN)/python -m pytest -m browser tests/browser -rs
+
+# Requests that schemathesis makes up from the description of the API: no answer is a server's error.
+test-web-fuzz: $(VENV)/.installed
+	$(BIN)/python -m pytest -m web_fuzz
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

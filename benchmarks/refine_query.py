@@ -25,7 +25,7 @@ from udq.provenance import provenance
 from udq.types import Features
 
 PAGE, MARKS = 20, 3
-GAMMAS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+GAMMAS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,9 @@ python benchmarks/scan.py --json "$here/benchmark_scan.json"
 python benchmarks/index.py "$data/instre_dev/images" --photos 1500 --json "$here/benchmark_index.json"
 python benchmarks/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
 python benchmarks/memory.py "$data/instre_dev/images" --json "$here/benchmark_memory.json"
+python benchmarks/refine_query.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_refine_query.json"
+python benchmarks/serve.py "$data/instre_dev/images" --json "$here/benchmark_serve.json"
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
 python benchmarks/robustness.py "$data/instre_dev/images" --json "$here/benchmark_robustness.json"
 # A row of an engine that is not installed says so: pip install pylance lmdb; pip download pylance lmdb -d FOLDER and

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Describe = Callable[[Example], tuple[Box, NDArray[np.float32]]]
 
 # How strongly wrong examples push the query away (benchmarks/refine_query.py).
-GAMMA = 0.5
+GAMMA = 0.4
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from udq.web.problems import Problem, documented
 from udq.web.service import Service
 
 PAGE = Path(__file__).parent / "static"
+# What every request may be refused for, and what every one with a body.
 _ACCESS = ("unauthorized", "misdirected")
+_BODY = ("bad-request", "cross-origin", "too-large", "too-slow")
 # By suffix, whatever the system's own tables say.
 _TYPES = {
     ".html": "text/html",
@@ -93,7 +95,7 @@ def _operating(service: Service) -> Any:
         if not service.ready:
             raise Problem("unavailable", "the server is starting or stopping")
         if service.living.trouble is not None:
-            raise Problem("unavailable", f"answers are of the last good state: {service.living.trouble}")
+            raise Problem("unavailable", "the collection cannot be read; answers are of its last good state; see the log")
         return Response("ready\n", media_type="text/plain")
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -132,6 +134,8 @@ def _described(app: FastAPI) -> dict[str, Any]:
         for path, methods in found["paths"].items():
             for route in methods.values():
                 answers = route["responses"]
+                if "requestBody" in route:
+                    answers |= {str(status): told for status, told in documented(*_BODY).items()}
                 if "422" in answers:
                     answers |= {str(status): told for status, told in documented("invalid").items()}
                 if path not in ("/healthz", "/readyz"):

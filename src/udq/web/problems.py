@@ -119,6 +119,7 @@ def handle(app: FastAPI) -> None:
         detail = {
             "not-found": f"{request.url.path}: nothing is here",
             "method-not-allowed": f"{request.url.path}: {request.method} is not among what it answers to",
+            "bad-request": "the request: expected JSON in UTF-8, found something else",
         }.get(kind, str(error.detail))
         return Problem(kind, detail, headers=dict(error.headers or {})).response()
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as InPath
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from udq import __version__, images
@@ -26,7 +26,7 @@ from udq.web.living import State
 from udq.web.pictures import LARGEST, Shown
 from udq.web.problems import Problem, documented
 from udq.web.searching import Asked
-from udq.web.service import Service
+from udq.web.service import Service, shown_of
 
 PREFIX = "/api/v1"
 UPLOADS = f"{PREFIX}/uploads"
@@ -132,17 +132,7 @@ def router(service: Service) -> APIRouter:
         "/photos",
         status_code=201,
         response_model=schema.ChangeOut,
-        responses=documented(
-            "read-only",
-            "cross-origin",
-            "conflict",
-            "invalid",
-            "too-large",
-            "bad-request",
-            "too-slow",
-            "busy",
-            "no-room",
-        ),
+        responses=documented("read-only", "conflict", "invalid", "busy", "no-room"),
         openapi_extra=_FORM,
     )
     async def add_photo(request: Request) -> Response:
@@ -157,7 +147,7 @@ def router(service: Service) -> APIRouter:
     @api.delete(
         "/photos/{number}",
         response_model=schema.ChangeOut,
-        responses=documented("read-only", "cross-origin", "not-found", "conflict", "invalid"),
+        responses=documented("read-only", "not-found", "conflict", "invalid"),
     )
     async def remove_photo(number: PhotoId) -> Response:
         """Remove a photo from the collection; its file is left alone."""
@@ -169,30 +159,11 @@ def router(service: Service) -> APIRouter:
     @api.post(
         "/search",
         response_model=schema.SearchOut,
-        responses=documented(
-            "not-found",
-            "photo-gone",
-            "outside-folder",
-            "cross-origin",
-            "invalid",
-            "unreadable-photo",
-            "too-large",
-            "busy",
-        ),
+        responses=documented("not-found", "photo-gone", "outside-folder", "invalid", "unreadable-photo", "busy"),
     )
     async def search(request: Request, wanted: schema.SearchIn) -> Response:
         """Rank the photos of the collection by the object that the examples show, with its place in each."""
-        asked, named = [], []
-        for example in wanted.examples:
-            if example.upload is not None:
-                photo = service.uploads.shown(example.upload)
-            else:
-                assert example.photo is not None
-                _, photo = await service.find(example.photo)
-            box = None if example.box is None else images.check_box(example.box, photo.width, photo.height)
-            asked.append(Asked(photo, box, example.wrong))
-            named.append({"photo": example.photo, "upload": example.upload, "image": shown(photo.name)})
-        state = await service.now()
+        state, asked, named = await asyncio.to_thread(_resolved, service, wanted)
         result = await service.searches.search(
             request.is_disconnected, state, asked, k=wanted.k, offset=wanted.offset, min_score=wanted.min_score
         )
@@ -202,9 +173,7 @@ def router(service: Service) -> APIRouter:
         "/uploads",
         status_code=201,
         response_model=schema.UploadOut,
-        responses=documented(
-            "unreadable-photo", "invalid", "cross-origin", "too-large", "bad-request", "too-slow", "busy", "no-room"
-        ),
+        responses=documented("unreadable-photo", "invalid", "busy", "no-room"),
         openapi_extra=_FORM,
     )
     async def upload(request: Request) -> Response:
@@ -228,7 +197,7 @@ def router(service: Service) -> APIRouter:
     @api.post(
         "/export",
         response_class=Response,
-        responses=_WRITTEN | documented("not-found", "invalid", "cross-origin", "too-large"),
+        responses=_WRITTEN | documented("not-found", "invalid"),
     )
     async def write_down(wanted: schema.ExportIn) -> Response:
         """Write down boxes that were accepted: CSV, which ``udq train-rpn`` reads, JSON or COCO's annotations."""
@@ -261,7 +230,26 @@ def _page(state: State, words: str, folder: str, after: int, limit: int) -> dict
     return {"total": len(places), "photos": [_listed(listed[place]) for place in some], "next": last}
 
 
-def _result(result: SearchResult, named: list[dict[str, Any]]) -> dict[str, Any]:
+def _resolved(
+    service: Service, wanted: schema.SearchIn
+) -> tuple[State, list[Asked], list[dict[str, str | int | None]]]:
+    """Find the photos of a search; return them and what they are called, for people."""
+    state = service.living.now()
+    asked: list[Asked] = []
+    named: list[dict[str, str | int | None]] = []
+    for example in wanted.examples:
+        if example.upload is not None:
+            photo = service.uploads.shown(example.upload)
+        else:
+            assert example.photo is not None
+            photo = shown_of(state.photo(example.photo))
+        box = None if example.box is None else images.check_box(example.box, photo.width, photo.height)
+        asked.append(Asked(photo, box, example.wrong))
+        named.append({"photo": example.photo, "upload": example.upload, "image": shown(photo.name)})
+    return state, asked, named
+
+
+def _result(result: SearchResult, named: list[dict[str, str | int | None]]) -> dict[str, Any]:
     """Return what ``udq search --json`` prints, where photos have ids instead of this machine's paths."""
     facts: dict[str, Any] = result.to_json()
     examples = [
@@ -297,5 +285,7 @@ async def _received(service: Service, request: Request) -> uploads.Upload:
             if (file.size or 0) > uploads.MOST_BYTES:
                 raise Problem("too-large", f"a photo may have {uploads.MOST_BYTES // 2**20} MiB; send a smaller one")
             return await service.draw(serving.never, partial(service.uploads.take, file.file, file.filename))
-    except MultiPartException as error:
-        raise Problem("bad-request", f"{expected}, found: {shown(error.message)}") from None
+    except Problem:
+        raise
+    except HTTPException as error:
+        raise Problem("bad-request", f"{expected}, found: {shown(error.detail)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import webbrowser
@@ -62,6 +63,8 @@ def serve(
         raise InputError(f"--allow-write {write_to}: expected a folder that new photos can be put into")
     with _listening(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+        # What it warns of is answered to whoever sent it.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
         access = Access(host, token, f"udq-{listener.getsockname()[1]}")
         service = Service.start(collection, write_to=write_to)
 

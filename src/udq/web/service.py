@@ -129,7 +129,7 @@ class Service:
 
     def _find(self, number: int) -> tuple[Image, Shown]:
         image = self.living.now().photo(number)
-        return image, within(image.path, Path(image.root), name=image.name, width=image.width, height=image.height)
+        return image, shown_of(image)
 
     async def draw(self, gone: Callable[[], Awaitable[bool]], work: Callable[[], Result]) -> Result:
         """Have a photo decoded."""
@@ -148,3 +148,8 @@ class Service:
             "writable": self.writer.allowed,
             "limits": {"searches_waiting": LINE},
         }
+
+
+def shown_of(image: Image) -> Shown:
+    """Return a photo of the collection as it is to be served; raises Problem where it is gone, or a link leads out."""
+    return within(image.path, Path(image.root), name=image.name, width=image.width, height=image.height)
