@@ -3,18 +3,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-shared-data benchmark lint types dist clean
+.PHONY: demo test test-shared-data test-browser test-web-fuzz benchmark lint types dist clean
 
 demo: $(VENV)/.installed
 	rm -rf udq-demo
 	$(BIN)/udq demo -o udq-demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not shared_data"
+	$(BIN)/python -m pytest -m "not shared_data and not browser and not web_fuzz"
 
 # Needs the benchmark photos: UDQ_SHARED_DATA=FOLDER, or ../shared/data.
 test-shared-data: $(VENV)/.installed
-	$(BIN)/python -m pytest -m shared_data -rs
+	$(BIN)/python -m pytest -m "shared_data and not browser" -rs
+
+# The page in the system's Chromium, with real photos too where the benchmark photos are; skipped without a browser.
+test-browser: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r tests/browser/requirements.txt
+	$(BIN)/python -m pytest -m browser tests/browser -rs
+
+# Requests that schemathesis makes up from the description of the API: no answer is a server's error.
+test-web-fuzz: $(VENV)/.installed
+	$(BIN)/python -m pytest -m web_fuzz
 
 # All benchmarks of speed, about an hour: make benchmark PHOTOS=FOLDER, best of some thousand photos. JSON comes to OUT.
 OUT ?= udq-benchmark

@@ -102,7 +102,7 @@ def add_cost(photos: Path, scratch: Path, count: int, held: int, repeats: int) -
     }
 
 
-def replicate(path: Path, photos: int) -> None:
+def replicate(path: Path, photos: int, *, named: str = "copy-{number:06d}/{name}") -> None:
     """Write what a collection holds again and again under other names, until it holds so many photos."""
     held = opened(path)
     originals = [segment.indexed(row) for segment in held.segments for row in segment.living]
@@ -110,14 +110,14 @@ def replicate(path: Path, photos: int) -> None:
         entries: list[Any] = list(change.manifest.segments)
         first = change.manifest.next_id
         numbers = range(first, first + photos - len(originals))
-        copies = [_again(originals[i % len(originals)], number) for i, number in enumerate(numbers)]
+        copies = [_again(originals[i % len(originals)], number, named) for i, number in enumerate(numbers)]
         for start in range(0, len(copies), PHOTOS):
             entries.append(change.write(copies[start : start + PHOTOS], codewords=held.model.quantizer.codewords))
         change.commit(entries, {}, next_id=first + len(copies))
 
 
-def _again(photo: Indexed, number: int) -> Indexed:
-    image = dataclasses.replace(photo.image, id=number, name=f"copy-{number:06d}/{photo.image.name}")
+def _again(photo: Indexed, number: int, named: str) -> Indexed:
+    image = dataclasses.replace(photo.image, id=number, name=named.format(number=number, name=photo.image.name))
     return dataclasses.replace(photo, image=image)
 
 

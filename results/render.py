@@ -594,6 +594,56 @@ def _seconds(figures: dict[str, Any]) -> float:
     return sum({cell["on"]["cell"]: cell["on"]["seconds_to_fit"] for cell in figures["cells"] if "on" in cell}.values())
 
 
+def serving() -> str:
+    """Searches of one client and of many, for boxes that are new and for boxes that were asked before."""
+    figures = _figures("benchmark_serve")
+    rows = []
+    for boxes, found in figures["load"].items():
+        for who, of in (("1 client", "alone"), (f"{figures['clients']} clients, {figures['seconds']:.0f} s", "many")):
+            row = found[of]
+            share = f"{found['of_ideal']:.0%}" if of == "many" else ""
+            took = (f"{row[of]:,.0f} ms" for of in ("p50_ms", "p99_ms"))
+            rows.append((boxes, who, f"{row['requests']:,}", row["errors"], *took, f"{row['per_second']:,.1f}", share))
+    head = ("boxes", "clients", "searches", "errors", "p50", "p99", "a second", "of the ideal")
+    told = (
+        f"{figures['codes']:,} codes of {figures['photos']:,} photos; ready after {figures['ready_s']:.1f} s. "
+        f"{_machine(figures['provenance'])}."
+    )
+    return _markdown(head, rows) + f"\n{told}\n"
+
+
+def hostile() -> str:
+    """What was answered to hostile uploads, and what they cost in memory."""
+    found = _figures("benchmark_serve")["hostile"]
+    answers = [
+        (name, ", ".join(f"{count} times {status}" for status, count in told.items()))
+        for name, told in found["answered"].items()
+    ]
+    memory = found["memory_mib"]
+    rows = [
+        *answers,
+        ("a body of 500 MiB", f"cut off, {found['endless_mib_taken']:.0f} MiB taken at most"),
+        *(
+            (f"memory of {who}", ", ".join(f"{memory[when][of]:,.0f} MiB" for when in ("before", "most", "after")))
+            for who, of in (("the server: before, at most, after", "server"), ("its decoders", "decoders"))
+        ),
+    ]
+    return _markdown(("what is sent", "what comes of it"), rows)
+
+
+def marks() -> str:
+    """What marks of right and wrong results are worth, by gamma."""
+    figures = _figures("benchmark_refine_query")
+    rows = [
+        (row["marks"], f"{row['gamma']:g}" if "wrong" in row["marks"] else "", f"{row['mAP_of_the_rest']:.3f}",
+         f"{row['mAP_of_the_rest_where_some_are_wrong']:.3f}")
+        for row in figures["rows"]
+    ]  # fmt: skip
+    some = figures["queries_where_some_are_wrong"]
+    head = ("marks", "gamma", f"mAP, {figures['queries']} queries", f"the {some} with a wrong photo on the first page")
+    return _markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "speed": speed,
@@ -620,6 +670,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "experiments": experiments,
     "reproductions": reproductions,
     "storage": storages,
+    "serve": serving,
+    "hostile": hostile,
+    "marks": marks,
     **{f"reproduced_{name}": partial(reproduced, name) for name, *_ in EXPERIMENTS},
 }
 

@@ -138,10 +138,13 @@ def test_search_json_is_the_contract(udq, collection, photos):
 
     assert code == 0
     assert list(found) == ["query", "k", "elapsed_ms", "matches"]
-    assert found["query"] == {"image": str(query), "box": [47, 20, 628, 451]}
+    shown = {"image": str(query), "box": [47, 20, 628, 451]}
+    assert found["query"] == {**shown, "examples": [{**shown, "wrong": False}]}
     assert found["k"] == 2
     assert list(found["elapsed_ms"]) == ["encode", "scan", "total"]
-    assert [list(match) for match in found["matches"]] == [["rank", "image", "distance", "score", "box"]] * 2
+    assert [list(match) for match in found["matches"]] == [
+        ["rank", "id", "image", "width", "height", "distance", "score", "box"]
+    ] * 2
     assert {match["image"] for match in found["matches"]} == {
         "views/motorcycle_left.png",
         "views/motorcycle_right.png",

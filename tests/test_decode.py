@@ -17,7 +17,7 @@ from PIL import Image
 
 from udq import decode, images
 from udq.decode import Decoder
-from udq.errors import ImageError, UdqError
+from udq.errors import ImageError, InputError, UdqError
 
 SCALE = {"shorter": 60, "longer": 100}
 POSIX = pytest.mark.skipif(os.name != "posix", reason="no such signals there")
@@ -104,6 +104,39 @@ def test_a_photo_is_decoded_as_in_this_process(decoder, photo, tmp_path, name):
     assert (found.photo.pixels == expected.pixels).all()
     assert found.content == images.content(tmp_path / name)
     assert found.content.digest == hashlib.blake2b((tmp_path / name).read_bytes(), digest_size=16).digest()
+
+
+CROP = {**SCALE, "least": 32}
+
+
+@pytest.mark.parametrize("box", [None, (10, 5, 90.5, 60), (118, 78, 120, 80)])
+def test_a_crop_is_decoded_as_in_this_process(decoder, photo, box):
+    found, where = decoder.load_crop(photo, box, **CROP)
+    expected, expected_where = images.load_crop(photo, box, **CROP)
+
+    assert where == expected_where
+    assert (found.width, found.height) == (expected.width, expected.height)
+    assert (found.pixels == expected.pixels).all()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 121, 80), (5, 5, 5, 9), (9, 9, 5, 5), (0, 0, float("nan"), 9), (1, 2, 3)])
+def test_a_box_that_cannot_be_right_is_told_as_in_this_process(decoder, photo, box):
+    with pytest.raises(InputError) as here:
+        images.load_crop(photo, box, **CROP)
+    with pytest.raises(InputError) as there:
+        decoder.load_crop(photo, box, **CROP)
+
+    assert str(there.value) == str(here.value)
+
+
+def test_a_crop_of_what_is_no_photo_is_told_as_in_this_process(decoder, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"hello")
+    for name in ("x.png", "nothing.png"):
+        with pytest.raises((ImageError, InputError)) as here:
+            images.load_crop(tmp_path / name, (1, 2, 3, 4), **CROP)
+        with pytest.raises(type(here.value)) as there:
+            decoder.load_crop(tmp_path / name, (1, 2, 3, 4), **CROP)
+        assert str(there.value) == str(here.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
@@ -238,7 +271,8 @@ def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_p
         [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     name = os.fsencode(photo)
-    process.stdin.write(decode.REQUEST.pack(60, 100, 1.0, len(name)) + name)
+    request = decode.REQUEST.pack(decode.WHOLE, 60, 100, 0, 0.0, 0.0, 0.0, 0.0, 1.0, len(name))
+    process.stdin.write(request + name)
     process.stdin.flush()
 
     assert process.wait(20) == -signal.SIGALRM

@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from udq import scan, search
 from udq.segments import PHOTO, Segment
+from udq.types import Features
 
 SUBSPACES, CODEWORDS = 8, 256
 
@@ -44,3 +47,31 @@ def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes):
         assert np.isnan(nearest.distance).sum() == max(0, len(every.distance) - k)
         for place in nearest.order[:3]:
             assert nearest.box(place) == every.box(place)
+
+
+def unit(rng, rows):
+    return Features(rng.standard_normal((rows, 16)).astype(np.float32)).unit().vectors
+
+
+@given(seed=st.integers(0, 2**32 - 1), right=st.integers(1, 5), wrong=st.integers(0, 5))
+def test_wrong_examples_push_the_query_away(seed, right, wrong):
+    rng = np.random.default_rng(seed)
+    vectors = np.concatenate([unit(rng, right), unit(rng, wrong)])
+    signs = np.arange(right + wrong) >= right
+    query = search.combined(vectors, signs)
+    order = rng.permutation(len(vectors))
+    without = search.combined(vectors[:right], signs[:right])
+
+    assert np.linalg.norm(query) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(search.combined(vectors[order], signs[order]), query, atol=1e-5)
+    if wrong:
+        away = vectors[right:].mean(axis=0)
+        assert query @ away <= without @ away + 1e-5
+
+
+def test_several_right_examples_are_their_mean():
+    vectors = np.eye(3, dtype=np.float32)
+    query = search.combined(vectors, np.array([False, False, True]), gamma=0.5)
+
+    np.testing.assert_allclose(query, np.array([0.5, 0.5, -0.5]) / np.sqrt(0.75), atol=1e-6)
+    assert (search.combined(vectors[:1], np.array([False])) == vectors[0]).all()

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from udq.collection import Collection
     from udq.config import IndexConfig
     from udq.errors import UdqError
-    from udq.types import Match, SearchResult
+    from udq.types import Example, Match, SearchResult
 
 __version__ = "0.1.0"
 
-__all__ = ["Collection", "IndexConfig", "Match", "SearchResult", "UdqError", "__version__"]
+__all__ = ["Collection", "Example", "IndexConfig", "Match", "SearchResult", "UdqError", "__version__"]
 
 _HOME = {
     "Collection": "udq.collection",
+    "Example": "udq.types",
     "IndexConfig": "udq.config",
     "Match": "udq.types",
     "SearchResult": "udq.types",

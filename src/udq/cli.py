@@ -20,6 +20,7 @@ from udq import proposals as proposers
 from udq.bar import INTERRUPTED, interrupts, progress, resumable, timed
 from udq.cli_datasets import app as datasets_app
 from udq.cli_reproduce import reproduce
+from udq.cli_serve import serve
 from udq.cli_update import CollectionPath, Device, Json, add, compact, remove, verify
 from udq.errors import InputError, UdqError
 
@@ -40,6 +41,7 @@ app.command(epilog="Example: udq add photos.udq more/")(add)
 app.command(epilog="Example: udq remove photos.udq 'old/*'")(remove)
 app.command(epilog="Example: udq compact photos.udq")(compact)
 app.command(epilog="Example: udq verify photos.udq --repair")(verify)
+app.command(epilog="Example: udq serve photos.udq --open")(serve)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; options win over it.")

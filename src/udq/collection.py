@@ -19,7 +19,7 @@ from udq.model import Model
 from udq.progress import Progress, silent
 from udq.segments import Image, Segment
 from udq.storage import Manifest
-from udq.types import SearchResult
+from udq.types import Example, SearchResult
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
@@ -178,9 +178,19 @@ class Collection:
             box: x1, y1, x2, y2 in pixels of that photo as a viewer shows it; the whole photo where None.
             k: photos wanted, >= 1; fewer come where the collection has fewer.
         """
+        return self.search_examples([Example(query, box)], k=k)
+
+    def search_examples(self, examples: Sequence[Example], *, k: int = 20) -> SearchResult:
+        """Return the ``k`` photos most similar to the object that several boxes show, best first.
+
+        Args:
+            examples: boxes of the object, in one photo or several; those marked ``wrong`` show something else, which is
+                then found less. At least one is not wrong.
+            k: photos wanted, >= 1; fewer come where the collection has fewer.
+        """
         from udq import search
 
-        return search.search(self, Path(query), box, k=k)
+        return search.search(self, examples, k=k)
 
     def add(
         self,

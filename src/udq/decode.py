@@ -2,6 +2,7 @@
 
     with Decoder() as decoder:
         decoded = decoder.decode(path, shorter=600, longer=1000)
+        crop, box = decoder.load_crop(path, (120, 80, 340, 300), shorter=600, longer=1000, least=224)
 
 A decoder of damaged files is C code that strangers' bytes reach. Here it runs where it can take down nobody: in a
 process that has its own limit of memory and a limit of time, and that is replaced when it ends. The processes import
@@ -18,16 +19,18 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
 
-from udq.errors import UdqError
+from udq import images
+from udq.errors import ImageError, InputError, UdqError
 from udq.images import DIGEST_BYTES, Content, Photo
 from udq.names import shown
+from udq.types import Box
 
 # Seconds a photo, file to pixels. A whole photo of 150 megapixels takes a third of it at most, on half a core
 # (JPEG 2000; benchmarks/mutated_photos.py --largest).
@@ -38,12 +41,15 @@ _STARTING = 120.0
 # What the two ends say to each other, all in the machine's own byte order:
 # the process says once that it is ready, then takes requests and answers each with a reply.
 READY = b"udq decodes\n"
-# shorter, longer, seconds that it may take, bytes of the path; the path follows.
-REQUEST = struct.Struct("=IIdI")
+# What is asked for; shorter, longer, least; x1, y1, x2, y2; seconds that it may take; bytes of the path. The path
+# follows.
+REQUEST = struct.Struct("=BIII4ddI")
+# The whole photo, or what is inside a box, or a whole photo where no box was drawn; the last two as a query is seen.
+WHOLE, BOXED, UNBOXED = 0, 1, 2
 # Flags; size, time of change and digest of the file; width and height of the photo as shown, and of the pixels; bytes
 # of the reason. The reason follows, then the pixels: rows of RGB.
 REPLY = struct.Struct(f"=BQq{DIGEST_BYTES}sIIIII")
-HAS_CONTENT, HAS_PHOTO = 1, 2
+HAS_CONTENT, HAS_PHOTO, WRONG_INPUT = 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -54,11 +60,13 @@ class Decoded:
         content: what the file holds; None where it could not be read, or its decoder came to an end with it.
         photo: the decoded photo, scaled.
         broken: why there is no photo, in a line that names the file.
+        asked_wrongly: whether that is no fault of the file but of what was asked for, such as a box outside it.
     """
 
     content: Content | None
     photo: Photo | None
     broken: str | None = None
+    asked_wrongly: bool = False
 
 
 class Decoder:
@@ -88,9 +96,26 @@ class Decoder:
         Raises:
             UdqError: no process can be started, or the decoder was closed.
         """
+        return self._ask(path, _Asked(WHOLE, shorter, longer))
+
+    def load_crop(
+        self, path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int
+    ) -> tuple[Photo, Box]:
+        """Decode the part of a photo inside a box; does and raises what ``images.load_crop`` does, without its dangers.
+
+        Raises:
+            UdqError: no process can be started, or the decoder was closed.
+        """
+        drawn = None if box is None else images.check_shape(box)
+        found = self._ask(path, _Asked(UNBOXED if drawn is None else BOXED, shorter, longer, least, drawn))
+        if found.photo is None:
+            raise (InputError if found.asked_wrongly else ImageError)(found.broken)
+        return found.photo, drawn or (0.0, 0.0, float(found.photo.width), float(found.photo.height))
+
+    def _ask(self, path: Path, asked: _Asked) -> Decoded:
         process = self._take()
         try:
-            return process.decode(path, shorter=shorter, longer=longer, seconds=self._time_limit)
+            return process.decode(path, asked, seconds=self._time_limit)
         except EOFError as ended:
             return Decoded(None, None, f"{shown(str(path))}: {ended}")
         finally:
@@ -132,6 +157,17 @@ class Decoder:
         process.end()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a photo, in the terms of ``REQUEST``."""
+
+    what: int
+    shorter: int
+    longer: int
+    least: int = 0
+    box: Box | None = None
+
+
 class _Process:
     """A running ``decoding_process``, and the pipes to and from it."""
 
@@ -168,12 +204,14 @@ class _Process:
     def alive(self) -> bool:
         return not self._expired and self._process.poll() is None
 
-    def decode(self, path: Path, *, shorter: int, longer: int, seconds: float) -> Decoded:
+    def decode(self, path: Path, asked: _Asked, *, seconds: float) -> Decoded:
         """Have a photo decoded; raises EOFError with the reason where the process comes to an end over it."""
         name = os.fsencode(path)
+        scale = asked.shorter, asked.longer, asked.least
+        header = REQUEST.pack(asked.what, *scale, *(asked.box or (0.0,) * 4), seconds, len(name))
         try:
             with self._limited(seconds):
-                self._requests.write(REQUEST.pack(shorter, longer, seconds, len(name)) + name)
+                self._requests.write(header + name)
                 self._requests.flush()
                 return self._reply()
         except (EOFError, OSError):
@@ -203,7 +241,7 @@ class _Process:
         reason = self._exactly(reason_bytes).decode("utf-8", "backslashreplace")
         content = Content(size, modified, digest) if flags & HAS_CONTENT else None
         if not flags & HAS_PHOTO:
-            return Decoded(content, None, reason)
+            return Decoded(content, None, reason, bool(flags & WRONG_INPUT))
         pixels = np.frombuffer(self._exactly(rows * columns * 3), np.uint8).reshape(rows, columns, 3)
         return Decoded(content, Photo(pixels, width, height))
 

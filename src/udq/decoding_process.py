@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import features
 
 from udq import images
-from udq.decode import HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST
-from udq.errors import ImageError
+from udq.decode import BOXED, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST, WHOLE, WRONG_INPUT
+from udq.errors import ImageError, InputError
 
 # Of address space. The largest photos take 3 GiB (WebP and JPEG 2000; benchmarks/mutated_photos.py --largest), those of
 # JPEG 2000 with transparency 3.7 GiB by their growth up to 16 megapixels, and the file itself up to half of one.
@@ -38,10 +39,13 @@ def main() -> None:
     replies.write(READY)
     replies.flush()
     while len(header := requests.read(REQUEST.size)) == REQUEST.size:
-        shorter, longer, seconds, name_bytes = REQUEST.unpack(header)
+        what, shorter, longer, least, *box, seconds, name_bytes = REQUEST.unpack(header)
         path = Path(os.fsdecode(requests.read(name_bytes)))
         _alarm(math.ceil(seconds) + _GRACE)
-        _answer(replies, path, shorter, longer)
+        if what == WHOLE:
+            _answer(replies, path, shorter, longer)
+        else:
+            _answer_crop(replies, path, box if what == BOXED else None, shorter, longer, least)
         _alarm(0)
 
 
@@ -56,9 +60,27 @@ def _answer(replies: BinaryIO, path: Path, shorter: int, longer: int) -> None:
         _send(replies, content, photo, "")
 
 
-def _send(replies: BinaryIO, content: images.Content | None, photo: images.Photo | None, reason: str) -> None:
+def _answer_crop(
+    replies: BinaryIO, path: Path, box: Sequence[float] | None, shorter: int, longer: int, least: int
+) -> None:
+    try:
+        photo, _ = images.load_crop(path, box, shorter=shorter, longer=longer, least=least)
+    except (ImageError, InputError) as error:
+        _send(replies, None, None, str(error), asked_wrongly=isinstance(error, InputError))
+    else:
+        _send(replies, None, photo, "")
+
+
+def _send(
+    replies: BinaryIO,
+    content: images.Content | None,
+    photo: images.Photo | None,
+    reason: str,
+    *,
+    asked_wrongly: bool = False,
+) -> None:
     told = reason.encode("utf-8", "backslashreplace")
-    flags = HAS_CONTENT * (content is not None) + HAS_PHOTO * (photo is not None)
+    flags = HAS_CONTENT * (content is not None) + HAS_PHOTO * (photo is not None) + WRONG_INPUT * asked_wrongly
     size, modified, digest = (content.size, content.modified, content.digest) if content else (0, 0, b"")
     pixels: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8) if photo is None else photo.pixels
     rows, columns = pixels.shape[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ from udq.proposals import Proposer
 from udq.trunk import Maps, Trunk, fast_precision
 from udq.types import Box, Features, Regions
 
+# What decodes the inside of a box: ``images.load_crop``, or a Decoder's.
+LoadCrop = Callable[..., tuple[images.Photo, Box]]
 # Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
 WORKERS = 16
 
@@ -143,13 +145,20 @@ class Extractor:
                 # On Ctrl-C or when the consumer stops early, what is queued is not worth waiting for.
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def describe(self, path: Path, box: Sequence[float] | None) -> tuple[Box, NDArray[np.float32]]:
+    def describe(
+        self, path: Path, box: Sequence[float] | None, *, load_crop: LoadCrop = images.load_crop
+    ) -> tuple[Box, NDArray[np.float32]]:
         """Return the query's box and its feature (D,), from nothing but the pixels inside the box.
 
         With ``mirror``, that is the mean of what the network sees in them and in their mirror image, at unit length:
         what the two have in common is the object's, what differs is more often the network's (docs/training.md).
+
+        Args:
+            path: the query photo.
+            box: x1, y1, x2, y2 in its pixels; the whole photo where None.
+            load_crop: decodes it; ``Decoder.load_crop`` where the photo may be a stranger's.
         """
-        photo, found = images.load_crop(
+        photo, found = load_crop(
             path, box, shorter=self._image.shorter, longer=self._image.longer, least=self._image.least
         )
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)

@@ -220,7 +220,7 @@ def content(path: Path) -> Content:
 def read(path: Path) -> tuple[bytes, Content]:
     """Return a file's bytes and what they are; raises ImageError where it cannot be read or is too large."""
     try:
-        with _open_file(path) as file:
+        with open_file(path) as file:
             # Asked for before the bytes: a change while they are read gives another time than the one kept here.
             modified = os.fstat(file.fileno()).st_mtime_ns
             data = file.read()
@@ -257,7 +257,7 @@ def shown_size(path: Path) -> tuple[int, int]:
     further on is left to ``load``.
     """
     try:
-        with _open_file(path) as file, _open(file) as opened:
+        with open_file(path) as file, _open(file) as opened:
             return _shown_size(opened)[0]
     except Exception as error:
         raise _image_error(path, error) from error
@@ -301,7 +301,15 @@ def load_full(path: Path) -> Image.Image:
 
 def check_box(box: Sequence[float], width: int, height: int) -> Box:
     """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 inside a photo of that size."""
-    found = ",".join(f"{value:g}" for value in box)
+    x1, y1, x2, y2 = check_shape(box)
+    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
+        raise InputError(f"box {_listed(box)}: expected a box inside the photo, which is {width} x {height} pixels")
+    return x1, y1, x2, y2
+
+
+def check_shape(box: Sequence[float]) -> Box:
+    """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 of any photo."""
+    found = _listed(box)
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise InputError(f"box {found}: expected four finite numbers x1,y1,x2,y2")
     x1, y1, x2, y2 = map(float, box)
@@ -309,13 +317,20 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
         raise InputError(
             f"box {found}: expected x1 < x2 and y1 < y2 (left, top, right, bottom), found it inverted or empty"
         )
-    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        raise InputError(f"box {found}: expected a box inside the photo, which is {width} x {height} pixels")
     return x1, y1, x2, y2
 
 
-def _open_file(path: Path) -> BinaryIO:
-    """Open a file of bytes that are there: what would wait for someone to write, or act when opened, is refused."""
+def _listed(box: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in box)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file of bytes that are there: what would wait for someone to write, or act when opened, is refused.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no regular file, or larger than ``MAX_BYTES``.
+    """
     # A device is not even opened; what replaces a file after this look is found out by the second one.
     _check_regular(path, path.stat())
     no_wait = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

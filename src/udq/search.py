@@ -1,10 +1,18 @@
-"""Query photo and box -> ranked photos with boxes (sec. 3.5)."""
+"""Query photo and box, or several of them -> ranked photos with boxes (sec. 3.5).
+
+Several views of the object are one query: the mean of their unit features f. Views of something else push it away, as
+in Rocchio's relevance feedback,
+
+    q = unit(mean(f of right ones) - GAMMA mean(f of wrong ones)).
+
+J. J. Rocchio: Relevance feedback in information retrieval. The SMART retrieval system, 1971.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +23,17 @@ from numpy.typing import NDArray
 from udq import proposals, scan
 from udq.errors import InputError
 from udq.localise import localise
-from udq.types import Box, Match, SearchResult
+from udq.types import Box, Example, Features, Match, SearchResult
 
 if TYPE_CHECKING:
     from udq.collection import Collection
     from udq.segments import Segment
+
+# An example -> its box and its pooled feature (D,).
+Describe = Callable[[Example], tuple[Box, NDArray[np.float32]]]
+
+# How strongly wrong examples push the query away (benchmarks/refine_query.py).
+GAMMA = 0.4
 
 
 @dataclass(frozen=True)
@@ -45,30 +59,88 @@ class Ranking:
 
     def match(self, rank: int, image: int, name: str) -> Match:
         """Return an image as a result: a distance is a root, eq. 2's score the inverse of that."""
-        distance = float(np.sqrt(self.distance[image]))
+        return Match(rank, name, float(np.sqrt(self.distance[image])), self.score(image), self.box(image))
+
+    def score(self, image: int) -> float:
+        """Return the score of an image (eq. 2)."""
         # A distance of 0 would have an infinite score, which JSON cannot say.
-        return Match(rank, name, distance, 1.0 / max(distance, 1e-9), self.box(image))
+        return 1.0 / max(float(np.sqrt(self.distance[image])), 1e-9)
 
 
-def search(collection: Collection, query: Path, box: Sequence[float] | None, *, k: int) -> SearchResult:
-    """Encode the query, scan every code, and return the ``k`` best photos with where the object is."""
+def search(
+    collection: Collection,
+    examples: Sequence[Example],
+    *,
+    k: int,
+    offset: int = 0,
+    min_score: float | None = None,
+    describe: Describe | None = None,
+) -> SearchResult:
+    """Encode the examples, scan every code, and return the best photos with where the object is.
+
+    Args:
+        collection: what is searched.
+        examples: at least one that is not wrong.
+        k: photos wanted, >= 1.
+        offset: so many of the best are left out, for pages.
+        min_score: photos of a lower score are left out.
+        describe: encodes an example; the collection's own network where None.
+    """
     if k < 1:
         raise InputError(f"k: expected 1 or more, found {k}")
+    if all(example.wrong for example in examples):
+        raise InputError("examples: expected at least one that shows what is searched for, found none")
     extractor, images = collection.extractor, collection.images
+    encode = describe or (lambda example: extractor.describe(Path(example.photo), example.box))
     started = time.perf_counter()
-    found_box, feature = extractor.describe(query, box)
+    described = [encode(example) for example in examples]
     encoded = time.perf_counter()
-    ranking = rank(collection, feature, k=k)
+    vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in described]))).vectors
+    query = combined(vectors, np.array([example.wrong for example in examples]))
+    ranking = rank_by(collection, collection.model.quantizer.lookup_tables(query), k=offset + k)
     scanned = time.perf_counter()
-    matches = tuple(ranking.match(position, i, images[i].name) for position, i in enumerate(ranking.order, start=1))
+    matches = []
+    for position, i in enumerate(ranking.order[offset:].tolist(), start=offset + 1):
+        if min_score is not None and ranking.score(i) < min_score:
+            break
+        image = images[i]
+        match = ranking.match(position, i, image.name)
+        matches.append(replace(match, id=image.id, width=image.width, height=image.height))
     finished = time.perf_counter()
     elapsed = {"encode": encoded - started, "scan": scanned - encoded, "total": finished - started}
-    return SearchResult(str(query), found_box, matches, {name: 1e3 * took for name, took in elapsed.items()})
+    return SearchResult(
+        tuple(replace(example, box=box) for example, (box, _) in zip(examples, described, strict=True)),
+        tuple(matches),
+        {name: 1e3 * took for name, took in elapsed.items()},
+    )
+
+
+def combined(
+    vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA
+) -> NDArray[np.float32]:
+    """Return the one query (d,), of unit length, that several examples are.
+
+    Args:
+        vectors: (E, d) unit features f of the examples.
+        wrong: (E,) bool, those that show something else; at least one does not.
+        gamma: how strongly those push the query away.
+    """
+    if len(vectors) > 1:
+        query = vectors[~wrong].mean(axis=0, keepdims=True)
+        if wrong.any():
+            query = query - np.float32(gamma) * vectors[wrong].mean(axis=0)
+        vectors = Features(query).unit().vectors
+    found: NDArray[np.float32] = vectors[0]
+    return found
 
 
 def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
     """Rank the photos of a collection by a pooled query feature (D,): the ``k`` best, or all."""
-    lookup = collection.model.lookup_tables(feature)
+    return rank_by(collection, collection.model.lookup_tables(feature), k=k)
+
+
+def rank_by(collection: Collection, lookup: NDArray[np.float32], *, k: int | None = None) -> Ranking:
+    """Rank the photos of a collection by a query's (M, K) tables: the ``k`` best, or all."""
     segments = collection.segments
     locate = partial(_locate, segments, lookup, collection.config.features.proposals in proposals.RANKED)
     if k is not None:

@@ -6,6 +6,7 @@ as a viewer shows it (EXIF orientation applied).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -106,6 +107,8 @@ class Match:
         distance: expected distance of the query and the best region, by its code (eq. 5 and its residual), >= 0.
         score: similarity of eq. 2, 1 / distance; higher is better.
         box: where the object is, by all regions of the photo (``udq.localise``); x1, y1, x2, y2 in its pixels.
+        id: the photo's id in its collection; None where a ranking is of no collection on disk.
+        width, height: pixels of the photo as a viewer shows it; None as for ``id``.
     """
 
     rank: int
@@ -113,6 +116,24 @@ class Match:
     distance: float
     score: float
     box: Box
+    id: int | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A view of what is searched for, or of what is not.
+
+    Attributes:
+        photo: a photo, in the collection or not.
+        box: x1, y1, x2, y2 in its pixels; the whole photo where None.
+        wrong: whether the box shows something else, which is to be found less.
+    """
+
+    photo: str | os.PathLike[str]
+    box: Sequence[float] | None = None
+    wrong: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,27 +141,46 @@ class SearchResult:
     """The ranked photos of one query.
 
     Attributes:
-        image: the query photo.
-        box: the drawn box in pixels of the query photo; the whole photo where none was drawn.
+        examples: what was searched for, each with its box: the whole photo where none was drawn.
         matches: best first; ties are in the order of image ids.
         elapsed_ms: milliseconds of ``encode``, ``scan`` and ``total``; the boxes of the matches are in ``total`` alone.
     """
 
-    image: str
-    box: Box
+    examples: tuple[Example, ...]
     matches: tuple[Match, ...]
     elapsed_ms: dict[str, float]
+
+    @property
+    def image(self) -> str:
+        """The query photo; the first of several."""
+        return str(self.examples[0].photo)
+
+    @property
+    def box(self) -> Box:
+        """The drawn box in pixels of the query photo; the whole photo where none was drawn."""
+        x1, y1, x2, y2 = self.examples[0].box or ()
+        return x1, y1, x2, y2
 
     def to_json(self) -> dict[str, object]:
         """Return the contract of ``udq search --json``."""
         return {
-            "query": {"image": self.image, "box": list(self.box)},
+            "query": {
+                "image": self.image,
+                "box": list(self.box),
+                "examples": [
+                    {"image": str(example.photo), "box": list(example.box or ()), "wrong": example.wrong}
+                    for example in self.examples
+                ],
+            },
             "k": len(self.matches),
             "elapsed_ms": {name: round(value, 3) for name, value in self.elapsed_ms.items()},
             "matches": [
                 {
                     "rank": match.rank,
+                    "id": match.id,
                     "image": match.image,
+                    "width": match.width,
+                    "height": match.height,
                     "distance": match.distance,
                     "score": match.score,
                     "box": list(match.box),

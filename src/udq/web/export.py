@@ -1,0 +1,88 @@
+"""Boxes that were accepted, written down: a table that ``udq train-rpn`` reads, JSON, or COCO's annotations."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from udq.segments import Image
+from udq.types import Box
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A box that shows the object.
+
+    Attributes:
+        image: the photo.
+        box: x1, y1, x2, y2 in its pixels.
+        score: that it was found with; None where it was drawn.
+    """
+
+    image: Image
+    box: Box
+    score: float | None
+
+
+def write(accepted: Sequence[Accepted], form: str, *, label: str) -> tuple[bytes, str, str]:
+    """Return the bytes of a file, its content type and its name.
+
+    Args:
+        accepted: the boxes.
+        form: ``csv``, ``json`` or ``coco``.
+        label: what the object is called.
+    """
+    if form == "csv":
+        return _csv(accepted, label), "text/csv; charset=utf-8", "udq-boxes.csv"
+    document = _coco(accepted, label) if form == "coco" else _json(accepted, label)
+    name = "udq-coco.json" if form == "coco" else "udq-boxes.json"
+    return json.dumps(document, indent=1).encode(), "application/json", name
+
+
+def _csv(accepted: Sequence[Accepted], label: str) -> bytes:
+    table = io.StringIO(newline="")
+    rows = csv.writer(table)
+    rows.writerow(["image", "x1", "y1", "x2", "y2", "score", "label"])
+    for each in accepted:
+        score = "" if each.score is None else f"{each.score:.4f}"
+        rows.writerow([each.image.name, *(f"{side:.1f}" for side in each.box), score, label])
+    # A name that is no text is written as the bytes that it has on disk.
+    return table.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _json(accepted: Sequence[Accepted], label: str) -> dict[str, Any]:
+    return {
+        "label": label,
+        "boxes": [
+            {"photo": each.image.id, "image": each.image.name, "box": list(each.box), "score": each.score}
+            for each in accepted
+        ],
+    }
+
+
+def _coco(accepted: Sequence[Accepted], label: str) -> dict[str, Any]:
+    images = {each.image.id: each.image for each in accepted}
+    annotations = []
+    for number, each in enumerate(accepted, start=1):
+        x1, y1, x2, y2 = each.box
+        annotation: dict[str, Any] = {
+            "id": number,
+            "image_id": each.image.id,
+            "category_id": 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+        }
+        annotations.append(annotation if each.score is None else annotation | {"score": each.score})
+    return {
+        "images": [
+            {"id": image.id, "file_name": image.name, "width": image.width, "height": image.height}
+            for image in images.values()
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": label}],
+    }

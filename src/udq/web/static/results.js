@@ -1,0 +1,136 @@
+// The photos that were found, ranked, each with the box of the object: a look closer, a mark, the way to the large photo.
+
+import * as api from "./api.js";
+import { make, outlines } from "./dom.js";
+import { zoomTo } from "./geometry.js";
+import { fileName } from "./messages.js";
+
+const FRAME = 4 / 3; // of a card's picture, as page.css has it
+const SHARP = 1280; // pixels of width that a photo is loaded with when somebody looks closer
+
+const KEYS = { r: "right", w: "wrong" };
+
+/** A list of results inside an <ol>. on.open(index), on.mark(match, kind). */
+export class Results {
+  #list;
+  #on;
+  #cards = [];
+  #current = 0; // the card that the keyboard is at
+
+  constructor(list, on) {
+    this.#list = list;
+    this.#on = on;
+    list.addEventListener("keydown", (event) => this.#key(event));
+    list.addEventListener("focusin", (event) => {
+      const index = this.#cards.findIndex(({ card }) => card.contains(event.target));
+      if (index !== -1) this.#goTo(index);
+    });
+  }
+
+  /** Show other matches. `isQuery(match)` says that a photo is one that was searched with. */
+  show(matches, isQuery) {
+    this.#cards = matches.map((match, index) => this.#card(match, index, isQuery(match)));
+    this.#list.replaceChildren(...this.#cards.map(({ card }) => card));
+    this.#goTo(0);
+  }
+
+  /** Show how photos are marked, and only those that score at least `minScore`; returns how many that are. */
+  update(kindOf, minScore) {
+    let shown = 0;
+    for (const { card, match, buttons, drawing } of this.#cards) {
+      const kind = kindOf(match.id);
+      for (const [name, button] of Object.entries(buttons)) button.setAttribute("aria-pressed", String(name === kind));
+      card.classList.toggle("is-right", kind === "right");
+      card.classList.toggle("is-wrong", kind === "wrong");
+      drawing.lastChild.setAttribute("class", `outline ${kind ?? "found"}`);
+      card.hidden = minScore !== null && match.score < minScore;
+      shown += card.hidden ? 0 : 1;
+    }
+    return shown;
+  }
+
+  /** Bring the keyboard to a result. */
+  focus(index = this.#current) {
+    this.#cards[index]?.open.focus();
+  }
+
+  #card(match, index, isQuery) {
+    const score = match.score.toFixed(2);
+    const picture = make("img", { src: api.thumbnailUrl({ photo: match.id }), alt: "", decoding: "async" });
+    const drawing = outlines(match, [match.box, "found"]);
+    const zoom = make("span", { class: "zoom" }, picture, drawing);
+    const open = make(
+      "button",
+      {
+        class: "open",
+        type: "button",
+        "aria-label": `Rank ${match.rank}: ${match.image}, score ${score}${isQuery ? ", a photo you drew on" : ""}`,
+        onclick: () => this.#on.open(index),
+      },
+      make("span", { class: "frame" }, zoom),
+    );
+    const button = (kind, sign) =>
+      make(
+        "button",
+        {
+          class: `mark ${kind}`,
+          type: "button",
+          title: kind === "right" ? "Right: shows the object (R)" : "Wrong: shows something else (W)",
+          "aria-label": `${kind === "right" ? "Right" : "Wrong"}: ${match.image}`,
+          onclick: () => this.#on.mark(match, kind),
+        },
+        make("span", { class: `sign ${sign}`, "aria-hidden": "true" }),
+      );
+    const buttons = { right: button("right", "tick"), wrong: button("wrong", "cross") };
+    const card = make(
+      "li",
+      { class: "card" },
+      open,
+      make(
+        "div",
+        { class: "caption" },
+        make("span", { class: "rank" }, match.rank),
+        make("span", { class: "name", title: match.image }, fileName(match.image)),
+        make("span", { class: "score" }, isQuery ? `${score} · query` : score),
+        make("span", { class: "marks" }, buttons.right, buttons.wrong),
+      ),
+    );
+    for (const begin of ["pointerenter", "focusin"]) open.addEventListener(begin, () => closer(zoom, picture, match));
+    for (const end of ["pointerleave", "focusout"]) open.addEventListener(end, () => zoom.removeAttribute("style"));
+    return { card, match, open, buttons, drawing };
+  }
+
+  #goTo(index) {
+    this.#current = index;
+    // One stop of the Tab key for the list, and the marks of the card that it is at; arrow keys go on from there.
+    for (const [i, { open, buttons }] of this.#cards.entries()) {
+      for (const button of [open, buttons.right, buttons.wrong]) button.tabIndex = i === index ? 0 : -1;
+    }
+  }
+
+  #key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const visible = this.#cards.map((_, i) => i).filter((i) => !this.#cards[i].card.hidden);
+    const at = visible.indexOf(this.#current);
+    const columns = getComputedStyle(this.#list).gridTemplateColumns.split(" ").length;
+    const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -Infinity, End: Infinity };
+    if (event.key in steps) {
+      const next = Math.min(Math.max(at + steps[event.key], 0), visible.length - 1);
+      this.focus(visible[next]);
+    } else if (event.key.toLowerCase() in KEYS && at !== -1) {
+      this.#on.mark(this.#cards[this.#current].match, KEYS[event.key.toLowerCase()]);
+    } else return;
+    event.preventDefault();
+  }
+}
+
+function closer(zoom, picture, match) {
+  const { scale, x, y } = zoomTo(match.box, match, FRAME);
+  zoom.style.setProperty("--zoom", scale);
+  zoom.style.transform = `translate(${100 * x}%, ${100 * y}%) scale(${scale})`;
+  if (scale < 1.5 || picture.dataset.sharp) return;
+  picture.dataset.sharp = "coming";
+  const sharp = new Image();
+  sharp.addEventListener("load", () => (picture.src = sharp.src));
+  sharp.src = api.fileUrl({ photo: match.id }, SHARP);
+}

@@ -1,0 +1,425 @@
+"""The API over a small collection: the real app, real photos, real decoders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from udq import Collection, Example
+from udq.datasets.detection import load_all
+from udq.web import app, pictures
+from udq.web.guard import Access
+from udq.web.service import Service
+
+BOX = [81, 20, 478, 386]
+OPEN = Access("127.0.0.1", None, "udq-test")
+
+
+@contextmanager
+def serving(service, access=OPEN):
+    """A client of a real server on a port of its own."""
+    running = uvicorn.Server(uvicorn.Config(app.create(service, access), port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not running.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        try:
+            yield client
+        finally:
+            running.should_exit = True
+            thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def client(collection):
+    with serving(Service.start(collection)) as client:
+        yield client
+
+
+@pytest.fixture
+def changing(place):
+    """A client of a collection that may be changed, and its folder."""
+    opened = Collection.open(place / "x.udq", device="cpu")
+    with serving(Service.start(opened, write_to=place / "photos")) as client:
+        yield client, place
+
+
+def number_of(client, name):
+    (photo,) = client.get("/api/v1/photos", params={"q": name}).json()["photos"]
+    return photo["id"]
+
+
+def problem(response, status, kind):
+    """The detail of a problem, which is one line."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    told = response.json()
+    assert told["status"] == status
+    assert told["type"].endswith(f"#{kind}")
+    assert "\n" not in told["detail"]
+    return told["detail"]
+
+
+def picture_of(response):
+    assert response.headers["content-type"] == "image/jpeg"
+    return Image.open(io.BytesIO(response.content))
+
+
+def bytes_of(name, size=(60, 40), form=None, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form or name.rsplit(".")[-1].upper(), **options)
+    return buffer.getvalue()
+
+
+def send(client, data, name="x.png", address="/api/v1/uploads"):
+    return client.post(address, files={"file": (name, data)})
+
+
+def test_facts_of_the_collection(client, collection):
+    facts = client.get("/api/v1/collection").json()
+
+    assert facts["photos"] == len(collection) == 12
+    assert facts["regions"] == collection.regions
+    assert facts["bytes_per_region"] == 8
+    assert (facts["name"], facts["writable"], facts["device"]) == ("photos.udq", False, "cpu")
+    assert str(collection.path.parent) not in json.dumps(facts)
+
+
+def test_photos_are_listed_by_id_in_pages(client, collection):
+    listed, after = [], -1
+    while after is not None:
+        page = client.get("/api/v1/photos", params={"after": after, "limit": 5}).json()
+        assert page["total"] == 12
+        listed += page["photos"]
+        after = page["next"]
+
+    assert [photo["name"] for photo in listed] == collection.names
+    assert [(photo["id"], photo["width"], photo["height"]) for photo in listed] == [
+        (image.id, image.width, image.height) for image in collection.images
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ({"q": "MOTOR left"}, ["views/motorcycle_left.png"]),
+        ({"folder": "views"}, ["views/motorcycle_left.png", "views/motorcycle_right.png"]),
+        ({"folder": "views/", "q": "right"}, ["views/motorcycle_right.png"]),
+        ({"folder": "view"}, []),
+        ({"q": "coffee", "after": 2**62}, []),
+    ],
+)
+def test_photos_are_found_by_name_and_folder(client, asked, names):
+    page = client.get("/api/v1/photos", params=asked).json()
+
+    assert [photo["name"] for photo in page["photos"]] == names
+    assert page["next"] is None
+
+
+def test_folders_count_what_is_below(client):
+    assert client.get("/api/v1/folders").json() == {
+        "folders": [{"path": "", "photos": 12}, {"path": "views", "photos": 2}]
+    }
+
+
+def test_a_search_is_that_of_the_library(client, collection, photos):
+    number = number_of(client, "coffee.png")
+    body = {"examples": [{"photo": number, "box": BOX}], "k": 5}
+    found = client.post("/api/v1/search", json=body).json()
+    expected = collection.search(photos / "coffee.png", BOX, k=5).to_json()
+
+    assert found["matches"] == expected["matches"]
+    assert found["matches"][0]["id"] == number
+    assert (found["matches"][0]["width"], found["matches"][0]["height"]) == (600, 400)
+    assert found["query"]["image"] == "coffee.png"
+    assert found["query"]["box"] == BOX
+    assert set(found["elapsed_ms"]) == {"encode", "scan", "total"}
+    again = client.post("/api/v1/search", json=body).json()
+    assert again["matches"] == found["matches"]
+    assert again["elapsed_ms"]["encode"] < found["elapsed_ms"]["encode"]  # its feature was kept
+
+
+def test_several_examples_are_one_search(client, collection, photos):
+    named = [("coffee.png", BOX, False), ("chelsea.png", None, False), ("coins.png", None, True)]
+    examples = [{"photo": number_of(client, name), "box": box, "wrong": wrong} for name, box, wrong in named]
+    found = client.post("/api/v1/search", json={"examples": examples, "k": 12}).json()
+    expected = collection.search_examples([Example(photos / name, box, wrong) for name, box, wrong in named], k=12)
+
+    assert found["matches"] == expected.to_json()["matches"]
+    assert {match["image"] for match in found["matches"][:2]} == {"coffee.png", "chelsea.png"}
+    assert found["matches"][-1]["image"] == "coins.png"
+    assert found["query"]["examples"][1]["box"] == [0, 0, 451, 300]
+
+
+def test_pages_of_results_and_a_least_score(client):
+    example = {"photo": number_of(client, "coffee.png"), "box": BOX}
+    every = client.post("/api/v1/search", json={"examples": [example], "k": 12}).json()["matches"]
+    rest = client.post("/api/v1/search", json={"examples": [example], "k": 5, "offset": 4}).json()["matches"]
+    least = every[3]["score"]
+    best = client.post("/api/v1/search", json={"examples": [example], "min_score": least}).json()["matches"]
+
+    assert rest == every[4:9]
+    assert best == every[:4]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"examples": []}, "at least 1 item"),
+        ({"examples": [{"box": BOX}]}, "either 'photo'"),
+        ({"examples": [{"photo": 0, "upload": "x"}]}, "either 'photo'"),
+        ({"examples": [{"photo": 0, "wrong": True}]}, "at least one that shows what is searched for"),
+        ({"examples": [{"photo": 0, "box": [0, 0, 10]}]}, "4 items"),
+        ({"examples": [{"photo": 0, "box": [10, 10, 5, 5]}]}, "inverted or empty"),
+        ({"examples": [{"photo": 0, "box": [0, 0, 9999, 10]}]}, "inside the photo, which is 512 x 512"),
+        ({"examples": [{"photo": 0}], "k": 0}, "greater than or equal to 1"),
+        ({"examples": [{"photo": 0}], "kk": 1}, "kk"),
+        ({"examples": [{"photo": "0"}]}, "valid integer"),
+    ],
+)
+def test_a_search_that_cannot_be_right_is_told_why(client, body, says):
+    assert says in problem(client.post("/api/v1/search", json=body), 422, "invalid")
+
+
+def test_a_body_that_is_no_json_is_told_where(client):
+    told = client.post("/api/v1/search", content=b'{"k": nope}', headers={"content-type": "application/json"})
+
+    assert "expected JSON" in problem(told, 422, "invalid")
+
+
+def test_what_is_not_there_is_not_found(client):
+    for path in ("photos/99", "photos/99/file", "photos/99/thumbnail", "uploads/none/file", "nothing/at/all"):
+        problem(client.get(f"/api/v1/{path}"), 404, "not-found")
+    problem(client.post("/api/v1/search", json={"examples": [{"photo": 99}]}), 404, "not-found")
+    problem(client.put("/api/v1/search"), 405, "method-not-allowed")
+
+
+def test_a_photo_is_served_as_it_is(client, photos):
+    number = number_of(client, "coffee.png")
+    whole = client.get(f"/api/v1/photos/{number}/file")
+    part = client.get(f"/api/v1/photos/{number}/file", headers={"range": "bytes=10-19"})
+    tag = whole.headers["etag"]
+    known = client.get(f"/api/v1/photos/{number}/file", headers={"if-none-match": f'"other", {tag}'})
+
+    assert whole.content == (photos / "coffee.png").read_bytes()
+    assert whole.headers["content-type"] == "image/png"
+    assert "private" in whole.headers["cache-control"]
+    assert (part.status_code, part.content) == (206, whole.content[10:20])
+    assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", tag)
+    assert "sandbox" in whole.headers["content-security-policy"]
+
+
+def test_renditions_keep_the_shape_and_never_enlarge(client):
+    number = number_of(client, "coffee.png")
+    address = f"/api/v1/photos/{number}"
+
+    assert picture_of(client.get(f"{address}/file?width=300")).size == (300, 200)
+    assert picture_of(client.get(f"{address}/file?width=3000")).size == (600, 400)
+    assert picture_of(client.get(f"{address}/thumbnail")).size == (256, 171)
+    assert picture_of(client.get(f"{address}/thumbnail?box=0,0,100,200")).size == (128, 256)
+    tag = client.get(f"{address}/thumbnail").headers["etag"]
+    assert client.get(f"{address}/thumbnail", headers={"if-none-match": tag}).status_code == 304
+    assert client.get(f"{address}/thumbnail?box=0,0,50,50").headers["etag"] != tag
+    for wrong in ("1,2,3", "a,b,c,d", "0,0,nan,5", "0,0,601,5"):
+        problem(client.get(f"{address}/thumbnail?box={wrong}"), 422, "invalid")
+
+
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("x.jpeg", "image/jpeg"),
+        ("x.png", "image/png"),
+        ("x.gif", "image/gif"),
+        ("x.webp", "image/webp"),
+        ("x.avif", "image/avif"),
+        ("x.tiff", "image/jpeg"),
+        ("x.bmp", "image/jpeg"),
+        ("x.ppm", "image/jpeg"),
+    ],
+)
+def test_a_photo_is_served_in_a_format_that_browsers_know(client, name, served):
+    data = bytes_of(name)
+    facts = send(client, data, "named.txt").json()
+    found = client.get(f"/api/v1/uploads/{facts['id']}/file")
+
+    assert (facts["name"], facts["width"], facts["height"]) == ("named.txt", 60, 40)
+    assert found.headers["content-type"] == served
+    assert Image.open(io.BytesIO(found.content)).size == (60, 40)
+    assert (found.content == data) == (served.removeprefix("image/") == name.removeprefix("x."))
+
+
+def test_an_upload_is_searched_for_like_a_file(client, collection, photos):
+    facts = send(client, (photos / "coffee.png").read_bytes(), "my cup.png").json()
+    body = {"examples": [{"upload": facts["id"], "box": BOX}], "k": 3}
+    found = client.post("/api/v1/search", json=body).json()
+
+    assert found["matches"] == collection.search(photos / "coffee.png", BOX, k=3).to_json()["matches"]
+    assert found["query"]["examples"][0] == {
+        "photo": None, "upload": facts["id"], "image": "my cup.png", "box": BOX, "wrong": False
+    }  # fmt: skip
+    assert picture_of(client.get(f"/api/v1/uploads/{facts['id']}/thumbnail?box=0,0,600,400")).size == (256, 171)
+
+
+def test_boxes_are_exported(client, photos, tmp_path):
+    boxes = [
+        {"photo": number_of(client, "coffee.png"), "box": BOX, "score": 3.25},
+        {"photo": number_of(client, "motorcycle_left"), "box": [1, 2, 31, 42.5]},
+    ]
+    written = {
+        form: client.post("/api/v1/export", json={"format": form, "label": "cup", "boxes": boxes})
+        for form in ("csv", "json", "coco")
+    }
+    rows = list(csv.DictReader(io.StringIO(written["csv"].text)))
+    coco = written["coco"].json()
+
+    assert [(row["image"], row["x2"], row["score"]) for row in rows] == [
+        ("coffee.png", "478.0", "3.2500"),
+        ("views/motorcycle_left.png", "31.0", ""),
+    ]
+    assert written["json"].json()["boxes"][0] == {"image": "coffee.png", **boxes[0]}
+    assert [each["bbox"] for each in coco["annotations"]] == [[81, 20, 397, 366], [1, 2, 30, 40.5]]
+    assert [each["file_name"] for each in coco["images"]] == ["coffee.png", "views/motorcycle_left.png"]
+    assert coco["categories"] == [{"id": 1, "name": "cup"}]
+    assert 'filename="udq-coco.json"' in written["coco"].headers["content-disposition"]
+    # What was written is what udq itself reads.
+    for name, form in (("boxes.csv", "csv"), ("coco.json", "coco")):
+        (tmp_path / name).write_bytes(written[form].content)
+        assert "2 photos" in load_all([tmp_path / name], images=photos).summary()
+    outside = {"format": "csv", "boxes": [{"photo": boxes[0]["photo"], "box": [0, 0, 601, 10]}]}
+    problem(client.post("/api/v1/export", json=outside), 422, "invalid")
+
+
+def test_health_and_metrics(client):
+    client.get("/api/v1/photos/99")
+    client.get("/no/such/file")
+    text = client.get("/metrics").text
+
+    assert (client.get("/healthz").text, client.get("/readyz").text) == ("ok\n", "ready\n")
+    assert 'udq_requests_total{method="GET",route="/api/v1/photos/{number}",status="404"}' in text
+    assert "udq_photos 12.0" in text
+    assert "/no/such/file" not in text
+    assert "udq_search_scan_ms_bucket" in text
+
+
+def test_the_page_comes_with_its_types_and_no_third_party(client):
+    page = client.get("/")
+
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert "http://" not in page.text.replace("http://www.w3.org", "")
+    assert "https://" not in page.text
+    script = client.get("/main.js")
+    assert script.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert client.get("/main.js", headers={"if-none-match": script.headers["etag"]}).status_code == 304
+    for header in ("x-content-type-options", "referrer-policy", "x-frame-options"):
+        assert header in script.headers
+
+
+def test_what_others_add_and_remove_is_seen_at_once(changing, photos):
+    client, place = changing
+    before = client.get("/api/v1/photos").json()
+    shutil.copy(photos / "chelsea.png", place / "photos")
+    Collection.open(place / "x.udq", device="cpu").add(place / "photos")
+    Collection.open(place / "x.udq").remove("coins.png")
+    after = client.get("/api/v1/photos").json()
+    example = {"photo": number_of(client, "chelsea.png")}
+    found = client.post("/api/v1/search", json={"examples": [example]}).json()
+
+    assert (before["total"], after["total"]) == (4, 4)
+    assert [photo["name"] for photo in after["photos"]] == ["astronaut.png", "coffee.png", "rocket.png", "chelsea.png"]
+    assert found["matches"][0]["image"] == "chelsea.png"
+
+
+def test_a_collection_that_is_damaged_meanwhile_is_answered_from_as_it_was(changing):
+    client, place = changing
+    (place / "x.udq" / "collection.json").write_text("{}")
+
+    assert client.get("/api/v1/photos").json()["total"] == 4
+    assert "last good state" in problem(client.get("/readyz"), 503, "unavailable")
+
+
+def test_photos_are_added_and_removed_where_that_is_allowed(changing, photos):
+    client, place = changing
+    data = (photos / "chelsea.png").read_bytes()
+    added = send(client, data, "cat.png", "/api/v1/photos")
+    photo = added.json()["photo"]
+
+    assert (added.status_code, added.json()["photos"]) == (201, 5)
+    assert added.headers["location"] == f"/api/v1/photos/{photo['id']}"
+    assert (place / "photos" / "cat.png").read_bytes() == data
+    assert Collection.open(place / "x.udq").names[-1] == "cat.png"
+    assert "already" in problem(send(client, data, "cat.png", "/api/v1/photos"), 409, "conflict")
+    removed = client.delete(f"/api/v1/photos/{photo['id']}")
+    assert removed.json() == {"photo": photo, "photos": 4}
+    assert (place / "photos" / "cat.png").exists()
+    problem(client.delete(f"/api/v1/photos/{photo['id']}"), 404, "not-found")
+
+
+def test_only_plain_names_of_photos_are_added(changing):
+    client, place = changing
+    before = sorted(place.rglob("*"))
+    names = ("../cat.png", "/cat.png", "a/cat.png", "a\\cat.png", ".cat.png", "cat.html", "cat", "c:at.png", "*.png")
+    for name in names:
+        problem(send(client, bytes_of("x.png"), name, "/api/v1/photos"), 422, "invalid")
+
+    assert sorted(place.rglob("*")) == before
+
+
+def test_nothing_is_changed_where_that_is_not_allowed(client, collection):
+    data = bytes_of("x.png")
+    for asked in (send(client, data, "x.png", "/api/v1/photos"), client.delete("/api/v1/photos/0")):
+        assert "--allow-write" in problem(asked, 403, "read-only")
+    assert len(collection.refreshed()) == 12
+
+
+def test_a_photo_whose_file_is_gone_is_told_in_words(changing):
+    client, place = changing
+    (place / "photos" / "coins.png").unlink()
+    number = number_of(client, "coins.png")
+    for path in ("", "/file", "/thumbnail"):
+        told = problem(client.get(f"/api/v1/photos/{number}{path}"), 410, "photo-gone")
+        assert str(place) not in told
+        assert "coins.png" in told
+    problem(client.post("/api/v1/search", json={"examples": [{"photo": number}]}), 410, "photo-gone")
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(changing, tmp_path):
+    client, place = changing
+    secret = place / "secret.png"
+    shutil.move(place / "photos" / "coins.png", secret)
+    (place / "photos" / "coins.png").symlink_to(secret)
+    number = number_of(client, "coins.png")
+    for path in ("", "/file", "/file?width=10", "/thumbnail", "/thumbnail?box=0,0,9,9"):
+        problem(client.get(f"/api/v1/photos/{number}{path}"), 403, "outside-folder")
+
+
+def test_a_page_that_is_named_as_a_photo_is_never_served(changing):
+    client, place = changing
+    number = number_of(client, "coins.png")
+    for data in (b"<html><script>alert(1)</script>", b"<svg xmlns='http://www.w3.org/2000/svg'/>"):
+        (place / "photos" / "coins.png").write_bytes(data)
+        for path in ("/file", "/file?width=10", "/thumbnail", "/thumbnail?box=0,0,9,9"):
+            told = problem(client.get(f"/api/v1/photos/{number}{path}"), 422, "unreadable-photo")
+            assert str(place) not in told
+
+
+def test_the_first_bytes_say_what_a_file_is():
+    assert pictures.media_type(b"<html>") is None
+    assert pictures.media_type(b"") is None
+    assert pictures.media_type(b"RIFF\0\0\0\0WAVE") is None
+    assert pictures.media_type(b"\0\0\0\x20ftypheic") is None

@@ -1,0 +1,73 @@
+"""Whatever the description of the API allows, and what it does not: no answer is a server's error.
+
+Marked ``web_fuzz``, as it takes half a minute: make test-web-fuzz, which .ci/run calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from test_web import serving
+
+from udq import Collection
+from udq.web.service import Service
+
+pytestmark = pytest.mark.web_fuzz
+
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+SETTINGS = {
+    "max_examples": 25,
+    "deadline": None,
+    "derandomize": True,
+    "database": None,
+    "suppress_health_check": list(hypothesis.HealthCheck),
+}
+
+
+@pytest.fixture
+def address(place):
+    opened = Collection.open(place / "x.udq", device="cpu")
+    with serving(Service.start(opened, write_to=place / "photos")) as client:
+        yield str(client.base_url).rstrip("/")
+
+
+def statuses(operation, mode):
+    """Ask an operation with made-up data; return what it answered."""
+    found = set()
+
+    @hypothesis.given(operation.as_strategy(generation_mode=mode))
+    @hypothesis.settings(**SETTINGS)
+    def asked(case):
+        answer = case.call(timeout=30)
+        case.validate_response(answer, checks=CHECKS)
+        found.add(answer.status_code)
+
+    with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # nothing misfits what takes anything
+        asked()
+    return found
+
+
+def test_no_request_is_a_servers_error(address):
+    """Every operation, with data that fit its description and data that do not."""
+    described = schemathesis.openapi.from_dict(httpx.get(f"{address}/api/v1/openapi.json").json())
+    described.config.update(base_url=address)
+    operations = [result.ok() for result in described.get_all_operations()]
+    fitting = {each.label: statuses(each, schemathesis.GenerationMode.POSITIVE) for each in operations}
+    others = {each.label: statuses(each, schemathesis.GenerationMode.NEGATIVE) for each in operations}
+
+    assert len(fitting) == 16
+    assert all(status < 500 for found in (*fitting.values(), *others.values()) for status in found)
+    for label in ("GET /api/v1/photos", "GET /api/v1/collection", "POST /api/v1/uploads", "GET /metrics"):
+        assert fitting[label] & {200, 201, 422}
+    assert 422 in others["POST /api/v1/search"]
