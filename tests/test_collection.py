@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, UdqError
+from udq import Collection, IndexConfig, UdqError, scan
 from udq.datasets import REGISTRY
 from udq.demo.cutouts import photo
 from udq.demo.story import tell
@@ -33,6 +33,26 @@ def test_the_other_view_of_an_object_comes_first(collection, photos):
         ["views/motorcycle_left.png", "views/motorcycle_right.png"],
     )
     assert [match.rank for match in result.matches] == [1, 2, 3]
+
+
+def test_several_queries_share_a_pass(collection, photos):
+    queries = [(photos / "views" / "motorcycle_right.png", MOTORCYCLE), (photos / "coffee.png", None)]
+
+    together = collection.search_many(queries, k=5)
+
+    assert [each.matches for each in together] == [collection.search(*query, k=5).matches for query in queries]
+    assert collection.search_many([]) == []
+    with pytest.raises(InputError, match="k: expected 1 or more"):
+        collection.search_many(queries, k=0)
+
+
+@pytest.mark.skipif(scan.kernels() == ("numba",), reason="the extension was not built")
+def test_an_inverted_index_finds_the_same(collection, photos):
+    inverted = Collection.open(collection.path, inverted=True)
+    assert inverted.refreshed().inverted
+    for k in (1, 3, 1000):
+        query = photos / "views" / "motorcycle_right.png", MOTORCYCLE
+        assert inverted.search(*query, k=k).matches == collection.search(*query, k=k).matches
 
 
 def test_a_whole_photo_finds_itself(collection, photos):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udq import scan, search
+from udq.inverted import InvertedIndex
 from udq.segments import PHOTO, Segment
 from udq.types import Features
 
@@ -27,8 +28,11 @@ def segment(rng, photos, removed):
 
 @pytest.mark.parametrize("kernel", scan.kernels())
 @pytest.mark.parametrize("removed", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("sizes", [(), (50,), (300, 1, 120, 7)])
-def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes):
+def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, inverted):
+    if inverted and scan.kernels() == ("numba",):
+        pytest.skip("the extension was not built")
     monkeypatch.setenv("UDQ_SCAN_KERNEL", kernel)
     rng = np.random.default_rng(7)
     lookup = rng.integers(0, 6, (SUBSPACES, CODEWORDS)).astype(np.float32)
@@ -36,7 +40,10 @@ def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes):
         model=SimpleNamespace(lookup_tables=lambda feature: lookup),
         segments=tuple(segment(rng, photos, removed) for photos in sizes),
         config=SimpleNamespace(features=SimpleNamespace(proposals="rpn")),
+        inverted=inverted,
     )
+    if inverted and sizes:
+        collection.index = InvertedIndex.build([each.part for each in collection.segments], CODEWORDS)
     every = search.rank(collection, np.zeros(3, np.float32))
     assert len(every.order) == len(every.distance) == sum(len(each.living) for each in collection.segments)
     for k in (1, 20, 1000):

@@ -29,13 +29,17 @@ def serve(
         typer.Option(metavar="FOLDER", help="Let photos be added, which are put into FOLDER, and removed."),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    inverted: Annotated[
+        bool,
+        typer.Option("--inverted", help="Sort codes by cells: for tens of millions of regions (docs/performance.md)."),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Serve a collection as a page and an API, on this machine unless told otherwise, until Ctrl-C."""
     from udq.collection import Collection
     from udq.web import server
 
-    opened = Collection.open(collection, device=device)
+    opened = Collection.open(collection, device=device, inverted=inverted)
 
     def ready(address: str) -> None:
         printing.say(f"{collection}: {counted(len(opened), 'photo')} at {address}")

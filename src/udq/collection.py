@@ -15,6 +15,7 @@ from udq.config import IndexConfig
 from udq.drift import Drift
 from udq.errors import CollectionError
 from udq.head import Arrays
+from udq.inverted import InvertedIndex
 from udq.model import Model
 from udq.progress import Progress, silent
 from udq.segments import Image, Segment
@@ -38,6 +39,10 @@ class _Held:
     model: Model
     segments: tuple[Segment, ...]
     backbone: Arrays
+
+    @cached_property
+    def index(self) -> InvertedIndex:
+        return InvertedIndex.build([segment.part for segment in self.segments], self.model.quantizer.codewords)
 
     @staticmethod
     def read(path: Path, manifest: Manifest) -> _Held:
@@ -77,10 +82,11 @@ def _see_alike(one: Manifest, other: Manifest) -> bool:
 class Collection:
     """Photos that can be searched for an object; read-only and safe to share between threads once opened."""
 
-    def __init__(self, path: Path, *, device: str = "auto") -> None:
+    def __init__(self, path: Path, *, device: str = "auto", inverted: bool = False) -> None:
         """Open a collection; prefer ``Collection.open``."""
         self.path = path
         self.device = device
+        self.inverted = inverted
         self._manifest = storage.read_manifest(path)
         self._lock = threading.Lock()
         self._read: _Held | None = None
@@ -88,14 +94,17 @@ class Collection:
         self._extractor: tuple[Manifest, Extractor] | None = None
 
     @staticmethod
-    def open(path: PathLike, *, device: str = "auto") -> Collection:
+    def open(path: PathLike, *, device: str = "auto", inverted: bool = False) -> Collection:
         """Open a collection on disk.
 
         Args:
             path: the folder that ``build`` made.
             device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
+            inverted: whether searches go through an inverted index, which is built when first needed: for many searches
+                of tens of millions of regions. Answers are the same, most codes are not looked at, and each takes 12
+                bytes of memory more.
         """
-        return Collection(Path(path), device=device)
+        return Collection(Path(path), device=device, inverted=inverted)
 
     @staticmethod
     def build(
@@ -192,6 +201,19 @@ class Collection:
 
         return search.search(self, examples, k=k)
 
+    def search_many(
+        self, queries: Sequence[tuple[PathLike, Sequence[float] | None]], *, k: int = 20
+    ) -> list[SearchResult]:
+        """Return what ``search`` does for each of several photos and boxes; they share the pass over the codes.
+
+        Args:
+            queries: photos, and a box of each or None.
+            k: photos wanted for each, >= 1.
+        """
+        from udq import search
+
+        return search.search_many(self, [[Example(query, box)] for query, box in queries], k=k)
+
     def add(
         self,
         images: PathLike | Sequence[PathLike],
@@ -260,7 +282,7 @@ class Collection:
         newest = storage.read_manifest(self.path)
         if newest == self._manifest:
             return self
-        opened = Collection(self.path, device=self.device)
+        opened = Collection(self.path, device=self.device, inverted=self.inverted)
         opened._extractor = self._extractor  # loading it takes longer than all the rest
         return opened
 
@@ -302,6 +324,13 @@ class Collection:
     def segments(self) -> tuple[Segment, ...]:
         """Codes, boxes and photos."""
         return self._held.segments
+
+    @property
+    def index(self) -> InvertedIndex:
+        """The codes by cells; sorting them takes some seconds on first use for 100 million regions."""
+        held = self._held
+        with self._lock:
+            return held.index
 
     @property
     def extractor(self) -> Extractor:

@@ -67,6 +67,21 @@ class Ranking:
         return 1.0 / max(float(np.sqrt(self.distance[image])), 1e-9)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A query, encoded.
+
+    Attributes:
+        examples: what is searched for, each with its box.
+        lookup: (M, K) tables.
+        took: seconds that encoding took.
+    """
+
+    examples: tuple[Example, ...]
+    lookup: NDArray[np.float32]
+    took: float
+
+
 def search(
     collection: Collection,
     examples: Sequence[Example],
@@ -76,7 +91,7 @@ def search(
     min_score: float | None = None,
     describe: Describe | None = None,
 ) -> SearchResult:
-    """Encode the examples, scan every code, and return the best photos with where the object is.
+    """Encode the examples, scan the codes, and return the best photos with where the object is.
 
     Args:
         collection: what is searched.
@@ -86,38 +101,68 @@ def search(
         min_score: photos of a lower score are left out.
         describe: encodes an example; the collection's own network where None.
     """
-    if k < 1:
-        raise InputError(f"k: expected 1 or more, found {k}")
+    _check_wanted(k)
+    asked = encode(collection, examples, describe)
+    started = time.perf_counter()
+    ranking = rank_by(collection, asked.lookup, k=offset + k)
+    return _result(collection, asked, ranking, time.perf_counter() - started, offset, min_score)
+
+
+def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
+    """Do what ``search`` does for each of several queries, in one pass over the codes."""
+    _check_wanted(k)
+    asked = [encode(collection, examples) for examples in queries]
+    if not asked:
+        return []
+    started = time.perf_counter()
+    rankings = nearest(collection, np.stack([each.lookup for each in asked]), k)
+    share = (time.perf_counter() - started) / len(asked)
+    return [_result(collection, each, ranking, share) for each, ranking in zip(asked, rankings, strict=True)]
+
+
+def encode(collection: Collection, examples: Sequence[Example], describe: Describe | None = None) -> Asked:
+    """Return the one query that examples are; ``describe`` as in ``search``."""
     if all(example.wrong for example in examples):
         raise InputError("examples: expected at least one that shows what is searched for, found none")
-    extractor, images = collection.extractor, collection.images
-    encode = describe or (lambda example: extractor.describe(Path(example.photo), example.box))
+    extractor = collection.extractor
+    see = describe or (lambda example: extractor.describe(Path(example.photo), example.box))
     started = time.perf_counter()
-    described = [encode(example) for example in examples]
-    encoded = time.perf_counter()
-    vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in described]))).vectors
+    seen = [see(example) for example in examples]
+    vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in seen]))).vectors
     query = combined(vectors, np.array([example.wrong for example in examples]))
-    ranking = rank_by(collection, collection.model.quantizer.lookup_tables(query), k=offset + k)
-    scanned = time.perf_counter()
+    lookup = collection.model.quantizer.lookup_tables(query)
+    boxed = (replace(example, box=box) for example, (box, _) in zip(examples, seen, strict=True))
+    return Asked(tuple(boxed), lookup, time.perf_counter() - started)
+
+
+def _check_wanted(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k: expected 1 or more, found {k}")
+
+
+def _result(
+    collection: Collection,
+    asked: Asked,
+    ranking: Ranking,
+    scanned: float,
+    offset: int = 0,
+    min_score: float | None = None,
+) -> SearchResult:
+    """Return the photos of a ranking; ``scanned`` is how many seconds it took."""
+    started = time.perf_counter()
     matches = []
     for position, i in enumerate(ranking.order[offset:].tolist(), start=offset + 1):
         if min_score is not None and ranking.score(i) < min_score:
             break
-        image = images[i]
+        image = collection.images[i]
         match = ranking.match(position, i, image.name)
         matches.append(replace(match, id=image.id, width=image.width, height=image.height))
-    finished = time.perf_counter()
-    elapsed = {"encode": encoded - started, "scan": scanned - encoded, "total": finished - started}
-    return SearchResult(
-        tuple(replace(example, box=box) for example, (box, _) in zip(examples, described, strict=True)),
-        tuple(matches),
-        {name: 1e3 * took for name, took in elapsed.items()},
-    )
+    total = asked.took + scanned + time.perf_counter() - started
+    elapsed = {"encode": 1e3 * asked.took, "scan": 1e3 * scanned, "total": 1e3 * total}
+    return SearchResult(asked.examples, tuple(matches), elapsed)
 
 
-def combined(
-    vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA
-) -> NDArray[np.float32]:
+def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:
     """Return the one query (d,), of unit length, that several examples are.
 
     Args:
@@ -141,18 +186,34 @@ def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None 
 
 def rank_by(collection: Collection, lookup: NDArray[np.float32], *, k: int | None = None) -> Ranking:
     """Rank the photos of a collection by a query's (M, K) tables: the ``k`` best, or all."""
-    segments = collection.segments
-    locate = partial(_locate, segments, lookup, collection.config.features.proposals in proposals.RANKED)
     if k is not None:
-        nearest = scan.nearest_images(lookup, [segment.part for segment in segments], k)
-        order = _places(segments, nearest.image)
-        distance = np.full(sum(len(segment.living) for segment in segments), np.nan, np.float32)
-        distance[order] = nearest.distance
-        return Ranking(order, distance, locate)
+        return nearest(collection, lookup[None], k)[0]
     # A removed photo is scanned along with the others: its codes lie between theirs, until the collection is compacted.
-    every = [scan.best_regions(lookup, s.codes, s.offsets).distance[s.living] for s in segments]
+    every = [scan.best_regions(lookup, s.codes, s.offsets).distance[s.living] for s in collection.segments]
     distance = np.concatenate([np.empty(0, np.float32), *every])
-    return Ranking(scan.rank(scan.BestRegions(distance, np.zeros(len(distance), np.int64))), distance, locate)
+    order = scan.rank(scan.BestRegions(distance, np.zeros(len(distance), np.int64)))
+    return Ranking(order, distance, _locator(collection, lookup))
+
+
+def nearest(collection: Collection, lookups: NDArray[np.float32], k: int) -> list[Ranking]:
+    """Rank the ``k`` best photos of a collection for each of several queries, by their tables (Q, M, K)."""
+    segments = collection.segments
+    if collection.inverted and segments:
+        found = [collection.index.nearest_images(lookup, k) for lookup in lookups]
+    else:
+        found = scan.nearest_images_of_each(lookups, [segment.part for segment in segments], k)
+    rankings = []
+    for lookup, images in zip(lookups, found, strict=True):
+        order = _places(segments, images.image)
+        distance = np.full(sum(len(segment.living) for segment in segments), np.nan, np.float32)
+        distance[order] = images.distance
+        rankings.append(Ranking(order, distance, _locator(collection, lookup)))
+    return rankings
+
+
+def _locator(collection: Collection, lookup: NDArray[np.float32]) -> Callable[[int], NDArray[np.float32]]:
+    ranked = collection.config.features.proposals in proposals.RANKED
+    return partial(_locate, collection.segments, lookup, ranked)
 
 
 def _places(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -122,6 +122,8 @@ class Living:
     def _read(collection: Collection) -> State:
         state = State(collection)
         _ = state.facts, state.by_id, collection.extractor
+        if collection.inverted and len(collection):
+            _ = collection.index
         return state
 
     @staticmethod
