@@ -418,6 +418,15 @@ def test_a_server_that_is_busy_says_so(client, service, monkeypatch):
     assert "udq_searches_refused_total 1.0" in client.get("/metrics").text
 
 
+def test_too_many_photos_at_a_time_are_told_to_come_again(client, service, monkeypatch):
+    monkeypatch.setattr(service, "_coming", 16)
+    told = send(client, bytes_of("x.png"))
+
+    assert "16 photos are coming in already" in problem(told, 503, "busy")
+    assert told.headers["retry-after"] == "1"
+    assert client.get("/api/v1/photos/0/thumbnail").status_code == 200
+
+
 def test_the_command_serves_until_ctrl_c(collection, tmp_path):
     command = [sys.executable, "-c", "from udq.cli import main; main()", "serve", collection.path, "--port", "0"]
     process = subprocess.Popen(

@@ -95,7 +95,9 @@ def _operating(service: Service) -> Any:
         if not service.ready:
             raise Problem("unavailable", "the server is starting or stopping")
         if service.living.trouble is not None:
-            raise Problem("unavailable", "the collection cannot be read; answers are of its last good state; see the log")
+            raise Problem(
+                "unavailable", "the collection cannot be read; answers are of its last good state; see the log"
+            )
         return Response("ready\n", media_type="text/plain")
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
