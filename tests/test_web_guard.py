@@ -15,6 +15,9 @@ import zlib
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
 from test_web import bytes_of, problem, send, serving
 
 from udq.web import guard, uploads
@@ -60,6 +63,21 @@ def test_a_server_for_others_answers_to_addresses_and_its_own_names():
         assert access.answers_to(host)
     for host in ("evil.example", "museum.example.evil.example", "", None, "[", "a b"):
         assert not access.answers_to(host)
+
+
+@given(st.text() | st.from_regex(r"[a-z.:\[\]@/%0-9-]+", fullmatch=True))
+def test_no_text_of_a_host_header_is_an_error(host):
+    if Access("127.0.0.1", None, "x").answers_to(host):
+        assert any(name in host.lower() for name in ("localhost", "127", "1]", "1%"))
+
+
+@given(st.text(), st.text())
+def test_no_text_of_other_headers_lets_anyone_in(authorization, cookie):
+    headers = {"authorization": authorization, "cookie": cookie}
+
+    assert not Access("127.0.0.1", TOKEN, "x").allows(
+        Headers({k: v.encode().decode("latin-1") for k, v in headers.items()})
+    )
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])
