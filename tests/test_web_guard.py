@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from test_web import bytes_of, problem, send, serving
 
-from udq.web import guard, uploads
+from udq.web import guard, server, uploads
 from udq.web.cache import Cache
 from udq.web.guard import Access, is_loopback
 from udq.web.problems import Problem
@@ -172,6 +172,14 @@ def test_a_port_in_use_is_one_line(udq, collection):
         err
         == f"udq: port {port} is in use, perhaps by another udq serve; give another one with --port, 0 for a free one\n"
     )
+
+
+def test_small_answers_are_sent_at_once():
+    """Without that, each waits 40 ms for the other side to say that it has the headers."""
+    with server._listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        taken, _ = listener.accept()
+        with taken:
+            assert taken.proto == socket.IPPROTO_TCP  # by which asyncio knows
 
 
 def head(port, path, length, extra=""):
