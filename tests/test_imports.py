@@ -22,7 +22,7 @@ TORCH_FREE += (
 )
 TORCH_FREE += "page thumbnails error_report error_sheets error_tables "
 TORCH_FREE += "provenance bar cli_datasets datasets.detection proposals proposals.grid backbones curves "
-TORCH_FREE += "experiments experiments.tables experiments.shelf cli_reproduce cli"
+TORCH_FREE += "experiments experiments.tables experiments.shelf cli_reproduce cli cli_serve web.server"
 
 
 def modules():
@@ -60,16 +60,30 @@ def test_imports_of_the_package_form_no_circle():
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-@pytest.mark.parametrize("name", TORCH_FREE.split())
-def test_light_stages_do_not_reach_torch(name):
+def reached(name):
+    """Every module that importing one of the package imports."""
     known = modules()
     waiting, seen = [f"udq.{name}"], set()
     while waiting:
         module = waiting.pop()
-        assert module.split(".")[0] not in ("torch", "torchvision"), f"udq.{name} reaches {module}"
         if module in known and module not in seen:
-            seen.add(module)
             waiting += imported(known[module], known)
+        seen.add(module)
+    return seen
+
+
+@pytest.mark.parametrize("name", TORCH_FREE.split())
+def test_light_stages_do_not_reach_torch(name):
+    assert {module.split(".")[0] for module in reached(name)}.isdisjoint({"torch", "torchvision"})
+
+
+def test_only_serving_reaches_what_serves():
+    def serves(name):
+        return {module.split(".")[0] for module in reached(name)} & {"fastapi", "starlette", "uvicorn"}
+
+    assert serves("web.server") == {"fastapi", "starlette", "uvicorn"}
+    assert not serves("cli")
+    assert not serves("collection")
 
 
 def test_opening_and_scanning_a_collection_never_imports_torch(collection):

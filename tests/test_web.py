@@ -18,6 +18,7 @@ from PIL import Image
 
 from udq import Collection, Example
 from udq.datasets.detection import load_all
+from udq.errors import InputError
 from udq.web import app, pictures
 from udq.web.guard import Access
 from udq.web.service import Service
@@ -164,6 +165,22 @@ def test_several_examples_are_one_search(client, collection, photos):
     assert {match["image"] for match in found["matches"][:2]} == {"coffee.png", "chelsea.png"}
     assert found["matches"][-1]["image"] == "coins.png"
     assert found["query"]["examples"][1]["box"] == [0, 0, 451, 300]
+
+
+def test_examples_that_are_no_search_are_told_why(collection, photos):
+    for examples in ([], [Example(photos / "coffee.png", wrong=True)]):
+        with pytest.raises(InputError, match="at least one that shows what is searched for"):
+            collection.search_examples(examples)
+
+
+def test_a_mistake_of_ours_is_a_problem_too(client, monkeypatch, caplog):
+    monkeypatch.setattr("udq.web.living.Living.now", lambda living: 1 // 0)
+    told = client.get("/api/v1/photos")
+
+    assert "its log says more" in problem(told, 500, "internal")
+    assert "ZeroDivisionError" in caplog.text
+    assert "ZeroDivisionError" not in told.text
+    assert told.headers["x-content-type-options"] == "nosniff"
 
 
 def test_pages_of_results_and_a_least_score(client):

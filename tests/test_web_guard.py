@@ -15,9 +15,12 @@ import zlib
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.datastructures import Headers
 from test_web import bytes_of, problem, send, serving
 
-from udq.web import guard, uploads
+from udq.web import guard, server, uploads
 from udq.web.cache import Cache
 from udq.web.guard import Access, is_loopback
 from udq.web.problems import Problem
@@ -60,6 +63,21 @@ def test_a_server_for_others_answers_to_addresses_and_its_own_names():
         assert access.answers_to(host)
     for host in ("evil.example", "museum.example.evil.example", "", None, "[", "a b"):
         assert not access.answers_to(host)
+
+
+@given(st.text() | st.from_regex(r"[a-z.:\[\]@/%0-9-]+", fullmatch=True))
+def test_no_text_of_a_host_header_is_an_error(host):
+    if Access("127.0.0.1", None, "x").answers_to(host):
+        assert any(name in host.lower() for name in ("localhost", "127", "1]", "1%"))
+
+
+@given(st.text(), st.text())
+def test_no_text_of_other_headers_lets_anyone_in(authorization, cookie):
+    headers = {"authorization": authorization, "cookie": cookie}
+
+    assert not Access("127.0.0.1", TOKEN, "x").allows(
+        Headers({k: v.encode().decode("latin-1") for k, v in headers.items()})
+    )
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])
@@ -154,6 +172,14 @@ def test_a_port_in_use_is_one_line(udq, collection):
         err
         == f"udq: port {port} is in use, perhaps by another udq serve; give another one with --port, 0 for a free one\n"
     )
+
+
+def test_small_answers_are_sent_at_once():
+    """Without that, each waits 40 ms for the other side to say that it has the headers."""
+    with server._listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        taken, _ = listener.accept()
+        with taken:
+            assert taken.proto == socket.IPPROTO_TCP  # by which asyncio knows
 
 
 def head(port, path, length, extra=""):
@@ -416,6 +442,15 @@ def test_a_server_that_is_busy_says_so(client, service, monkeypatch):
     assert "ask again in 1 s" in problem(told, 503, "busy")
     assert told.headers["retry-after"] == "1"
     assert "udq_searches_refused_total 1.0" in client.get("/metrics").text
+
+
+def test_too_many_photos_at_a_time_are_told_to_come_again(client, service, monkeypatch):
+    monkeypatch.setattr(service, "_coming", 16)
+    told = send(client, bytes_of("x.png"))
+
+    assert "16 photos are coming in already" in problem(told, 503, "busy")
+    assert told.headers["retry-after"] == "1"
+    assert client.get("/api/v1/photos/0/thumbnail").status_code == 200
 
 
 def test_the_command_serves_until_ctrl_c(collection, tmp_path):

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from udq.web.metrics import Metrics
-from udq.web.problems import Problem
+from udq.web.problems import Problem, crashed
 
 # What a request may carry besides photos.
 MOST_BYTES = 2**20
@@ -230,7 +230,7 @@ def _too_large(most: int) -> Problem:
 
 
 class Watch:
-    """Counts requests, and gives every answer the headers that keep browsers strict."""
+    """Counts requests, answers where the app fails, and gives every answer the headers that keep browsers strict."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         """Stand before an app and its guard."""
@@ -257,6 +257,10 @@ class Watch:
         with self._metrics.in_flight.track_inprogress():
             try:
                 await self._app(scope, receive, noted)
+            except Exception as error:
+                problem = crashed(error, scope["method"], scope["path"])
+                if not status:
+                    await problem.response()(scope, receive, noted)
             finally:
                 route = getattr(scope.get("route"), "path", "(none)")
                 method = scope["method"] if scope["method"] in _METHODS else "(other)"

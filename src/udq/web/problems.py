@@ -98,6 +98,12 @@ def of(error: UdqError) -> Problem:
     return Problem(next(kind for family, kind in _OF_ERROR if isinstance(error, family)), str(error))
 
 
+def crashed(error: Exception, method: str, path: str) -> Problem:
+    """Return a mistake of ours as a problem, and log it."""
+    log.error("%s %s: %s", method, shown(path), type(error).__name__, exc_info=error)
+    return Problem("internal", "something went wrong in the server; its log says more")
+
+
 def handle(app: FastAPI) -> None:
     """Have an app answer every error with a problem."""
 
@@ -123,15 +129,10 @@ def handle(app: FastAPI) -> None:
         }.get(kind, str(error.detail))
         return Problem(kind, detail, headers=dict(error.headers or {})).response()
 
-    async def on_crash(request: Request, error: Exception) -> Response:
-        log.error("%s %s: %s", request.method, shown(request.url.path), type(error).__name__, exc_info=error)
-        return Problem("internal", "something went wrong in the server; its log says more").response()
-
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(UdqError, on_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_crash)
 
 
 def _in_words(error: RequestValidationError) -> str:

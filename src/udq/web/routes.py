@@ -93,7 +93,7 @@ def router(service: Service) -> APIRouter:
     @api.get("/folders", response_model=schema.FoldersOut)
     async def folders() -> Response:
         """List folders with the number of photos in them and below."""
-        listed = (await service.now()).folders
+        listed = await asyncio.to_thread(lambda: service.living.now().folders)
         return _json({"folders": [{"path": path, "photos": count} for path, count in listed]})
 
     @api.get(
@@ -278,13 +278,18 @@ async def _received(service: Service, request: Request) -> uploads.Upload:
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise Problem("invalid", f"{expected}, found another content type")
     try:
-        async with request.form(max_files=1, max_fields=1) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile) or not file.filename:
-                raise Problem("invalid", f"{expected}, found none")
-            if (file.size or 0) > uploads.MOST_BYTES:
-                raise Problem("too-large", f"a photo may have {uploads.MOST_BYTES // 2**20} MiB; send a smaller one")
-            return await service.draw(serving.never, partial(service.uploads.take, file.file, file.filename))
+        with service.coming():
+            async with request.form(max_files=1, max_fields=1) as form:
+                file = form.get("file")
+                if not isinstance(file, UploadFile) or not file.filename:
+                    raise Problem("invalid", f"{expected}, found none")
+                if (file.size or 0) > uploads.MOST_BYTES:
+                    raise Problem(
+                        "too-large", f"a photo may have {uploads.MOST_BYTES // 2**20} MiB; send a smaller one"
+                    )
+                return await service.receiving.run(
+                    serving.never, partial(service.uploads.take, file.file, file.filename)
+                )
     except Problem:
         raise
     except HTTPException as error:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from udq import search
 from udq.decode import Decoder
@@ -121,10 +122,11 @@ class Line:
 
 
 def alone() -> None:
-    """Give this thread's networks one core: the layers of a light one are too small for several to share."""
+    """Give what this thread computes one core: it is too small for several to share, and they wait in busy loops."""
     import torch
 
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")  # of the whole process
 
 
 class Searches:

@@ -109,8 +109,10 @@ class _Server(uvicorn.Server):
 def _listening(host: str, port: int) -> socket.socket:
     """Return a socket that listens, so that a port in use is known before anything is loaded."""
     try:
-        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol is said, as asyncio sends what is small at once only where it sees that it is TCP.
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        family, kind, protocol, _, where = found[0]
+        listener = socket.socket(family, kind, protocol)
     except (OSError, OverflowError) as error:
         raise InputError(f"--host {host} --port {port}: no address to listen at ({error})") from error
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,14 +16,17 @@ from udq.segments import Image
 from udq.web.living import Living, State
 from udq.web.metrics import Metrics
 from udq.web.pictures import Pictures, Shown, within
+from udq.web.problems import Problem
 from udq.web.searching import LINE, Line, Searches
 from udq.web.uploads import Uploads
 from udq.web.writing import Writer
 
 Result = TypeVar("Result")
 
-# Thumbnails and uploads that may wait for a worker: a page asks for some dozens at once.
+# Renditions that may wait for a worker: a page asks for some dozens at once.
 _PICTURES_WAITING = 1000
+# Photos that may be coming in at a time: until one is whole, it waits on the disk, outside the budget of uploads.
+UPLOADS_AT_A_TIME = 16
 # Seconds between two looks for uploads that nobody asks for any more.
 _SWEEP_EVERY = 60.0
 # What is told of ``udq info``.
@@ -46,6 +49,7 @@ class Service:
         writer: changes the collection, where that is allowed.
         metrics: of this server.
         drawing: workers that decode photos to be shown, and those who wait for them.
+        receiving: the one that looks at photos which are brought: a large one takes time and memory.
     """
 
     living: Living
@@ -56,7 +60,9 @@ class Service:
     writer: Writer
     metrics: Metrics
     drawing: Line
+    receiving: Line
     ready: bool = False
+    _coming: int = 0
     _sweeping: asyncio.Task[None] | None = field(default=None)
 
     @staticmethod
@@ -79,6 +85,7 @@ class Service:
             Writer(living, write_to),
             metrics,
             Line(os.cpu_count() or 1, _PICTURES_WAITING),
+            Line(1, UPLOADS_AT_A_TIME),
         )
         try:
             searches.warm_up(living.state)
@@ -107,7 +114,7 @@ class Service:
 
     def close(self) -> None:
         """End workers and decoders, and delete what visitors brought; doing so twice is no error."""
-        for line in (self.searches.line, self.drawing):
+        for line in (self.searches.line, self.drawing, self.receiving):
             line.close()
         self.decoder.close()
         self.uploads.close()
@@ -130,6 +137,17 @@ class Service:
     def _find(self, number: int) -> tuple[Image, Shown]:
         image = self.living.now().photo(number)
         return image, shown_of(image)
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Count a photo that comes in; raises Problem where too many do."""
+        if self._coming >= UPLOADS_AT_A_TIME:
+            raise Problem("busy", f"{self._coming} photos are coming in already", headers={"retry-after": "1"})
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     async def draw(self, gone: Callable[[], Awaitable[bool]], work: Callable[[], Result]) -> Result:
         """Have a photo decoded."""
