@@ -64,7 +64,7 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str) -> Extractor
         rpn=storage.given_file(manifest.given, "rpn"),
         device=device,
     )
-    extractor.trunk.load(backbone)
+    extractor.load(backbone)
     return extractor
 
 

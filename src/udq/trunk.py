@@ -166,13 +166,5 @@ class Trunk(nn.Module):
         return normalize(pooled, dim=1)
 
 
-def fast_precision(device: torch.device) -> torch.dtype:
-    """Return bfloat16 for a CPU that multiplies it natively: twice the speed, the same mAP (docs/regions.md)."""
-    # Older versions of torch cannot tell what the CPU does.
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
-
-
 def _per_channel(values: tuple[float, float, float]) -> Tensor:
     return torch.tensor(values).view(1, 3, 1, 1) * 255.0
