@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, scan, segments, storage
+from udq import drift, inference, scan, segments, storage
 from udq.config import IndexConfig
 from udq.drift import Drift
 from udq.errors import CollectionError
@@ -348,6 +348,7 @@ class Collection:
             "training": document["training"],
             "config": document["config"],
             **self._manifest.given,
+            "network": inference.engine(),
             "scan": scan.kernel(),
             "drift": None if measured is None else measured.to_json(),
             "broken": self.broken,

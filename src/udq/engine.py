@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from udq import inference
-from udq.errors import InputError
+from udq.errors import DependencyError, InputError
 
 # Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
 WORKERS = 16
@@ -66,8 +66,11 @@ class Engine:
         """
         if self.library == "torch":
             return function
-        from udq.openvino_network import Compiled
-
+        try:
+            from udq.openvino_network import Compiled
+        except ImportError as error:
+            found = f"{inference.version(self.library)} is installed, but cannot be imported: {error}"
+            raise DependencyError(f"{found}; set the environment variable UDQ_NETWORK=torch") from error
         return Compiled(
             function, *inputs, precision=self.precision, at_once=at_once, threads=max(at_once, torch.get_num_threads())
         )

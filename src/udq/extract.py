@@ -97,6 +97,11 @@ class Extractor:
         """Where the network runs."""
         return self.engine.device
 
+    @property
+    def precision(self) -> str:
+        """The number format of the network's arithmetic; everything after it is float32."""
+        return str(self.engine.precision).removeprefix("torch.")
+
     @cached_property
     def propose(self) -> Proposer:
         """The proposer, built when it is first asked for: a search looks at no regions and need not wait for it."""

@@ -31,8 +31,8 @@ class Symbol:
     Functions of torch find their way here by its protocol ``__torch_function__``, methods of tensors by their names.
     """
 
-    def __init__(self, node: Any) -> None:
-        self.node = node
+    def __init__(self, node: openvino.Node) -> None:
+        self.node = node.output(0)
 
     @classmethod
     def __torch_function__(
@@ -67,6 +67,10 @@ class Symbol:
     def div_(self, other: Tensor) -> Symbol:
         """Divide by constants."""
         return Symbol(opset.divide(self.node, _array(other)))
+
+    def dim(self) -> int:
+        """Return how many axes it has."""
+        return int(self.node.get_partial_shape().rank.get_length())
 
     def permute(self, *axes: int) -> Symbol:
         """Reorder axes."""
@@ -104,7 +108,10 @@ class Compiled:
         parameters = [
             opset.parameter([-1 if n is None else n for n in shape], _TYPES[dtype]) for dtype, shape in inputs
         ]
+        # One that is returned twice, as a feature map that is the fine one too, is computed and copied once.
         outputs = function(*map(Symbol, parameters))
+        unique = list(dict.fromkeys(outputs))
+        self._order = [unique.index(symbol) for symbol in outputs]
         settings = {
             "INFERENCE_PRECISION_HINT": _TYPES[precision],
             "NUM_STREAMS": at_once,
@@ -112,7 +119,7 @@ class Compiled:
             # Photos are decoded meanwhile, and the system knows best on which core.
             "ENABLE_CPU_PINNING": False,
         }
-        model = openvino.Model([symbol.node for symbol in outputs], parameters)
+        model = openvino.Model([symbol.node for symbol in unique], parameters)
         self._compiled = openvino.Core().compile_model(model, "CPU", settings)
         self._requests = threading.local()
 
@@ -121,7 +128,8 @@ class Compiled:
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         found = self._requests.own.infer([tensor.numpy() for tensor in tensors], share_inputs=True)
-        return tuple(torch.from_numpy(array) for array in found.values())
+        results = [torch.from_numpy(array) for array in found.values()]
+        return tuple(results[i] for i in self._order)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -157,7 +165,7 @@ def _batch_norm(
 def _max_pool2d(symbol: Symbol, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
     pads = _pair(padding)
     where = _pair(stride), _pair(dilation), pads, pads, _pair(kernel_size)
-    return opset.max_pool(symbol.node, *where, rounding_type="ceil" if ceil_mode else "floor").output(0)
+    return opset.max_pool(symbol.node, *where, rounding_type="ceil" if ceil_mode else "floor")
 
 
 def _nearest(symbol: Symbol, *, size: Symbol, mode: str, **_: object) -> Any:
@@ -181,5 +189,5 @@ _OPERATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.relu: lambda symbol, **_: opset.relu(symbol.node),
     functional.relu6: lambda symbol, **_: opset.clamp(symbol.node, 0, 6),
     functional.hardtanh: lambda symbol, *, min_val, max_val, **_: opset.clamp(symbol.node, min_val, max_val),
-    functional.dropout2d: lambda symbol, **_: symbol.node,
+    functional.dropout2d: lambda symbol, **_: symbol.node.get_node(),
 }

@@ -115,10 +115,10 @@ def train(
                 f"{len(unread)} of the photos cannot be read, and those left are too few to train on and to hold out: "
                 f"{next(iter(unread.values()))}; leave them out of the labels"
             )
-        device = extractor.device
-        with _one_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        place = extractor.device
+        with _one_thread(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(settings.seed)
-            network = rpn.Network(backbones.backbone(feature.backbone), dropout=settings.dropout).to(device)
+            network = rpn.Network(backbones.backbone(feature.backbone), dropout=settings.dropout).to(place)
             _optimise(network, seen, settings, scratch, progress)
         card = {
             "backbone": feature.backbone,
@@ -126,7 +126,7 @@ def train(
             "trained_on": labels.summary(),
             "unreadable": sorted(unread.values()),
             "held_out_photos": len(tested),
-            "recall": recall(network, (scratch.view(look, extractor.device) for look in tested)),
+            "recall": recall(network, (scratch.view(look, place) for look in tested)),
             "settings": dataclasses.asdict(settings),
             "provenance": provenance(seed=settings.seed),
         }
