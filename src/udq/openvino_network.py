@@ -162,7 +162,9 @@ def _batch_norm(
     return opset.add(scaled, _array((bias - mean * scale).view(1, -1, 1, 1)))
 
 
-def _max_pool2d(symbol: Symbol, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Any:
+def _max_pool2d(
+    symbol: Symbol, kernel_size: Any, *, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, **_: object
+) -> Any:
     pads = _pair(padding)
     where = _pair(stride), _pair(dilation), pads, pads, _pair(kernel_size)
     return opset.max_pool(symbol.node, *where, rounding_type="ceil" if ceil_mode else "floor")
@@ -183,9 +185,9 @@ def _nearest(symbol: Symbol, *, size: Symbol, mode: str, **_: object) -> Any:
 # As torch hands them over, all networks being in evaluation mode.
 _OPERATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.conv2d: _conv2d,
-    torch.max_pool2d: _max_pool2d,
     functional.batch_norm: _batch_norm,
     functional.interpolate: _nearest,
+    functional.max_pool2d: _max_pool2d,
     functional.relu: lambda symbol, **_: opset.relu(symbol.node),
     functional.relu6: lambda symbol, **_: opset.clamp(symbol.node, 0, 6),
     functional.hardtanh: lambda symbol, *, min_val, max_val, **_: opset.clamp(symbol.node, min_val, max_val),
