@@ -118,6 +118,9 @@ class Compiled:
             "INFERENCE_NUM_THREADS": threads,
             # Photos are decoded meanwhile, and the system knows best on which core.
             "ENABLE_CPU_PINNING": False,
+            # Photos come in many sizes. What is kept of about 20 takes some 100 MB; the usual number takes five times
+            # that, and a new size costs 4 ms (benchmarks/index.py).
+            "CPU_RUNTIME_CACHE_CAPACITY": 1000,
         }
         model = openvino.Model([symbol.node for symbol in unique], parameters)
         self._compiled = openvino.Core().compile_model(model, "CPU", settings)
