@@ -118,8 +118,8 @@ class Compiled:
             "INFERENCE_NUM_THREADS": threads,
             # Photos are decoded meanwhile, and the system knows best on which core.
             "ENABLE_CPU_PINNING": False,
-            # Photos come in many sizes. What is kept of about 20 takes some 100 MB; the usual number takes five times
-            # that, and a new size costs 4 ms (benchmarks/index.py).
+            # Photos come in many sizes. What it would keep of them by default grows to hundreds of megabytes, and saves
+            # little: a size that is new costs a few milliseconds. This is enough for about 20.
             "CPU_RUNTIME_CACHE_CAPACITY": 1000,
         }
         model = openvino.Model([symbol.node for symbol in unique], parameters)
