@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +24,7 @@ from udq.train_rpn import box_iou
 from udq.trunk import Maps, Trunk
 
 SMALL = ImageConfig(shorter=160, longer=240)
-PHOTO = torch.uint8, (None, None, 3)
+PHOTO = 1, 3, None, None
 
 
 def compiled(function, *inputs, precision=torch.float32):
@@ -84,6 +86,20 @@ def test_commands_say_which_one_it_is(udq, collection, monkeypatch):
     assert "\nnetwork       openvino\n" in udq("info", collection.path)[1]
 
 
+def test_nothing_is_reported_to_anyone(tmp_path):
+    """Importing openvino alone calls an address on the network in a new process and leaves a mark at home."""
+    script = (
+        "import sys, udq.openvino_network, openvino\n"
+        "assert hasattr(openvino, 'Core')\n"
+        "print([name for name in sys.modules if name.startswith('openvino_telemetry')])"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- alike ---
 
 
@@ -91,11 +107,11 @@ def test_commands_say_which_one_it_is(udq, collection, monkeypatch):
 def test_a_compiled_backbone_is_the_same_function(name, random_weights):
     packaged = name.startswith(("efficientnet", "mobilenet"))
     trunk = Trunk(FeatureConfig(backbone=name), weights=None if packaged else random_weights(name))
-    see = compiled(trunk.maps, PHOTO)
+    see = compiled(trunk.convolve, PHOTO)
     for height, width in ((96, 131), (64, 64)):
         pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
         with torch.inference_mode():
-            expected, found = trunk.maps(pixels), Maps(*see(pixels))
+            expected, found = trunk.maps(pixels), Maps(*see(trunk.normalised(pixels)))
         for one, other in zip(expected, found, strict=True):
             assert other.dtype == torch.float32
             assert other.shape == one.shape
@@ -103,20 +119,20 @@ def test_a_compiled_backbone_is_the_same_function(name, random_weights):
 
 
 def test_a_map_that_is_returned_twice_is_one():
-    def twice(pixels):
-        values = pixels.float()
+    def twice(photo):
+        values = photo + photo
         return values, values
 
-    one, other = compiled(twice, PHOTO)(torch.ones(2, 2, 3, dtype=torch.uint8))
+    one, other = compiled(twice, PHOTO)(torch.ones(1, 3, 2, 2))
 
     assert one is other
-    assert one.sum() == 12
+    assert one.sum() == 24
 
 
 def test_a_compiled_proposal_network_is_the_same_function():
     network, _ = rpn.read("efficientnet-lite0", None)
     maps = Maps(torch.rand(1280, 5, 7), torch.rand(112, 9, 14))
-    inputs = ((torch.float32, (depth, None, None)) for depth in (1280, 112))
+    inputs = ((depth, None, None) for depth in (1280, 112))
     with torch.inference_mode():
         expected, found = network.convolve(maps), compiled(lambda *maps: network.convolve(Maps(*maps)), *inputs)(*maps)
 
@@ -167,7 +183,7 @@ def test_trained_convolutions_are_compiled_anew(monkeypatch):
 
 def test_an_operation_that_is_not_known_is_named_with_a_way_round_it():
     with pytest.raises(UdqError, match=r"softplus is no operation .*UDQ_NETWORK=torch"):
-        compiled(lambda pixels: (torch.nn.functional.softplus(pixels.float()),), PHOTO)
+        compiled(lambda photo: (torch.nn.functional.softplus(photo),), PHOTO)
 
 
 def test_a_build_does_not_go_on_with_what_another_engine_saw(photos, monkeypatch):

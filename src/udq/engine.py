@@ -54,14 +54,14 @@ class Engine:
     def compiled(
         self,
         function: Callable[..., Any],
-        *inputs: tuple[torch.dtype, Sequence[int | None]],
+        *inputs: Sequence[int | None],
         at_once: int,
     ) -> Callable[..., Any]:
         """Return a function with the same call that computes in this way.
 
         Args:
-            function: of tensors, with its weights as they are now.
-            inputs: dtype and shape of each of its tensors; None where an axis has any length.
+            function: of float32 tensors, with its weights as they are now.
+            inputs: shape of each of its tensors; None where an axis has any length.
             at_once: threads that call it at the same time; one alone is given all cores.
         """
         if self.library == "torch":

@@ -128,10 +128,10 @@ class Extractor:
         """
         with self._compiling:
             if at_once not in self._compiled:
-                photo = torch.uint8, (None, None, 3)
-                self._compiled[at_once] = self.engine.compiled(self.trunk.maps, photo, at_once=at_once)
+                photo = 1, 3, None, None
+                self._compiled[at_once] = self.engine.compiled(self.trunk.convolve, photo, at_once=at_once)
             see = self._compiled[at_once]
-        return Maps(*see(torch.from_numpy(pixels.copy())))
+        return Maps(*see(self.trunk.normalised(torch.from_numpy(pixels.copy()))))
 
     def extract(self, sources: Iterable[images.Source]) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.

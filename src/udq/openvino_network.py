@@ -1,28 +1,50 @@
 """A network of torch, compiled by OpenVINO: the same call on the same numbers.
 
 The network is run once on symbols, which stand in for tensors and note as a graph of OpenVINO what is done to them.
-Weights are copied: who changes them compiles anew. Nothing of OpenVINO's own converters is used, so that nothing
-reports usage to anyone, and a graph takes a few hundredths of a second.
+Weights are copied: who changes them compiles anew. OpenVINO's own converter would take longer than compiling does, and
+trace by a part of torch that is to go.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
-from openvino import opset15 as opset
 from torch import Tensor
 from torch.nn import functional
 
 from udq.errors import UdqError
 
-_TYPES = {torch.uint8: openvino.Type.u8, torch.float32: openvino.Type.f32, torch.bfloat16: openvino.Type.bf16}
-Shape = Sequence[int | None]
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """Keep OpenVINO from reporting its use.
+
+    Its import sends an event over the network and leaves a mark in the user's home, unless the package that does so is
+    not there. A user who imported OpenVINO before has decided otherwise.
+    """
+    reporter = "openvino_telemetry"
+    absent = reporter not in sys.modules
+    if absent:
+        sys.modules[reporter] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[reporter]
+
+
+with _unreported():
+    import openvino
+    from openvino import opset15 as opset
+
+_TYPES = {torch.float32: openvino.Type.f32, torch.bfloat16: openvino.Type.bf16}
 
 
 class Symbol:
@@ -60,21 +82,9 @@ class Symbol:
     def __add__(self, other: Symbol) -> Symbol:
         return Symbol(opset.add(self.node, other.node))
 
-    def sub_(self, other: Tensor) -> Symbol:
-        """Subtract constants."""
-        return Symbol(opset.subtract(self.node, _array(other)))
-
-    def div_(self, other: Tensor) -> Symbol:
-        """Divide by constants."""
-        return Symbol(opset.divide(self.node, _array(other)))
-
     def dim(self) -> int:
         """Return how many axes it has."""
         return int(self.node.get_partial_shape().rank.get_length())
-
-    def permute(self, *axes: int) -> Symbol:
-        """Reorder axes."""
-        return Symbol(opset.transpose(self.node, axes))
 
     def float(self) -> Symbol:
         """Cast to float32."""
@@ -91,7 +101,7 @@ class Compiled:
     def __init__(
         self,
         function: Callable[..., Any],
-        *inputs: tuple[torch.dtype, Shape],
+        *inputs: Sequence[int | None],
         precision: torch.dtype,
         at_once: int,
         threads: int,
@@ -99,15 +109,13 @@ class Compiled:
         """Compile.
 
         Args:
-            function: takes tensors to a tuple of tensors, by operations that symbols know.
-            inputs: dtype and shape of each of its tensors; None where an axis has any length.
+            function: takes float32 tensors to a tuple of them, by operations that symbols know.
+            inputs: shape of each of its tensors; None where an axis has any length.
             precision: the number format of its arithmetic, bfloat16 or float32.
             at_once: calls at the same time that are worth computing at the same time.
             threads: that all of them share.
         """
-        parameters = [
-            opset.parameter([-1 if n is None else n for n in shape], _TYPES[dtype]) for dtype, shape in inputs
-        ]
+        parameters = [opset.parameter([-1 if n is None else n for n in shape], openvino.Type.f32) for shape in inputs]
         # One that is returned twice, as a feature map that is the fine one too, is computed and copied once.
         outputs = function(*map(Symbol, parameters))
         unique = list(dict.fromkeys(outputs))
@@ -130,7 +138,7 @@ class Compiled:
         """Return what the function returns."""
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
-        found = self._requests.own.infer([tensor.numpy() for tensor in tensors], share_inputs=True)
+        found = self._requests.own.infer([tensor.contiguous().numpy() for tensor in tensors], share_inputs=True)
         results = [torch.from_numpy(array) for array in found.values()]
         return tuple(results[i] for i in self._order)
 

@@ -146,7 +146,14 @@ class Trunk(nn.Module):
 
     def maps(self, pixels: Tensor) -> Maps:
         """Take a photo (H, W, 3), uint8 RGB, to its maps."""
-        batch = pixels.to(self.device).permute(2, 0, 1)[None].float().sub_(self.mean).div_(self.spread)
+        return self.convolve(self.normalised(pixels))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Take a photo (H, W, 3), uint8 RGB, to what the convolutions take, (1, 3, H, W) float32."""
+        return pixels.to(self.device).permute(2, 0, 1)[None].float().sub_(self.mean).div_(self.spread)
+
+    def convolve(self, batch: Tensor) -> Maps:
+        """Take a normalised photo to its maps."""
         self._noted.fine = None
         features = self.convolutions(batch.to(self.precision, memory_format=torch.channels_last))[0].float()
         fine, self._noted.fine = self._noted.fine, None

@@ -132,7 +132,7 @@ def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
     depths = entry.channels, entry.fine_channels or entry.channels
     convolve = engine.compiled(
         lambda *maps: network.convolve(Maps(*maps)),
-        *((torch.float32, (depth, None, None)) for depth in depths),
+        *((depth, None, None) for depth in depths),
         at_once=workers(),
     )
 
