@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from udq import extract
+from udq import engine
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
@@ -64,7 +64,7 @@ def main() -> None:
     rows = {}
     for name, changes in VARIANTS.items():
         if name == "network in float32":
-            extract.fast_precision = lambda device: torch.float32
+            engine.fast_precision = lambda device: torch.float32
         rows[name] = measure(arguments.photos, truth, changes)
         print("{mAP:.4f}  IoU {mean_iou:.3f}  {regions:>8,} regions  {seconds:5.1f} s  ".format(**rows[name]) + name)
     if arguments.json:

@@ -26,9 +26,9 @@ from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
 from udq.errors import DependencyError
 from udq.evaluate import evaluate
+from udq.extract import Extractor
 from udq.metrics import intersection_over_union
 from udq.provenance import provenance
-from udq.trunk import Trunk, fast_precision
 
 COUNTS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)
@@ -52,13 +52,13 @@ def recall(photos: Path, truth: GroundTruth) -> dict[str, Any]:
         drawn = {query.image: query.box} if query.box else {}
         for name, box in {**query.boxes, **drawn}.items():
             objects.setdefault(name, set()).add(box)
-    image, trunk = ImageConfig(), Trunk(FeatureConfig(), precision=fast_precision(torch.device("cpu")))
+    image, extractor = ImageConfig(), Extractor(ImageConfig(), FeatureConfig(), device="cpu")
     torch.set_num_threads(1)
     made = {}
     for name in proposals.REGISTRY:
         feature = FeatureConfig(proposals=name, regions=max(COUNTS))
         try:
-            made[name] = proposals.build(feature, rpn=None, device=torch.device("cpu"))
+            made[name] = proposals.build(feature, rpn=None, engine=extractor.engine)
         except DependencyError as error:
             print(f"left out: {error}")
     best: dict[str, list[list[float]]] = {name: [] for name in made}
@@ -67,8 +67,7 @@ def recall(photos: Path, truth: GroundTruth) -> dict[str, Any]:
     for name, boxes in sorted(objects.items()):
         photo = images.load(photos / name, shorter=image.shorter, longer=image.longer)
         started = time.perf_counter()
-        with torch.inference_mode():
-            maps = trunk.maps(torch.from_numpy(photo.pixels.copy()))
+        maps = extractor.maps(photo.pixels)
         took["the backbone, before any of them"].append(time.perf_counter() - started)
         for proposer, propose in made.items():
             started = time.perf_counter()

@@ -91,14 +91,60 @@ def speed() -> str:
     small, large = memory["runs"]
     rows = [
         *_scans(scan),
-        (f"`udq index --no-train`, {index['photos']:,} photos, {index['threads']} threads",
-         f"{index['photos_per_second']['ours']:.0f} photos/s",
-         f"torchvision decode and eager backbone alone: {index['photos_per_second']['plain']:.0f} photos/s",
-         f"{index['ratio']:.1f}"),
+        *_photos(index),
         (f"peak memory of `udq index`, {large['photos']:,} photos", f"{large['peak_mib']:,.0f} MiB",
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
     ]  # fmt: skip
     return _markdown(("what", "udq", "beside it", "ratio"), rows) + f"\n{_machine(index['provenance'])}.\n"
+
+
+def _photos(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of looking at photos and of whole builds, by each library, beside the loop one would write first."""
+    rows, of = figures["rows"], f"{figures['photos']:,} photos, {figures['threads']} threads"
+    beside = f"the packages' eager loop to regions and features: {rows['eager']['photos_per_second']:.0f} photos/s"
+    titles = {
+        "extract openvino": (f"photo to regions and features, {of}", " with `udq[openvino]`"),
+        "extract torch": ("", " without"),
+        "index openvino": ("the whole of `udq index --no-train`", " with it"),
+        "index torch": ("", " without"),
+    }
+    return [
+        (title, f"{rows[name]['photos_per_second']:.0f} photos/s{how}", "" if number else beside,
+         f"{rows[name]['times_eager']:.1f}")
+        for number, (name, (title, how)) in enumerate(titles.items())
+    ]  # fmt: skip
+
+
+def extraction() -> str:
+    """Photos a second of each way to look at them, beside what the cores multiply at best."""
+    figures = _figures("benchmark_index")
+    titles = {
+        "eager": "the packages' eager loop, one photo at a time",
+        "maps": "the same to feature maps alone",
+        "extract torch": "`Extractor.extract`, torch",
+        "extract openvino": "`Extractor.extract`, OpenVINO",
+        "index torch": "`udq index --no-train`, torch",
+        "index openvino": "`udq index --no-train`, OpenVINO",
+    }
+    rows = []
+    for name, title in titles.items():
+        row = figures["rows"][name]
+        share = "" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}"
+        rate = f"{row['photos_per_second']:.1f}"
+        rows.append((title, row["precision"], rate, f"{row['times_eager']:.2f}", share))
+    peak = figures["peak_operations_per_second"]
+    each = f"{figures['operations_per_photo'] / 1e9:.2f} billion operations a photo"
+    best = ", ".join(f"{value / 1e9:,.0f} billion a second in {kind}" for kind, value in peak.items())
+    cosines = ", ".join(
+        f"{found['median']:.4f} by {name} (99% of regions at least {found['percentile_1']:.4f})"
+        for name, found in figures["cosine_with_eager"].items()
+    )
+    head = ("way", "number format", "photos a second", "times the eager loop", "share of the peak")
+    of = f"{figures['photos']:,} photos, {figures['threads']} threads, {_machine(figures['provenance'])}"
+    return _markdown(head, rows) + (
+        f"\n{of}. {each}; the cores multiply {best}. "
+        f"Cosine of features of the same boxes with those of the eager loop: median {cosines}.\n"
+    )
 
 
 def _scans(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -653,6 +699,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "query": query,
     "cold": cold,
     "memory": memory,
+    "extraction": extraction,
     "training": training,
     "ablations": ablations,
     "table2": table2,

@@ -20,6 +20,7 @@ from udq import train_rpn
 from udq.backbones import REGISTRY
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets import detection
+from udq.engine import Engine
 from udq.errors import DependencyError, InputError
 from udq.extract import Extractor
 from udq.images import Source, load
@@ -27,7 +28,7 @@ from udq.proposals import build, rpn
 from udq.trunk import Maps, Trunk
 
 SMALL = ImageConfig(shorter=96, longer=128)
-CPU = torch.device("cpu")
+CPU = Engine(torch.device("cpu"))
 LITE = REGISTRY["efficientnet-lite0"]
 
 
@@ -83,7 +84,7 @@ def test_boxes_are_in_pixels_of_the_photo_whatever_the_scale_the_network_sees(ph
     photo = load(photos / "coffee.png", shorter=200, longer=300)
     larger = dataclasses.replace(photo, width=2 * photo.width, height=2 * photo.height)
     seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
-    propose = build(FeatureConfig(regions=5), rpn=None, device=CPU)
+    propose = build(FeatureConfig(regions=5), rpn=None, engine=CPU)
     boxes = propose(photo, seen).boxes
 
     assert propose(larger, seen).boxes == pytest.approx(2 * boxes)
@@ -94,7 +95,7 @@ def test_both_is_the_network_and_then_the_grid(photos):
     photo = load(photos / "coffee.png", shorter=160, longer=240)
     seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
     made = {
-        name: build(FeatureConfig(proposals=name), rpn=None, device=CPU)(photo, seen).boxes
+        name: build(FeatureConfig(proposals=name), rpn=None, engine=CPU)(photo, seen).boxes
         for name in ("grid", "rpn", "rpn+grid")
     }
 
@@ -105,13 +106,13 @@ def test_both_is_the_network_and_then_the_grid(photos):
 def test_selective_search_says_what_to_install(monkeypatch, without):
     monkeypatch.setitem(sys.modules, "cv2", without)
     with pytest.raises(DependencyError, match=r"pip install 'udq\[opencv\]'"):
-        build(FeatureConfig(proposals="selective-search"), rpn=None, device=CPU)
+        build(FeatureConfig(proposals="selective-search"), rpn=None, engine=CPU)
 
 
 def test_selective_search_proposes_the_same_boxes_again_largest_first(photos):
     pytest.importorskip("cv2.ximgproc", reason="needs OpenCV's extras: pip install 'udq[opencv]'")
     photo = load(photos / "coffee.png", shorter=64, longer=96)
-    propose = build(FeatureConfig(proposals="selective-search", regions=30), rpn=None, device=CPU)
+    propose = build(FeatureConfig(proposals="selective-search", regions=30), rpn=None, engine=CPU)
     boxes, again = (propose(photo, maps(2, 3)).boxes for _ in range(2))
 
     assert (boxes == again).all()
@@ -180,12 +181,12 @@ def test_a_file_that_is_not_there_or_of_another_backbone_is_refused(network, tmp
 
 def test_a_backbone_without_a_shipped_network_says_how_to_make_one():
     with pytest.raises(InputError, match="train one with: udq train-rpn LABELS --backbone vgg16"):
-        build(FeatureConfig(backbone="vgg16"), rpn=None, device=CPU)
+        build(FeatureConfig(backbone="vgg16"), rpn=None, engine=CPU)
 
 
 def test_a_network_for_proposals_that_use_none_is_refused(tmp_path):
     with pytest.raises(InputError, match="'grid' use no network"):
-        build(FeatureConfig(proposals="grid"), rpn=tmp_path / "rpn.npz", device=CPU)
+        build(FeatureConfig(proposals="grid"), rpn=tmp_path / "rpn.npz", engine=CPU)
 
 
 def test_the_shipped_network_has_a_card_that_says_what_it_was_trained_on():

@@ -12,11 +12,12 @@ from torch.nn.functional import normalize
 from udq import Collection
 from udq.backbones import REGISTRY
 from udq.config import FeatureConfig, ImageConfig, preset
+from udq.engine import fast_precision
 from udq.extract import Extractor
 from udq.images import Source, load
 from udq.pooling import generalised_mean
 from udq.proposals import rpn
-from udq.trunk import Trunk, fast_precision
+from udq.trunk import Trunk
 
 SMALL = {"images": {"shorter": 64, "longer": 96, "least": 32}}
 # How many parameters (weights and biases) of the first two groups of convolutions stay as they are.
@@ -27,6 +28,14 @@ FROZEN = {
     "vgg16": 2 * 4,
     "resnet101": 3 * (1 + 3 * 3 + 1),  # with the normalisation's two; convolutions here have no bias
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_computes():
+    """What training and search share is torch's trunk; that OpenVINO sees alike is for test_inference.py to say."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UDQ_NETWORK", "torch")
+        yield
 
 
 @pytest.fixture(scope="module")

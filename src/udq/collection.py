@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, scan, segments, storage
+from udq import drift, inference, scan, segments, storage
 from udq.config import IndexConfig
 from udq.drift import Drift
 from udq.errors import CollectionError
@@ -69,7 +69,7 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str) -> Extractor
         rpn=storage.given_file(manifest.given, "rpn"),
         device=device,
     )
-    extractor.trunk.load(backbone)
+    extractor.load(backbone)
     return extractor
 
 
@@ -387,6 +387,7 @@ class Collection:
             "training": document["training"],
             "config": document["config"],
             **self._manifest.given,
+            "network": inference.engine(),
             "scan": scan.kernel(),
             "drift": None if measured is None else measured.to_json(),
             "broken": self.broken,

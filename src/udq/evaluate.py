@@ -86,6 +86,7 @@ def evaluate(
         "bytes_per_region": collection.model.quantizer.bits / 8,
         "regions": collection.regions,
         "learned_on": collection.model.origin,
+        "network": collection.extractor.engine.library,
         "network_precision": collection.extractor.precision,
         "keep_query": kept,
         "notes": notes(truth, held, broken),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -19,15 +20,15 @@ from threadpoolctl import threadpool_limits
 from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
 from udq.decode import Decoder
-from udq.errors import InputError, UdqError
+from udq.engine import Engine, threads, workers
+from udq.errors import UdqError
+from udq.head import Arrays
 from udq.proposals import Proposer
-from udq.trunk import Maps, Trunk, fast_precision
+from udq.trunk import Maps, Trunk
 from udq.types import Box, Features, Regions
 
 # What decodes the inside of a box: ``images.load_crop``, or a Decoder's.
 LoadCrop = Callable[..., tuple[images.Photo, Box]]
-# Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
-WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Extractor:
     """A trunk and a proposer, on one device.
 
     Attributes:
+        engine: where and how the convolutions are computed.
         trunk: pixels and boxes -> features.
         weights: the file of weights that it was built with, or None for the backbone's usual ones.
         rpn: the file of the region proposal network, or None for the shipped one.
@@ -83,14 +85,18 @@ class Extractor:
         self.rpn = rpn
         self._image = image
         self._feature = feature
-        place = device_of(device)
+        self.engine = Engine.fastest(device)
         with _one_thread():
-            self.trunk = Trunk(feature, weights=weights, device=place, precision=fast_precision(place))
+            self.trunk = Trunk(feature, weights=weights, device=self.engine.device, precision=self.engine.weights)
+        self._compiled: dict[int, Callable[[torch.Tensor], tuple[torch.Tensor, ...]]] = {}
+        self._compiling = threading.Lock()
         # As in ``extract``: a query and its mirror image side by side take less time than one after the other by all
         # threads, and far less where other processes compute as well.
-        views = min(2 if image.mirror else 1, _threads())
-        share = max(1, _threads() // views)
-        self._views = ThreadPoolExecutor(views, "describe", initializer=torch.set_num_threads, initargs=(share,))
+        self._at_once = min(2 if image.mirror else 1, threads())
+        share = max(1, threads() // self._at_once)
+        self._views = ThreadPoolExecutor(
+            self._at_once, "describe", initializer=torch.set_num_threads, initargs=(share,)
+        )
 
     @property
     def channels(self) -> int:
@@ -100,22 +106,43 @@ class Extractor:
     @property
     def device(self) -> torch.device:
         """Where the network runs."""
-        return self.trunk.device
+        return self.engine.device
 
     @property
     def precision(self) -> str:
         """The number format of the network's arithmetic; everything after it is float32."""
-        return str(self.trunk.precision).removeprefix("torch.")
+        return str(self.engine.precision).removeprefix("torch.")
 
     @cached_property
     def propose(self) -> Proposer:
         """The proposer, built when it is first asked for: a search looks at no regions and need not wait for it."""
-        return proposals.build(self._feature, rpn=self.rpn, device=self.device)
+        return proposals.build(self._feature, rpn=self.rpn, engine=self.engine)
 
     def proposing(self) -> Self:
         """Return the extractor with its proposer built, so that a file that does not fit is refused here and now."""
         _ = self.propose
         return self
+
+    def load(self, convolutions: Arrays) -> None:
+        """Take over trained convolutions, as ``Trunk.state`` returns them; none leave it as it is."""
+        if convolutions:
+            self.trunk.load(convolutions)
+            self._compiled.clear()
+
+    @torch.inference_mode()
+    def maps(self, pixels: NDArray[np.uint8], *, at_once: int = 1) -> Maps:
+        """Take a photo (H, W, 3), uint8 RGB, at the scale the network sees, to its maps.
+
+        Args:
+            pixels: the photo.
+            at_once: threads that call this at the same time; one alone is given all cores.
+        """
+        with self._compiling:
+            if at_once not in self._compiled:
+                photo = 1, 3, None, None
+                self._compiled[at_once] = self.engine.compiled(self.trunk.convolve, photo, at_once=at_once)
+            see = self._compiled[at_once]
+        return Maps(*see(self.trunk.normalised(torch.from_numpy(pixels.copy()))))
 
     def extract(self, sources: Iterable[images.Source]) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
@@ -124,10 +151,9 @@ class Extractor:
         for several threads to share, and photos need not wait for each other. Files are decoded in processes of
         their own, one a worker, so that one that crashes its decoder or never ends is a broken photo and no more.
         """
-        propose = self.propose
-        workers = min(_threads(), WORKERS)
+        propose, at_once = self.propose, workers()
         with (
-            ThreadPoolExecutor(workers, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ThreadPoolExecutor(at_once, "extract", initializer=torch.set_num_threads, initargs=(1,)) as pool,
             # What the consumer computes meanwhile has one core at best: threads of BLAS would wait in busy loops.
             threadpool_limits(1, user_api="blas"),
             # Closed first: workers that are under way need not wait for their photos any more.
@@ -136,8 +162,8 @@ class Extractor:
             waiting: deque[Future[Extracted]] = deque()
             try:
                 for source in sources:
-                    waiting.append(pool.submit(self._extract, source, propose, decoder))
-                    if len(waiting) > 2 * workers:
+                    waiting.append(pool.submit(self._extract, source, propose, decoder, at_once))
+                    if len(waiting) > 2 * at_once:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
@@ -163,25 +189,22 @@ class Extractor:
         )
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         seen = [photo, photo.mirrored()] if self._image.mirror else [photo]
-        features = np.concatenate(
-            list(self._views.map(lambda view: self._pool(view, self._maps(view).features, whole), seen))
-        )
+        features = np.concatenate(list(self._views.map(lambda view: self._describe(view, whole), seen)))
         return found, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
 
-    def _extract(self, source: images.Source, propose: Proposer, decoder: Decoder) -> Extracted:
+    def _describe(self, view: images.Photo, box: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._pool(view, self.maps(view.pixels, at_once=self._at_once).features, box)
+
+    def _extract(self, source: images.Source, propose: Proposer, decoder: Decoder, at_once: int) -> Extracted:
         decoded = decoder.decode(source.path, shorter=self._image.shorter, longer=self._image.longer)
         photo = decoded.photo
         if photo is None:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
             return Extracted(source, 0, 0, *nothing, decoded.broken, decoded.content)
-        maps = self._maps(photo)
+        maps = self.maps(photo.pixels, at_once=at_once)
         regions = propose(photo, maps)
         features = Features(self._pool(photo, maps.features, regions.boxes))
         return Extracted(source, photo.width, photo.height, regions, features, content=decoded.content)
-
-    @torch.inference_mode()
-    def _maps(self, photo: images.Photo) -> Maps:
-        return self.trunk.maps(torch.from_numpy(photo.pixels.copy()))
 
     @torch.inference_mode()
     def _pool(self, photo: images.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -189,19 +212,10 @@ class Extractor:
         return pooled.cpu().numpy()
 
 
-@cache
-def _threads() -> int:
-    """Return how many threads torch computes with, as it says when first asked.
-
-    Later it would say what the threads of this module were given each: torch gives that to every new one.
-    """
-    return torch.get_num_threads()
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Use no other thread meanwhile: to share weights of a light network out takes longer than the work on them."""
-    _threads()
+    threads()
     mine = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -217,20 +231,3 @@ def in_gpu_memory(setting: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error
-
-
-def device_of(name: str) -> torch.device:
-    """Return where the network runs.
-
-    Args:
-        name: ``auto``, ``cpu`` or ``cuda``; ``auto`` is a GPU where there is one.
-
-    Raises:
-        InputError: another name, or no GPU.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device '{name}': expected auto, cpu or cuda")
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise InputError("device 'cuda': no usable GPU found; use --device cpu, or install a driver that torch sees")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")

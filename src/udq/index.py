@@ -198,7 +198,7 @@ def _write(
             sample, config, extractor.device, progress, pooled=end_to_end, checkpoint=checkpoint, measure=measure
         )
         if trained.convolutions:
-            extractor.trunk.load(trained.convolutions)
+            extractor.load(trained.convolutions)
             sample = look(again, "looking again, with trained convolutions")
         with progress("fitting codes", None):
             fitted = encoder(sample, trained, config)
@@ -206,7 +206,7 @@ def _write(
         history = trained.history() if config.training.enabled else None
         writer.put_model(fitted, training=history, backbone=trained.convolutions)
     if convolutions := writer.read_backbone():
-        extractor.trunk.load(convolutions)
+        extractor.load(convolutions)
         spool = again
     chosen = set(training)
     left = range(writer.done, len(sources))
@@ -251,7 +251,7 @@ class _Watch:
                 rpn=self._extractor.rpn,
                 device=self._extractor.device.type,
             )
-            extractor.trunk.load(convolutions)
+            extractor.load(convolutions)
             spool, described = (
                 Spool(self._spool.folder.with_name("photos-watched"), extractor),
                 self._describe(extractor),
@@ -441,8 +441,7 @@ def fingerprint(
         given: the user's own files of weights.
         replaces: checksum of the collection that the build replaces.
     """
-    computed = [torch.__version__, extractor.device.type, extractor.precision]
-    facts = [__version__, computed, config.to_dict(), dict(given), replaces]
+    facts = [__version__, extractor.engine.facts(), config.to_dict(), dict(given), replaces]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for source in sources:
         try:

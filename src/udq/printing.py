@@ -68,6 +68,7 @@ def print_info(facts: dict[str, Any]) -> None:
     if "elapsed_s" in facts:
         rows["built in"] = f"{facts['elapsed_s']:.1f} s"
     else:
+        rows["network"] = facts["network"]
         rows["scan"] = facts["scan"]
     for name, value in rows.items():
         say(f"{name:<12}  {value}")

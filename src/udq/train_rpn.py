@@ -32,12 +32,13 @@ from udq import __version__, archive, backbones, images, storage
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
 from udq.durable import partial_folder, write_whole
+from udq.engine import workers
 from udq.errors import ImageError, InputError, UdqError
-from udq.extract import WORKERS, Extractor, in_gpu_memory
+from udq.extract import Extractor, in_gpu_memory
 from udq.progress import Progress, silent
 from udq.proposals import rpn
 from udq.provenance import provenance
-from udq.trunk import Maps, Trunk
+from udq.trunk import Maps
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)
@@ -98,14 +99,14 @@ def train(
     if output == card_file:
         raise InputError(f"{output}: expected a name such as rpn.npz, since the model card goes to {card_file.name}")
     training, held_out = _split(labels.photos, settings)
-    trunk = Extractor(image, feature, weights=weights, device=device).trunk
+    extractor = Extractor(image, feature, weights=weights, device=device)
     looks = [(i, view) for i in training for view in range(settings.views)] + [(i, 0) for i in held_out]
     with (
-        _Scratch(output, _fingerprint(labels, image, feature, settings, weights, trunk)) as scratch,
+        _Scratch(output, _fingerprint(labels, image, feature, settings, weights, extractor)) as scratch,
         in_gpu_memory(f"longer in [images], now {image.longer},"),
     ):
         with progress("looking at photos", len(looks)) as step:
-            unread = _look(labels.photos, looks, trunk, image, settings.seed, scratch, step)
+            unread = _look(labels.photos, looks, extractor, image, settings.seed, scratch, step)
         tested = [(i, 0) for i in held_out if i not in unread]
         left_out = unread.keys() | set(held_out)
         seen = [look for look in looks if look[0] not in left_out]
@@ -114,9 +115,10 @@ def train(
                 f"{len(unread)} of the photos cannot be read, and those left are too few to train on and to hold out: "
                 f"{next(iter(unread.values()))}; leave them out of the labels"
             )
-        with _one_thread(), torch.random.fork_rng(devices=[trunk.device] if trunk.device.type == "cuda" else []):
+        place = extractor.device
+        with _one_thread(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(settings.seed)
-            network = rpn.Network(backbones.backbone(feature.backbone), dropout=settings.dropout).to(trunk.device)
+            network = rpn.Network(backbones.backbone(feature.backbone), dropout=settings.dropout).to(place)
             _optimise(network, seen, settings, scratch, progress)
         card = {
             "backbone": feature.backbone,
@@ -124,7 +126,7 @@ def train(
             "trained_on": labels.summary(),
             "unreadable": sorted(unread.values()),
             "held_out_photos": len(tested),
-            "recall": recall(network, (scratch.view(look, trunk.device) for look in tested)),
+            "recall": recall(network, (scratch.view(look, place) for look in tested)),
             "settings": dataclasses.asdict(settings),
             "provenance": provenance(seed=settings.seed),
         }
@@ -254,7 +256,7 @@ def _split(photos: Sequence[Labelled], settings: ProposalTraining) -> tuple[list
 def _look(
     photos: Sequence[Labelled],
     looks: Sequence[tuple[int, int]],
-    trunk: Trunk,
+    extractor: Extractor,
     image: ImageConfig,
     seed: int,
     scratch: _Scratch,
@@ -262,7 +264,8 @@ def _look(
 ) -> dict[int, str]:
     """Put the maps of every view into the scratch folder; return which photos cannot be read, and why."""
 
-    @torch.inference_mode()
+    at_once = workers()
+
     def one(look: tuple[int, int]) -> str | None:
         if scratch.file(look).exists():
             return None
@@ -273,16 +276,14 @@ def _look(
             return str(error)
         pixels, objects = _seen(opened, photos[photo].boxes, view, image, np.random.default_rng([seed, photo, view]))
         height, width = pixels.shape[:2]
-        maps = trunk.maps(torch.from_numpy(pixels.copy()))
+        maps = extractor.maps(pixels, at_once=at_once)
         scratch.put(look, View(maps, height, width, torch.from_numpy(objects)))
         return None
 
     unread = {}
     with (
         # One photo a thread: the layers of a light network are too small for several threads to share.
-        ThreadPoolExecutor(
-            min(torch.get_num_threads(), WORKERS), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool,
+        ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,)) as pool,
         threadpool_limits(1, user_api="blas"),
     ):
         try:
@@ -418,13 +419,12 @@ def _fingerprint(
     feature: FeatureConfig,
     settings: ProposalTraining,
     weights: Path | None,
-    trunk: Trunk,
+    extractor: Extractor,
 ) -> str:
     """Return a checksum of all that the maps depend on."""
-    computed = [torch.__version__, trunk.device.type, str(trunk.precision)]
     facts = [
         __version__,
-        computed,
+        extractor.engine.facts(),
         dataclasses.asdict(image),
         feature.backbone,
         storage.fingerprint(weights),

@@ -146,7 +146,14 @@ class Trunk(nn.Module):
 
     def maps(self, pixels: Tensor) -> Maps:
         """Take a photo (H, W, 3), uint8 RGB, to its maps."""
-        batch = pixels.to(self.device).permute(2, 0, 1)[None].float().sub_(self.mean).div_(self.spread)
+        return self.convolve(self.normalised(pixels))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Take a photo (H, W, 3), uint8 RGB, to what the convolutions take, (1, 3, H, W) float32."""
+        return pixels.to(self.device).permute(2, 0, 1)[None].float().sub_(self.mean).div_(self.spread)
+
+    def convolve(self, batch: Tensor) -> Maps:
+        """Take a normalised photo to its maps."""
         self._noted.fine = None
         features = self.convolutions(batch.to(self.precision, memory_format=torch.channels_last))[0].float()
         fine, self._noted.fine = self._noted.fine, None
@@ -164,14 +171,6 @@ class Trunk(nn.Module):
             cells = pooling.roi_max(feature_map, boxes, width=width, height=height)
             pooled = cells.mean(dim=(2, 3)) if self.top is None else self.top(cells)
         return normalize(pooled, dim=1)
-
-
-def fast_precision(device: torch.device) -> torch.dtype:
-    """Return bfloat16 for a CPU that multiplies it natively: twice the speed, the same mAP (docs/regions.md)."""
-    # Older versions of torch cannot tell what the CPU does.
-    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
 
 
 def _per_channel(values: tuple[float, float, float]) -> Tensor:

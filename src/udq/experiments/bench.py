@@ -164,7 +164,7 @@ class Bench:
         """Return the bench with trained convolutions."""
         old = self.extractor
         extractor = Extractor(config.images, config.features, weights=old.weights, rpn=old.rpn, device=old.device.type)
-        extractor.trunk.load(convolutions)
+        extractor.load(convolutions)
         bench = copy(self)
         bench.extractor, bench.photos = extractor, self.photos.seen_by(extractor)
         bench.queries = describe(extractor, self.asked)

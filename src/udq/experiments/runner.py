@@ -19,12 +19,12 @@ from pathlib import Path
 import filelock
 
 from udq.config import IndexConfig
+from udq.engine import device_of
 from udq.errors import DiskError, InputError, UdqError
 from udq.experiments.desk import Desk, Result
 from udq.experiments.settings import Settings
 from udq.experiments.shelf import Material, Shelf
 from udq.experiments.tables import TIMES, Cell, Experiment
-from udq.extract import device_of
 from udq.progress import Progress, silent
 
 

@@ -15,8 +15,7 @@ from udq.proposals.grid import grid
 from udq.types import Regions
 
 if TYPE_CHECKING:
-    from torch import device
-
+    from udq.engine import Engine
     from udq.images import Photo
     from udq.trunk import Maps
 
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
 Proposer = Callable[["Photo", "Maps"], Regions]
 
 
-def build(feature: FeatureConfig, *, rpn: Path | None, device: device) -> Proposer:
+def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Proposer:
     """Return the proposer that the settings name.
 
     Args:
         feature: its name, and the backbone whose maps it will see.
         rpn: a file that ``udq train-rpn`` wrote, instead of the network that is shipped for the backbone.
-        device: where the maps are.
+        engine: where the maps are, and how the proposer's own network is computed.
 
     Raises:
         InputError: an unknown name, or a region proposal network that there is no file of or that does not fit.
@@ -39,7 +38,7 @@ def build(feature: FeatureConfig, *, rpn: Path | None, device: device) -> Propos
         raise InputError(f"proposals '{feature.proposals}': expected one of {', '.join(REGISTRY)}")
     if rpn is not None and "rpn" not in feature.proposals:
         raise InputError(f"--rpn {rpn}: proposals '{feature.proposals}' use no network; add --proposals rpn")
-    return REGISTRY[feature.proposals](feature, rpn, device)
+    return REGISTRY[feature.proposals](feature, rpn, engine)
 
 
 def in_photo(boxes: NDArray[np.float32], photo: Photo) -> Regions:
@@ -61,19 +60,19 @@ def _windows(photo: Photo, maps: Maps) -> Regions:
     return grid(photo.width, photo.height)
 
 
-def _grid(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
-    del feature, weights, device
+def _grid(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
+    del feature, weights, engine
     return _windows
 
 
-def _rpn(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+def _rpn(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
     from udq.proposals import rpn
 
-    return rpn.load(feature, weights, device)
+    return rpn.load(feature, weights, engine)
 
 
-def _both(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
-    learned = _rpn(feature, weights, device)
+def _both(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
+    learned = _rpn(feature, weights, engine)
 
     def propose(photo: Photo, maps: Maps) -> Regions:
         # Both have the whole photo: the network last, the grid first.
@@ -82,14 +81,14 @@ def _both(feature: FeatureConfig, weights: Path | None, device: device) -> Propo
     return propose
 
 
-def _selective_search(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+def _selective_search(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
     from udq.proposals import selective_search
 
-    return selective_search.load(feature, weights, device)
+    return selective_search.load(feature, weights, engine)
 
 
-# name -> how to build it from the settings, a file of a region proposal network, and the device.
-REGISTRY: dict[str, Callable[[FeatureConfig, Path | None, device], Proposer]] = {
+# name -> how to build it from the settings, a file of a region proposal network, and the engine.
+REGISTRY: dict[str, Callable[[FeatureConfig, Path | None, Engine], Proposer]] = {
     "grid": _grid,
     "rpn": _rpn,
     "rpn+grid": _both,

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
+from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from udq import archive, backbones
 from udq.config import FeatureConfig
+from udq.engine import Engine, workers
 from udq.errors import InputError
 from udq.images import Photo
 from udq.proposals import Proposer, in_photo
@@ -76,9 +78,31 @@ class Network(nn.Module):
 
     def forward(self, maps: Maps, height: int, width: int) -> Tensor:
         """Return boxes (R, 4) of a photo as the network saw it, best first, in pixels of ``height`` and ``width``."""
-        one = self._one_map(maps)
-        boxes, _ = self.proposals(_photo(one, height, width), {"0": one})
-        found: Tensor = boxes[0]
+        return self.boxes(*self.convolve(maps), height, width)
+
+    def convolve(self, maps: Maps) -> tuple[Tensor, Tensor]:
+        """Return the objectness of the anchors at each place (A, h, w), and how they are moved (4 A, h, w); float32."""
+        objectness, moves = self.proposals.head([self._one_map(maps)])
+        return objectness[0][0].float(), moves[0][0].float()
+
+    def boxes(self, objectness: Tensor, moves: Tensor, height: int, width: int) -> Tensor:
+        """Return what ``forward`` does from what ``convolve`` does.
+
+        The boxes are those of torchvision's network to the last bit. It moves all anchors to keep 1,000 of them; here
+        only these are made.
+        """
+        anchors, _, columns = objectness.shape
+        # In torchvision's order, so that its ties are broken as there: row, column, anchor.
+        score, best = objectness.permute(1, 2, 0).flatten().topk(min(_CANDIDATES, objectness.numel()))
+        place, anchor = best // anchors, best % anchors
+        down, across = _STRIDE * (place // columns), _STRIDE * (place % columns)
+        cells: Tensor = self.proposals.anchor_generator.cell_anchors[0].to(score.device)
+        standing = cells[anchor] + torch.stack([across, down, across, down], dim=1)
+        moved = self.proposals.box_coder.decode(moves.reshape(anchors, 4, -1)[anchor, :, place], [standing])[:, 0]
+        inside = clip_boxes_to_image(moved, (height, width))
+        kept = remove_small_boxes(inside, self.proposals.min_size)
+        inside, chance = inside[kept], score[kept].sigmoid()
+        found: Tensor = inside[nms(inside, chance, _SUPPRESS)]
         return found
 
     def loss(self, maps: Maps, height: int, width: int, objects: Tensor) -> Tensor:
@@ -89,24 +113,32 @@ class Network(nn.Module):
         return total
 
     def _one_map(self, maps: Maps) -> Tensor:
-        one = self.deep(self.dropout(maps.features[None]))
+        precision = self.deep.weight.dtype
+        one = self.deep(self.dropout(maps.features[None].to(precision)))
         if self.fine is not None:
-            one = interpolate(one, maps.fine.shape[-2:]) + self.fine(maps.fine[None])
+            one = interpolate(one, maps.fine.shape[-2:]) + self.fine(maps.fine[None].to(precision))
         return relu(one)
 
 
-def load(feature: FeatureConfig, file: Path | None, device: torch.device) -> Proposer:
+def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
     """Return the proposer of a file that ``udq train-rpn`` wrote, or of the one shipped for the backbone.
 
     Raises:
         InputError: there is no such file, it is something else, or was trained on another backbone.
     """
     network, _ = read(feature.backbone, file)
-    network.to(device)
+    network.to(engine.device, engine.weights).to(memory_format=torch.channels_last)
+    entry = backbones.backbone(feature.backbone)
+    depths = entry.channels, entry.fine_channels or entry.channels
+    convolve = engine.compiled(
+        lambda *maps: network.convolve(Maps(*maps)),
+        *((depth, None, None) for depth in depths),
+        at_once=workers(),
+    )
 
     @torch.inference_mode()
     def propose(photo: Photo, maps: Maps) -> Regions:
-        found: Tensor = network(maps, *photo.pixels.shape[:2])[: feature.regions]
+        found = network.boxes(*convolve(*maps), *photo.pixels.shape[:2])[: feature.regions]
         return in_photo(found.cpu().numpy(), photo)
 
     return propose

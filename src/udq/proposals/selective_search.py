@@ -17,8 +17,7 @@ from udq.proposals import in_photo
 from udq.types import Regions
 
 if TYPE_CHECKING:
-    from torch import device
-
+    from udq.engine import Engine
     from udq.images import Photo
     from udq.proposals import Proposer
     from udq.trunk import Maps
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 _LEAST = 16
 
 
-def load(feature: FeatureConfig, weights: Path | None, device: device) -> Proposer:
+def load(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
     """Return the proposer, which keeps at most ``feature.regions``; raises DependencyError without OpenCV's extras."""
-    del weights, device
+    del weights, engine
     try:
         segmentation = importlib.import_module("cv2").ximgproc.segmentation
     except (ImportError, AttributeError) as error:  # OpenCV is there without its extras in the second case

@@ -1,0 +1,34 @@
+"""Which library computes the network's convolutions: OpenVINO on a CPU where it is installed, else torch.
+
+Both see alike (docs/performance.md); OpenVINO is faster. Training is torch's, and so is all work on a GPU. Asking
+imports neither.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from importlib.util import find_spec
+
+from udq.errors import InputError
+
+_FASTEST_FIRST = "openvino", "torch"
+
+
+def engines() -> tuple[str, ...]:
+    """Return the libraries that are installed, fastest first."""
+    return tuple(name for name in _FASTEST_FIRST if find_spec(name))
+
+
+def engine() -> str:
+    """Return the library in use on a CPU: the fastest, or the one that the environment variable UDQ_NETWORK names."""
+    wanted, found = os.environ.get("UDQ_NETWORK"), engines()
+    if wanted and wanted not in found:
+        install = "; run: pip install 'udq[openvino]'" if wanted == "openvino" else ""
+        raise InputError(f"expected UDQ_NETWORK to be one of {', '.join(found)}, found {wanted}{install}")
+    return wanted or found[0]
+
+
+def version(name: str) -> str:
+    """Return a library's name and version, as in ``openvino 2026.4.1``."""
+    return f"{name} {importlib.metadata.version(name)}"
