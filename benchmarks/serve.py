@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -31,7 +32,6 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ class Server:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         # Threads start decoders, so that each has children of its own.
         for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
-            children += (thread / "children").read_text().split()
+            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                children += (thread / "children").read_text().split()
         return {
             "server": _status(self.process.pid, "VmRSS"),
             "server_peak": _status(self.process.pid, "VmHWM"),
@@ -86,7 +87,7 @@ def _status(process: int, name: str) -> float:
     return round(kib[0] / 1024, 1) if kib else 0.0
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(collection: Path) -> Iterator[Server]:
     """Start a server, and end it as Ctrl-C does."""
     started = time.perf_counter()

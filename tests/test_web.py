@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -153,6 +154,21 @@ def test_a_search_is_that_of_the_library(client, collection, photos):
     again = client.post("/api/v1/search", json=body).json()
     assert again["matches"] == found["matches"]
     assert again["elapsed_ms"]["encode"] < found["elapsed_ms"]["encode"]  # its feature was kept
+
+
+def test_searches_at_the_same_time_do_not_mix(client, collection, photos):
+    number = number_of(client, "coffee.png")
+    boxes = [[10.0 * i, 10.0, 300.0 + 10 * i, 380.0] for i in range(16)]
+
+    def asked(box):
+        return client.post("/api/v1/search", json={"examples": [{"photo": number, "box": box}], "k": 6}).json()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(asked, boxes))
+    for box, answer in zip(boxes, found, strict=True):
+        expected = collection.search(photos / "coffee.png", box, k=6).to_json()["matches"]
+        assert answer["matches"] == expected
+        assert answer["query"]["box"] == box
 
 
 def test_several_examples_are_one_search(client, collection, photos):

@@ -141,6 +141,8 @@ def test_who_has_the_token_may_ask(collection):
         assert "SameSite=strict" in given
         assert client.get("/api/v1/photos").status_code == 200  # with the cookie
         assert client.get("/").status_code == 200
+        assert "refresh" in client.get(f"/?token={TOKEN}").text  # it never stays in the address
+        problem(client.get(f"/?token={TOKEN}", headers={"host": "evil.example"}), 421, "misdirected")
 
 
 @pytest.mark.parametrize(

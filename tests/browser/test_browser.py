@@ -192,7 +192,7 @@ def test_a_result_opens_large_and_leads_on(visit, demo_server):
     here.settled()
 
     assert here.page.inner_text("#source-name") == results[2][0]
-    assert here.page.evaluate("document.activeElement.id") == "stage"
+    here.until("document.activeElement.id === 'stage'")
     (asked,) = answer.value.request.post_data_json["examples"]
     assert asked["box"] == pytest.approx(results[2][1], abs=1)
     here.page.go_back()
@@ -411,7 +411,7 @@ def test_the_keyboard_does_it_all(visit, demo_server):
     assert here.page.locator("#viewer").get_attribute("open") is not None
     press("ArrowRight")
     press("Escape")
-    assert here.page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("Rank 4")
+    here.until("document.activeElement.getAttribute('aria-label').startsWith('Rank 4')")
     assert here.page.inner_text("#refine-text") == "1 right, 1 wrong"
     assert "marked wrong" in here.page.inner_text("#announcer")
 

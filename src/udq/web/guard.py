@@ -136,25 +136,27 @@ class Guard:
             return
         headers = Headers(scope=scope)
         try:
+            self._check_host(scope, headers)
+            if self._enters(scope):
+                await self._admitted()(scope, receive, send)
+                return
             self._check(scope, headers)
         except Problem as problem:
-            token = parse_qs(scope["query_string"].decode("ascii", "replace")).get("token", [""])[0]
-            if problem.kind == "unauthorized" and scope["path"] == "/" and self._knows(token):
-                await self._admitted()(scope, receive, send)
-            else:
-                await problem.response()(scope, receive, send)
+            await problem.response()(scope, receive, send)
             return
         await self._app(scope, _limited(receive, self._most.get(scope["path"], MOST_BYTES), headers), send)
 
-    def _check(self, scope: Scope, headers: Headers) -> None:
-        if scope["path"] in _OPEN:
-            return
-        if not self._access.answers_to(headers.get("host")):
+    def _check_host(self, scope: Scope, headers: Headers) -> None:
+        if scope["path"] not in _OPEN and not self._access.answers_to(headers.get("host")):
             raise Problem(
                 "misdirected",
                 "the Host header names another server than this one; use the address that udq serve printed, and see "
                 "that a proxy in front passes that on as the Host",
             )
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        if scope["path"] in _OPEN:
+            return
         if not self._access.allows(headers):
             raise Problem(
                 "unauthorized",
@@ -165,8 +167,12 @@ class Guard:
         if scope["method"] not in _SAFE and not _from_here(headers):
             raise Problem("cross-origin", "the request comes from a page of another site, which may do nothing here")
 
-    def _knows(self, token: str) -> bool:
-        return self._access.token is not None and _same(token, self._access.token)
+    def _enters(self, scope: Scope) -> bool:
+        """Whether a browser brings the token in the address of the page."""
+        token = self._access.token
+        if token is None or scope["path"] != "/":
+            return False
+        return _same(parse_qs(scope["query_string"].decode("ascii", "replace")).get("token", [""])[0], token)
 
     def _admitted(self) -> HTMLResponse:
         """Give the cookie for the token, and go on to the page without it in the address."""
