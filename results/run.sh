@@ -66,7 +66,7 @@ python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_d
     "$data/coco128/images" --json "$here/benchmark_small_collections.json"
 python benchmarks/drift.py "$data" --json "$here/benchmark_drift.json"
 python benchmarks/scan.py --json "$here/benchmark_scan.json"
-python benchmarks/index.py "$data/instre_dev/images" --photos 500 --json "$here/benchmark_index.json"
+python benchmarks/index.py "$data/instre_dev/images" --photos 1500 --json "$here/benchmark_index.json"
 python benchmarks/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
 python benchmarks/memory.py "$data/instre_dev/images" --json "$here/benchmark_memory.json"
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
