@@ -191,6 +191,7 @@ def warm(path: Path, queries: Sequence[Query], turns: int) -> dict[str, Any]:
         note("eager", eagerly)
     return {
         "threads": torch.get_num_threads(),
+        "network": collection.extractor.engine.library,
         "precision": collection.extractor.precision,
         "median_ms": {name: round(statistics.median(each), 2) for name, each in took.items()},
         "fastest_ms": {name: round(min(took[name]), 2) for name in ("ours", "eager")},
@@ -279,7 +280,7 @@ def main() -> None:
         counts = sorted({1, cores}) if hasattr(os, "sched_setaffinity") else [cores]
         warmed = [on_cores(count, grown, queries, given.turns) for count in counts]
         for row in warmed:
-            print(f"warm, {row['threads']} threads, {row['precision']}: " + ", ".join(
+            print(f"warm, {row['threads']} threads, {row['network']} in {row['precision']}: " + ", ".join(
                 f"{name} {ms:.1f}" for name, ms in row["median_ms"].items()
             ) + f" ms; eager / ours {row['ratio']:.1f}")  # fmt: skip
         sizes = {f"{one.regions:,} codes": one.path for one in (held, large)}

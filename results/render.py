@@ -91,6 +91,7 @@ def speed() -> str:
     small, large = memory["runs"]
     rows = [
         *_scans(scan),
+        *_queries(_figures("benchmark_query")),
         *_photos(index),
         (f"peak memory of `udq index`, {large['photos']:,} photos", f"{large['peak_mib']:,.0f} MiB",
          f"{small['photos']:,} photos: {small['peak_mib']:,.0f} MiB", f"{memory['growth']:+.0%}"),
@@ -165,6 +166,19 @@ def _scans(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             rows.append(("", f"{ms('portable')} (portable)", "", f"{over['portable']:.1f}"))
         rows.append(("all of them ranked", ms("all images"), "", f"{over['all images']:.1f}"))
     return rows
+
+
+def _queries(figures: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of a whole query in a warm process, with all threads, and as a command."""
+    warm, setting, floor = figures["warm"][-1], figures["setting"], figures["cold"]["import torch"]["median_s"]
+    took = warm["median_ms"]
+    name, cold = next((name, row) for name, row in reversed(figures["cold"].items()) if name != "import torch")
+    return [
+        (f"query of {setting['megapixels']:.0f} megapixel, {setting['codes']:,} codes, {warm['threads']} threads",
+         f"{took['ours']:.0f} ms", f"eager float32 torch and faiss: {took['eager']:.0f} ms", f"{warm['ratio']:.1f}"),
+        (f"`udq search` as a command, {name}", f"{cold['median_s']:.2f} s", f"`import torch` alone: {floor:.2f} s",
+         f"{floor / cold['median_s']:.1f}"),
+    ]  # fmt: skip
 
 
 def scans() -> str:
@@ -245,7 +259,7 @@ def query() -> str:
     }
     titles = {
         "decode": "decode, cut out, scale",
-        "network": f"network ({last['precision']}), the crop and its mirror image; pooling",
+        "network": f"network ({last['network']}, {last['precision']}), the crop and its mirror image; pooling",
         "tables": "fully connected layers, tables of the codebooks",
         "scan": f"scan of {setting['codes']:,} codes ({setting['kernel']})",
         "localise": f"the boxes in {setting['wanted']} photos",

@@ -90,8 +90,8 @@ class Extractor:
             self.trunk = Trunk(feature, weights=weights, device=self.engine.device, precision=self.engine.weights)
         self._compiled: dict[int, Callable[[torch.Tensor], tuple[torch.Tensor, ...]]] = {}
         self._compiling = threading.Lock()
-        # As in ``extract``: a query and its mirror image side by side take less time than one after the other by all
-        # threads, and far less where other processes compute as well.
+        # A query and its mirror image side by side take as long as one after the other by all threads where nothing
+        # else computes, and a fraction where other processes do: threads that share a layer wait for the last of them.
         self._at_once = min(2 if image.mirror else 1, threads())
         share = max(1, threads() // self._at_once)
         self._views = ThreadPoolExecutor(

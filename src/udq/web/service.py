@@ -32,7 +32,7 @@ _SWEEP_EVERY = 60.0
 # What is told of ``udq info``.
 _FACTS = (
     *("regions", "removed", "bytes_per_region", "subspaces", "codewords", "bytes_on_disk", "format_version"),
-    *("created", "changed", "model", "scan", "drift"),
+    *("created", "changed", "model", "network", "scan", "drift"),
 )
 
 
