@@ -44,8 +44,8 @@ with _unreported():
     import openvino
     from openvino import opset15 as opset
 
-# The first array that reaches OpenVINO is one thread's: two at the same time could wait for each other for ever. What its
-# bindings set up then has a lock, and who holds that one asks for the interpreter's, which the other holds.
+# The first array that reaches OpenVINO is one thread's: two at the same time could wait for each other for ever. What
+# its bindings set up then has a lock, and who holds that one asks for the interpreter's, which the other holds.
 _ = openvino.Tensor(np.zeros(1, np.float32), shared_memory=True).data
 
 _TYPES = {torch.float32: openvino.Type.f32, torch.bfloat16: openvino.Type.bf16}

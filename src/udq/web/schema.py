@@ -119,6 +119,7 @@ class CollectionOut(BaseModel):
     bytes_per_region: float
     bytes_on_disk: int
     model: str
+    network: str
     scan: str
     device: str
     writable: bool
