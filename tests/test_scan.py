@@ -264,6 +264,43 @@ def test_nearest_images_at_size(kernel, subspaces, codewords, dtype, threads):
                 assert_nearest(lookup, parts, k, threads=threads, search=search)
 
 
+@pytest.mark.skipif(len(KERNELS) == 1, reason="the extension was not built")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("codewords", [16, 256])
+def test_an_index_that_looks_at_some_of_the_codes_finds_nothing_that_is_not_there(codewords, threads):
+    rng = np.random.default_rng(8)
+    counts = rng.integers(1, 60, 2000).tolist()
+    lookup, codes, offsets = random_scan(3, subspaces=8, codewords=codewords, dtype=np.uint8, counts=counts)
+    lookup = rng.random(lookup.shape, np.float32)
+    index = InvertedIndex.build([Part(codes, offsets)], codewords)
+    exact = nearest_images(lookup, [Part(codes, offsets)], 20)
+    every = distances(lookup, codes)
+    kept = []
+    for looked_at in (0.001, 0.3, 0.9, 1.0):
+        found = index.nearest_images(lookup, 20, looked_at=looked_at, threads=threads)
+        np.testing.assert_array_equal(found.distance, every[found.region])
+        np.testing.assert_array_equal(np.searchsorted(offsets, found.region, side="right") - 1, found.image)
+        assert len(np.unique(found.image)) == 20
+        assert (found.distance >= exact.distance).all()
+        kept.append(len(np.intersect1d(found.image, exact.image)))
+    assert kept[-1] == 20
+    assert kept == sorted(kept)
+    for looked_at in (0, 1.1, float("nan")):
+        with pytest.raises(InputError, match="above 0 and at most 1"):
+            index.nearest_images(lookup, 20, looked_at=looked_at)
+
+
+@pytest.mark.skipif(len(KERNELS) == 1, reason="the extension was not built")
+def test_an_index_of_codes_out_of_range_or_of_two_kinds_is_refused():
+    with pytest.raises(InputError, match="below the 16 codewords, found 16 in row 2, subspace 1"):
+        InvertedIndex.build([Part(np.array([[0, 0], [1, 2], [3, 16]], np.uint8), np.arange(4))], 16)
+    kinds = [Part(np.zeros((2, 4), dtype), np.arange(3)) for dtype in (np.uint8, np.uint16)]
+    with pytest.raises(InputError, match="of one kind"):
+        InvertedIndex.build(kinds, 16)
+    with pytest.raises(InputError, match="one dtype in all parts"):
+        nearest_images(np.ones((4, 16), np.float32), kinds, 3)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_nearest_images_of_a_sorted_collection(kernel, order):
     """Every image is nearer than all before it, or none is."""

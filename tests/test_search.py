@@ -40,7 +40,7 @@ def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, i
         model=SimpleNamespace(lookup_tables=lambda feature: lookup),
         segments=tuple(segment(rng, photos, removed) for photos in sizes),
         config=SimpleNamespace(features=SimpleNamespace(proposals="rpn")),
-        inverted=inverted,
+        looked_at=1.0 if inverted else None,
     )
     if inverted and sizes:
         collection.index = InvertedIndex.build([each.part for each in collection.segments], CODEWORDS)

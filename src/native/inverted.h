@@ -90,16 +90,19 @@ public:
     // Whether bounds hold: else nothing can be left out, and the index is of no use.
     bool bounded() const { return tables.bounded; }
 
-    std::vector<Match> search(int64_t share, int64_t shares) {
+    // Cells beyond those that hold a part `looked_at` of the codes are left out, whatever they hold.
+    std::vector<Match> search(int64_t share, int64_t shares, double looked_at) {
         const auto mine = [&](int64_t cell) { return cell / SIDE_BY_SIDE % shares == share; };
-        const double nearest = nearest_cells(mine);
+        const double nearest = nearest_cells(mine, std::min(looked_at, 1.0 / 512));
+        const double farthest = looked_at < 1 ? nearest_cells(mine, looked_at) : 1.0 / 0.0;
         for (int64_t cell = 0; cell < index.cells; ++cell)
             if (mine(cell) && least[cell] <= nearest) visit(cell);
         finish();
         candidates.settle();
         tighten();
         for (int64_t cell = 0; cell < index.cells; ++cell)
-            if (mine(cell) && least[cell] > nearest && least[cell] <= candidates.threshold) visit(cell);
+            if (mine(cell) && least[cell] > nearest && least[cell] <= std::min<double>(candidates.threshold, farthest))
+                visit(cell);
         finish();
         candidates.settle();
         return std::move(candidates.found);
@@ -108,8 +111,8 @@ public:
 private:
     static constexpr int64_t SIDE_BY_SIDE = 16;  // cells a thread takes together, so that it reads on
 
-    // A bound within which are cells of a few codes, a five-hundredth of all.
-    template <class Mine> double nearest_cells(const Mine &mine) const {
+    // A bound within which are the nearest cells, of a part of the codes and a few more.
+    template <class Mine> double nearest_cells(const Mine &mine, double part) const {
         const auto [low, high] = std::minmax_element(least.begin(), least.end());
         const double width = std::max((*high - *low) / BUCKETS, 1e-300);
         std::vector<int64_t> rows(BUCKETS + 1);
@@ -122,7 +125,7 @@ private:
         }
         int bucket = 0;
         for (int64_t seen = 0; bucket < BUCKETS; ++bucket)
-            if ((seen += rows[bucket]) > all / 512 + CHECKED) break;
+            if ((seen += rows[bucket]) > part * all + CHECKED) break;
         return *low + (bucket + 1) * width;
     }
 

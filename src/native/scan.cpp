@@ -194,8 +194,9 @@ PyObject *py_nearest_by_cell(PyObject *, PyObject *args) {
     Buffer lookup, codes, starts, regions, offsets, keep, found;
     int subspaces, itemsize;
     long long share, shares;
-    if (!PyArg_ParseTuple(args, "sy*iy*iy*y*y*y*LLw*", &kernel, &lookup, &subspaces, &codes, &itemsize, &starts,
-                          &regions, &offsets, &keep, &share, &shares, &found))
+    double looked_at;
+    if (!PyArg_ParseTuple(args, "sy*iy*iy*y*y*y*LLdw*", &kernel, &lookup, &subspaces, &codes, &itemsize, &starts,
+                          &regions, &offsets, &keep, &share, &shares, &looked_at, &found))
         return nullptr;
     int64_t count = -1;
     const bool enough = unlocked([&] {
@@ -209,7 +210,7 @@ PyObject *py_nearest_by_cell(PyObject *, PyObject *args) {
             const Vector *vector = itemsize == 1 ? vector_of(kernel, subspaces) : nullptr;
             ByCell<Code> query(index, lookup.as<const float>(), found.bytes() / int64_t(sizeof(Match)), vector);
             if (!query.bounded()) return;
-            const std::vector<Match> nearest = query.search(share, shares);
+            const std::vector<Match> nearest = query.search(share, shares, looked_at);
             count = std::min<int64_t>(nearest.size(), found.bytes() / int64_t(sizeof(Match)));
             std::copy_n(nearest.begin(), count, found.as<Match>());
         });

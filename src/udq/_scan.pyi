@@ -51,6 +51,7 @@ def nearest_by_cell(
     keep: NDArray[bool_],
     share: int,
     shares: int,
+    looked_at: float,
     found: NDArray[void],
     /,
 ) -> int: ...

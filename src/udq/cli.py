@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -180,7 +181,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
-    with _uncollected():
+    with _uncollected(), _by_torch():
         from udq.collection import Collection
 
         if picture is not None:
@@ -436,6 +437,18 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+@contextmanager
+def _by_torch() -> Iterator[None]:
+    """See photos by torch meanwhile: a single query is answered before OpenVINO has compiled the network."""
+    chosen = os.environ.get("UDQ_NETWORK")
+    os.environ["UDQ_NETWORK"] = chosen or "torch"
+    try:
+        yield
+    finally:
+        if chosen is None:
+            del os.environ["UDQ_NETWORK"]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

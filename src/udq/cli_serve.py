@@ -29,17 +29,22 @@ def serve(
         typer.Option(metavar="FOLDER", help="Let photos be added, which are put into FOLDER, and removed."),
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    inverted: Annotated[
-        bool,
-        typer.Option("--inverted", help="Sort codes by cells: for tens of millions of regions (docs/performance.md)."),
-    ] = False,
+    looked_at: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PART",
+            min=0.001,
+            max=1,
+            help="Part of the codes that a search looks at, nearest first; for tens of millions of regions.",
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Serve a collection as a page and an API, on this machine unless told otherwise, until Ctrl-C."""
     from udq.collection import Collection
     from udq.web import server
 
-    opened = Collection.open(collection, device=device, inverted=inverted)
+    opened = Collection.open(collection, device=device, looked_at=looked_at)
 
     def ready(address: str) -> None:
         printing.say(f"{collection}: {counted(len(opened), 'photo')} at {address}")

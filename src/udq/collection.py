@@ -82,11 +82,11 @@ def _see_alike(one: Manifest, other: Manifest) -> bool:
 class Collection:
     """Photos that can be searched for an object; read-only and safe to share between threads once opened."""
 
-    def __init__(self, path: Path, *, device: str = "auto", inverted: bool = False) -> None:
+    def __init__(self, path: Path, *, device: str = "auto", looked_at: float | None = None) -> None:
         """Open a collection; prefer ``Collection.open``."""
         self.path = path
         self.device = device
-        self.inverted = inverted
+        self.looked_at = looked_at
         self._manifest = storage.read_manifest(path)
         self._lock = threading.Lock()
         self._read: _Held | None = None
@@ -94,17 +94,17 @@ class Collection:
         self._extractor: tuple[Manifest, Extractor] | None = None
 
     @staticmethod
-    def open(path: PathLike, *, device: str = "auto", inverted: bool = False) -> Collection:
+    def open(path: PathLike, *, device: str = "auto", looked_at: float | None = None) -> Collection:
         """Open a collection on disk.
 
         Args:
             path: the folder that ``build`` made.
             device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
-            inverted: whether searches go through an inverted index, which is built when first needed: for many searches
-                of tens of millions of regions. Answers are the same, most codes are not looked at, and each takes 12
-                bytes of memory more.
+            looked_at: part of the codes that a search looks at, above 0 and at most 1, by way of an inverted index
+                that is built when first needed: for many searches of tens of millions of regions, each of which takes
+                12 bytes of memory more. With 1 answers are those of None, which scans all codes.
         """
-        return Collection(Path(path), device=device, inverted=inverted)
+        return Collection(Path(path), device=device, looked_at=looked_at)
 
     @staticmethod
     def build(
@@ -282,7 +282,7 @@ class Collection:
         newest = storage.read_manifest(self.path)
         if newest == self._manifest:
             return self
-        opened = Collection(self.path, device=self.device, inverted=self.inverted)
+        opened = Collection(self.path, device=self.device, looked_at=self.looked_at)
         opened._extractor = self._extractor  # loading it takes longer than all the rest
         return opened
 

@@ -1,11 +1,12 @@
-"""An inverted multi-index (Babenko and Lempitsky 2012): most codes are never looked at, and answers stay exact.
+"""An inverted multi-index over the codes (Babenko and Lempitsky 2012), of which a search looks at a small part.
 
 Regions are kept by cells, those with the same codewords in the first two subspaces. For a query q, no region of the
 cell (a, b) is nearer than
 
     lookup[0, a] + lookup[1, b] + sum_{m >= 2} min_k lookup[m, k],
 
-so that once the nearest cells have been looked at, all cells whose bound lies above the k-th distance can be left out.
+so that once the nearest cells have been looked at, all cells whose bound lies above the k-th distance can be left out,
+and answers are exact. They are nearly that where only cells of a small part of the codes are looked at, nearest first.
 An image keeps the best of its regions (eq. 1), whatever cells they lie in.
 """
 
@@ -81,25 +82,32 @@ class InvertedIndex:
         keep = np.concatenate([np.ones(len(part), bool) if part.keep is None else part.keep for part in parts])
         return InvertedIndex(tuple(parts), starts, codes, of_region, offsets, keep)
 
-    def nearest_images(self, lookup: NDArray[np.float32], k: int, *, threads: int | None = None) -> NearestImages:
-        """Return what ``scan.nearest_images`` returns of the same parts, bit for bit.
+    def nearest_images(
+        self, lookup: NDArray[np.float32], k: int, *, looked_at: float = 1.0, threads: int | None = None
+    ) -> NearestImages:
+        """Return what ``scan.nearest_images`` returns of the same parts, bit for bit where ``looked_at`` is 1.
 
         lookup: float32 (M, K), finite.
         k: how many images to return; fewer where fewer are kept.
+        looked_at: part of the codes, above 0 and at most 1, that are looked at; regions elsewhere are not found.
         threads: how many to use; None takes the processors of this process as far as the work is worth them.
         """
         scan.check(lookup, self.codes, np.array([0, len(self.codes)]))
+        if not 0 < looked_at <= 1:
+            raise InputError(f"expected a part of the codes above 0 and at most 1, found {looked_at}")
         wanted = min(k, sum(part.kept for part in self.parts))
         shares = scan.threads_for(threads, len(self.codes) // LOOKED_AT, BOUNDED_PER_THREAD)
         kernel = scan.kernel()
         found = np.empty(0, MATCH)
         if wanted > 0 and kernel != "numba":
-            each = scan.in_threads(lambda share: self._share(kernel, lookup, wanted, share, shares), zip(range(shares)))
+            each = scan.in_threads(
+                lambda share: self._share(kernel, lookup, wanted, share, shares, looked_at), zip(range(shares))
+            )
             found = np.concatenate(each)
             # Threads may have seen different regions of one image: the best stays, the first of several.
             found = found[np.lexsort((found["region"], found["distance"], found["image"]))]
             found = found[np.diff(found["image"], prepend=-1) > 0]
-        if len(found) < wanted:  # no bound holds for these tables, or images without regions are wanted too
+        if len(found) < wanted:  # no bound holds for these tables, or more images are wanted than these cells have
             return scan.nearest_images(lookup, self.parts, k, threads=threads)
         return scan.in_order(self._of_parts(found), wanted)
 
@@ -109,12 +117,14 @@ class InvertedIndex:
         found["region"] -= starts[np.searchsorted(starts, found["region"], side="right") - 1]
         return found
 
-    def _share(self, kernel: str, lookup: NDArray[np.float32], k: int, share: int, shares: int) -> NDArray[np.void]:
+    def _share(
+        self, kernel: str, lookup: NDArray[np.float32], k: int, share: int, shares: int, looked_at: float
+    ) -> NDArray[np.void]:
         """Return the nearest images of one thread's cells, in no order; none where no bound holds."""
         from udq import _scan
 
         found = np.empty(k, MATCH)
         tables = scan.plain(lookup)
         index = self.codes, self.codes.itemsize, self.starts, self.regions, self.offsets, self.keep
-        count = _scan.nearest_by_cell(kernel, tables, len(tables), *index, share, shares, found)
+        count = _scan.nearest_by_cell(kernel, tables, len(tables), *index, share, shares, looked_at, found)
         return found[: max(count, 0)]

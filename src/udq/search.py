@@ -198,8 +198,8 @@ def rank_by(collection: Collection, lookup: NDArray[np.float32], *, k: int | Non
 def nearest(collection: Collection, lookups: NDArray[np.float32], k: int) -> list[Ranking]:
     """Rank the ``k`` best photos of a collection for each of several queries, by their tables (Q, M, K)."""
     segments = collection.segments
-    if collection.inverted and segments:
-        found = [collection.index.nearest_images(lookup, k) for lookup in lookups]
+    if collection.looked_at is not None and segments:
+        found = [collection.index.nearest_images(lookup, k, looked_at=collection.looked_at) for lookup in lookups]
     else:
         found = scan.nearest_images_of_each(lookups, [segment.part for segment in segments], k)
     rankings = []

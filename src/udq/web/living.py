@@ -122,7 +122,7 @@ class Living:
     def _read(collection: Collection) -> State:
         state = State(collection)
         _ = state.facts, state.by_id, collection.extractor
-        if collection.inverted and len(collection):
+        if collection.looked_at is not None and len(collection):
             _ = collection.index
         return state
 
