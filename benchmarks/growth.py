@@ -9,8 +9,9 @@ segments as `udq index` writes them. Queries are the middles of some photos, hal
 everything starts from their lookup tables.
 
 ``scan`` looks at every code; ``16 queries`` is the time a query when 16 share the pass; ``exact index`` is the inverted
-index, whose answers are compared with the scan's, bit for bit; ``index`` is the same where it looks at the
-least part of the codes, of some, with which it finds 0.99 of the scan's photos. Contenders take turns; figures are medians over queries.
+index, whose answers are compared with the scan's, bit for bit; ``index`` is the same where it looks at the least part of
+the codes, of some, with which it finds 0.99 of the scan's photos. Contenders take turns; figures are medians over
+queries.
 
     --peer-up-to N    also faiss, up to N codes: IndexPQ (every code) and IndexIVFPQ with the fewest probes that keep
                       0.99 of IndexPQ's 20 nearest photos; both asked for the 10,000 nearest regions, then grouped
