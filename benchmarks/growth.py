@@ -8,10 +8,10 @@ query's object is in the real photos alone and the 20 nearest reach into those t
 segments as `udq index` writes them. Queries are the middles of some photos, half as wide and half as high, and
 everything starts from their lookup tables.
 
-``scan`` looks at every code; ``16 queries`` is the time a query when 16 share the pass; ``exact index`` is the inverted
-index, whose answers are compared with the scan's, bit for bit; ``index`` is the same where it looks at the least part of
-the codes, of some, with which it finds 0.99 of the scan's photos. Contenders take turns; figures are medians over
-queries.
+``scan`` looks at every code; ``16 queries`` is the time a query when 16 share the pass; ``exact index`` is the
+inverted index, whose answers are compared with the scan's, bit for bit; ``index`` is the same where it looks at the
+least part of the codes, of some, with which it finds 0.99 of the scan's photos. Contenders take turns; figures are
+medians over queries.
 
     --peer-up-to N    also faiss, up to N codes: IndexPQ (every code) and IndexIVFPQ with the fewest probes that keep
                       0.99 of IndexPQ's 20 nearest photos; both asked for the 10,000 nearest regions, then grouped
@@ -248,8 +248,8 @@ def main() -> None:
         "benchmark": "growth",
         **provenance(seed=0),
         "setting": {
-            "wanted": WANTED, "batch": BATCH, "among": AMONG, "kept": KEPT, "queries": options.queries, "turns": options.turns,
-            "kernel": scan.kernel(),
+            "wanted": WANTED, "batch": BATCH, "among": AMONG, "kept": KEPT,
+            "queries": options.queries, "turns": options.turns, "kernel": scan.kernel(),
         },
         "sizes": sizes,
     }  # fmt: skip

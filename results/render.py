@@ -224,8 +224,8 @@ def growth() -> str:
             *(f"{peer[name]:.3g} ms" if peer else "" for name in ("faiss IndexPQ", "faiss IndexIVFPQ")),
         ))  # fmt: skip
     head = (
-        "codes", "scan, 1 thread", "2", f"a query of {batch}, 1 thread", "2", "index, 1 thread", "2", "codes it looks at",
-        "exact index, 2 threads", "faiss IndexPQ", "IndexIVFPQ",
+        "codes", "scan, 1 thread", "2", f"a query of {batch}, 1 thread", "2", "index, 1 thread", "2",
+        "codes it looks at", "exact index, 2 threads", "faiss IndexPQ", "IndexIVFPQ",
     )  # fmt: skip
     last = figures["sizes"][-1]["index"]
     return _markdown(head, rows) + (
