@@ -27,6 +27,7 @@ from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
+    from udq.types import Example
 
 app = typer.Typer(
     name="udq",
@@ -162,7 +163,17 @@ def retrain(
     printing.print_built(trained, elapsed(), as_json=as_json)
 
 
-@app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300")
+Rerank = Annotated[
+    str,
+    typer.Option(
+        metavar="STAGES",
+        help="Rank again by what the first photos show: average-qe or alpha-qe (query expansion), diffusion; several, "
+        "with commas between them, one after another.",
+    ),
+]
+
+
+@app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300 --rerank alpha-qe,diffusion")
 def search(
     collection: CollectionPath,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")],
@@ -173,7 +184,15 @@ def search(
             help="The object in it, in pixels: left, top, right, bottom. Default: all of it.",
         ),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTO:X1,Y1,X2,Y2",
+            help="One more box of the same object, in this photo or another; may be repeated.",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", metavar="K", help="Photos wanted.")] = 20,
+    rerank: Rerank = "",
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")
     ] = None,
@@ -183,13 +202,15 @@ def search(
     """Find the photos that show the object in a box, best first, with its position."""
     with _uncollected(), _by_torch():
         from udq.collection import Collection
+        from udq.types import Example
 
         if picture is not None:
             from udq import picture as pictures
 
             pictures.file_format(picture)
         opened = Collection.open(collection, device=device)
-        result = opened.search(image, None if box is None else _parse_box(box), k=k)
+        examples = [Example(image, None if box is None else _parse_box(box)), *map(_parse_example, also or ())]
+        result = opened.search_examples(examples, k=k, rerank=_parse_stages(rerank))
     if picture is not None:
         from udq import report
 
@@ -202,7 +223,8 @@ def search(
         place = ",".join(f"{side:.0f}" for side in match.box)
         printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {place:<21}  {match.image}")
     print(f"{len(opened):,} photos ranked in {result.elapsed_ms['total']:.0f} ms "
-          f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f})")  # fmt: skip
+          f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f}"
+          + (f", {', '.join(result.rerank)} {result.elapsed_ms['rerank']:.0f})" if result.rerank else ")"))  # fmt: skip
     if picture is not None:
         printing.say(f"picture: {picture}")
 
@@ -231,6 +253,7 @@ def evaluate(
     real_valued: Annotated[
         bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
     ] = True,
+    rerank: Rerank = "",
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")
     ] = None,
@@ -257,6 +280,7 @@ def evaluate(
         keep_query=keep_query,
         queries=queries,
         real_valued=real_valued,
+        stages=_parse_stages(rerank),
         progress=progress,
     )
     if picture is not None:
@@ -498,10 +522,24 @@ def _settings(base: config.IndexConfig, file: Path | None, **stages: dict[str, o
     return base.replace(given)
 
 
-def _parse_box(text: str) -> tuple[float, ...]:
+def _parse_example(text: str) -> Example:
+    """Return ``PHOTO:X1,Y1,X2,Y2``, or a photo alone, as an example; a photo's own name may hold colons."""
+    from udq.types import Example
+
+    photo, colon, box = text.rpartition(":")
+    if not colon or not photo or Path(text).exists():
+        return Example(text)
+    return Example(photo, _parse_box(box, "--also"))
+
+
+def _parse_stages(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text.strip() else []
+
+
+def _parse_box(text: str, option: str = "--box") -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(
-            f"--box {' '.join(text.split())}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300"
+            f"{option} {' '.join(text.split())}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300"
         ) from None

@@ -143,12 +143,16 @@ class SearchResult:
     Attributes:
         examples: what was searched for, each with its box: the whole photo where none was drawn.
         matches: best first; ties are in the order of image ids.
-        elapsed_ms: milliseconds of ``encode``, ``scan`` and ``total``; the boxes of the matches are in ``total`` alone.
+        elapsed_ms: milliseconds of ``encode``, ``scan``, with post-processing ``rerank``, and ``total``; the boxes of
+            the matches are in ``total`` alone.
+        rerank: stages of post-processing that ranked again, in their order; matches are then in theirs, not that of
+            scores.
     """
 
     examples: tuple[Example, ...]
     matches: tuple[Match, ...]
     elapsed_ms: dict[str, float]
+    rerank: tuple[str, ...] = ()
 
     @property
     def image(self) -> str:
@@ -173,6 +177,7 @@ class SearchResult:
                 ],
             },
             "k": len(self.matches),
+            "rerank": list(self.rerank),
             "elapsed_ms": {name: round(value, 3) for name, value in self.elapsed_ms.items()},
             "matches": [
                 {
