@@ -14,7 +14,7 @@ import udq
 from udq import scan
 
 SOURCE = Path(udq.__file__).parent
-TORCH_FREE = "names decode decoding_process inference "
+TORCH_FREE = "names calibrate decode decoding_process inference "
 TORCH_FREE += "errors types config progress images head projection quantize model refine storage scan localise search "
 TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth datasets.matching datasets.buildings "
 TORCH_FREE += (
