@@ -17,7 +17,7 @@ SOURCE = Path(udq.__file__).parent
 TORCH_FREE = "names decode decoding_process inference "
 TORCH_FREE += (
     "errors types config progress images head projection quantize model refine storage scan localise ranking search "
-    "rerank rerank.ranked rerank.expansion rerank.diffusion "
+    "calibrate rerank rerank.ranked rerank.expansion rerank.diffusion rerank.verified "
 )
 TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth datasets.matching datasets.buildings "
 TORCH_FREE += (
