@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import refine, rerank, scan, scoring
+from udq import calibrate, refine, rerank, scan, scoring
 from udq.collection import Collection
 from udq.datasets import REGISTRY, Query
 from udq.provenance import provenance
 from udq.ranking import Ranking
 from udq.rerank import diffusion, expansion
 from udq.rerank.ranked import Ranked
-from udq.types import Codes, Features
+from udq.types import Codes, Example, Features
 
 FEW, FEWER = 6, 2
 WANTED = 20
@@ -42,7 +42,10 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("average-qe",),
     ("alpha-qe",),
     ("diffusion",),
+    ("verify",),
     ("alpha-qe", "diffusion"),
+    ("diffusion", "verify"),
+    ("alpha-qe", "diffusion", "verify"),
 )
 NEIGHBOURS = (5, 10, 20, 50)
 DEPTHS = (2, 5, 10, 20, 30)
@@ -56,12 +59,14 @@ class Asked:
     Attributes:
         query: its answers, some perhaps taken from the collection.
         vector: (d,) its feature f.
+        examples: its photo and box.
         without: places of photos that no ranking holds.
     """
 
     query: Query
     vector: NDArray[np.float32]
     without: tuple[int, ...]
+    examples: tuple[Example, ...]
 
 
 def ask(collection: Collection, queries: Sequence[Query]) -> list[Asked]:
@@ -73,7 +78,7 @@ def ask(collection: Collection, queries: Sequence[Query]) -> list[Asked]:
         own = places[query.image]
         feature = collection.extractor.describe(photos[own].path, query.box)[1]
         vector = collection.model.head.apply(Features(feature[None])).vectors[0]
-        asked.append(Asked(query, vector, (own,)))
+        asked.append(Asked(query, vector, (own,), (Example(photos[own].path, query.box),)))
     return asked
 
 
@@ -87,7 +92,7 @@ def with_few(asked: Sequence[Asked], names: Sequence[str], count: int) -> list[A
         kept = {positives[i] for i in rng.permutation(len(positives))[:count].tolist()}
         gone = tuple(places[name] for name in positives if name not in kept and name in places)
         query = replace(each.query, positives=frozenset(kept))
-        found.append(Asked(query, each.vector, (*each.without, *gone)))
+        found.append(replace(each, query=query, without=(*each.without, *gone)))
     return found
 
 
@@ -98,7 +103,7 @@ def measure(collection: Collection, asked: Sequence[Asked], stage: Callable[[Ran
     photos = collection.images
     outcomes = []
     for each in asked:
-        ranked = Ranked.by(collection, each.vector, wanted=None, without=each.without)
+        ranked = Ranked.by(collection, each.vector, wanted=None, without=each.without, examples=each.examples)
         ranking = stage(ranked).ranking
         outcomes.append(
             scoring.score(each.query, photos[ids[each.query.image]].path, ranking, names, ids, keep_query=False)
@@ -113,11 +118,12 @@ def measure(collection: Collection, asked: Sequence[Asked], stage: Callable[[Ran
 def milliseconds(collection: Collection, asked: Sequence[Asked], names: Sequence[str]) -> float:
     """Return the median time of stages; of the scan where there are none."""
     taken = []
-    wanted = max(WANTED, rerank.depth(names))
+    wanted = max(WANTED, rerank.depth(names), calibrate.DEPTH)
+    collection.calibration.photos  # noqa: B018  learned once
     with threadpool_limits(1):
         for each in asked:
             started = time.perf_counter()
-            ranked = Ranked.by(collection, each.vector, wanted=wanted, without=each.without)
+            ranked = Ranked.by(collection, each.vector, wanted=wanted, without=each.without, examples=each.examples)
             scanned = time.perf_counter()
             rerank.rerank(ranked, names)
             taken.append(time.perf_counter() - scanned if names else scanned - started)
@@ -130,9 +136,9 @@ def reordered(ranked: Ranked, neighbours: int) -> Ranked:
     return ranked.reordered(np.argsort(-flow, kind="stable"))
 
 
-def expanded(ranked: Ranked, depth: int, alpha: float) -> Ranked:
+def expanded(ranked: Ranked, depth: int, alpha: float, least: float = expansion.LEAST) -> Ranked:
     """Query expansion by another number of photos."""
-    return ranked.again(expansion.expanded(ranked.query, ranked.found(depth), alpha))
+    return ranked.again(expansion.expanded(ranked.query, ranked.found(depth, least=least), alpha))
 
 
 def augmented(collection: Collection, asked: Sequence[Asked]) -> list[dict[str, Any]]:
@@ -185,6 +191,7 @@ def study(name: str, path: Path, truth: Path) -> dict[str, Any]:
     for what, values, stage in (
         ("diffusion, neighbours", NEIGHBOURS, lambda ranked, value: reordered(ranked, value)),
         ("alpha-qe, photos", DEPTHS, lambda ranked, value: expanded(ranked, value, expansion.ALPHA)),
+        ("alpha-qe, photos, however unsure", DEPTHS, lambda ranked, value: expanded(ranked, value, expansion.ALPHA, 0)),
         ("average-qe, photos", DEPTHS, lambda ranked, value: expanded(ranked, value, 0.0)),
     ):
         sweeps[what] = {

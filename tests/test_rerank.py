@@ -103,11 +103,56 @@ def test_stages_come_one_after_another_and_what_is_left_out_stays_out(collection
 
     both = STAGES["diffusion"].apply(STAGES["alpha-qe"].apply(ranked))
 
-    expanded = expansion.expanded(query, ranked.found(10), expansion.ALPHA)
+    expanded = expansion.expanded(query, ranked.found(10, least=expansion.LEAST), expansion.ALPHA)
     np.testing.assert_array_equal(both.query, expanded)
     order = [place for place in rank_by(collection, quantizer.lookup_tables(expanded)).order.tolist() if place != 3]
     assert sorted(both.ranking.order.tolist()) == sorted(order[:5])
     assert 3 not in both.ranking.order
+
+
+def test_only_what_is_likely_to_show_the_object_expands_the_query(collection, photos, monkeypatch):
+    quantizer = collection.model.quantizer
+    query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
+    ranked = Ranked.by(collection, query, wanted=None)
+    assert max(map(ranked.sure(), ranked.ranking.order.tolist())) < expansion.LEAST  # nothing shows noise
+
+    np.testing.assert_allclose(STAGES["average-qe"].apply(ranked).query, query, atol=1e-6)
+
+
+def test_a_second_look_says_what_it_saw(collection, photos):
+    box = (47, 20, 628, 451)
+    plain = collection.search(photos / "views" / "motorcycle_left.png", box, k=12)
+    found = collection.search(photos / "views" / "motorcycle_left.png", box, k=12, rerank=["verify"])
+
+    assert all(match.verified is None for match in plain.matches)
+    scores = [match.score for match in found.matches]
+    assert scores == sorted(scores, reverse=True)
+    before = {match.image: match for match in plain.matches}
+    for match in found.matches:
+        if match.verified is None:
+            assert match.score == before[match.image].score
+            assert match.box == before[match.image].box
+        else:
+            assert match.score > before[match.image].score
+            assert match.verified.polygon.shape == (4, 2)
+            assert len(match.verified.query_points) == len(match.verified.photo_points) == match.verified.inliers
+    # The same scene from a step to the side, and nothing else.
+    seen = [match.image for match in found.matches if match.verified]
+    assert seen == ["views/motorcycle_left.png", "views/motorcycle_right.png"]
+    assert found.to_json()["matches"][1]["inliers"] > 20
+
+
+def test_how_sure_matches_are(collection, photos):
+    result = collection.search(photos / "coffee.png", BOX, k=12)
+    sure = [match.confidence for match in result.matches]
+
+    assert sure[0] == 1.0  # the photo that the box was drawn in
+    assert sure == sorted(sure, reverse=True)
+    assert result.found == sum(each >= result.threshold for each in sure) < 12
+    noise = collection.search(photos / "brick.png", (10, 10, 200, 200), k=12, rerank=["diffusion"])
+    assert {match.image: match.confidence for match in noise.matches}["brick.png"] == 1.0
+    several = collection.search_many([(photos / "coffee.png", BOX)], k=12)[0]
+    assert [match.confidence for match in several.matches] == sure
 
 
 def test_what_a_photo_shows_is_its_best_region(collection):
@@ -128,7 +173,9 @@ def test_what_a_photo_shows_is_its_best_region(collection):
 
 
 def test_no_such_stage(collection, photos, udq):
-    with pytest.raises(InputError, match="rerank: expected some of average-qe, alpha-qe, diffusion, found 'magic'"):
+    with pytest.raises(
+        InputError, match="rerank: expected some of average-qe, alpha-qe, diffusion, verify, found 'magic'"
+    ):
         collection.search(photos / "coffee.png", BOX, rerank=["magic"])
     code, _, err = udq("search", str(collection.path), str(photos / "coffee.png"), "--rerank", "alpha-qe,magic")
     assert code == 2

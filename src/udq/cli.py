@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import math
 import os
 import signal
 import sys
@@ -167,8 +168,8 @@ Rerank = Annotated[
     str,
     typer.Option(
         metavar="STAGES",
-        help="Rank again by what the first photos show: average-qe or alpha-qe (query expansion), diffusion; several, "
-        "with commas between them, one after another.",
+        help="Rank again by what the first photos show: average-qe or alpha-qe (query expansion), diffusion, verify "
+        "(by local features); several, with commas between them, one after another.",
     ),
 ]
 
@@ -218,10 +219,15 @@ def search(
     if as_json:
         printing.print_json(result.to_json())
         return
-    print(f"{'rank':>4}  {'score':>7}  {'x1,y1,x2,y2':<21}  photo")
+    points = f"{'points':>6}  " if "verify" in result.rerank else ""
+    print(f"{'rank':>4}  {'score':>7}  {'sure':>5}  {points}{'x1,y1,x2,y2':<21}  photo")
     for match in result.matches:
         place = ",".join(f"{side:.0f}" for side in match.box)
-        printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {place:<21}  {match.image}")
+        seen = f"{match.verified.inliers if match.verified else '-':>6}  " if points else ""
+        sure = math.floor(100 * (match.confidence or 0))  # 100 % is the query's own photo
+        printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {sure:>3} %  {seen}{place:<21}  {match.image}")
+    if not result.found:
+        print(f"nothing found: no photo is nearer than chance alone would bring one, at {result.threshold:.0%} sure")
     print(f"{len(opened):,} photos ranked in {result.elapsed_ms['total']:.0f} ms "
           f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f}"
           + (f", {', '.join(result.rerank)} {result.elapsed_ms['rerank']:.0f})" if result.rerank else ")"))  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udq import drift, inference, scan, segments, storage
+from udq.calibrate import Calibration
 from udq.config import IndexConfig
 from udq.drift import Drift
 from udq.errors import CollectionError
@@ -43,6 +44,10 @@ class _Held:
     @cached_property
     def index(self) -> InvertedIndex:
         return InvertedIndex.build([segment.part for segment in self.segments], self.model.quantizer.codewords)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return Calibration.of(self.segments, self.model.quantizer)
 
     @staticmethod
     def read(path: Path, manifest: Manifest) -> _Held:
@@ -335,6 +340,13 @@ class Collection:
         held = self._held
         with self._lock:
             return held.index
+
+    @property
+    def calibration(self) -> Calibration:
+        """What chance looks like in the collection, for confidences; learned from its codes on first use."""
+        held = self._held
+        with self._lock:
+            return held.calibration
 
     @property
     def extractor(self) -> Extractor:

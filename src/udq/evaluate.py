@@ -21,7 +21,7 @@ from udq.provenance import provenance
 from udq.ranking import Ranking
 from udq.rerank.ranked import Ranked
 from udq.scoring import Outcome
-from udq.types import Box, Features
+from udq.types import Box, Example, Features
 from udq.words import counted
 
 if TYPE_CHECKING:
@@ -80,13 +80,15 @@ def evaluate(
     def scored(ranking: Ranking, query: Query) -> Outcome:
         return scoring.score(query, paths[query.image], ranking, names, ids, keep_query=kept)
 
-    def ranked(feature: NDArray[np.float32], query: Query) -> Ranking:
+    def ranked(feature: NDArray[np.float32], query: Query, box: Box | None) -> Ranking:
         vector = collection.model.head.apply(Features(feature[None])).vectors[0]
         own = () if kept or query.image not in ids else (ids[query.image],)
-        return rerank.rerank(Ranked.by(collection, vector, wanted=None, without=own), stages).ranking
+        examples = (Example(paths[query.image], box),)
+        return rerank.rerank(Ranked.by(collection, vector, wanted=None, without=own, examples=examples), stages).ranking
 
     outcomes = tuple(
-        scored(ranked(feature, query), query) for query, feature in zip(truth.queries, features, strict=True)
+        scored(ranked(feature, query, box), query)
+        for query, feature, box in zip(truth.queries, features, asked.boxes, strict=True)
     )
     report: dict[str, Any] = {
         "dataset": truth.dataset,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,26 @@ from numpy.typing import NDArray
 
 from udq import proposals, scan
 from udq.localise import localise
-from udq.types import Box, Match
+from udq.types import Box, Match, Verified
 
 if TYPE_CHECKING:
     from udq.collection import Collection
     from udq.segments import Segment
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """What a second look at a photo changed.
+
+    Attributes:
+        score: higher than that of eq. 2.
+        box: where the object is.
+        verified: what was seen.
+    """
+
+    score: float
+    box: Box
+    verified: Verified
 
 
 @dataclass(frozen=True)
@@ -29,23 +44,32 @@ class Ranking:
             region (eq. 5 and residuals); nan of photos that are not ranked.
         locate: place -> (4,) float32, where the object is. Called for photos that are reported, which are few:
             the boxes of all would take far more time and memory than their ranking.
+        looked_at: what a second look at photos found, by their places.
     """
 
     order: NDArray[np.int64]
     distance: NDArray[np.float32]
     locate: Callable[[int], NDArray[np.float32]]
+    looked_at: Mapping[int, LookedAt] = field(default_factory=dict)
 
     def box(self, image: int) -> Box:
         """Return where in an image the object is."""
+        if image in self.looked_at:
+            return self.looked_at[image].box
         x1, y1, x2, y2 = map(float, self.locate(image))
         return x1, y1, x2, y2
 
     def match(self, rank: int, image: int, name: str) -> Match:
         """Return an image as a result: a distance is a root, eq. 2's score the inverse of that."""
-        return Match(rank, name, float(np.sqrt(self.distance[image])), self.score(image), self.box(image))
+        seen = self.looked_at.get(image)
+        verified = None if seen is None else seen.verified
+        distance = float(np.sqrt(self.distance[image]))
+        return Match(rank, name, distance, self.score(image), self.box(image), verified=verified)
 
     def score(self, image: int) -> float:
-        """Return the score of an image (eq. 2)."""
+        """Return the score of an image (eq. 2), raised where a second look found the object in it."""
+        if image in self.looked_at:
+            return self.looked_at[image].score
         # A distance of 0 would have an infinite score, which JSON cannot say.
         return 1.0 / max(float(np.sqrt(self.distance[image])), 1e-9)
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import rerank
+from udq import calibrate, images, rerank
 from udq.errors import InputError
 from udq.ranking import Ranking, nearest
-from udq.rerank.ranked import Ranked
+from udq.rerank.ranked import Confidence, Ranked
+from udq.rerank.verification import LoadCrop
 from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def search(
     min_score: float | None = None,
     stages: Sequence[str] = (),
     describe: Describe | None = None,
+    load_crop: LoadCrop = images.load_crop,
 ) -> SearchResult:
     """Encode the examples, scan the codes, and return the best photos with where the object is.
 
@@ -70,19 +72,27 @@ def search(
         min_score: photos of a lower score are left out.
         stages: names of ``udq.rerank.STAGES``, by which what was found is ranked again.
         describe: encodes an example; the collection's own network where None.
+        load_crop: decodes the examples for stages that look at them.
     """
     _check_wanted(k)
     names = rerank.check(stages)
     asked = encode(collection, examples, describe)
     clock = time.perf_counter
     started = clock()
-    ranked = Ranked.by(collection, asked.query, wanted=max(offset + k, rerank.depth(names)))
+    ranked = Ranked.by(
+        collection,
+        asked.query,
+        wanted=max(offset + k, rerank.depth(names), calibrate.DEPTH),
+        examples=asked.examples,
+        load_crop=load_crop,
+    )
+    sure = ranked.sure()
     took = {"encode": asked.took, "scan": clock() - started}
     if names:
         started = clock()
         ranked = rerank.rerank(ranked, names)
         took["rerank"] = clock() - started
-    return _result(collection, asked, ranked.ranking, took, k, offset, min_score, names)
+    return _result(collection, asked, ranked.ranking, sure, took, k, offset, min_score, names)
 
 
 def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
@@ -93,11 +103,19 @@ def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *,
         return []
     started = time.perf_counter()
     tables = collection.model.quantizer.lookup_tables
-    rankings = nearest(collection, np.stack([tables(each.query) for each in asked]), k)
+    lookups = np.stack([tables(each.query) for each in asked])
+    rankings = nearest(collection, lookups, max(k, calibrate.DEPTH))
     share = (time.perf_counter() - started) / len(asked)
     return [
-        _result(collection, each, ranking, {"encode": each.took, "scan": share}, k)
-        for each, ranking in zip(asked, rankings, strict=True)
+        _result(
+            collection,
+            each,
+            ranking,
+            Ranked(collection, each.query, lookup, ranking, k, examples=each.examples).sure(),
+            {"encode": each.took, "scan": share},
+            k,
+        )
+        for each, lookup, ranking in zip(asked, lookups, rankings, strict=True)
     ]
 
 
@@ -124,6 +142,7 @@ def _result(
     collection: Collection,
     asked: Asked,
     ranking: Ranking,
+    sure: Confidence,
     took: Mapping[str, float],
     k: int,
     offset: int = 0,
@@ -139,10 +158,10 @@ def _result(
             continue
         image = collection.images[i]
         match = ranking.match(position, i, image.name)
-        matches.append(replace(match, id=image.id, width=image.width, height=image.height))
+        matches.append(replace(match, id=image.id, width=image.width, height=image.height, confidence=sure(i)))
     seconds = {**took, "total": sum(took.values()) + time.perf_counter() - started}
     elapsed = {name: 1e3 * value for name, value in seconds.items()}
-    return SearchResult(asked.examples, tuple(matches), elapsed, stages)
+    return SearchResult(asked.examples, tuple(matches), elapsed, stages, calibrate.THRESHOLD)
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:

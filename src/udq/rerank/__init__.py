@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from udq.errors import InputError
-from udq.rerank import diffusion, expansion
+from udq.rerank import diffusion, expansion, verified
 from udq.rerank.ranked import Ranked
 
 
@@ -29,6 +29,7 @@ STAGES = {
     "average-qe": Stage(expansion.average, expansion.DEPTH),
     "alpha-qe": Stage(expansion.alpha, expansion.DEPTH),
     "diffusion": Stage(diffusion.diffuse, diffusion.DEPTH),
+    "verify": Stage(verified.verify, verified.DEPTH),
 }
 
 
