@@ -37,15 +37,16 @@ from udq.types import Codes, Example, Features
 
 FEW, FEWER = 6, 2
 WANTED = 20
+# Queries that stages of a second a query are timed by.
+TIMED = 20
 ROWS: tuple[tuple[str, ...], ...] = (
     (),
     ("average-qe",),
     ("alpha-qe",),
     ("diffusion",),
-    ("verify",),
     ("alpha-qe", "diffusion"),
+    ("verify",),
     ("diffusion", "verify"),
-    ("alpha-qe", "diffusion", "verify"),
 )
 NEIGHBOURS = (5, 10, 20, 50)
 DEPTHS = (2, 5, 10, 20, 30)
@@ -182,11 +183,22 @@ def study(name: str, path: Path, truth: Path) -> dict[str, Any]:
     }
     rows = []
     for stages in ROWS:
-        row: dict[str, Any] = {"stages": list(stages), "ms": milliseconds(collection, every, stages)}
+        row: dict[str, Any] = {
+            "stages": list(stages),
+            "ms": milliseconds(collection, every[: TIMED if "verify" in stages else None], stages),
+        }
         for case, asked in cases.items():
-            row[case] = measure(collection, asked, partial(rerank.rerank, names=stages))
+            if case == "all" or "verify" not in stages:  # which takes a second a query
+                row[case] = measure(collection, asked, partial(rerank.rerank, names=stages))
         rows.append(row)
-        print(name, ",".join(stages) or "none", row["ms"], "ms", *(row[case]["mAP"] for case in cases), flush=True)
+        print(
+            name,
+            ",".join(stages) or "none",
+            row["ms"],
+            "ms",
+            *(row[case]["mAP"] for case in cases if case in row),
+            flush=True,
+        )
     sweeps = {}
     for what, values, stage in (
         ("diffusion, neighbours", NEIGHBOURS, lambda ranked, value: reordered(ranked, value)),

@@ -136,10 +136,12 @@ def test_a_second_look_says_what_it_saw(collection, photos):
             assert match.score > before[match.image].score
             assert match.verified.polygon.shape == (4, 2)
             assert len(match.verified.query_points) == len(match.verified.photo_points) == match.verified.inliers
-    # The same scene from a step to the side, and nothing else.
-    seen = [match.image for match in found.matches if match.verified]
-    assert seen == ["views/motorcycle_left.png", "views/motorcycle_right.png"]
-    assert found.to_json()["matches"][1]["inliers"] > 20
+    # The same scene from a step to the side; in anything else a few points may agree by chance.
+    points = {match.image: match.verified.inliers for match in found.matches if match.verified}
+    assert [match.image for match in found.matches][:2] == ["views/motorcycle_left.png", "views/motorcycle_right.png"]
+    assert points.pop("views/motorcycle_left.png") > 50
+    assert points.pop("views/motorcycle_right.png") > 20
+    assert max(points.values(), default=0) < 10
 
 
 def test_how_sure_matches_are(collection, photos):
@@ -173,9 +175,7 @@ def test_what_a_photo_shows_is_its_best_region(collection):
 
 
 def test_no_such_stage(collection, photos, udq):
-    with pytest.raises(
-        InputError, match="rerank: expected some of average-qe, alpha-qe, diffusion, verify, found 'magic'"
-    ):
+    with pytest.raises(InputError, match="expected some of average-qe, alpha-qe, diffusion, verify, found 'magic'"):
         collection.search(photos / "coffee.png", BOX, rerank=["magic"])
     code, _, err = udq("search", str(collection.path), str(photos / "coffee.png"), "--rerank", "alpha-qe,magic")
     assert code == 2
