@@ -77,6 +77,8 @@ python benchmarks/absent.py --collection INSTRE "$scratch/instre_dev.udq" "$data
     --collection buildings "$scratch/places.udq" places \
     --foreign INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_absent.json"
+python benchmarks/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_rerank.json"
 python benchmarks/serve.py "$data/instre_dev/images" --json "$here/benchmark_serve.json"
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
 python benchmarks/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \

@@ -143,7 +143,7 @@ def test_search_json_is_the_contract(udq, collection, photos):
     assert found["k"] == 2
     assert list(found["elapsed_ms"]) == ["encode", "scan", "total"]
     assert [list(match) for match in found["matches"]] == [
-        ["rank", "id", "image", "width", "height", "distance", "score", "box"]
+        ["rank", "id", "image", "width", "height", "distance", "score", "box", "confidence", "inliers", "polygon"]
     ] * 2
     assert {match["image"] for match in found["matches"]} == {
         "views/motorcycle_left.png",

@@ -227,7 +227,7 @@ def search(
         sure = math.floor(100 * (match.confidence or 0))  # 100 % is the query's own photo
         printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {sure:>3} %  {seen}{place:<21}  {match.image}")
     if not result.found:
-        print(f"nothing found: no photo is nearer than chance alone would bring one, at {result.threshold:.0%} sure")
+        print(f"nothing found for sure: no match is {result.threshold:.0%} sure, and the object may not be there")
     print(f"{len(opened):,} photos ranked in {result.elapsed_ms['total']:.0f} ms "
           f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f}"
           + (f", {', '.join(result.rerank)} {result.elapsed_ms['rerank']:.0f})" if result.rerank else ")"))  # fmt: skip
