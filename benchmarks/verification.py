@@ -130,7 +130,7 @@ def magsac(extract: others.Extract, match: others.Match, longer: int, asked: Ask
 
 
 def look(every: Sequence[Asked], way: Way, boxed: bool) -> tuple[list[Found], list[tuple[float, float]]]:
-    """Verify the first photos of every query; return what was found, and for each its milliseconds and those of CPUs."""
+    """Verify the first photos of every query; return what was found, and its milliseconds and those of CPUs."""
     found, took = [], []
     for asked in every:
         photos = [(candidate.path, candidate.box if boxed else None) for candidate in asked.first]
@@ -269,9 +269,8 @@ def main() -> None:
         row = told(some, found, took, name)
         rows.append(row)
         print(f"{name}, {len(some)} queries")
-        print(
-            f"  50 photos in {row['ms_for_50']} ms, {row['cpu_ms_for_50']} of a CPU; 1% of wrong ones from {row['least_for_1_percent_wrong']} inliers"
-        )
+        print(f"  50 photos in {row['ms_for_50']} ms, {row['cpu_ms_for_50']} of a CPU")
+        print(f"  1% of wrong ones from {row['least_for_1_percent_wrong']} inliers")
         print(f"  passing: {row['passing_from']}")
         for ranking in row["rankings"]:
             print("  {mAP:.4f}  {P@5:.4f}  {P@10:.4f}  {rule}".format(**ranking))
