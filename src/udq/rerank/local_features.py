@@ -21,7 +21,7 @@ from udq.errors import DependencyError
 from udq.types import Box
 
 # Of one view, the strongest: bounds the time that a photo full of leaves takes.
-MOST = 1000
+MOST = 600
 # Half of OpenCV's own: plain objects have little contrast, and what is found in vain costs only time.
 _CONTRAST = 0.02
 # The nearest descriptor is to be this much nearer than the second one. Lowe's 0.8 is for matches that are trusted one

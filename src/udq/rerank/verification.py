@@ -24,9 +24,9 @@ from udq.types import Box
 # Matches that agree, from which on a photo counts as verified: of wrong photos among the first 50, fewer than one in
 # a hundred have as many (benchmarks/verification.py).
 LEAST = 5
-# Pixels of a view's longer side; a view that has fewer is enlarged up to so many times. SIFT finds the more the larger
-# a view is, and takes the longer.
-_LONGER, _ENLARGED, _QUERY_ENLARGED = 448, 1.5, 2.0
+# Pixels of the longer side of a view and of the query's; one that has fewer is enlarged up to so many times. SIFT finds
+# the more the larger a view is, and takes the longer.
+_LONGER, _QUERY_LONGER, _ENLARGED, _QUERY_ENLARGED = 384, 448, 1.5, 2.0
 # How far a view reaches beyond the box of the index on each side, in parts of its longer side: boxes are too small as
 # often as too large.
 MARGIN = 0.25
@@ -103,10 +103,10 @@ class Verifier:
         if least < 3:
             raise ValueError(f"least: expected 3 or more, as any two matches agree, found {least}")
         self._least = least
-        side = _LONGER
+        side = _QUERY_LONGER
         if box is not None:
             x1, y1, x2, y2 = images.check_shape(box)
-            side = max(16, min(_LONGER, round(_QUERY_ENLARGED * max(x2 - x1, y2 - y1))))
+            side = max(16, min(_QUERY_LONGER, round(_QUERY_ENLARGED * max(x2 - x1, y2 - y1))))
         crop, self.box = load_crop(photo, box, shorter=side, longer=side, least=side)
         # What was cut out has whole pixels, the box perhaps not.
         left, top = round(self.box[0]), round(self.box[1])
