@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from udq import Collection
 from udq.errors import InputError
@@ -142,6 +143,25 @@ def test_a_second_look_says_what_it_saw(collection, photos):
     assert points.pop("views/motorcycle_left.png") > 50
     assert points.pop("views/motorcycle_right.png") > 20
     assert max(points.values(), default=0) < 10
+
+
+def test_lines_are_drawn_on_request(collection, photos, tmp_path, udq):
+    query = "search", collection.path, photos / "views" / "motorcycle_left.png", "--box", "47,20,628,451", "-k", 3
+    code, out, _ = udq(*query, "--rerank", "verify", "--lines", tmp_path / "lines.png")
+
+    assert code == 0
+    assert out.splitlines()[0].split() == ["rank", "score", "sure", "points", "x1,y1,x2,y2", "photo"]
+    assert out.splitlines()[-1] == f"lines: {tmp_path / 'lines.png'}"
+    with Image.open(tmp_path / "lines.png") as picture:
+        assert picture.width > 700
+        assert picture.height >= 2 * 300
+    code, _, err = udq(*query, "--lines", tmp_path / "lines.png")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--lines: expected --rerank verify" in err
+    code, out, _ = udq("search", collection.path, photos / "brick.png", "--box", "10,10,60,60", "-k", 1,
+                       "--rerank", "verify", "--lines", tmp_path / "none.png")  # fmt: skip
+    assert code == 0
+    assert (tmp_path / "none.png").exists() != ("none drawn" in out)
 
 
 def test_how_sure_matches_are(collection, photos):

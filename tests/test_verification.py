@@ -117,7 +117,7 @@ def test_an_object_that_is_upside_down_is_verified_and_a_mirrored_one_is_not(cup
 
     turned, mirrored = cup.verify([(tmp_path / "turned.png", None), (tmp_path / "mirrored.png", None)])
 
-    assert turned.polygon == pytest.approx(np.array([coffee.size]) - geometry.corners(CUP), abs=1)
+    assert turned.polygon == pytest.approx(np.array([coffee.size]) - geometry.corners(CUP), abs=2)
     assert mirrored is None
 
 

@@ -197,25 +197,43 @@ def search(
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")
     ] = None,
+    lines: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.jpg", help="With --rerank verify: draw lines between the points of query and match that agree."
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
+    stages = _parse_stages(rerank)
+    if lines is not None and "verify" not in stages:
+        raise InputError("--lines: expected --rerank verify, which finds the points; add it or leave --lines out")
     with _uncollected(), _by_torch():
         from udq.collection import Collection
         from udq.types import Example
 
-        if picture is not None:
+        if picture is not None or lines is not None:
             from udq import picture as pictures
 
-            pictures.file_format(picture)
+            for file in filter(None, (picture, lines)):
+                pictures.file_format(file)
         opened = Collection.open(collection, device=device)
         examples = [Example(image, None if box is None else _parse_box(box)), *map(_parse_example, also or ())]
-        result = opened.search_examples(examples, k=k, rerank=_parse_stages(rerank))
+        result = opened.search_examples(examples, k=k, rerank=stages)
     if picture is not None:
         from udq import report
 
         pictures.save(report.search_sheet(opened, result), picture)
+    drawn = None
+    if lines is not None:
+        from udq import match_picture
+
+        held = {image.id: image.path for image in opened.images}
+        drawn = match_picture.sheet(result, [held[match.id] for match in result.matches if match.id is not None])
+        if drawn is not None:
+            pictures.save(drawn, lines)
     if as_json:
         printing.print_json(result.to_json())
         return
@@ -233,6 +251,8 @@ def search(
           + (f", {', '.join(result.rerank)} {result.elapsed_ms['rerank']:.0f})" if result.rerank else ")"))  # fmt: skip
     if picture is not None:
         printing.say(f"picture: {picture}")
+    if lines is not None:
+        printing.say("lines: none drawn, as no match was verified" if drawn is None else f"lines: {lines}")
 
 
 @app.command(epilog="Example: udq evaluate photos.udq --ground-truth truth.csv --report errors.html")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,45 @@ from PIL import Image, ImageDraw
 from udq import images
 from udq.picture import QUERY, RIGHT
 from udq.rerank.verification import Verification
-from udq.types import Box
+from udq.types import Box, SearchResult, Verified
 
 _INK = "#1b1f24"
 _GAP = 16
 # More lines hide what they join; these are spread evenly over all.
 _LINES = 60
+# Matches of a sheet, and pixels of the height of each.
+_ROWS, _ROW = 8, 320
 # Neighbouring lines can be told apart, for colour-blind eyes as well (after Okabe and Ito).
 _COLOURS = ("#56b4e9", "#e69f00", "#f0e442", "#6fd6b0", "#f2a7cf")
 
 
-def draw(query: Path, box: Box, photo: Path, verification: Verification, *, height: int = 480) -> Image.Image:
+def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
+    """Draw the first verified matches of a search below each other; None where there are none.
+
+    Args:
+        result: of a search with the stage ``verify``.
+        paths: where the photo of each match is.
+    """
+    rows = []
+    for match, path in zip(result.matches, paths, strict=True):
+        if match.verified is not None and len(rows) < _ROWS:
+            example = result.examples[match.verified.example]
+            x1, y1, x2, y2 = example.box or ()
+            rows.append(draw(Path(example.photo), (x1, y1, x2, y2), path, match.verified, height=_ROW))
+    if not rows:
+        return None
+    height = sum(row.height + _GAP for row in rows) - _GAP
+    picture = Image.new("RGB", (max(row.width for row in rows), height), "white")
+    top = 0
+    for row in rows:
+        picture.paste(row, (0, top))
+        top += row.height + _GAP
+    return picture
+
+
+def draw(
+    query: Path, box: Box, photo: Path, verification: Verification | Verified, *, height: int = 480
+) -> Image.Image:
     """Draw a query with its box beside a photo with the verified polygon, and lines between matching places.
 
     Args:
@@ -75,7 +103,7 @@ def _outline(picture: Image.Image, corners: NDArray[np.floating], colour: str) -
     pen.line(around, fill=colour, width=3, joint="curve")
 
 
-def _spread(verification: Verification) -> Iterable[int]:
+def _spread(verification: Verification | Verified) -> Iterable[int]:
     """Return places of at most ``_LINES`` inliers, from the top of the query to its bottom."""
     order = np.argsort(verification.query_points[:, 1], kind="stable")
     kept = np.linspace(0, len(order) - 1, min(_LINES, len(order))).round().astype(int)
