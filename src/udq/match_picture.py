@@ -31,7 +31,7 @@ def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
         result: of a search with the stage ``verify``.
         paths: where the photo of each match is.
     """
-    rows = []
+    rows: list[Image.Image] = []
     for match, path in zip(result.matches, paths, strict=True):
         if match.verified is not None and len(rows) < _ROWS:
             example = result.examples[match.verified.example]
