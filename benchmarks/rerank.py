@@ -49,7 +49,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("diffusion", "verify"),
 )
 NEIGHBOURS = (5, 10, 20, 50)
-DEPTHS = (2, 5, 10, 20, 30)
+DEPTHS = (5, 10, 20)
 AUGMENTED = ((2, 3.0), (2, 6.0), (5, 6.0))
 
 

@@ -92,6 +92,7 @@ export class Results {
         make("span", { class: "rank" }, match.rank),
         make("span", { class: "name", title: match.image }, fileName(match.image)),
         make("span", { class: "score", title: sureness(match) }, isQuery ? `${score} · query` : score),
+        match.inliers === null ? null : make("span", { class: "points" }, `${match.inliers} points agree`),
         make("span", { class: "marks" }, buttons.right, buttons.wrong),
       ),
     );
