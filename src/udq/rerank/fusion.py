@@ -13,6 +13,8 @@ from udq.types import Box
 
 # How much inliers raise a score.
 WEIGHT = 0.2
+# Part of the verified box in a merged one.
+SHARE = 2 / 3
 
 
 def raised(score: float, inliers: int, *, weight: float = WEIGHT, least: int = LEAST) -> float:
@@ -27,7 +29,8 @@ def raised(score: float, inliers: int, *, weight: float = WEIGHT, least: int = L
     return score if inliers < least else score * (1 + weight * math.log(2 + inliers - least))
 
 
-def merged(box: Box, verification: Verification) -> Box:
-    """Return the box half-way between that of the index and the verified one."""
-    x1, y1, x2, y2 = ((one + other) / 2 for one, other in zip(box, verification.box, strict=True))
+def merged(box: Box, verification: Verification, *, share: float = SHARE) -> Box:
+    """Return the box between that of the index and the verified one; ``share`` of the way, 1 is the verified one."""
+    sides = zip(box, verification.box, strict=True)
+    x1, y1, x2, y2 = ((1 - share) * one + share * other for one, other in sides)
     return x1, y1, x2, y2

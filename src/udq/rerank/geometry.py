@@ -122,11 +122,19 @@ def corners(box: Box) -> NDArray[np.float64]:
     return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
 
 
-def hull(polygon: NDArray[np.floating], width: int, height: int) -> Box | None:
-    """Return the upright box round a polygon (n, 2), inside a photo of that size; None where none of it is inside."""
-    left, top = np.maximum(polygon.min(axis=0), 0.0).tolist()
-    right, bottom = np.minimum(polygon.max(axis=0), (width, height)).tolist()
-    return (left, top, right, bottom) if right - left >= 1 and bottom - top >= 1 else None
+def upright(polygon: NDArray[np.floating], width: int, height: int) -> Box | None:
+    """Return the upright box of what a polygon (4, 2) holds, inside a photo of that size; None where it is not in it.
+
+    It is the box round the ellipse that touches the four sides. Objects seldom fill the corners of a box, so one round
+    the corners of a turned box would be far too large (benchmarks/verification.py); of an upright
+    one both are the same.
+    """
+    right = (polygon[1] + polygon[2] - polygon[0] - polygon[3]) / 4
+    down = (polygon[2] + polygon[3] - polygon[0] - polygon[1]) / 4
+    middle, reach = polygon.mean(axis=0), np.hypot(right, down)
+    x1, y1 = np.maximum(middle - reach, 0.0).tolist()
+    x2, y2 = np.minimum(middle + reach, (width, height)).tolist()
+    return (x1, y1, x2, y2) if x2 - x1 >= 1 and y2 - y1 >= 1 else None
 
 
 def possible(homography: Matrix, box: Box) -> bool:

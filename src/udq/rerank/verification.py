@@ -21,9 +21,9 @@ from udq.errors import ImageError
 from udq.rerank import geometry, local_features
 from udq.types import Box
 
-# Matches that agree, from which on a photo counts as verified: of wrong photos among the first 50, fewer than one in
-# a hundred have as many (benchmarks/verification.py).
-LEAST = 5
+# Matches that agree, from which on a photo counts as verified: of wrong photos among the first 50, far fewer than one
+# in a hundred have as many, while with 5 it is about one (benchmarks/verification.py).
+LEAST = 6
 # Pixels of the longer side of a view and of the query's; one that has fewer is enlarged up to so many times. SIFT finds
 # the more the larger a view is, and takes the longer.
 _LONGER, _QUERY_LONGER, _ENLARGED, _QUERY_ENLARGED = 384, 448, 1.5, 2.0
@@ -47,7 +47,7 @@ class Verification:
         homography: (3, 3) float64, from pixels of the query photo to pixels of the photo.
         polygon: (4, 2) float32, where the corners of the query's box come to lie in the photo: upper left, upper right,
             lower right and lower left of the object, which may be turned; corners may lie outside the photo.
-        box: the upright box round the polygon, inside the photo.
+        box: the upright box of what the polygon holds (``geometry.upright``), inside the photo.
         query_points, photo_points: (inliers, 2) float32, places that match, in pixels of each photo.
     """
 
@@ -158,7 +158,7 @@ class Verifier:
         if inliers < max(self._least, len(pairs) / 2) or not geometry.possible(homography, self.box):
             return None
         polygon = geometry.carried(homography, geometry.corners(self.box))
-        hull = geometry.hull(polygon, view.width, view.height)
-        if hull is None:
+        upright = geometry.upright(polygon, view.width, view.height)
+        if upright is None:
             return None
-        return Verification(inliers, homography, polygon.astype(np.float32), hull, start[near], end[near])
+        return Verification(inliers, homography, polygon.astype(np.float32), upright, start[near], end[near])
