@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udq import search, segments, spool, update
+from udq import segments, spool, update
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.extract import Extractor
 from udq.images import find
+from udq.ranking import rank
 
 QUICK = IndexConfig().replace(
     {
@@ -102,7 +103,7 @@ def answers(collection: Collection) -> str:
     """Return a checksum of what fixed queries find: ids and names in order, every distance, the first ones' boxes."""
     images, found = collection.images, hashlib.sha256()
     for query in queries(collection):
-        ranking = search.rank(collection, query)
+        ranking = rank(collection, query)
         listed = [(images[i].id, images[i].name, images[i].width, images[i].height) for i in ranking.order.tolist()]
         found.update(repr(listed).encode("utf-8", "surrogatepass"))
         found.update(ranking.distance[ranking.order].tobytes())

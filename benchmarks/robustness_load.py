@@ -29,10 +29,11 @@ from robustness_common import (
     warmed,
 )
 
-from udq import index, search, transaction
+from udq import index, transaction
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.images import Source
+from udq.ranking import rank
 from udq.segments import PHOTOS, Indexed
 from udq.transaction import Transaction
 from udq.verify import verify
@@ -125,7 +126,7 @@ def ranked(collection: Collection) -> list[list[tuple[str, float]]]:
     """Return name and distance of every photo, in order, for each of the fixed queries."""
     names, found = collection.names, []
     for query in queries(collection):
-        ranking = search.rank(collection, query)
+        ranking = rank(collection, query)
         found.append([(names[i], float(ranking.distance[i])) for i in ranking.order.tolist()])
     return found
 

@@ -703,6 +703,65 @@ def marks() -> str:
     return _markdown(head, rows)
 
 
+def _stages(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
+def reranked() -> str:
+    """What each stage of post-processing is worth, and what it costs."""
+    figures = _figures("benchmark_rerank")
+    few, fewer = (str(figures["setting"][name]) for name in ("few", "fewer"))
+    rows = []
+    for study in figures["collections"]:
+        for row in study["rows"]:
+            every = row["all"]
+            rows.append((
+                study["collection"],
+                _stages(row["stages"]),
+                *(f"{every[name]:.3f}" for name in ("mAP", "mP@5", "mP@10")),
+                f"{every['iou_of_the_first_20']:.2f}",
+                *(f"{row[case]['mAP']:.3f}" if case in row else "" for case in (few, fewer)),
+                f"{row['ms']:.3g} ms",
+            ))  # fmt: skip
+    head = ("collection", "stages", "mAP", "mP@5", "mP@10", "mean IoU", f"mAP, {few}", f"mAP, {fewer}", "time")
+    return _markdown(head, rows) + f"\n{_machine(figures)}.\n"
+
+
+def rerank_choices() -> str:
+    """How stages depend on their constants."""
+    figures = _figures("benchmark_rerank")
+    few, fewer = (str(figures["setting"][name]) for name in ("few", "fewer"))
+    rows = []
+    for study in figures["collections"]:
+        for what, values in study["sweeps"].items():
+            for value, found in values.items():
+                rows.append((study["collection"], what, value, *(f"{found[case]:.3f}" for case in ("all", few, fewer))))
+        for row in study["database_side_augmentation"]:
+            what = f"database-side augmentation, alpha {row['alpha']:g}"
+            rows.append((study["collection"], what, row["neighbours"], f"{row['mAP']:.3f}", "", ""))
+    return _markdown(("collection", "what", "number", "mAP", few, fewer), rows)
+
+
+def absent() -> str:
+    """False alarms and what is lost at some thresholds of confidence."""
+    figures = _figures("benchmark_absent")
+    rows = []
+    for name, study in figures["collections"].items():
+        for row in sorted(study["thresholds"], key=lambda row: -row["threshold"]):
+            default = row["threshold"] == figures["default_threshold"]
+            rows.append((
+                f"{name}, {study['photos']:,} photos" if default else name,
+                f"**{row['threshold']:g}**" if default else f"{row['threshold']:g}",
+                f"{row['false_alarms']:.1%}",
+                f"{row['positives_lost']:.0%}",
+                f"{row['queries_with_positives_that_find_nothing']:.0%}",
+                f"{row['right_share_of_found_mean_over_queries']:.1%}",
+            ))  # fmt: skip
+    head = ("collection", "threshold", "false alarms, object absent", "right photos lost",
+            "queries that find nothing though it is there", "right of what is found")  # fmt: skip
+    return _markdown(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "accuracy": accuracy,
     "speed": speed,
@@ -733,6 +792,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "serve": serving,
     "hostile": hostile,
     "marks": marks,
+    "rerank": reranked,
+    "rerank_choices": rerank_choices,
+    "absent": absent,
     **{f"reproduced_{name}": partial(reproduced, name) for name, *_ in EXPERIMENTS},
 }
 

@@ -69,6 +69,16 @@ python benchmarks "$data/instre_dev/images" -o "$here"
 python benchmarks/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
 python benchmarks/refine_query.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_refine_query.json"
+udq index "$data/landmarks" -o "$scratch/places.udq"
+python benchmarks/absent.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+    --collection 'INSTRE, untrained' "$scratch/instre_dev-untrained.udq" "$data/instre_dev/ground_truth.csv" \
+    --collection demo "$scratch/demo.udq" "$scratch/demo/ground_truth.csv" \
+    --collection 'demo, untrained' "$scratch/demo-untrained.udq" "$scratch/demo/ground_truth.csv" \
+    --collection buildings "$scratch/places.udq" places \
+    --foreign INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_absent.json"
+python benchmarks/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_rerank.json"
 python benchmarks/serve.py "$data/instre_dev/images" --json "$here/benchmark_serve.json"
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
 python benchmarks/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \

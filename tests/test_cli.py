@@ -137,13 +137,13 @@ def test_search_json_is_the_contract(udq, collection, photos):
     found = json.loads(out)
 
     assert code == 0
-    assert list(found) == ["query", "k", "elapsed_ms", "matches"]
+    assert list(found) == ["query", "k", "found", "rerank", "elapsed_ms", "matches"]
     shown = {"image": str(query), "box": [47, 20, 628, 451]}
     assert found["query"] == {**shown, "examples": [{**shown, "wrong": False}]}
     assert found["k"] == 2
     assert list(found["elapsed_ms"]) == ["encode", "scan", "total"]
     assert [list(match) for match in found["matches"]] == [
-        ["rank", "id", "image", "width", "height", "distance", "score", "box"]
+        ["rank", "id", "image", "width", "height", "distance", "score", "box", "confidence", "inliers", "polygon"]
     ] * 2
     assert {match["image"] for match in found["matches"]} == {
         "views/motorcycle_left.png",

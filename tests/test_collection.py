@@ -17,7 +17,7 @@ from udq.demo.story import tell
 from udq.errors import CollectionError, ImageError, InputError
 from udq.evaluate import evaluate
 from udq.localise import localise
-from udq.search import rank
+from udq.ranking import rank
 
 # Fitting takes most of the time of so small a build, and what it costs in accuracy is not looked at here.
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})

@@ -16,7 +16,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from udq import Collection, datasets, evaluate, search, train
+from udq import Collection, datasets, evaluate, train
 from udq.config import IndexConfig
 from udq.errors import DiskError
 from udq.experiments import runner, tables, timing
@@ -28,6 +28,7 @@ from udq.experiments.shelf import Shelf
 from udq.extract import Extractor
 from udq.images import find
 from udq.progress import silent
+from udq.ranking import rank
 
 QUICK = """
 [images]
@@ -510,7 +511,7 @@ def test_the_scans_of_table_7_rank_as_they_should(collection):
     farther = ((vectors - query) ** 2).sum(axis=1)
 
     assert list(scans) == list(tables.TIMES)
-    np.testing.assert_array_equal(scans["seconds_codes"](query), search.rank(collection, pooled).order)
+    np.testing.assert_array_equal(scans["seconds_codes"](query), rank(collection, pooled).order)
     for name, distance in (("seconds_hashing", different), ("seconds_real_valued", farther)):
         least = np.minimum.reduceat(distance, segment.offsets[:-1])
         np.testing.assert_array_equal(scans[name](query), np.argsort(least, kind="stable"))

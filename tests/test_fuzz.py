@@ -17,7 +17,7 @@ from udq.cli import _parse_box
 from udq.datasets import boxes, detection
 from udq.errors import UdqError
 from udq.images import check_box
-from udq.search import rank
+from udq.ranking import rank
 from udq.verify import verify
 
 FILES = ("model-000001.npz", *(f"segments/000001/{name}" for name in

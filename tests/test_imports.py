@@ -15,7 +15,10 @@ from udq import scan
 
 SOURCE = Path(udq.__file__).parent
 TORCH_FREE = "names decode decoding_process inference "
-TORCH_FREE += "errors types config progress images head projection quantize model refine storage scan localise search "
+TORCH_FREE += (
+    "errors types config progress images head projection quantize model refine storage scan localise ranking search "
+    "calibrate rerank rerank.ranked rerank.expansion rerank.diffusion rerank.verified "
+)
 TORCH_FREE += "collection metrics datasets datasets.boxes datasets.truth datasets.matching datasets.buildings "
 TORCH_FREE += (
     "datasets.matlab datasets.matfile datasets.revisited datasets.instre scoring failures evaluate report picture "
@@ -89,9 +92,10 @@ def test_only_serving_reaches_what_serves():
 def test_opening_and_scanning_a_collection_never_imports_torch(collection):
     script = (
         "import sys, numpy as np, udq\n"
-        "from udq import Collection, search\n"
+        "from udq import Collection\n"
+        "from udq.ranking import rank\n"
         f"opened = Collection.open({str(collection.path)!r})\n"
-        "ranking = search.rank(opened, np.ones(1280, np.float32))\n"
+        "ranking = rank(opened, np.ones(1280, np.float32))\n"
         "assert len(ranking.order) == len(opened) == 12\n"
         "assert opened.info()['regions'] > 1000\n"
         "print('torch' in sys.modules)"

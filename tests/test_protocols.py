@@ -15,7 +15,7 @@ import scipy.io
 from udq import metrics, scoring
 from udq.datasets import Answers, GroundTruth, Query, buildings, load, matching, matfile
 from udq.errors import InputError
-from udq.search import Ranking
+from udq.ranking import Ranking
 
 # --- miniature ground truths -------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from udq import scan, search
 from udq.inverted import InvertedIndex
+from udq.ranking import rank
 from udq.segments import PHOTO, Segment
 from udq.types import Features
 
@@ -44,10 +45,10 @@ def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, i
     )
     if inverted and sizes:
         collection.index = InvertedIndex.build([each.part for each in collection.segments], CODEWORDS)
-    every = search.rank(collection, np.zeros(3, np.float32))
+    every = rank(collection, np.zeros(3, np.float32))
     assert len(every.order) == len(every.distance) == sum(len(each.living) for each in collection.segments)
     for k in (1, 20, 1000):
-        nearest = search.rank(collection, np.zeros(3, np.float32), k=k)
+        nearest = rank(collection, np.zeros(3, np.float32), k=k)
         np.testing.assert_array_equal(nearest.order, every.order[:k])
         np.testing.assert_array_equal(nearest.distance[nearest.order], every.distance[nearest.order])
         assert len(nearest.distance) == len(every.distance)

@@ -18,7 +18,7 @@ from PIL import Image
 from udq import Collection, IndexConfig, durable, storage, update
 from udq.errors import DiskError, InputError
 from udq.images import Source
-from udq.search import rank
+from udq.ranking import rank
 from udq.transaction import Transaction
 from udq.writer import Writer
 

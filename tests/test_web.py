@@ -301,7 +301,9 @@ def test_an_upload_is_searched_for_like_a_file(client, collection, photos):
     body = {"examples": [{"upload": facts["id"], "box": BOX}], "k": 3}
     found = client.post("/api/v1/search", json=body).json()
 
-    assert found["matches"] == collection.search(photos / "coffee.png", BOX, k=3).to_json()["matches"]
+    same = collection.search(photos / "coffee.png", BOX, k=3).to_json()["matches"]
+    # Which photo of the collection an upload is a copy of nobody knows, so that it may speak for those after it.
+    assert [match | {"confidence": 0} for match in found["matches"]] == [match | {"confidence": 0} for match in same]
     assert found["query"]["examples"][0] == {
         "photo": None, "upload": facts["id"], "image": "my cup.png", "box": BOX, "wrong": False
     }  # fmt: skip

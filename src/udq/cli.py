@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import math
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from udq.errors import InputError, UdqError
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
+    from udq.types import Example
 
 app = typer.Typer(
     name="udq",
@@ -162,7 +164,17 @@ def retrain(
     printing.print_built(trained, elapsed(), as_json=as_json)
 
 
-@app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300")
+Rerank = Annotated[
+    str,
+    typer.Option(
+        metavar="STAGES",
+        help="Rank again by what the first photos show: average-qe or alpha-qe (query expansion), diffusion, verify "
+        "(by local features); several, with commas between them, one after another.",
+    ),
+]
+
+
+@app.command(epilog="Example: udq search photos.udq query.jpg --box 120,80,340,300 --rerank alpha-qe,diffusion")
 def search(
     collection: CollectionPath,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")],
@@ -173,38 +185,74 @@ def search(
             help="The object in it, in pixels: left, top, right, bottom. Default: all of it.",
         ),
     ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHOTO:X1,Y1,X2,Y2",
+            help="One more box of the same object, in this photo or another; may be repeated.",
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", metavar="K", help="Photos wanted.")] = 20,
+    rerank: Rerank = "",
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")
+    ] = None,
+    lines: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.jpg", help="With --rerank verify: draw lines between the points of query and match that agree."
+        ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
+    stages = _parse_stages(rerank)
+    if lines is not None and "verify" not in stages:
+        raise InputError("--lines: expected --rerank verify, which finds the points; add it or leave --lines out")
     with _uncollected(), _by_torch():
         from udq.collection import Collection
+        from udq.types import Example
 
-        if picture is not None:
+        if picture is not None or lines is not None:
             from udq import picture as pictures
 
-            pictures.file_format(picture)
+            for file in filter(None, (picture, lines)):
+                pictures.file_format(file)
         opened = Collection.open(collection, device=device)
-        result = opened.search(image, None if box is None else _parse_box(box), k=k)
+        examples = [Example(image, None if box is None else _parse_box(box)), *map(_parse_example, also or ())]
+        result = opened.search_examples(examples, k=k, rerank=stages)
     if picture is not None:
         from udq import report
 
         pictures.save(report.search_sheet(opened, result), picture)
+    drawn = None
+    if lines is not None:
+        from udq import match_picture
+
+        held = {image.id: image.path for image in opened.images}
+        drawn = match_picture.sheet(result, [held[match.id] for match in result.matches if match.id is not None])
+        if drawn is not None:
+            pictures.save(drawn, lines)
     if as_json:
         printing.print_json(result.to_json())
         return
-    print(f"{'rank':>4}  {'score':>7}  {'x1,y1,x2,y2':<21}  photo")
+    points = f"{'points':>6}  " if "verify" in result.rerank else ""
+    print(f"{'rank':>4}  {'score':>7}  {'sure':>5}  {points}{'x1,y1,x2,y2':<21}  photo")
     for match in result.matches:
         place = ",".join(f"{side:.0f}" for side in match.box)
-        printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {place:<21}  {match.image}")
+        seen = f"{match.verified.inliers if match.verified else '-':>6}  " if points else ""
+        sure = math.floor(100 * (match.confidence or 0))  # 100 % is the query's own photo
+        printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {sure:>3} %  {seen}{place:<21}  {match.image}")
+    if not result.found:
+        print(f"nothing found for sure: no match is {result.threshold:.0%} sure, and the object may not be there")
     print(f"{len(opened):,} photos ranked in {result.elapsed_ms['total']:.0f} ms "
-          f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f})")  # fmt: skip
+          f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f}"
+          + (f", {', '.join(result.rerank)} {result.elapsed_ms['rerank']:.0f})" if result.rerank else ")"))  # fmt: skip
     if picture is not None:
         printing.say(f"picture: {picture}")
+    if lines is not None:
+        printing.say("lines: none drawn, as no match was verified" if drawn is None else f"lines: {lines}")
 
 
 @app.command(epilog="Example: udq evaluate photos.udq --ground-truth truth.csv --report errors.html")
@@ -231,6 +279,7 @@ def evaluate(
     real_valued: Annotated[
         bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
     ] = True,
+    rerank: Rerank = "",
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")
     ] = None,
@@ -257,6 +306,7 @@ def evaluate(
         keep_query=keep_query,
         queries=queries,
         real_valued=real_valued,
+        stages=_parse_stages(rerank),
         progress=progress,
     )
     if picture is not None:
@@ -498,10 +548,24 @@ def _settings(base: config.IndexConfig, file: Path | None, **stages: dict[str, o
     return base.replace(given)
 
 
-def _parse_box(text: str) -> tuple[float, ...]:
+def _parse_example(text: str) -> Example:
+    """Return ``PHOTO:X1,Y1,X2,Y2``, or a photo alone, as an example; a photo's own name may hold colons."""
+    from udq.types import Example
+
+    photo, colon, box = text.rpartition(":")
+    if not colon or not photo or Path(text).exists():
+        return Example(text)
+    return Example(photo, _parse_box(box, "--also"))
+
+
+def _parse_stages(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text.strip() else []
+
+
+def _parse_box(text: str, option: str = "--box") -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(
-            f"--box {' '.join(text.split())}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300"
+            f"{option} {' '.join(text.split())}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300"
         ) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udq import drift, inference, scan, segments, storage
+from udq.calibrate import Calibration
 from udq.config import IndexConfig
 from udq.drift import Drift
 from udq.errors import CollectionError
@@ -43,6 +44,10 @@ class _Held:
     @cached_property
     def index(self) -> InvertedIndex:
         return InvertedIndex.build([segment.part for segment in self.segments], self.model.quantizer.codewords)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return Calibration.of(self.segments, self.model.quantizer)
 
     @staticmethod
     def read(path: Path, manifest: Manifest) -> _Held:
@@ -179,27 +184,31 @@ class Collection:
         index.rebuild(Path(path), config=config, device=device, truth=truth, progress=progress)
         return Collection.open(path, device=device)
 
-    def search(self, query: PathLike, box: Sequence[float] | None = None, *, k: int = 20) -> SearchResult:
+    def search(
+        self, query: PathLike, box: Sequence[float] | None = None, *, k: int = 20, rerank: Sequence[str] = ()
+    ) -> SearchResult:
         """Return the ``k`` photos most similar to the object in a box of a photo, best first.
 
         Args:
             query: a photo, in the collection or not.
             box: x1, y1, x2, y2 in pixels of that photo as a viewer shows it; the whole photo where None.
             k: photos wanted, >= 1; fewer come where the collection has fewer.
+            rerank: stages of post-processing, names of ``udq.rerank.STAGES``, one after another.
         """
-        return self.search_examples([Example(query, box)], k=k)
+        return self.search_examples([Example(query, box)], k=k, rerank=rerank)
 
-    def search_examples(self, examples: Sequence[Example], *, k: int = 20) -> SearchResult:
+    def search_examples(self, examples: Sequence[Example], *, k: int = 20, rerank: Sequence[str] = ()) -> SearchResult:
         """Return the ``k`` photos most similar to the object that several boxes show, best first.
 
         Args:
             examples: boxes of the object, in one photo or several; those marked ``wrong`` show something else, which is
                 then found less. At least one is not wrong.
             k: photos wanted, >= 1; fewer come where the collection has fewer.
+            rerank: as in ``search``.
         """
         from udq import search
 
-        return search.search(self, examples, k=k)
+        return search.search(self, examples, k=k, stages=rerank)
 
     def search_many(
         self, queries: Sequence[tuple[PathLike, Sequence[float] | None]], *, k: int = 20
@@ -331,6 +340,13 @@ class Collection:
         held = self._held
         with self._lock:
             return held.index
+
+    @property
+    def calibration(self) -> Calibration:
+        """What chance looks like in the collection, for confidences; learned from its codes on first use."""
+        held = self._held
+        with self._lock:
+            return held.calibration
 
     @property
     def extractor(self) -> Extractor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection as Names
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import images, proposals, scoring, search
+from udq import images, proposals, rerank, scoring
 from udq.datasets import GroundTruth, Query, matching
 from udq.errors import InputError
 from udq.images import Source
 from udq.localise import localise
 from udq.progress import Progress, silent
 from udq.provenance import provenance
+from udq.ranking import Ranking
+from udq.rerank.ranked import Ranked
 from udq.scoring import Outcome
-from udq.types import Box, Features
+from udq.types import Box, Example, Features
 from udq.words import counted
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def evaluate(
     keep_query: bool = False,
     queries: Path | None = None,
     real_valued: bool = True,
+    stages: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Evaluation:
     """Run every query of a benchmark against a collection, as the benchmark's protocol says.
@@ -53,12 +56,14 @@ def evaluate(
             they are looked for beside the ground truth and in the folders of the collection's photos.
         real_valued: whether to look at all photos again and also rank by their features before quantization,
             to show what the codes lose. Takes about as long as building the collection did.
+        stages: names of ``udq.rerank.STAGES``, by which rankings by codes are ranked again.
         progress: is told of each query.
 
     Raises:
         InputError: the ground truth names photos that the collection does not hold, the collection holds query photos
             that the protocol keeps outside, a query photo is nowhere, or a box is not inside its photo.
     """
+    stages = rerank.check(stages)
     photos = collection.images
     names = [photo.name for photo in photos]
     ids = {name: i for i, name in enumerate(names)}
@@ -72,11 +77,18 @@ def evaluate(
             features.append(collection.extractor.describe(paths[query.image], box)[1])
             step()
 
-    def scored(ranking: search.Ranking, query: Query) -> Outcome:
+    def scored(ranking: Ranking, query: Query) -> Outcome:
         return scoring.score(query, paths[query.image], ranking, names, ids, keep_query=kept)
 
+    def ranked(feature: NDArray[np.float32], query: Query, box: Box | None) -> Ranking:
+        vector = collection.model.head.apply(Features(feature[None])).vectors[0]
+        own = () if kept or query.image not in ids else (ids[query.image],)
+        examples = (Example(paths[query.image], box),)
+        return rerank.rerank(Ranked.by(collection, vector, wanted=None, without=own, examples=examples), stages).ranking
+
     outcomes = tuple(
-        scored(search.rank(collection, feature), query) for query, feature in zip(truth.queries, features, strict=True)
+        scored(ranked(feature, query, box), query)
+        for query, feature, box in zip(truth.queries, features, asked.boxes, strict=True)
     )
     report: dict[str, Any] = {
         "dataset": truth.dataset,
@@ -89,6 +101,7 @@ def evaluate(
         "network": collection.extractor.engine.library,
         "network_precision": collection.extractor.precision,
         "keep_query": kept,
+        "rerank": list(stages),
         "notes": notes(truth, held, broken),
     }
     rows = [_row(outcome, kept) for outcome in outcomes]
@@ -269,9 +282,7 @@ def _row(outcome: Outcome, kept: bool) -> dict[str, Any]:
     return row
 
 
-def _rank_real_valued(
-    collection: Collection, features: NDArray[np.float32], progress: Progress
-) -> Iterator[search.Ranking]:
+def _rank_real_valued(collection: Collection, features: NDArray[np.float32], progress: Progress) -> Iterator[Ranking]:
     """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
     head = collection.model.head
     queries = head.apply(Features(features)).vectors
@@ -291,4 +302,4 @@ def _rank_real_valued(
             boxes[:, i] = localise(squared, photo.regions.boxes, ranked=ranked)
             step()
     for row, found in zip(distance, boxes, strict=True):
-        yield search.Ranking(np.argsort(row, kind="stable"), row, found.__getitem__)
+        yield Ranking(np.argsort(row, kind="stable"), row, found.__getitem__)

@@ -141,6 +141,22 @@ class Photo:
         return Photo(self.pixels[:, ::-1], self.width, self.height)
 
 
+@dataclass(frozen=True)
+class View:
+    """A decoded part of a photo.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB, after scaling.
+        window: which part of the photo they show, x1, y1, x2, y2 in pixels of it.
+        width, height: pixels of the whole photo as a viewer shows it.
+    """
+
+    pixels: NDArray[np.uint8]
+    window: Box
+    width: int
+    height: int
+
+
 def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
     r"""Return the photos that files and folders name, by name, and how many other files were passed over.
 
@@ -285,6 +301,45 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
     size = _scaled_size(*crop.size, scale, thinnest=min(shorter, _THINNEST))
     pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     return Photo(pixels, *crop.size), found
+
+
+def load_window(
+    path: Path, box: Sequence[float] | None, *, margin: float, longer: int, enlarged: float, most: int
+) -> View:
+    """Decode the part of a photo in and around ``box``, at a scale of its own.
+
+    Args:
+        path: the photo.
+        box: x1, y1, x2, y2 in its pixels; what lies outside the photo is left out. The whole photo where None.
+        margin: how far the part reaches beyond the box on each side, in parts of the box's longer side.
+        longer: pixels of the longer side of the part once scaled.
+        enlarged: it is enlarged so many times at most.
+        most: pixels of the whole photo's longer side from which on it is decoded at a smaller scale.
+
+    Raises:
+        ImageError: the photo cannot be decoded, or nothing of the box is in it.
+    """
+    data, _ = read(path)
+    try:
+        with _open(io.BytesIO(data)) as opened:
+            (width, height), turned = _shown_size(opened)
+            x1, y1, x2, y2 = (0.0, 0.0, float(width), float(height)) if box is None else map(float, box)
+            around = margin * max(x2 - x1, y2 - y1)
+            left, top = max(x1 - around, 0.0), max(y1 - around, 0.0)
+            right, bottom = min(x2 + around, float(width)), min(y2 + around, float(height))
+            if not (right - left >= 1 and bottom - top >= 1):
+                raise ValueError(f"{width} x {height} pixels, and the box {_listed((x1, y1, x2, y2))} is outside them")
+            scale = min(longer / max(right - left, bottom - top), enlarged * min(1.0, most / max(width, height)))
+            coarse = _scaled_size(width, height, min(scale, most / max(width, height)), thinnest=_THINNEST)
+            opened.draft("RGB", coarse[::-1] if turned else coarse)
+            picture = _as_shown(opened)
+            across, down = picture.width / width, picture.height / height
+            size = _scaled_size(right - left, bottom - top, scale, thinnest=_THINNEST)
+            part = (left * across, top * down, right * across, bottom * down)
+            pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
+    except Exception as error:
+        raise _image_error(path, error) from error
+    return View(pixels, (left, top, right, bottom), width, height)
 
 
 def load_full(path: Path) -> Image.Image:

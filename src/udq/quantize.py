@@ -70,6 +70,10 @@ class Quantizer:
         chosen = [self.codebooks[m, codes.values[:, m]] for m in range(self.subspaces)]
         return Features(np.concatenate(chosen, axis=1))
 
+    def reconstruct(self, codes: Codes) -> Features:
+        """Return what codes say of their features, in the space of those; (R, d) float32."""
+        return Features(self.decode(codes).vectors @ self.rotation.T)
+
     def errors(self, features: Features, codes: Codes) -> NDArray[np.float32]:
         """Return the squared distance (R,) of each feature to what its code says, whose mean eq. 6 minimises."""
         errors: NDArray[np.float32] = np.square(self.rotate(features).vectors - self.decode(codes).vectors).sum(axis=1)

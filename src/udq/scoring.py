@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics, search
+from udq import metrics
 from udq.datasets import Answers, Query
 from udq.failures import Failures, failures
+from udq.ranking import Ranking
 from udq.types import Match
 
 # A person looks at the first page of results.
@@ -65,7 +66,7 @@ class Outcome:
 def score(
     query: Query,
     photo: Path,
-    ranking: search.Ranking,
+    ranking: Ranking,
     names: Sequence[str],
     ids: Mapping[str, int],
     *,

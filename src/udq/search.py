@@ -11,23 +11,23 @@ J. J. Rocchio: Relevance feedback in information retrieval. The SMART retrieval 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import proposals, scan
+from udq import calibrate, images, rerank
 from udq.errors import InputError
-from udq.localise import localise
-from udq.types import Box, Example, Features, Match, SearchResult
+from udq.ranking import Ranking, nearest
+from udq.rerank.ranked import Confidence, Ranked
+from udq.rerank.verification import LoadCrop
+from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
     from udq.collection import Collection
-    from udq.segments import Segment
 
 # An example -> its box and its pooled feature (D,).
 Describe = Callable[[Example], tuple[Box, NDArray[np.float32]]]
@@ -37,48 +37,17 @@ GAMMA = 0.4
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """Photos of a collection, ranked for one query: all, or the nearest.
-
-    Attributes:
-        order: (n,) int64, best first: places in ``Collection.images``; ties in their order, which is that of ids.
-        distance: (N,) float32, of each photo in that order: expected squared distance of its best
-            region (eq. 5 and residuals); nan of photos that are not ranked.
-        locate: place -> (4,) float32, where the object is. Called for photos that are reported, which are few:
-            the boxes of all would take far more time and memory than their ranking.
-    """
-
-    order: NDArray[np.int64]
-    distance: NDArray[np.float32]
-    locate: Callable[[int], NDArray[np.float32]]
-
-    def box(self, image: int) -> Box:
-        """Return where in an image the object is."""
-        x1, y1, x2, y2 = map(float, self.locate(image))
-        return x1, y1, x2, y2
-
-    def match(self, rank: int, image: int, name: str) -> Match:
-        """Return an image as a result: a distance is a root, eq. 2's score the inverse of that."""
-        return Match(rank, name, float(np.sqrt(self.distance[image])), self.score(image), self.box(image))
-
-    def score(self, image: int) -> float:
-        """Return the score of an image (eq. 2)."""
-        # A distance of 0 would have an infinite score, which JSON cannot say.
-        return 1.0 / max(float(np.sqrt(self.distance[image])), 1e-9)
-
-
-@dataclass(frozen=True)
 class Asked:
     """A query, encoded.
 
     Attributes:
         examples: what is searched for, each with its box.
-        lookup: (M, K) tables.
+        query: (d,) feature f, of unit length.
         took: seconds that encoding took.
     """
 
     examples: tuple[Example, ...]
-    lookup: NDArray[np.float32]
+    query: NDArray[np.float32]
     took: float
 
 
@@ -89,7 +58,9 @@ def search(
     k: int,
     offset: int = 0,
     min_score: float | None = None,
+    stages: Sequence[str] = (),
     describe: Describe | None = None,
+    load_crop: LoadCrop = images.load_crop,
 ) -> SearchResult:
     """Encode the examples, scan the codes, and return the best photos with where the object is.
 
@@ -99,13 +70,29 @@ def search(
         k: photos wanted, >= 1.
         offset: so many of the best are left out, for pages.
         min_score: photos of a lower score are left out.
+        stages: names of ``udq.rerank.STAGES``, by which what was found is ranked again.
         describe: encodes an example; the collection's own network where None.
+        load_crop: decodes the examples for stages that look at them.
     """
     _check_wanted(k)
+    names = rerank.check(stages)
     asked = encode(collection, examples, describe)
-    started = time.perf_counter()
-    ranking = rank_by(collection, asked.lookup, k=offset + k)
-    return _result(collection, asked, ranking, time.perf_counter() - started, offset, min_score)
+    clock = time.perf_counter
+    started = clock()
+    ranked = Ranked.by(
+        collection,
+        asked.query,
+        wanted=max(offset + k, rerank.depth(names), calibrate.DEPTH),
+        examples=asked.examples,
+        load_crop=load_crop,
+    )
+    sure = ranked.sure()
+    took = {"encode": asked.took, "scan": clock() - started}
+    if names:
+        started = clock()
+        ranked = rerank.rerank(ranked, names)
+        took["rerank"] = clock() - started
+    return _result(collection, asked, ranked.ranking, sure, took, k, offset, min_score, names)
 
 
 def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
@@ -115,9 +102,21 @@ def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *,
     if not asked:
         return []
     started = time.perf_counter()
-    rankings = nearest(collection, np.stack([each.lookup for each in asked]), k)
+    tables = collection.model.quantizer.lookup_tables
+    lookups = np.stack([tables(each.query) for each in asked])
+    rankings = nearest(collection, lookups, max(k, calibrate.DEPTH))
     share = (time.perf_counter() - started) / len(asked)
-    return [_result(collection, each, ranking, share) for each, ranking in zip(asked, rankings, strict=True)]
+    return [
+        _result(
+            collection,
+            each,
+            ranking,
+            Ranked(collection, each.query, lookup, ranking, k, examples=each.examples).sure(),
+            {"encode": each.took, "scan": share},
+            k,
+        )
+        for each, lookup, ranking in zip(asked, lookups, rankings, strict=True)
+    ]
 
 
 def encode(collection: Collection, examples: Sequence[Example], describe: Describe | None = None) -> Asked:
@@ -130,9 +129,8 @@ def encode(collection: Collection, examples: Sequence[Example], describe: Descri
     seen = [see(example) for example in examples]
     vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in seen]))).vectors
     query = combined(vectors, np.array([example.wrong for example in examples]))
-    lookup = collection.model.quantizer.lookup_tables(query)
     boxed = (replace(example, box=box) for example, (box, _) in zip(examples, seen, strict=True))
-    return Asked(tuple(boxed), lookup, time.perf_counter() - started)
+    return Asked(tuple(boxed), query, time.perf_counter() - started)
 
 
 def _check_wanted(k: int) -> None:
@@ -144,22 +142,26 @@ def _result(
     collection: Collection,
     asked: Asked,
     ranking: Ranking,
-    scanned: float,
+    sure: Confidence,
+    took: Mapping[str, float],
+    k: int,
     offset: int = 0,
     min_score: float | None = None,
+    stages: tuple[str, ...] = (),
 ) -> SearchResult:
-    """Return the photos of a ranking; ``scanned`` is how many seconds it took."""
+    """Return the photos of a ranking; ``took`` is how many seconds each step took."""
     started = time.perf_counter()
     matches = []
-    for position, i in enumerate(ranking.order[offset:].tolist(), start=offset + 1):
+    for position, i in enumerate(ranking.order[offset : offset + k].tolist(), start=offset + 1):
+        # After a stage of post-processing, photos of lower scores may stand before others.
         if min_score is not None and ranking.score(i) < min_score:
-            break
+            continue
         image = collection.images[i]
         match = ranking.match(position, i, image.name)
-        matches.append(replace(match, id=image.id, width=image.width, height=image.height))
-    total = asked.took + scanned + time.perf_counter() - started
-    elapsed = {"encode": 1e3 * asked.took, "scan": 1e3 * scanned, "total": 1e3 * total}
-    return SearchResult(asked.examples, tuple(matches), elapsed)
+        matches.append(replace(match, id=image.id, width=image.width, height=image.height, confidence=sure(i)))
+    seconds = {**took, "total": sum(took.values()) + time.perf_counter() - started}
+    elapsed = {name: 1e3 * value for name, value in seconds.items()}
+    return SearchResult(asked.examples, tuple(matches), elapsed, stages, calibrate.THRESHOLD)
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:
@@ -176,76 +178,4 @@ def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: f
             query = query - np.float32(gamma) * vectors[wrong].mean(axis=0)
         vectors = Features(query).unit().vectors
     found: NDArray[np.float32] = vectors[0]
-    return found
-
-
-def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
-    """Rank the photos of a collection by a pooled query feature (D,): the ``k`` best, or all."""
-    return rank_by(collection, collection.model.lookup_tables(feature), k=k)
-
-
-def rank_by(collection: Collection, lookup: NDArray[np.float32], *, k: int | None = None) -> Ranking:
-    """Rank the photos of a collection by a query's (M, K) tables: the ``k`` best, or all."""
-    if k is not None:
-        return nearest(collection, lookup[None], k)[0]
-    # A removed photo is scanned along with the others: its codes lie between theirs, until the collection is compacted.
-    every = [scan.best_regions(lookup, s.codes, s.offsets).distance[s.living] for s in collection.segments]
-    distance = np.concatenate([np.empty(0, np.float32), *every])
-    order = scan.rank(scan.BestRegions(distance, np.zeros(len(distance), np.int64)))
-    return Ranking(order, distance, _locator(collection, lookup))
-
-
-def nearest(collection: Collection, lookups: NDArray[np.float32], k: int) -> list[Ranking]:
-    """Rank the ``k`` best photos of a collection for each of several queries, by their tables (Q, M, K)."""
-    segments = collection.segments
-    if collection.looked_at is not None and segments:
-        found = [collection.index.nearest_images(lookup, k, looked_at=collection.looked_at) for lookup in lookups]
-    else:
-        found = scan.nearest_images_of_each(lookups, [segment.part for segment in segments], k)
-    rankings = []
-    for lookup, images in zip(lookups, found, strict=True):
-        order = _places(segments, images.image)
-        distance = np.full(sum(len(segment.living) for segment in segments), np.nan, np.float32)
-        distance[order] = images.distance
-        rankings.append(Ranking(order, distance, _locator(collection, lookup)))
-    return rankings
-
-
-def _locator(collection: Collection, lookup: NDArray[np.float32]) -> Callable[[int], NDArray[np.float32]]:
-    ranked = collection.config.features.proposals in proposals.RANKED
-    return partial(_locate, collection.segments, lookup, ranked)
-
-
-def _places(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return places in ``Collection.images`` of photos numbered through all segments, removed ones too."""
-    row = np.cumsum([0, *(len(segment.removed) for segment in segments)])
-    place = np.cumsum([0, *(len(segment.living) for segment in segments)])
-    holder = np.searchsorted(row, rows, side="right") - 1
-    within = [np.searchsorted(segments[s].living, r) for s, r in zip(holder, rows - row[holder], strict=True)]
-    return place[holder] + np.array(within, np.int64)
-
-
-def _locate(segments: Sequence[Segment], lookup: NDArray[np.float32], ranked: bool, image: int) -> NDArray[np.float32]:
-    """Return where in an image the object is, (4,) float32, by the codes of all its regions."""
-    for segment in segments:
-        if image < len(segment.living):
-            break
-        image -= len(segment.living)
-    row = segment.living[image]
-    rows = slice(segment.offsets[row], segment.offsets[row + 1])
-    return place(lookup, segment.codes[rows], segment.boxes[rows], ranked=ranked)
-
-
-def place(
-    lookup: NDArray[np.float32], codes: NDArray[np.uint8] | NDArray[np.uint16], boxes: NDArray[Any], *, ranked: bool
-) -> NDArray[np.float32]:
-    """Return where in a photo the object is, (4,) float32.
-
-    Args:
-        lookup: (M, K) tables of a query.
-        codes: (R, M), of all regions of the photo.
-        boxes: (R, 4), x1, y1, x2, y2 in pixels.
-        ranked: whether regions are in the order of their proposer, which puts the best first.
-    """
-    found: NDArray[np.float32] = localise(scan.distances(lookup, codes)[None], boxes, ranked=ranked)[0]
     return found

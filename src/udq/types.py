@@ -97,6 +97,26 @@ class Codes:
         return len(self.values)
 
 
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """How a photo was seen to show the object, by local features of both (``udq.rerank.verification``).
+
+    Attributes:
+        inliers: matches of local features that one movement of the object explains.
+        polygon: (4, 2) float32, where the corners of the query's box lie in the photo, in its pixels: a box that may be
+            turned; corners may lie outside the photo.
+        example: which of the query's examples it shows.
+        query_points, photo_points: (inliers, 2) float32, places that match, in pixels of that example's photo and of
+            this one.
+    """
+
+    inliers: int
+    polygon: NDArray[np.float32]
+    example: int
+    query_points: NDArray[np.float32]
+    photo_points: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Match:
     """One photo of a search result.
@@ -109,6 +129,9 @@ class Match:
         box: where the object is, by all regions of the photo (``udq.localise``); x1, y1, x2, y2 in its pixels.
         id: the photo's id in its collection; None where a ranking is of no collection on disk.
         width, height: pixels of the photo as a viewer shows it; None as for ``id``.
+        confidence: the share of true matches expected among the photos that are at least as near, 0..1, by
+            ``udq.calibrate``; 1 for a photo that the query was drawn in. None where nothing is known of chance.
+        verified: where post-processing looked at the photo and saw the object in it; ``box`` and ``score`` heed it.
     """
 
     rank: int
@@ -119,6 +142,8 @@ class Match:
     id: int | None = None
     width: int | None = None
     height: int | None = None
+    confidence: float | None = None
+    verified: Verified | None = None
 
 
 @dataclass(frozen=True)
@@ -143,12 +168,23 @@ class SearchResult:
     Attributes:
         examples: what was searched for, each with its box: the whole photo where none was drawn.
         matches: best first; ties are in the order of image ids.
-        elapsed_ms: milliseconds of ``encode``, ``scan`` and ``total``; the boxes of the matches are in ``total`` alone.
+        elapsed_ms: milliseconds of ``encode``, ``scan``, with post-processing ``rerank``, and ``total``; the boxes of
+            the matches are in ``total`` alone.
+        rerank: stages of post-processing that ranked again, in their order; matches are then in theirs, not that of
+            scores.
+        threshold: confidence from which on a match counts as found.
     """
 
     examples: tuple[Example, ...]
     matches: tuple[Match, ...]
     elapsed_ms: dict[str, float]
+    rerank: tuple[str, ...] = ()
+    threshold: float = 1.0
+
+    @property
+    def found(self) -> int:
+        """How many of the matches are sure enough to count as found; 0 says that the object is not there."""
+        return sum(match.confidence is not None and match.confidence >= self.threshold for match in self.matches)
 
     @property
     def image(self) -> str:
@@ -173,6 +209,8 @@ class SearchResult:
                 ],
             },
             "k": len(self.matches),
+            "found": self.found,
+            "rerank": list(self.rerank),
             "elapsed_ms": {name: round(value, 3) for name, value in self.elapsed_ms.items()},
             "matches": [
                 {
@@ -184,6 +222,9 @@ class SearchResult:
                     "distance": match.distance,
                     "score": match.score,
                     "box": list(match.box),
+                    "confidence": match.confidence,
+                    "inliers": match.verified.inliers if match.verified else None,
+                    "polygon": match.verified.polygon.tolist() if match.verified else None,
                 }
                 for match in self.matches
             ],

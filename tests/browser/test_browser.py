@@ -167,6 +167,27 @@ def test_the_least_score_hides_and_more_are_shown(visit, demo_server):
     here.until("document.querySelectorAll('.card').length === 40")
 
 
+def test_a_second_look_ranks_again_and_says_what_it_saw(visit, demo_server):
+    here = visit(demo_server)
+    here.choose("coffee.jpg")
+    here.draw(COFFEE)
+    assert here.page.locator(".points").count() == 0
+    with here.searching():
+        here.page.select_option("#stages", "diffusion,verify")
+    here.until("document.querySelectorAll('.points').length > 3")
+    assert here.results()[0][0] == "coffee.jpg"
+    assert here.page.locator(".points").first.inner_text().endswith("points agree")
+    assert "% sure" in here.page.locator(".score").nth(1).get_attribute("title")
+    assert "rerank=diffusion,verify" in here.page.url
+    with here.searching():
+        here.page.select_option("#stages", "diffusion")
+    here.until("document.querySelectorAll('.points').length === 0")
+    again = visit(here.page.url)
+    again.until("document.querySelectorAll('.card').length === 20")
+    assert again.page.input_value("#stages") == "diffusion"
+    assert again.results() == here.results()
+
+
 # ---- Looking closer.
 
 

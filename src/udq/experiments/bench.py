@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import images, index, scan, scoring, search
+from udq import images, index, scan, scoring
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.end_to_end import EndToEnd
@@ -32,6 +32,7 @@ from udq.extract import Extracted, Extractor
 from udq.head import Arrays
 from udq.model import Model
 from udq.progress import Progress, silent
+from udq.ranking import Ranking
 from udq.scoring import Outcome
 from udq.trunk import Trunk
 from udq.types import Features
@@ -192,7 +193,7 @@ class Bench:
         return mean
 
     def _scored(self, query: Query, distance: Floats, database: Encoded, locate: Callable[[int], Floats]) -> Outcome:
-        ranking = search.Ranking(np.argsort(distance, kind="stable"), distance, locate)
+        ranking = Ranking(np.argsort(distance, kind="stable"), distance, locate)
         path, kept = self.asked.paths[query.image], self.asked.kept
         return scoring.score(query, path, ranking, database.names, database.ids, keep_query=kept)
 

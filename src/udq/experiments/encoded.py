@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan, search
+from udq import scan
 from udq.extract import Extracted
 from udq.model import Model
 from udq.quantize import Quantizer
+from udq.ranking import place
 
 Floats = NDArray[np.float32]
 
@@ -63,7 +64,7 @@ class Encoded:
             image: the photo's id.
         """
         rows = slice(self.offsets[image], self.offsets[image + 1])
-        return search.place(lookup, self.codes[rows], self.boxes[rows], ranked=ranked)
+        return place(lookup, self.codes[rows], self.boxes[rows], ranked=ranked)
 
 
 def encode(model: Model, photos: Iterable[Extracted], queries: Floats) -> Encoded:

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from udq.errors import CollectionError, DiskError, ImageError, InputError, UdqError
+from udq.errors import CollectionError, DependencyError, DiskError, ImageError, InputError, UdqError
 from udq.names import shown
 
 MANUAL = "https://github.com/udq/udq/blob/main/docs/serve.md"
@@ -43,6 +43,7 @@ KINDS = {
 _OF_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed"}
 _OF_ERROR: tuple[tuple[type[UdqError], str], ...] = (
     (InputError, "invalid"),
+    (DependencyError, "invalid"),
     (ImageError, "unreadable-photo"),
     (CollectionError, "unavailable"),
     (DiskError, "no-room"),

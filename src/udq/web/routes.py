@@ -165,7 +165,13 @@ def router(service: Service) -> APIRouter:
         """Rank the photos of the collection by the object that the examples show, with its place in each."""
         state, asked, named = await asyncio.to_thread(_resolved, service, wanted)
         result = await service.searches.search(
-            request.is_disconnected, state, asked, k=wanted.k, offset=wanted.offset, min_score=wanted.min_score
+            request.is_disconnected,
+            state,
+            asked,
+            k=wanted.k,
+            offset=wanted.offset,
+            min_score=wanted.min_score,
+            stages=wanted.rerank,
         )
         return _json(_result(result, named))
 

@@ -43,6 +43,7 @@ class SearchIn(_Asked):
     k: Annotated[int, Field(ge=1, le=MOST_MATCHES)] = 20
     offset: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     min_score: Number | None = None
+    rerank: Annotated[list[Literal["average-qe", "alpha-qe", "diffusion", "verify"]], Field(max_length=4)] = []
 
 
 class BoxIn(_Asked):
@@ -155,6 +156,9 @@ class MatchOut(BaseModel):
     distance: float
     score: float
     box: list[float]
+    confidence: float | None
+    inliers: int | None
+    polygon: list[list[float]] | None
 
 
 class SearchOut(BaseModel):
@@ -162,6 +166,8 @@ class SearchOut(BaseModel):
 
     query: QueryOut
     k: int
+    found: int
+    rerank: list[str]
     elapsed_ms: dict[str, float]
     matches: list[MatchOut]
 

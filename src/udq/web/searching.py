@@ -154,9 +154,10 @@ class Searches:
         k: int,
         offset: int,
         min_score: float | None,
+        stages: Sequence[str] = (),
     ) -> SearchResult:
         """Search a collection; raises Problem where too many searches wait."""
-        work = functools.partial(self._search, state, examples, k=k, offset=offset, min_score=min_score)
+        work = functools.partial(self._search, state, examples, k=k, offset=offset, min_score=min_score, stages=stages)
         try:
             result = await self.line.run(gone, work)
         except Problem as problem:
@@ -183,7 +184,14 @@ class Searches:
             self.line.on_each(once)
 
     def _search(
-        self, state: State, asked: Sequence[Asked], *, k: int, offset: int, min_score: float | None
+        self,
+        state: State,
+        asked: Sequence[Asked],
+        *,
+        k: int,
+        offset: int,
+        min_score: float | None,
+        stages: Sequence[str] = (),
     ) -> SearchResult:
         extractor = state.collection.extractor
         if extractor is not self._seen_by:  # the collection was trained anew
@@ -201,4 +209,13 @@ class Searches:
             return kept
 
         examples = [Example(each.photo.path, each.box, each.wrong) for each in asked]
-        return search.search(state.collection, examples, k=k, offset=offset, min_score=min_score, describe=describe)
+        return search.search(
+            state.collection,
+            examples,
+            k=k,
+            offset=offset,
+            min_score=min_score,
+            stages=stages,
+            describe=describe,
+            load_crop=self._decoder.load_crop,
+        )

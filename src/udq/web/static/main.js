@@ -209,9 +209,10 @@ function found(next) {
   threshold.min = scores.length ? Math.floor(100 * Math.min(...scores)) / 100 : 0;
   threshold.max = scores.length ? Math.ceil(100 * Math.max(...scores)) / 100 : 1;
   threshold.value = state.minScore ?? threshold.min;
+  byId("stages").value = state.rerank;
   results.show(matches, isQuery);
   byId("results").removeAttribute("aria-busy");
-  for (const id of ["result-buttons", "slider", "skip"]) byId(id).hidden = !matches.length;
+  for (const id of ["result-buttons", "slider", "again", "skip"]) byId(id).hidden = !matches.length;
   byId("more").hidden = matches.length < state.k || state.k >= MOST_MATCHES;
   byId("no-results").textContent = states.canSearch(state)
     ? "Nothing was found."
@@ -281,6 +282,7 @@ on("threshold", "input", ({ target }) => {
   marks();
 });
 on("threshold", "change", () => go(state, { anew: false }));
+on("stages", "change", ({ target }) => search({ ...state, minScore: null, rerank: target.value }));
 on("copy", "click", async () => {
   if (!states.isLinkable(state)) {
     return complain(new Error("A photo of your own cannot be part of a link: only this server's copy, kept for an hour, knows it."));

@@ -91,7 +91,8 @@ export class Results {
         { class: "caption" },
         make("span", { class: "rank" }, match.rank),
         make("span", { class: "name", title: match.image }, fileName(match.image)),
-        make("span", { class: "score" }, isQuery ? `${score} · query` : score),
+        make("span", { class: "score", title: sureness(match) }, isQuery ? `${score} · query` : score),
+        match.inliers === null ? null : make("span", { class: "points" }, `${match.inliers} points agree`),
         make("span", { class: "marks" }, buttons.right, buttons.wrong),
       ),
     );
@@ -122,6 +123,12 @@ export class Results {
     } else return;
     event.preventDefault();
   }
+}
+
+/** How sure the match is, in words. */
+function sureness(match) {
+  const sure = match.confidence === null ? "" : `${Math.floor(100 * match.confidence)} % sure`;
+  return match.inliers === null ? sure : `${sure}, ${match.inliers} points agree`;
 }
 
 function closer(zoom, picture, match) {

@@ -15,6 +15,7 @@ export const fresh = () => ({
   marks: [],
   k: FIRST_K,
   minScore: null,
+  rerank: "", // stages that rank again, with commas between them
 });
 
 /** Whether two examples or sources are of the same photo. */
@@ -86,13 +87,13 @@ export function canRefine(state) {
 export const canSearch = (state) => state.examples.some((example) => example.kind !== "wrong");
 
 /** What the server is asked. The least score is left to the page, so that the slider answers at once. */
-export function request({ examples, k }) {
+export function request({ examples, k, rerank }) {
   const asked = examples.map(({ photo, upload, box, kind }) => ({
     ...(upload === undefined ? { photo } : { upload }),
     box,
     wrong: kind === "wrong",
   }));
-  return { examples: asked, k };
+  return { examples: asked, k, rerank: rerank ? rerank.split(",") : [] };
 }
 
 // ---- The link: #drawn=12:81,20,478,386&right=45:...&k=40&min=1.5, with `photo` for one that has no box yet.
@@ -115,6 +116,7 @@ export function toLink(state) {
   }
   if (state.k !== FIRST_K) said.append("k", state.k);
   if (state.minScore !== null) said.append("min", state.minScore);
+  if (state.rerank) said.append("rerank", state.rerank);
   return said.toString().replaceAll("%3A", ":").replaceAll("%2C", ",");
 }
 
@@ -134,6 +136,7 @@ export function fromLink(link) {
     } else if (name === "photo") state.source = { photo: count(value) };
     else if (name === "k") state.k = count(value);
     else if (name === "min" && Number.isFinite(Number(value))) state.minScore = Number(value);
+    else if (name === "rerank" && /^[a-z,-]{1,60}$/.test(value)) state.rerank = value;
     else throw new Error(`This link says “${name}=${value}”, which this page does not understand.`);
   }
   const shown = shownOf(state.examples);

@@ -1,0 +1,220 @@
+"""Confidence: against arithmetic done again, and where the truth is known because we made it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from udq import Collection, calibrate, scan
+from udq.calibrate import DEPTH, THRESHOLD, Calibration
+from udq.errors import InputError
+from udq.quantize import Quantizer
+from udq.segments import PHOTO, Image, Segment
+
+M, K, LENGTH = 8, 64, 8
+REGIONS = 12
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def quantizer():
+    """Codebooks of random unit features, in a rotated space."""
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(M * LENGTH, M * LENGTH)))[0].astype(np.float32)
+    books = unit(rng.normal(size=(K, M * LENGTH))).reshape(K, M, LENGTH).transpose(1, 0, 2).copy()
+    return Quantizer(rotation, books, np.full((M, K), 0.01, np.float32))
+
+
+def segment(codes, offsets, removed=None):
+    """A segment of codes; boxes become smaller from region to region."""
+    count = len(offsets) - 1
+    boxes = np.zeros((len(codes), 4), np.uint16)
+    boxes[:, 2:] = 1000 - np.arange(len(codes))[:, None] % 500
+    images = tuple(Image(f"{i}.jpg", "/photos", 1000, 1000, i) for i in range(count))
+    removed = np.zeros(count, np.bool_) if removed is None else removed
+    return Segment("0", codes, boxes, np.asarray(offsets, np.int64), images, np.zeros(count, PHOTO), removed)
+
+
+def chance(count, rng, regions=REGIONS):
+    """Codes of photos that have nothing in common."""
+    return rng.integers(0, K, (count * regions, M)).astype(np.uint8)
+
+
+def collection_of(count, quantizer, seed=0, plant=0):
+    """Photos by chance, of which the first ones show what a query asks for; the query's tables."""
+    rng = np.random.default_rng(seed)
+    codes = chance(count, rng)
+    wanted = rng.integers(0, K, M).astype(np.uint8)
+    for photo in range(plant):
+        codes[photo * REGIONS + 3] = wanted
+        codes[photo * REGIONS + 3, rng.integers(0, M)] = rng.integers(0, K)
+    feature = np.concatenate([quantizer.codebooks[m, wanted[m]] for m in range(M)]) @ quantizer.rotation.T
+    offsets = np.arange(count + 1) * REGIONS
+    return segment(codes, offsets), quantizer.lookup_tables(unit(feature))
+
+
+def ranked(held, lookup):
+    return np.sort(scan.best_regions(lookup, held.codes, held.offsets).distance)
+
+
+def again(held, lookup, quantizer, distance):
+    """Rate and confidence, by loops in float64, decoded codes and scipy's quantiles."""
+
+    def nearest(query):
+        decoded = np.concatenate([quantizer.codebooks[m][held.codes[:, m]] for m in range(M)], axis=1).astype(float)
+        residual = sum(quantizer.residuals[m][held.codes[:, m]].astype(float) for m in range(M))
+        squared = ((decoded - query) ** 2).sum(axis=1) + residual
+        return np.sqrt([squared[a:b].min() for a, b in zip(held.offsets[:-1], held.offsets[1:], strict=True)])
+
+    count = len(held.offsets) - 1
+    low, high = [], []
+    for photo in range(0, count):
+        rows = range(held.offsets[photo], held.offsets[photo + 1])
+        area = [int(b[2] - b[0]) * int(b[3] - b[1]) for b in held.boxes[rows].astype(int)]
+        row = rows[sorted(range(len(area)), key=lambda i: -area[i])[len(area) // 10]]
+        query = np.concatenate([quantizer.codebooks[m][held.codes[row, m]] for m in range(M)]).astype(float)
+        others = np.delete(nearest(query / np.linalg.norm(query)), photo)
+        tenth, half, most = stats.mstats.mquantiles(others, [0.1, 0.5, 0.9], alphap=1, betap=1)
+        low.append(half - tenth)
+        high.append(most - half)
+    rate = max(
+        0.65 * np.log(5) / stats.scoreatpercentile(low, 25), 0.57 * np.log(5) / stats.scoreatpercentile(high, 50)
+    )
+    rate = min(rate, 30) * count / (count + 10)
+    median = np.median(np.sqrt(scan.best_regions(lookup, held.codes, held.offsets).distance.astype(float)))
+    q = [count / 2 * np.exp(-rate * (median - np.sqrt(float(d)))) / j for j, d in enumerate(distance, start=1)]
+    return rate, [max(0.0, 1 - min(q[i:DEPTH])) for i in range(min(DEPTH, len(q)))]
+
+
+@pytest.mark.parametrize(("count", "plant"), [(30, 0), (60, 4), (150, 20)])
+def test_it_is_what_its_formula_says(quantizer, count, plant):
+    held, lookup = collection_of(count, quantizer, plant=plant)
+    distance = ranked(held, lookup)
+    calibration = Calibration.of([held], quantizer)
+    rate, confidence = again(held, lookup, quantizer, distance)
+
+    assert calibration.rate == pytest.approx(rate, rel=1e-4)
+    np.testing.assert_allclose(calibration.confidence(lookup, distance)[:DEPTH], confidence, atol=2e-4)
+
+
+def test_planted_photos_are_found_and_chance_is_not(quantizer):
+    found, alarms, shares = [], 0, []
+    for seed in range(25):
+        held, lookup = collection_of(200, quantizer, seed=seed, plant=8)
+        confidence = Calibration.of([held], quantizer).confidence(lookup, ranked(held, lookup))
+        found.append((confidence >= THRESHOLD).sum())
+        shares.append((confidence[:8].mean(), confidence[30:].mean()))
+        held, lookup = collection_of(200, quantizer, seed=100 + seed)
+        alarms += Calibration.of([held], quantizer).confidence(lookup, ranked(held, lookup))[0] >= THRESHOLD
+
+    assert 7 <= np.mean(found) <= 9
+    assert np.mean(shares, axis=0)[0] > 0.98
+    assert np.mean(shares, axis=0)[1] < 0.4
+    assert alarms == 0
+
+
+def test_the_nearest_say_the_same_as_all(quantizer):
+    held, lookup = collection_of(400, quantizer, plant=6)
+    distance = ranked(held, lookup)
+    calibration = Calibration.of([held], quantizer)
+    every = calibration.confidence(lookup, distance)
+
+    for k in (DEPTH, DEPTH + 1, 250):
+        np.testing.assert_array_equal(calibration.confidence(lookup, distance[:k]), every[:k])
+    for k in (0, 1, 5, 20):
+        assert (calibration.confidence(lookup, distance[:k]) <= every[:k]).all()
+
+
+def test_a_photo_counts_wherever_it_lies_and_a_removed_one_does_not(quantizer):
+    held, lookup = collection_of(90, quantizer, plant=5)
+    order = np.random.default_rng(1).permutation(90)
+    rows = (order[:, None] * REGIONS + np.arange(REGIONS)).ravel()
+    turned = dataclasses.replace(held, codes=held.codes[rows], boxes=held.boxes[rows])
+    cut = 40 * REGIONS
+    halves = [
+        dataclasses.replace(segment(held.codes[:cut], held.offsets[:41]), boxes=held.boxes[:cut]),
+        dataclasses.replace(segment(held.codes[cut:], held.offsets[40:] - cut), boxes=held.boxes[cut:]),
+    ]
+    more = segment(np.concatenate([held.codes, held.codes[:cut]]), np.arange(131) * REGIONS, np.arange(130) >= 90)
+    more = dataclasses.replace(more, boxes=np.concatenate([held.boxes, held.boxes[:cut]]))
+    expected = Calibration.of([held], quantizer)
+
+    for segments in ([turned], halves, [more]):
+        found = Calibration.of(segments, quantizer)
+        assert (found.photos, found.rate) == (expected.photos, pytest.approx(expected.rate))
+        distance = ranked(held, lookup)
+        np.testing.assert_allclose(found.confidence(lookup, distance), expected.confidence(lookup, distance), atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_few_photos_give_few_certainties(quantizer, count):
+    held, lookup = collection_of(count, quantizer)
+    calibration = Calibration.of([held] if count else [], quantizer)
+    confidence = calibration.confidence(lookup, ranked(held, lookup) if count else np.empty(0, np.float32))
+
+    assert confidence.dtype == np.float32
+    assert len(confidence) == count
+    assert (confidence < THRESHOLD).all()
+
+
+def test_photos_that_are_all_alike_are_no_find(quantizer):
+    held, lookup = collection_of(1, quantizer)
+    held = segment(np.tile(held.codes, (50, 1)), np.arange(51) * REGIONS)
+    confidence = Calibration.of([held], quantizer).confidence(lookup, ranked(held, lookup))
+
+    assert np.isfinite(confidence).all()
+    assert confidence.max() <= 0.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(0, 4, width=32) | st.just(float("inf")), max_size=250),
+    st.integers(1, 10**7),
+    st.floats(0.5, 30),
+)
+def test_it_is_a_share_and_never_rises(distances, photos, rate):
+    sample = scan.Part(np.zeros((1, 1), np.uint8), np.array([0, 1]))
+    distance = np.sort(np.array(distances, np.float32))
+    confidence = Calibration(photos, rate, sample).confidence(np.full((1, 2), 1.5, np.float32), distance)
+
+    assert len(confidence) == len(distance)
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    assert (np.diff(confidence) <= 0).all()
+
+
+def test_distances_out_of_order_are_refused(quantizer):
+    held, lookup = collection_of(5, quantizer)
+    calibration = Calibration.of([held], quantizer)
+    for wrong in ([2.0, 1.0], [1.0, np.nan], [[1.0]]):
+        with pytest.raises(InputError, match="nearest first"):
+            calibration.confidence(lookup, np.array(wrong, np.float32))
+
+
+def test_a_collection_of_photos_is_calibrated_alike_each_time(collection):
+    opened = Collection.open(collection.path)
+    one, other = (Calibration.of(opened.segments, opened.model.quantizer) for _ in range(2))
+
+    assert one.photos == len(opened)
+    assert 0 < one.rate == other.rate
+    np.testing.assert_array_equal(one.sample.codes, other.sample.codes)
+
+
+def test_large_collections_are_sampled_evenly(quantizer, monkeypatch):
+    monkeypatch.setattr(calibrate, "PHOTOS", 50)
+    monkeypatch.setattr(calibrate, "QUERIES", 20)
+    held, _ = collection_of(200, quantizer)
+    calibration = Calibration.of([held], quantizer)
+
+    assert calibration.photos == 200
+    assert len(calibration.sample) == 50
+    np.testing.assert_array_equal(
+        calibration.sample.codes[REGIONS : 2 * REGIONS], held.codes[4 * REGIONS : 5 * REGIONS]
+    )

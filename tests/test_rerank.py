@@ -1,0 +1,228 @@
+"""Post-processing: query expansion and diffusion, by themselves and in a search."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from udq import Collection
+from udq.errors import InputError
+from udq.ranking import rank_by
+from udq.rerank import STAGES, diffusion, expansion
+from udq.rerank.ranked import Ranked
+from udq.types import Example
+
+BOX = (81, 20, 478, 386)
+
+
+def units(rng, count, dimensions=16):
+    vectors = rng.normal(size=(count, dimensions)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@given(st.integers(0, 12), st.sampled_from([0.0, 1.0, 3.0]), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_an_expanded_query_is_the_weighted_mean(count, alpha, seed):
+    rng = np.random.default_rng(seed)
+    query, found = units(rng, 1)[0], units(rng, count)
+
+    total = query.astype(np.float64)
+    for each in found.astype(np.float64):
+        total = total + max(float(each @ query), 0.0) ** alpha * each
+    np.testing.assert_allclose(expansion.expanded(query, found, alpha), total / np.linalg.norm(total), atol=1e-5)
+
+
+def test_the_query_flows_along_a_chain_of_views_and_not_to_what_is_apart():
+    """Each view resembles the next one alone; something else resembles the query more than the last view does."""
+    angles = np.deg2rad([20, 40, 60, 80])
+    chain = np.stack([np.cos(angles), np.sin(angles), np.zeros(4)], axis=1)
+    apart = np.array([[np.cos(np.deg2rad(65)), 0, np.sin(np.deg2rad(65))]])
+    found = np.concatenate([chain, apart]).astype(np.float32)
+    query = np.array([1, 0, 0], np.float32)
+    assert found[4] @ query > found[3] @ query
+
+    reached = diffusion.reached(query, found, neighbours=2)
+
+    assert reached[:4].tolist() == sorted(reached[:4].tolist(), reverse=True)
+    assert reached[3] > reached[4]
+
+
+@given(st.integers(0, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_what_flows_solves_its_equation(count, neighbours, seed):
+    rng = np.random.default_rng(seed)
+    query, found = units(rng, 1)[0], units(rng, count)
+    found = found[np.argsort(-(found @ query), kind="stable")]
+
+    reached = diffusion.reached(query, found, neighbours=neighbours)
+
+    assert reached.shape == (count,)
+    assert np.isfinite(reached).all()
+    if not count:
+        return
+    nodes = np.concatenate([query[None], found]).astype(np.float64)
+    likeness = np.maximum(nodes @ nodes.T, 0) ** diffusion.GAMMA
+    np.fill_diagonal(likeness, 0)
+    nearest = np.argsort(-likeness, axis=1, kind="stable")[:, : min(neighbours, count)]
+    near = np.zeros_like(likeness, bool)
+    np.put_along_axis(near, nearest, True, axis=1)
+    weights = np.where(near & near.T, likeness, 0)
+    degree = weights.sum(axis=1)
+    scaled = np.divide(weights, np.sqrt(np.outer(degree, degree)), where=weights > 0, out=np.zeros_like(weights))
+    start = np.concatenate([[1], np.where(np.arange(count) < diffusion.SOURCES, likeness[0, 1:], 0)])
+    flow = start
+    for _ in range(600):  # the series of the inverse
+        flow = start + diffusion.ALPHA * scaled @ flow
+    flow, own = flow[1:], likeness[0, 1:]
+    wanted = flow / max(flow.max(), 1e-12) + diffusion.MIX * own / max(own.max(), 1e-12)
+    np.testing.assert_allclose(reached, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_ranks_the_same_photos(collection, photos, stage):
+    plain = collection.search(photos / "coffee.png", BOX, k=12)
+    found = collection.search(photos / "coffee.png", BOX, k=12, rerank=[stage])
+
+    assert found.rerank == (stage,)
+    assert sorted(match.image for match in found.matches) == sorted(match.image for match in plain.matches)
+    assert [match.rank for match in found.matches] == list(range(1, 13))
+    assert found.matches[0].image == "coffee.png"
+    assert found.elapsed_ms["rerank"] > 0
+    first = collection.search(photos / "coffee.png", BOX, k=3, rerank=[stage])
+    assert [match.image for match in first.matches] == [match.image for match in found.matches[:3]]
+
+
+def test_stages_come_one_after_another_and_what_is_left_out_stays_out(collection):
+    quantizer = collection.model.quantizer
+    query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
+    ranked = Ranked.by(collection, query, wanted=5, without=(3,))
+
+    both = STAGES["diffusion"].apply(STAGES["alpha-qe"].apply(ranked))
+
+    expanded = expansion.expanded(query, ranked.found(10, least=expansion.LEAST), expansion.ALPHA)
+    np.testing.assert_array_equal(both.query, expanded)
+    order = [place for place in rank_by(collection, quantizer.lookup_tables(expanded)).order.tolist() if place != 3]
+    assert sorted(both.ranking.order.tolist()) == sorted(order[:5])
+    assert 3 not in both.ranking.order
+
+
+def test_only_what_is_likely_to_show_the_object_expands_the_query(collection, photos, monkeypatch):
+    quantizer = collection.model.quantizer
+    query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
+    ranked = Ranked.by(collection, query, wanted=None)
+    assert max(map(ranked.sure(), ranked.ranking.order.tolist())) < expansion.LEAST  # nothing shows noise
+
+    np.testing.assert_allclose(STAGES["average-qe"].apply(ranked).query, query, atol=1e-6)
+
+
+def test_a_second_look_says_what_it_saw(collection, photos):
+    box = (47, 20, 628, 451)
+    plain = collection.search(photos / "views" / "motorcycle_left.png", box, k=12)
+    found = collection.search(photos / "views" / "motorcycle_left.png", box, k=12, rerank=["verify"])
+
+    assert all(match.verified is None for match in plain.matches)
+    scores = [match.score for match in found.matches]
+    assert scores == sorted(scores, reverse=True)
+    before = {match.image: match for match in plain.matches}
+    for match in found.matches:
+        if match.verified is None:
+            assert match.score == before[match.image].score
+            assert match.box == before[match.image].box
+        else:
+            assert match.score > before[match.image].score
+            assert match.verified.polygon.shape == (4, 2)
+            assert len(match.verified.query_points) == len(match.verified.photo_points) == match.verified.inliers
+    # The same scene from a step to the side; in anything else a few points may agree by chance.
+    points = {match.image: match.verified.inliers for match in found.matches if match.verified}
+    assert [match.image for match in found.matches][:2] == ["views/motorcycle_left.png", "views/motorcycle_right.png"]
+    assert points.pop("views/motorcycle_left.png") > 50
+    assert points.pop("views/motorcycle_right.png") > 20
+    assert max(points.values(), default=0) < 10
+
+
+def test_lines_are_drawn_on_request(collection, photos, tmp_path, udq):
+    query = "search", collection.path, photos / "views" / "motorcycle_left.png", "--box", "47,20,628,451", "-k", 3
+    code, out, _ = udq(*query, "--rerank", "verify", "--lines", tmp_path / "lines.png")
+
+    assert code == 0
+    assert out.splitlines()[0].split() == ["rank", "score", "sure", "points", "x1,y1,x2,y2", "photo"]
+    assert out.splitlines()[-1] == f"lines: {tmp_path / 'lines.png'}"
+    with Image.open(tmp_path / "lines.png") as picture:
+        assert picture.width > 700
+        assert picture.height >= 2 * 300
+    code, _, err = udq(*query, "--lines", tmp_path / "lines.png")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--lines: expected --rerank verify" in err
+    code, out, _ = udq("search", collection.path, photos / "brick.png", "--box", "10,10,60,60", "-k", 1,
+                       "--rerank", "verify", "--lines", tmp_path / "none.png")  # fmt: skip
+    assert code == 0
+    assert (tmp_path / "none.png").exists() != ("none drawn" in out)
+
+
+def test_how_sure_matches_are(collection, photos):
+    result = collection.search(photos / "coffee.png", BOX, k=12)
+    sure = [match.confidence for match in result.matches]
+
+    assert sure[0] == 1.0  # the photo that the box was drawn in
+    assert sure == sorted(sure, reverse=True)
+    assert result.found == sum(each >= result.threshold for each in sure) < 12
+    noise = collection.search(photos / "brick.png", (10, 10, 200, 200), k=12, rerank=["diffusion"])
+    assert {match.image: match.confidence for match in noise.matches}["brick.png"] == 1.0
+    several = collection.search_many([(photos / "coffee.png", BOX)], k=12)[0]
+    assert [match.confidence for match in several.matches] == sure
+
+
+def test_what_a_photo_shows_is_its_best_region(collection):
+    quantizer = collection.model.quantizer
+    query = units(np.random.default_rng(1), 1, quantizer.dimensions)[0]
+    ranked = Ranked.by(collection, query, wanted=4)
+
+    found = ranked.found(4)
+
+    segment = collection.segments[0]
+    for place, feature in zip(ranked.ranking.order.tolist(), found, strict=True):
+        codes = segment.codes[segment.offsets[place] : segment.offsets[place + 1]].astype(int)
+        decoded = quantizer.codebooks[np.arange(quantizer.subspaces), codes].reshape(len(codes), -1)
+        far = ((decoded - query @ quantizer.rotation) ** 2).sum(axis=1)
+        far += quantizer.residuals[np.arange(quantizer.subspaces), codes].sum(axis=1)
+        best = decoded[far.argmin()] @ quantizer.rotation.T
+        np.testing.assert_allclose(feature, best / np.linalg.norm(best), atol=1e-5)
+
+
+def test_no_such_stage(collection, photos, udq):
+    with pytest.raises(InputError, match="expected some of average-qe, alpha-qe, diffusion, verify, found 'magic'"):
+        collection.search(photos / "coffee.png", BOX, rerank=["magic"])
+    code, _, err = udq("search", str(collection.path), str(photos / "coffee.png"), "--rerank", "alpha-qe,magic")
+    assert code == 2
+    assert err.endswith("found 'magic'\n")
+    assert err.count("\n") == 1
+
+
+def test_the_command_ranks_again_and_takes_several_boxes(collection, photos, udq):
+    views = photos / "views"
+    words = "search", str(collection.path), str(views / "motorcycle_left.png"), "--box", "100,100,600,400"
+    also = "--also", f"{views / 'motorcycle_right.png'}:80,100,580,400"
+    code, out, _ = udq(*words, *also, "--rerank", "diffusion", "-k", "3", "--json")
+
+    assert code == 0
+    found = json.loads(out)
+    assert found["rerank"] == ["diffusion"]
+    assert {"encode", "scan", "rerank", "total"} == set(found["elapsed_ms"])
+    assert [example["box"] for example in found["query"]["examples"]] == [[100, 100, 600, 400], [80, 100, 580, 400]]
+    examples = [
+        Example(views / "motorcycle_left.png", (100, 100, 600, 400)),
+        Example(views / "motorcycle_right.png", (80, 100, 580, 400)),
+    ]
+    same = Collection.open(collection.path).search_examples(examples, k=3, rerank=["diffusion"])
+    assert [match["image"] for match in found["matches"]] == [match.image for match in same.matches]
+    code, out, _ = udq(*words, "--rerank", "diffusion", "-k", "3")
+    assert code == 0
+    assert ", diffusion " in out.splitlines()[-1]
+    code, _, err = udq(*words, "--also", f"{views / 'motorcycle_right.png'}:a,b")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--also a,b: expected four numbers" in err
