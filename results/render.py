@@ -717,12 +717,20 @@ def reranked() -> str:
             every = row["all"]
             rows.append((
                 study["collection"],
-                _stages(row["stages"]),
+                _stages(row["stages"]) + (f" ({row['queries']} queries)" if "none_of_these" in row else ""),
                 *(f"{every[name]:.3f}" for name in ("mAP", "mP@5", "mP@10")),
                 f"{every['iou_of_the_first_20']:.2f}",
                 *(f"{row[case]['mAP']:.3f}" if case in row else "" for case in (few, fewer)),
                 f"{row['ms']:.3g} ms",
             ))  # fmt: skip
+            if "none_of_these" in row:
+                plain = row["none_of_these"]
+                rows.append((
+                    study["collection"],
+                    f"none ({row['queries']} queries)",
+                    *(f"{plain[name]:.3f}" for name in ("mAP", "mP@5", "mP@10")),
+                    f"{plain['iou_of_the_first_20']:.2f}", "", "", "",
+                ))  # fmt: skip
     head = ("collection", "stages", "mAP", "mP@5", "mP@10", "mean IoU", f"mAP, {few}", f"mAP, {fewer}", "time")
     return _markdown(head, rows) + f"\n{_machine(figures)}.\n"
 
