@@ -9,8 +9,9 @@ one in a hundred wrong photos pass, and what that leaves of the right ones. ``ra
 ``boxes`` compares with the true box that of the index, the box round the corners of the verified polygon, the verified
 box, and those between this and the index's by a share of the verified one.
 
-``--folders`` takes a folder of folders of photos instead of a ground truth: photos of one folder show the same place.
-Each query is then a whole photo, every fifth of them; a collection of all these photos is needed all the same.
+``--folders`` takes a folder of folders of photos instead of a ground truth: photos of one folder show the same place, and
+so do those of folders whose names share what comes before the last hyphen, or that ``--same`` names. Every fifth photo is
+a query as a whole; the collection is one of all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 import verification_features as others
 from PIL import Image
 
-from udq import metrics, search
+from udq import images, metrics, search
 from udq.collection import Collection
 from udq.datasets import REGISTRY, Query
 from udq.engine import threads
@@ -112,15 +113,17 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
     return Asked(query, photos[own].path, box, [photos[i].name for i in order], first)
 
 
-def folder_queries(folder: Path) -> list[Query]:
+def folder_queries(folder: Path, same: Sequence[str]) -> list[Query]:
     """Return every fifth photo of folders of one place each."""
-    from udq import images
-
     names = [source.name for source in images.find([folder])[0]]
-    places: dict[str, set[str]] = {}
-    for name in names:
-        places.setdefault(name.split("/")[0], set()).add(name)
-    return [Query(name, None, frozenset(places[name.split("/")[0]] - {name})) for name in names[::5]]
+
+    def place(name: str) -> str:
+        found = name.split("/")[0].rpartition("-")[0] or name.split("/")[0]
+        return same[0] if found in same else found
+
+    return [
+        Query(each, None, frozenset(n for n in names if place(n) == place(each) and n != each)) for each in names[::5]
+    ]
 
 
 def ways() -> dict[str, tuple[Way, bool]]:
@@ -297,13 +300,17 @@ def main() -> None:
     parser.add_argument("collection", type=Path)
     parser.add_argument("ground_truth", type=Path)
     parser.add_argument("--folders", action="store_true", help="the ground truth is a folder of folders of one place")
+    parser.add_argument("--same", nargs="+", default=[], help="folders, to their last hyphen, that show one place")
     parser.add_argument("--own-way-alone", action="store_true", help="measure the package's own way alone")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     collection = Collection.open(arguments.collection, device="cpu")
     places = {name: place for place, name in enumerate(collection.names)}
-    load = folder_queries if arguments.folders else lambda path: REGISTRY["boxes"](path).queries
-    every = [ask(collection, query, places) for query in load(arguments.ground_truth)]
+    if arguments.folders:
+        queries: Sequence[Query] = folder_queries(arguments.ground_truth, arguments.same)
+    else:
+        queries = REGISTRY["boxes"](arguments.ground_truth).queries
+    every = [ask(collection, query, places) for query in queries]
     twelve = large(every)
     print(f"photos of 12 megapixels: {twelve}")
     rows = []

