@@ -9,9 +9,9 @@ one in a hundred wrong photos pass, and what that leaves of the right ones. ``ra
 ``boxes`` compares with the true box that of the index, the box round the corners of the verified polygon, the verified
 box, and those between this and the index's by a share of the verified one.
 
-``--folders`` takes a folder of folders of photos instead of a ground truth: photos of one folder show the same place, and
-so do those of folders whose names share what comes before the last hyphen, or that ``--same`` names. Every fifth photo is
-a query as a whole; the collection is one of all of them.
+``--folders`` takes a folder of folders of photos instead of a ground truth: photos of one folder show the same place,
+and so do those of folders whose names share what comes before the last hyphen, or that ``--same`` names. Every fifth
+photo is a query as a whole; the collection is one of all of them.
 """
 
 from __future__ import annotations

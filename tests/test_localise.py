@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from udq import evaluate, proposals, ranking, segments
+from udq import evaluate, proposals, segments
 from udq.errors import InputError
 from udq.localise import localise
 from udq.progress import silent
@@ -190,7 +190,7 @@ def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
 def test_boxes_are_looked_for_in_reported_photos_alone(collection, photos, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        ranking, "localise", lambda *given, ranked: asked.append(ranked) or localise(*given, ranked=ranked)
+        "udq.ranking.localise", lambda *given, ranked: asked.append(ranked) or localise(*given, ranked=ranked)
     )
     collection.search(photos / "coffee.png", k=3)
 
