@@ -38,8 +38,8 @@ from udq.datasets import REGISTRY, Query
 from udq.engine import threads
 from udq.provenance import provenance
 from udq.rerank import fusion, local_features
-from udq.rerank.verification import LEAST, Verification, Verifier
-from udq.types import Box
+from udq.rerank.verification import LEAST, Verifier
+from udq.types import Box, Verification
 
 TOP = 50
 # Fewer inliers than these are no evidence by any way, and not told apart.

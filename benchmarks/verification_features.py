@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from udq import images
 from udq.rerank import geometry, local_features
 from udq.rerank.local_features import LocalFeatures
-from udq.rerank.verification import MARGIN, Verification
-from udq.types import Box
+from udq.rerank.verification import MARGIN
+from udq.types import Box, Verification
 
 # As the package looks at photos; XFeat, whose features know no scale, is given more pixels.
 _ENLARGED, _MOST = 1.5, 1600

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from udq import Collection
+from udq.datasets import REGISTRY
 from udq.errors import InputError
+from udq.evaluate import evaluate
 from udq.ranking import rank_by
 from udq.rerank import STAGES, diffusion, expansion
 from udq.rerank.ranked import Ranked
@@ -111,11 +114,41 @@ def test_stages_come_one_after_another_and_what_is_left_out_stays_out(collection
     assert 3 not in both.ranking.order
 
 
+@pytest.mark.parametrize("stages", list(itertools.permutations(["average-qe", "diffusion", "verify"])), ids=",".join)
+def test_stages_come_in_any_order_and_leave_confidence_to_the_plain_ranking(collection, photos, stages):
+    plain = collection.search(photos / "coffee.png", BOX, k=12)
+    found = collection.search(photos / "coffee.png", BOX, k=12, rerank=stages)
+
+    assert found.rerank == stages
+    assert found.matches[0].image == "coffee.png"
+    sure = {match.image: match.confidence for match in plain.matches}
+    assert {match.image: match.confidence for match in found.matches} == sure
+
+
+def test_a_benchmark_measures_what_stages_rank(collection, photos, tmp_path):
+    (tmp_path / "truth.csv").write_text(
+        "query_image,x1,y1,x2,y2,positives\n"
+        "views/motorcycle_right.png,47,20,628,451,views/motorcycle_left.png|rocket.png|page.png\n"
+    )
+    truth = REGISTRY["boxes"](tmp_path / "truth.csv")
+
+    plain = evaluate(collection, truth, real_valued=False)
+    again = evaluate(collection, truth, real_valued=False, stages=["verify"])
+
+    assert (plain.report["rerank"], again.report["rerank"]) == ([], ["verify"])
+    searched = collection.search(photos / "views" / "motorcycle_right.png", (47, 20, 628, 451), k=12, rerank=["verify"])
+    others = [match for match in searched.matches if match.image != "views/motorcycle_right.png"]
+    assert [match.image for match in again.outcomes[0].matches] == [match.image for match in others]
+    assert [match.score for match in again.outcomes[0].matches] == [match.score for match in others]
+    assert again.outcomes[0].matches[0].verified.inliers > 20
+    assert plain.outcomes[0].matches[0].verified is None
+
+
 def test_only_what_is_likely_to_show_the_object_expands_the_query(collection, photos, monkeypatch):
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
     ranked = Ranked.by(collection, query, wanted=None)
-    assert max(map(ranked.sure(), ranked.ranking.order.tolist())) < expansion.LEAST  # nothing shows noise
+    assert max(map(ranked.sure, ranked.ranking.order.tolist())) < expansion.LEAST  # nothing shows noise
 
     np.testing.assert_allclose(STAGES["average-qe"].apply(ranked).query, query, atol=1e-6)
 

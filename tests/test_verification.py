@@ -15,7 +15,8 @@ from udq import match_picture, picture
 from udq.errors import DependencyError, ImageError, InputError
 from udq.metrics import intersection_over_union
 from udq.rerank import fusion, geometry, local_features
-from udq.rerank.verification import LEAST, Verification, Verifier
+from udq.rerank.verification import LEAST, Verifier
+from udq.types import Verification
 
 cv2 = pytest.importorskip("cv2")
 

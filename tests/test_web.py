@@ -199,6 +199,17 @@ def test_a_mistake_of_ours_is_a_problem_too(client, monkeypatch, caplog):
     assert told.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_of_post_processing_is_that_of_the_library(client, collection, photos, stage):
+    body = {"examples": [{"photo": number_of(client, "coffee.png"), "box": BOX}], "k": 5, "rerank": [stage]}
+    found = client.post("/api/v1/search", json=body).json()
+    expected = collection.search(photos / "coffee.png", BOX, k=5, rerank=[stage]).to_json()
+
+    assert found["rerank"] == [stage]
+    assert found["matches"] == expected["matches"]
+    assert client.post("/api/v1/search", json={**body, "rerank": ["magic"]}).status_code == 422
+
+
 def test_pages_of_results_and_a_least_score(client):
     example = {"photo": number_of(client, "coffee.png"), "box": BOX}
     every = client.post("/api/v1/search", json={"examples": [example], "k": 12}).json()["matches"]

@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 
 from udq import images
 from udq.picture import QUERY, RIGHT
-from udq.rerank.verification import Verification
-from udq.types import Box, SearchResult, Verified
+from udq.types import Box, SearchResult, Verification
 
 _INK = "#1b1f24"
 _GAP = 16
@@ -48,9 +47,7 @@ def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
     return picture
 
 
-def draw(
-    query: Path, box: Box, photo: Path, verification: Verification | Verified, *, height: int = 480
-) -> Image.Image:
+def draw(query: Path, box: Box, photo: Path, verification: Verification, *, height: int = 480) -> Image.Image:
     """Draw a query with its box beside a photo with the verified polygon, and lines between matching places.
 
     Args:
@@ -103,7 +100,7 @@ def _outline(picture: Image.Image, corners: NDArray[np.floating], colour: str) -
     pen.line(around, fill=colour, width=3, joint="curve")
 
 
-def _spread(verification: Verification | Verified) -> Iterable[int]:
+def _spread(verification: Verification) -> Iterable[int]:
     """Return places of at most ``_LINES`` inliers, from the top of the query to its bottom."""
     order = np.argsort(verification.query_points[:, 1], kind="stable")
     kept = np.linspace(0, len(order) - 1, min(_LINES, len(order))).round().astype(int)

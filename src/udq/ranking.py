@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from udq import proposals, scan
 from udq.localise import localise
-from udq.types import Box, Match, Verified
+from udq.types import Box, Match, Verification
 
 if TYPE_CHECKING:
     from udq.collection import Collection
@@ -31,7 +31,7 @@ class LookedAt:
 
     score: float
     box: Box
-    verified: Verified
+    verified: Verification
 
 
 @dataclass(frozen=True)

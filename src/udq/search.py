@@ -86,7 +86,7 @@ def search(
         examples=asked.examples,
         load_crop=load_crop,
     )
-    sure = ranked.sure()
+    sure = ranked.sure
     took = {"encode": asked.took, "scan": clock() - started}
     if names:
         started = clock()
@@ -111,7 +111,7 @@ def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *,
             collection,
             each,
             ranking,
-            Ranked(collection, each.query, lookup, ranking, k, examples=each.examples).sure(),
+            Ranked(collection, each.query, lookup, ranking, k, examples=each.examples).sure,
             {"encode": each.took, "scan": share},
             k,
         )

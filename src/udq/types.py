@@ -98,23 +98,35 @@ class Codes:
 
 
 @dataclass(frozen=True, eq=False)
-class Verified:
-    """How a photo was seen to show the object, by local features of both (``udq.rerank.verification``).
+class Verification:
+    """How a photo shows the object of a query, by local features of both (``udq.rerank.verification``).
 
     Attributes:
         inliers: matches of local features that one movement of the object explains.
-        polygon: (4, 2) float32, where the corners of the query's box lie in the photo, in its pixels: a box that may be
-            turned; corners may lie outside the photo.
+        homography: (3, 3) float64, from pixels of the query photo to pixels of the photo.
+        polygon: (4, 2) float32, where the corners of the query's box come to lie in the photo: upper left, upper right,
+            lower right and lower left of the object, which may be turned; corners may lie outside the photo.
+        box: the upright box of what the polygon holds (``geometry.upright``), inside the photo.
+        query_points, photo_points: (inliers, 2) float32, places that match, in pixels of each photo.
         example: which of the query's examples it shows.
-        query_points, photo_points: (inliers, 2) float32, places that match, in pixels of that example's photo and of
-            this one.
     """
 
     inliers: int
+    homography: NDArray[np.float64]
     polygon: NDArray[np.float32]
-    example: int
+    box: Box
     query_points: NDArray[np.float32]
     photo_points: NDArray[np.float32]
+    example: int = 0
+
+    def __post_init__(self) -> None:
+        shapes = {"homography": (3, 3), "polygon": (4, 2)}
+        shapes |= dict.fromkeys(("query_points", "photo_points"), (self.inliers, 2))
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.shape != shape:
+                raise ValueError(f"{name}: expected shape {shape}, found {array.shape}")
+            _freeze(self, name, array)
 
 
 @dataclass(frozen=True)
@@ -143,7 +155,7 @@ class Match:
     width: int | None = None
     height: int | None = None
     confidence: float | None = None
-    verified: Verified | None = None
+    verified: Verification | None = None
 
 
 @dataclass(frozen=True)

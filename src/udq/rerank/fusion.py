@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from udq.rerank.verification import LEAST, Verification
-from udq.types import Box
+from udq.rerank.verification import LEAST
+from udq.types import Box, Verification
 
 # How much inliers raise a score.
 WEIGHT = 0.2

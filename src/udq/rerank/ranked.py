@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class Ranked:
         without: places in ``Collection.images`` that no ranking holds, as a benchmark's own query photo.
         examples: photos and boxes that the query was made of.
         load_crop: decodes those; ``Decoder.load_crop`` where they may be a stranger's.
+        plain: the ranking by distance to the query as it was asked, which this came from; None where this is it.
     """
 
     collection: Collection
@@ -47,6 +49,7 @@ class Ranked:
     without: tuple[int, ...] = ()
     examples: tuple[Example, ...] = ()
     load_crop: LoadCrop = images.load_crop
+    plain: Ranked | None = None
 
     @staticmethod
     def by(
@@ -63,11 +66,14 @@ class Ranked:
         ranking = _without(collection, lookup, wanted, without)
         return Ranked(collection, query, lookup, ranking, wanted, without, examples, load_crop)
 
+    @cached_property
     def sure(self) -> Confidence:
-        """Return how sure each photo of this ranking is, which is to be one by distance alone (``udq.calibrate``).
+        """How sure each photo is, by the plain ranking alone (``udq.calibrate``): stages know no more of chance.
 
         Photos that the examples are of come out with 1, and speak for no others.
         """
+        if self.plain is not None:
+            return self.plain.sure
         drawn_on = {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
         photos = self.collection.images
 
@@ -89,13 +95,13 @@ class Ranked:
         """Rank by another query."""
         lookup = self.collection.model.quantizer.lookup_tables(query)
         ranking = _without(self.collection, lookup, self.wanted, self.without)
-        return replace(self, query=query, lookup=lookup, ranking=ranking)
+        return replace(self, query=query, lookup=lookup, ranking=ranking, plain=self.plain or self)
 
     def reordered(self, order: NDArray[np.int64]) -> Ranked:
         """Return the same with the first photos in another order: ``order`` holds their ranks, from 0."""
         first = self.ranking.order[: len(order)][order]
         ranking = replace(self.ranking, order=np.concatenate([first, self.ranking.order[len(order) :]]))
-        return replace(self, ranking=ranking)
+        return replace(self, ranking=ranking, plain=self.plain or self)
 
     def found(self, count: int, *, least: float = 0.0) -> NDArray[np.float32]:
         """Return what the first ``count`` photos, or all, show of the object.
@@ -107,8 +113,7 @@ class Ranked:
         best = []
         first = self.ranking.order[:count].tolist()
         if least > 0:
-            sure = self.sure()
-            first = [image for image in first if sure(image) >= least]
+            first = [image for image in first if self.sure(image) >= least]
         for image in first:
             segment, rows = regions_of(self.collection.segments, image)
             best.append(segment.codes[rows][scan.distances(self.lookup, segment.codes[rows]).argmin()])

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from udq import images
 from udq.errors import ImageError
 from udq.rerank import geometry, local_features
-from udq.types import Box
+from udq.types import Box, Verification
 
 # Matches that agree, from which on a photo counts as verified: of wrong photos among the first 50, far fewer than one
 # in a hundred have as many, while with 5 it is about one (benchmarks/verification.py).
@@ -36,38 +34,6 @@ _MOST = 1600
 
 # What decodes the inside of a query's box: ``images.load_crop``, or a Decoder's.
 LoadCrop = Callable[..., tuple[images.Photo, Box]]
-
-
-@dataclass(frozen=True)
-class Verification:
-    """How a photo shows the object of a query.
-
-    Attributes:
-        inliers: matches of local features that agree; >= ``LEAST``.
-        homography: (3, 3) float64, from pixels of the query photo to pixels of the photo.
-        polygon: (4, 2) float32, where the corners of the query's box come to lie in the photo: upper left, upper right,
-            lower right and lower left of the object, which may be turned; corners may lie outside the photo.
-        box: the upright box of what the polygon holds (``geometry.upright``), inside the photo.
-        query_points, photo_points: (inliers, 2) float32, places that match, in pixels of each photo.
-    """
-
-    inliers: int
-    homography: NDArray[np.float64]
-    polygon: NDArray[np.float32]
-    box: Box
-    query_points: NDArray[np.float32]
-    photo_points: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        shapes = {"homography": (3, 3), "polygon": (4, 2)}
-        shapes |= dict.fromkeys(("query_points", "photo_points"), (self.inliers, 2))
-        for name, shape in shapes.items():
-            array = getattr(self, name)
-            if array.shape != shape:
-                raise ValueError(f"{name}: expected shape {shape}, found {array.shape}")
-            view = array.view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
 
 
 class Verifier:

@@ -11,8 +11,8 @@ import numpy as np
 from udq.ranking import LookedAt
 from udq.rerank import fusion
 from udq.rerank.ranked import Ranked
-from udq.rerank.verification import Verification, Verifier
-from udq.types import Verified
+from udq.rerank.verification import Verifier
+from udq.types import Verification
 
 DEPTH = 50
 
@@ -26,28 +26,20 @@ def verify(ranked: Ranked) -> Ranked:
     for number, example in enumerate(ranked.examples):
         if not example.wrong:
             verifier = Verifier(Path(example.photo), example.box, load_crop=ranked.load_crop)
-            seen.append((number, verifier.verify(photos)))
+            seen.append([each and replace(each, example=number) for each in verifier.verify(photos)])
     looked_at = {}
     for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
-        found = _best([(number, each[row]) for number, each in seen])
-        if found is not None:
-            number, best = found
-            verified = Verified(best.inliers, best.polygon, number, best.query_points, best.photo_points)
+        best = _best([each[row] for each in seen])
+        if best is not None:
             score = fusion.raised(ranking.score(place), best.inliers)
-            looked_at[place] = LookedAt(score, fusion.merged(box, best), verified)
-    ranking = replace(ranking, looked_at={**ranking.looked_at, **looked_at})
+            looked_at[place] = LookedAt(score, fusion.merged(box, best), best)
     # After diffusion photos are not in the order of scores: what was seen then moves a photo up among those alone.
     raised = np.array([fusion.raised(1.0, looked_at[p].verified.inliers) if p in looked_at else 1.0 for p in first])
-    plain = _in_order([ranked.ranking.score(place) for place in first])
-    return replace(ranked, ranking=ranking).reordered(np.argsort(-raised * plain, kind="stable"))
+    plain = np.sort([ranking.score(place) for place in first])[::-1]
+    ranked = replace(ranked, ranking=replace(ranking, looked_at={**ranking.looked_at, **looked_at}))
+    return ranked.reordered(np.argsort(-raised * plain, kind="stable"))
 
 
-def _best(found: Sequence[tuple[int, Verification | None]]) -> tuple[int, Verification] | None:
-    """Return what the example shows that agrees best; the first of equals."""
-    known = [(number, each) for number, each in found if each is not None]
-    return max(known, key=lambda pair: pair[1].inliers, default=None)
-
-
-def _in_order(scores: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return the scores as the ranking orders them: the best of all for its first photo, and so on."""
-    return np.sort(np.array(scores, np.float64))[::-1]
+def _best(found: Sequence[Verification | None]) -> Verification | None:
+    """Return the one of most inliers; the first of equals."""
+    return max((each for each in found if each is not None), key=lambda each: each.inliers, default=None)
