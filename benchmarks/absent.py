@@ -31,11 +31,12 @@ import numpy as np
 from numpy.typing import NDArray
 from places import answers
 
-from udq import datasets, scan, search
+from udq import datasets, scan
 from udq.calibrate import THRESHOLD, Calibration
 from udq.collection import Collection
 from udq.datasets import Query
 from udq.provenance import provenance
+from udq.ranking import rank_by
 
 THRESHOLDS = (THRESHOLD, 0.99, 0.97, 0.9, 0.8, 0.7, 0.5)
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 1.0)
@@ -77,7 +78,7 @@ def ask(collection: Collection, query: Query, photo: Path) -> Asked:
     out = query.junk | {query.image}
     counts = np.array([name not in out for name in names])
     right = counts & np.array([name in query.positives for name in names])
-    return Asked(lookup, search.rank_by(collection, lookup).distance, counts, right)
+    return Asked(lookup, rank_by(collection, lookup).distance, counts, right)
 
 
 def figures(every: Sequence[tuple[Asked, Calibration, NDArray[np.bool_]]]) -> dict[str, Any]:

@@ -32,11 +32,12 @@ import numpy as np
 import verification_features as others
 from PIL import Image
 
-from udq import images, metrics, search
+from udq import images, metrics
 from udq.collection import Collection
 from udq.datasets import REGISTRY, Query
 from udq.engine import threads
 from udq.provenance import provenance
+from udq.ranking import rank
 from udq.rerank import fusion, local_features
 from udq.rerank.verification import LEAST, Verifier
 from udq.types import Box, Verification
@@ -103,7 +104,7 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
     """Ask a query."""
     photos, own = collection.images, places[query.image]
     box, feature = collection.extractor.describe(photos[own].path, query.box)
-    ranking = search.rank(collection, feature)
+    ranking = rank(collection, feature)
     order = [place for place in ranking.order.tolist() if place != own]
     first = []
     for i in order[:TOP]:
