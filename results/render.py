@@ -723,7 +723,7 @@ def reranked() -> str:
                 *(f"{row[case]['mAP']:.3f}" if case in row else "" for case in (few, fewer)),
                 f"{row['ms']:.3g} ms",
             ))  # fmt: skip
-            if "none_of_these" in row:
+            if "none_of_these" in row and row["stages"] == study["rows"][-1]["stages"]:
                 plain = row["none_of_these"]
                 rows.append((
                     study["collection"],

