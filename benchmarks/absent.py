@@ -78,7 +78,7 @@ def ask(collection: Collection, query: Query, photo: Path) -> Asked:
     out = query.junk | {query.image}
     counts = np.array([name not in out for name in names])
     right = counts & np.array([name in query.positives for name in names])
-    return Asked(lookup, rank_by(collection, lookup).distance, counts, right)
+    return Asked(lookup, rank_by(collection.database, lookup).distance, counts, right)
 
 
 def figures(every: Sequence[tuple[Asked, Calibration, NDArray[np.bool_]]]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def mark(collection: Collection, query: Query, places: dict[str, int]) -> Marked
     """Ask a query, and mark its first results."""
     photos, own = collection.images, places[query.image]
     _, feature = collection.extractor.describe(photos[own].path, query.box)
-    ranking = rank(collection, feature)
+    ranking = rank(collection.database, feature)
     page = [place for place in ranking.order.tolist() if place != own][:PAGE]
     right = [place for place in page if photos[place].name in query.positives][:MARKS]
     wrong = [place for place in page if photos[place].name not in query.positives | query.junk][:MARKS]
@@ -67,7 +67,7 @@ def average_precision(
     """Return the average precision over the photos that nobody marked; None where no right one is left."""
     signs = np.arange(len(vectors)) >= len(vectors) - wrong
     query = search.combined(vectors, signs, gamma=gamma)
-    ranking = rank_by(collection, collection.model.quantizer.lookup_tables(query))
+    ranking = rank_by(collection.database, collection.model.quantizer.lookup_tables(query))
     left_out = {marked.own, *marked.right, *marked.wrong}
     names = [collection.images[place].name for place in ranking.order.tolist() if place not in left_out]
     positives = marked.query.positives & set(names)

@@ -107,7 +107,7 @@ def measure(collection: Collection, asked: Sequence[Asked], stage: Callable[[Ran
     photos = collection.images
     outcomes = []
     for each in asked:
-        ranked = Ranked.by(collection, each.vector, wanted=None, without=each.without, examples=each.examples)
+        ranked = Ranked.by(collection.database, each.vector, wanted=None, without=each.without, examples=each.examples)
         ranking = stage(ranked).ranking
         outcomes.append(
             scoring.score(each.query, photos[ids[each.query.image]].path, ranking, names, ids, keep_query=False)
@@ -123,11 +123,12 @@ def milliseconds(collection: Collection, asked: Sequence[Asked], names: Sequence
     """Return the median time of stages; of the scan where there are none."""
     taken = []
     wanted = max(WANTED, rerank.depth(names), calibrate.DEPTH)
-    collection.calibration.photos  # noqa: B018  learned once
+    collection.database.calibration.photos  # noqa: B018  learned once
     with threadpool_limits(1):
         for each in asked:
+            given = {"without": each.without, "examples": each.examples}
             started = time.perf_counter()
-            ranked = Ranked.by(collection, each.vector, wanted=wanted, without=each.without, examples=each.examples)
+            ranked = Ranked.by(collection.database, each.vector, wanted=wanted, **given)
             scanned = time.perf_counter()
             rerank.rerank(ranked, names)
             taken.append(time.perf_counter() - scanned if names else scanned - started)

@@ -103,7 +103,7 @@ def answers(collection: Collection) -> str:
     """Return a checksum of what fixed queries find: ids and names in order, every distance, the first ones' boxes."""
     images, found = collection.images, hashlib.sha256()
     for query in queries(collection):
-        ranking = rank(collection, query)
+        ranking = rank(collection.database, query)
         listed = [(images[i].id, images[i].name, images[i].width, images[i].height) for i in ranking.order.tolist()]
         found.update(repr(listed).encode("utf-8", "surrogatepass"))
         found.update(ranking.distance[ranking.order].tobytes())

@@ -126,7 +126,7 @@ def ranked(collection: Collection) -> list[list[tuple[str, float]]]:
     """Return name and distance of every photo, in order, for each of the fixed queries."""
     names, found = collection.names, []
     for query in queries(collection):
-        ranking = rank(collection, query)
+        ranking = rank(collection.database, query)
         found.append([(names[i], float(ranking.distance[i])) for i in ranking.order.tolist()])
     return found
 

@@ -104,7 +104,7 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
     """Ask a query."""
     photos, own = collection.images, places[query.image]
     box, feature = collection.extractor.describe(photos[own].path, query.box)
-    ranking = rank(collection, feature)
+    ranking = rank(collection.database, feature)
     order = [place for place in ranking.order.tolist() if place != own]
     first = []
     for i in order[:TOP]:

@@ -26,7 +26,7 @@ EXPERIMENTS = (
     ("table2", "M and K, without and with training", "oxford5k", "2", "12"),
     ("table3", "M and K, two networks, distractors", "oxford5k, flickr100k", "4", "48"),
     ("table4", "the same on Paris", "paris6k, flickr100k", "4", "48"),
-    ("table5", "refinements: Baseline, PBR, CBR, BFR", "all three", "16", "16"),
+    ("table5", "refinements: Baseline, PBR, CBR, BFR, without and with post-processing", "all three", "16", "16"),
     ("table6", "UDQ-BFR beside real-valued methods", "all three", "4", "4"),
     ("table7", "search time: codes, hashes, real-valued", "oxford5k, paris6k", "2", "2"),
     ("fig3", "iterations of module 2, two networks", "oxford5k, paris6k", "2 of 6 rounds", "4 of 6 rounds"),

@@ -83,7 +83,7 @@ def test_every_photo_is_ranked_with_a_box_inside_it(collection, photos):
 
 def test_the_ranking_is_brute_force_bit_for_bit(collection, photos):
     _, feature = collection.extractor.describe(photos / "astronaut.png", (100, 10, 300, 250))
-    found = rank(collection, feature)
+    found = rank(collection.database, feature)
 
     tables = collection.model.lookup_tables(feature)
     expected, regions = [], []

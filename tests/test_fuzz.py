@@ -104,7 +104,7 @@ def in_one_line(error):
 
 
 def search(collection, query):
-    ranking = rank(collection, query)
+    ranking = rank(collection.database, query)
     found = [ranking.match(place, i, collection.names[i]) for place, i in enumerate(ranking.order.tolist(), start=1)]
     assert all(np.isfinite(match.box).all() for match in found)
     assert len(found) == len(collection.names)

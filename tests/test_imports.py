@@ -95,7 +95,7 @@ def test_opening_and_scanning_a_collection_never_imports_torch(collection):
         "from udq import Collection\n"
         "from udq.ranking import rank\n"
         f"opened = Collection.open({str(collection.path)!r})\n"
-        "ranking = rank(opened, np.ones(1280, np.float32))\n"
+        "ranking = rank(opened.database, np.ones(1280, np.float32))\n"
         "assert len(ranking.order) == len(opened) == 12\n"
         "assert opened.info()['regions'] > 1000\n"
         "print('torch' in sys.modules)"

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from udq import evaluate, proposals, segments
+from udq import evaluate, segments
+from udq.database import Database
 from udq.errors import InputError
 from udq.localise import localise
 from udq.progress import silent
@@ -152,9 +153,8 @@ def in_segments(segment, photos):
 @pytest.mark.parametrize("photos_a_segment", [12, 5])
 def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
     [whole] = collection.segments
-    held = dataclasses.replace(collection._held, segments=tuple(in_segments(whole, photos_a_segment)))
-    monkeypatch.setattr(collection, "_read", held)
-    monkeypatch.setattr(proposals, "RANKED", frozenset({"rpn"} if ranked else ()))
+    database = Database(collection.model, tuple(in_segments(whole, photos_a_segment)), ranked)
+    monkeypatch.setattr(collection, "_read", dataclasses.replace(collection._held, database=database))
     query, box = photos / "astronaut.png", (100, 10, 300, 250)
     found = collection.search(query, box, k=12)
 

@@ -103,13 +103,14 @@ def test_every_stage_ranks_the_same_photos(collection, photos, stage):
 def test_stages_come_one_after_another_and_what_is_left_out_stays_out(collection):
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
-    ranked = Ranked.by(collection, query, wanted=5, without=(3,))
+    ranked = Ranked.by(collection.database, query, wanted=5, without=(3,))
 
     both = STAGES["diffusion"].apply(STAGES["alpha-qe"].apply(ranked))
 
     expanded = expansion.expanded(query, ranked.found(10, least=expansion.LEAST), expansion.ALPHA)
     np.testing.assert_array_equal(both.query, expanded)
-    order = [place for place in rank_by(collection, quantizer.lookup_tables(expanded)).order.tolist() if place != 3]
+    every = rank_by(collection.database, quantizer.lookup_tables(expanded)).order
+    order = [place for place in every.tolist() if place != 3]
     assert sorted(both.ranking.order.tolist()) == sorted(order[:5])
     assert 3 not in both.ranking.order
 
@@ -147,7 +148,7 @@ def test_a_benchmark_measures_what_stages_rank(collection, photos, tmp_path):
 def test_only_what_is_likely_to_show_the_object_expands_the_query(collection, photos, monkeypatch):
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
-    ranked = Ranked.by(collection, query, wanted=None)
+    ranked = Ranked.by(collection.database, query, wanted=None)
     assert max(map(ranked.sure, ranked.ranking.order.tolist())) < expansion.LEAST  # nothing shows noise
 
     np.testing.assert_allclose(STAGES["average-qe"].apply(ranked).query, query, atol=1e-6)
@@ -213,7 +214,7 @@ def test_how_sure_matches_are(collection, photos):
 def test_what_a_photo_shows_is_its_best_region(collection):
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(1), 1, quantizer.dimensions)[0]
-    ranked = Ranked.by(collection, query, wanted=4)
+    ranked = Ranked.by(collection.database, query, wanted=4)
 
     found = ranked.found(4)
 

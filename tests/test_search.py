@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udq import scan, search
-from udq.inverted import InvertedIndex
-from udq.ranking import rank
+from udq.database import Database
+from udq.ranking import rank_by
 from udq.segments import PHOTO, Segment
 from udq.types import Features
 
@@ -37,18 +37,13 @@ def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, i
     monkeypatch.setenv("UDQ_SCAN_KERNEL", kernel)
     rng = np.random.default_rng(7)
     lookup = rng.integers(0, 6, (SUBSPACES, CODEWORDS)).astype(np.float32)
-    collection = SimpleNamespace(
-        model=SimpleNamespace(lookup_tables=lambda feature: lookup),
-        segments=tuple(segment(rng, photos, removed) for photos in sizes),
-        config=SimpleNamespace(features=SimpleNamespace(proposals="rpn")),
-        looked_at=1.0 if inverted else None,
-    )
-    if inverted and sizes:
-        collection.index = InvertedIndex.build([each.part for each in collection.segments], CODEWORDS)
-    every = rank(collection, np.zeros(3, np.float32))
-    assert len(every.order) == len(every.distance) == sum(len(each.living) for each in collection.segments)
+    segments = tuple(segment(rng, photos, removed) for photos in sizes)
+    model = SimpleNamespace(quantizer=SimpleNamespace(codewords=CODEWORDS))
+    database = Database(model, segments, ranked=True, looked_at=1.0 if inverted else None)
+    every = rank_by(database, lookup)
+    assert len(every.order) == len(every.distance) == sum(len(each.living) for each in segments)
     for k in (1, 20, 1000):
-        nearest = rank(collection, np.zeros(3, np.float32), k=k)
+        nearest = rank_by(database, lookup, k=k)
         np.testing.assert_array_equal(nearest.order, every.order[:k])
         np.testing.assert_array_equal(nearest.distance[nearest.order], every.distance[nearest.order])
         assert len(nearest.distance) == len(every.distance)

@@ -35,7 +35,7 @@ def answers(collection):
     found = []
     for seed in (0, 1):
         query = np.random.default_rng(seed).standard_normal(1280).astype(np.float32)
-        ranking = rank(collection, query / np.linalg.norm(query))
+        ranking = rank(collection.database, query / np.linalg.norm(query))
         assert sorted(ranking.order.tolist()) == list(range(len(collection)))
         found.append(dict(zip(collection.names, ranking.distance.tolist(), strict=True)))
     return found

@@ -6,17 +6,15 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, inference, scan, segments, storage
-from udq.calibrate import Calibration
+from udq import drift, inference, proposals, scan, segments, storage
 from udq.config import IndexConfig
+from udq.database import Database
 from udq.drift import Drift
 from udq.errors import CollectionError
 from udq.head import Arrays
-from udq.inverted import InvertedIndex
 from udq.model import Model
 from udq.progress import Progress, silent
 from udq.segments import Image, Segment
@@ -37,24 +35,16 @@ class _Held:
     """What a collection holds in one state."""
 
     manifest: Manifest
-    model: Model
-    segments: tuple[Segment, ...]
+    database: Database
     backbone: Arrays
 
-    @cached_property
-    def index(self) -> InvertedIndex:
-        return InvertedIndex.build([segment.part for segment in self.segments], self.model.quantizer.codewords)
-
-    @cached_property
-    def calibration(self) -> Calibration:
-        return Calibration.of(self.segments, self.model.quantizer)
-
     @staticmethod
-    def read(path: Path, manifest: Manifest) -> _Held:
+    def read(path: Path, manifest: Manifest, looked_at: float | None) -> _Held:
         model = storage.read_model(path, manifest)
         shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
         held = tuple(segments.read(path, manifest, **shape))
-        return _Held(manifest, model, held, storage.read_backbone(path, manifest))
+        ranked = manifest.config.features.proposals in proposals.RANKED
+        return _Held(manifest, Database(model, held, ranked, looked_at), storage.read_backbone(path, manifest))
 
 
 def extractor_of(manifest: Manifest, backbone: Arrays, device: str) -> Extractor:
@@ -314,10 +304,15 @@ class Collection:
         """Photos that could not be read when they were indexed: ``image`` and ``reason``."""
         return self._manifest.broken
 
-    @cached_property
+    @property
+    def database(self) -> Database:
+        """The photos in codes, which are what is searched."""
+        return self._held.database
+
+    @property
     def images(self) -> list[Image]:
         """The photos, in the order of their ids."""
-        return [segment.images[row] for segment in self.segments for row in segment.living.tolist()]
+        return self.database.images
 
     @property
     def names(self) -> list[str]:
@@ -327,26 +322,12 @@ class Collection:
     @property
     def model(self) -> Model:
         """Fully connected layers and quantizer."""
-        return self._held.model
+        return self.database.model
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Codes, boxes and photos."""
-        return self._held.segments
-
-    @property
-    def index(self) -> InvertedIndex:
-        """The codes by cells; sorting them takes some seconds on first use for 100 million regions."""
-        held = self._held
-        with self._lock:
-            return held.index
-
-    @property
-    def calibration(self) -> Calibration:
-        """What chance looks like in the collection, for confidences; learned from its codes on first use."""
-        held = self._held
-        with self._lock:
-            return held.calibration
+        return self.database.segments
 
     @property
     def extractor(self) -> Extractor:
@@ -367,7 +348,7 @@ class Collection:
         with self._lock:
             while self._read is None:
                 try:
-                    self._read = _Held.read(self.path, self._manifest)
+                    self._read = _Held.read(self.path, self._manifest, self.looked_at)
                 except CollectionError:
                     newest = storage.read_manifest(self.path)
                     if newest == self._manifest:

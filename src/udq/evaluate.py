@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection as Names
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq import images, proposals, rerank, scoring
+from udq.database import Database
 from udq.datasets import GroundTruth, Query, matching
 from udq.errors import InputError
 from udq.images import Source
@@ -64,10 +65,7 @@ def evaluate(
             that the protocol keeps outside, a query photo is nowhere, or a box is not inside its photo.
     """
     stages = rerank.check(stages)
-    photos = collection.images
-    names = [photo.name for photo in photos]
-    ids = {name: i for i, name in enumerate(names)}
-    held = {photo.name: photo.path for photo in photos}
+    held = {photo.name: photo.path for photo in collection.images}
     broken = {entry["image"] for entry in collection.broken}
     asked = ask(truth, held, broken, keep_query=keep_query, queries=queries)
     truth, paths, kept = asked.truth, asked.paths, asked.kept
@@ -77,19 +75,10 @@ def evaluate(
             features.append(collection.extractor.describe(paths[query.image], box)[1])
             step()
 
-    def scored(ranking: Ranking, query: Query) -> Outcome:
-        return scoring.score(query, paths[query.image], ranking, names, ids, keep_query=kept)
-
-    def ranked(feature: NDArray[np.float32], query: Query, box: Box | None) -> Ranking:
-        vector = collection.model.head.apply(Features(feature[None])).vectors[0]
-        own = () if kept or query.image not in ids else (ids[query.image],)
-        examples = (Example(paths[query.image], box),)
-        return rerank.rerank(Ranked.by(collection, vector, wanted=None, without=own, examples=examples), stages).ranking
-
-    outcomes = tuple(
-        scored(ranked(feature, query, box), query)
-        for query, feature, box in zip(truth.queries, features, asked.boxes, strict=True)
-    )
+    database = collection.database
+    pooled = np.stack(features)
+    vectors = database.model.head.apply(Features(pooled)).vectors
+    outcomes = score(database, asked, rank(database, asked, vectors, stages))
     report: dict[str, Any] = {
         "dataset": truth.dataset,
         "queries": len(outcomes),
@@ -106,8 +95,7 @@ def evaluate(
     }
     rows = [_row(outcome, kept) for outcome in outcomes]
     if real_valued:
-        rankings = _rank_real_valued(collection, np.stack(features), progress)
-        exact = [scored(*pair) for pair in zip(rankings, truth.queries, strict=True)]
+        exact = score(database, asked, _rank_real_valued(collection, pooled, progress))
         report["real_valued"] = scoring.summary(exact)
         rows = [row | {"ap_real_valued": _ap(outcome.score)} for row, outcome in zip(rows, exact, strict=True)]
     report["per_query"] = rows
@@ -160,6 +148,35 @@ def ask(
     if not kept:
         _check_positives(truth)
     return Asked(truth, paths, tuple(_box(query, paths[query.image]) for query in truth.queries), kept)
+
+
+def rank(
+    database: Database, asked: Asked, vectors: NDArray[np.float32], stages: Sequence[str] = ()
+) -> Iterator[Ranking]:
+    """Rank all photos by each query of a benchmark.
+
+    Args:
+        database: the photos in codes.
+        asked: the queries; a photo that the protocol leaves out of its own ranking is in none.
+        vectors: (Q, d) unit features of the queries.
+        stages: names of ``udq.rerank.STAGES``, by which each ranking is ranked again.
+    """
+    places = {image.name: place for place, image in enumerate(database.images)}
+    for query, box, vector in zip(asked.truth.queries, asked.boxes, vectors, strict=True):
+        own = () if asked.kept or query.image not in places else (places[query.image],)
+        examples = (Example(asked.paths[query.image], box),)
+        ranked = Ranked.by(database, vector, wanted=None, without=own, examples=examples)
+        yield rerank.rerank(ranked, stages).ranking
+
+
+def score(database: Database, asked: Asked, rankings: Iterable[Ranking]) -> tuple[Outcome, ...]:
+    """Score the rankings of a benchmark's queries, one each, by its protocol."""
+    names = [image.name for image in database.images]
+    places = {name: place for place, name in enumerate(names)}
+    return tuple(
+        scoring.score(query, asked.paths[query.image], ranking, names, places, keep_query=asked.kept)
+        for query, ranking in zip(asked.truth.queries, rankings, strict=True)
+    )
 
 
 def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, outside: bool = False) -> None:

@@ -1,22 +1,19 @@
-"""A query and the codes of a collection -> its photos in order, each with where the object is (sec. 3.5)."""
+"""A query and photos in codes -> these in order, each with where the object is (sec. 3.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import proposals, scan
+from udq import scan
+from udq.database import Database
 from udq.localise import localise
+from udq.segments import Segment
 from udq.types import Box, Match, Verification
-
-if TYPE_CHECKING:
-    from udq.collection import Collection
-    from udq.segments import Segment
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,10 @@ class LookedAt:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Photos of a collection, ranked for one query: all, or the nearest.
+    """Photos of a database, ranked for one query: all, or the nearest.
 
     Attributes:
-        order: (n,) int64, best first: places in ``Collection.images``; ties in their order, which is that of ids.
+        order: (n,) int64, best first: places in ``Database.images``; ties in their order, which is that of ids.
         distance: (N,) float32, of each photo in that order: expected squared distance of its best
             region (eq. 5 and residuals); nan of photos that are not ranked.
         locate: place -> (4,) float32, where the object is. Called for photos that are reported, which are few:
@@ -74,27 +71,27 @@ class Ranking:
         return 1.0 / max(float(np.sqrt(self.distance[image])), 1e-9)
 
 
-def rank(collection: Collection, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
-    """Rank the photos of a collection by a pooled query feature (D,): the ``k`` best, or all."""
-    return rank_by(collection, collection.model.lookup_tables(feature), k=k)
+def rank(database: Database, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
+    """Rank the photos of a database by a pooled query feature (D,): the ``k`` best, or all."""
+    return rank_by(database, database.model.lookup_tables(feature), k=k)
 
 
-def rank_by(collection: Collection, lookup: NDArray[np.float32], *, k: int | None = None) -> Ranking:
-    """Rank the photos of a collection by a query's (M, K) tables: the ``k`` best, or all."""
+def rank_by(database: Database, lookup: NDArray[np.float32], *, k: int | None = None) -> Ranking:
+    """Rank the photos of a database by a query's (M, K) tables: the ``k`` best, or all."""
     if k is not None:
-        return nearest(collection, lookup[None], k)[0]
+        return nearest(database, lookup[None], k)[0]
     # A removed photo is scanned along with the others: its codes lie between theirs, until the collection is compacted.
-    every = [scan.best_regions(lookup, s.codes, s.offsets).distance[s.living] for s in collection.segments]
+    every = [scan.best_regions(lookup, s.codes, s.offsets).distance[s.living] for s in database.segments]
     distance = np.concatenate([np.empty(0, np.float32), *every])
     order = scan.rank(scan.BestRegions(distance, np.zeros(len(distance), np.int64)))
-    return Ranking(order, distance, _locator(collection, lookup))
+    return Ranking(order, distance, _locator(database, lookup))
 
 
-def nearest(collection: Collection, lookups: NDArray[np.float32], k: int) -> list[Ranking]:
-    """Rank the ``k`` best photos of a collection for each of several queries, by their tables (Q, M, K)."""
-    segments = collection.segments
-    if collection.looked_at is not None and segments:
-        found = [collection.index.nearest_images(lookup, k, looked_at=collection.looked_at) for lookup in lookups]
+def nearest(database: Database, lookups: NDArray[np.float32], k: int) -> list[Ranking]:
+    """Rank the ``k`` best photos of a database for each of several queries, by their tables (Q, M, K)."""
+    segments = database.segments
+    if database.looked_at is not None and segments:
+        found = [database.index.nearest_images(lookup, k, looked_at=database.looked_at) for lookup in lookups]
     else:
         found = scan.nearest_images_of_each(lookups, [segment.part for segment in segments], k)
     rankings = []
@@ -102,17 +99,16 @@ def nearest(collection: Collection, lookups: NDArray[np.float32], k: int) -> lis
         order = _places(segments, images.image)
         distance = np.full(sum(len(segment.living) for segment in segments), np.nan, np.float32)
         distance[order] = images.distance
-        rankings.append(Ranking(order, distance, _locator(collection, lookup)))
+        rankings.append(Ranking(order, distance, _locator(database, lookup)))
     return rankings
 
 
-def _locator(collection: Collection, lookup: NDArray[np.float32]) -> Callable[[int], NDArray[np.float32]]:
-    ranked = collection.config.features.proposals in proposals.RANKED
-    return partial(_locate, collection.segments, lookup, ranked)
+def _locator(database: Database, lookup: NDArray[np.float32]) -> Callable[[int], NDArray[np.float32]]:
+    return partial(_locate, database.segments, lookup, database.ranked)
 
 
 def _places(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return places in ``Collection.images`` of photos numbered through all segments, removed ones too."""
+    """Return places in ``Database.images`` of photos numbered through all segments, removed ones too."""
     row = np.cumsum([0, *(len(segment.removed) for segment in segments)])
     place = np.cumsum([0, *(len(segment.living) for segment in segments)])
     holder = np.searchsorted(row, rows, side="right") - 1
@@ -123,29 +119,16 @@ def _places(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.
 def _locate(segments: Sequence[Segment], lookup: NDArray[np.float32], ranked: bool, image: int) -> NDArray[np.float32]:
     """Return where in an image the object is, (4,) float32, by the codes of all its regions."""
     segment, rows = regions_of(segments, image)
-    return place(lookup, segment.codes[rows], segment.boxes[rows], ranked=ranked)
+    distance = scan.distances(lookup, segment.codes[rows])[None]
+    found: NDArray[np.float32] = localise(distance, segment.boxes[rows], ranked=ranked)[0]
+    return found
 
 
 def regions_of(segments: Sequence[Segment], image: int) -> tuple[Segment, slice]:
-    """Return the segment that holds an image, by its place in ``Collection.images``, and the rows of its regions."""
+    """Return the segment that holds an image, by its place in ``Database.images``, and the rows of its regions."""
     for segment in segments:
         if image < len(segment.living):
             break
         image -= len(segment.living)
     row = segment.living[image]
     return segment, slice(segment.offsets[row], segment.offsets[row + 1])
-
-
-def place(
-    lookup: NDArray[np.float32], codes: NDArray[np.uint8] | NDArray[np.uint16], boxes: NDArray[Any], *, ranked: bool
-) -> NDArray[np.float32]:
-    """Return where in a photo the object is, (4,) float32.
-
-    Args:
-        lookup: (M, K) tables of a query.
-        codes: (R, M), of all regions of the photo.
-        boxes: (R, 4), x1, y1, x2, y2 in pixels.
-        ranked: whether regions are in the order of their proposer, which puts the best first.
-    """
-    found: NDArray[np.float32] = localise(scan.distances(lookup, codes)[None], boxes, ranked=ranked)[0]
-    return found

@@ -80,7 +80,7 @@ def search(
     clock = time.perf_counter
     started = clock()
     ranked = Ranked.by(
-        collection,
+        collection.database,
         asked.query,
         wanted=max(offset + k, rerank.depth(names), calibrate.DEPTH),
         examples=asked.examples,
@@ -102,16 +102,16 @@ def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *,
     if not asked:
         return []
     started = time.perf_counter()
-    tables = collection.model.quantizer.lookup_tables
-    lookups = np.stack([tables(each.query) for each in asked])
-    rankings = nearest(collection, lookups, max(k, calibrate.DEPTH))
+    database = collection.database
+    lookups = np.stack([database.model.quantizer.lookup_tables(each.query) for each in asked])
+    rankings = nearest(database, lookups, max(k, calibrate.DEPTH))
     share = (time.perf_counter() - started) / len(asked)
     return [
         _result(
             collection,
             each,
             ranking,
-            Ranked(collection, each.query, lookup, ranking, k, examples=each.examples).sure,
+            Ranked(database, each.query, lookup, ranking, k, examples=each.examples).sure,
             {"encode": each.took, "scan": share},
             k,
         )

@@ -97,6 +97,29 @@ class Segment:
     photos: NDArray[Any]
     removed: NDArray[np.bool_]
 
+    @staticmethod
+    def of(folder: str, photos: Sequence[Indexed]) -> Segment:
+        """Return the segment of some photos.
+
+        Args:
+            folder: its name in the collection.
+            photos: in ascending order of their ids, at least one.
+        """
+        table = np.zeros(len(photos), PHOTO)
+        for row, photo in zip(table, photos, strict=True):
+            content = photo.content or Content(-1, 0, bytes(16))
+            row["id"], row["error"] = photo.image.id, photo.error
+            row["size"], row["modified"], row["digest"] = content.size, content.modified, np.void(content.digest)
+        return Segment(
+            folder,
+            np.concatenate([photo.codes for photo in photos]),
+            np.concatenate([photo.boxes for photo in photos]),
+            np.cumsum([0, *(len(photo.boxes) for photo in photos)], dtype=np.int64),
+            tuple(photo.image for photo in photos),
+            table,
+            np.zeros(len(photos), np.bool_),
+        )
+
     @cached_property
     def living(self) -> NDArray[np.int64]:
         """Rows of the photos that are of the collection still."""
@@ -250,30 +273,24 @@ def write(path: Path, name: str, photos: Sequence[Indexed], *, codewords: int) -
     """
     folder = path / name
     guarded(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
-    images = [photo.image for photo in photos]
-    codes = Codes(np.concatenate([photo.codes for photo in photos]), codewords)
-    table = np.zeros(len(photos), PHOTO)
-    for row, photo in zip(table, photos, strict=True):
-        content = photo.content or Content(-1, 0, bytes(16))
-        row["id"], row["error"] = photo.image.id, photo.error
-        row["size"], row["modified"], row["digest"] = content.size, content.modified, np.void(content.digest)
+    segment = Segment.of(name, photos)
     listed = {
-        "names": [image.name for image in images],
-        "roots": [image.root for image in images],
-        "sizes": [[image.width, image.height] for image in images],
+        "names": [image.name for image in segment.images],
+        "roots": [image.root for image in segment.images],
+        "sizes": [[image.width, image.height] for image in segment.images],
     }
     files = {
-        "codes.npy": npy(pack(codes)),
-        "boxes.npy": npy(np.concatenate([photo.boxes for photo in photos])),
-        "offsets.npy": npy(np.cumsum([0, *(len(photo.boxes) for photo in photos)], dtype=np.int64)),
-        "photos.npy": npy(table),
+        "codes.npy": npy(pack(Codes(segment.codes, codewords))),
+        "boxes.npy": npy(segment.boxes),
+        "offsets.npy": npy(segment.offsets),
+        "photos.npy": npy(segment.photos),
         # Escaped: so that even a name that is no Unicode can be said.
         "images.json": json.dumps(listed).encode(),
     }
     entry = {
         "folder": name,
         "images": len(photos),
-        "regions": len(codes),
+        "regions": len(segment.codes),
         "files": {file: write_new(folder / file, data) for file, data in files.items()},
     }
     sync_folder(folder)

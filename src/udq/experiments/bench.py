@@ -12,17 +12,16 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from udq import images, index, scan, scoring
+from udq import evaluate, images, index, scoring
 from udq.config import IndexConfig
-from udq.datasets import Query
+from udq.database import Database
 from udq.end_to_end import EndToEnd
 from udq.evaluate import Asked
 from udq.experiments.encoded import Encoded, Floats, encode
@@ -104,36 +103,33 @@ class Bench:
             model: what encodes.
             queries: (Q, d) unit features of the queries; those of their crops where None.
         """
-        return encode(model, self.photos, self.features(model) if queries is None else queries)
+        asked = self.features(model) if queries is None else queries
+        return encode(model, self.photos, asked, ranked=self.ranked)
 
     def accuracy(self, model: Model, queries: Floats | None = None) -> dict[str, float]:
-        """Return mAP of codes, of codes by the distance of eq. 5 as it stands, and of real-valued features.
+        """Return mAP of codes, ranked again too, of codes by the distance of eq. 5 alone, and of real-valued features.
 
         Args:
             model: what encodes.
             queries: as in ``encode``.
         """
         asked = self.features(model) if queries is None else queries
-        database = self.encode(model, asked)
-        quantizer = model.quantizer
+        encoded = self.encode(model, asked)
+        database, quantizer = encoded.database, model.quantizer
         plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
-        return {
-            "codes": self._map(database.distances(quantizer, asked), database),
-            "codes_by_eq5": self._map(database.distances(plain, asked), database),
-            "real_valued": self._map(database.nearest, database),
+        by_eq5 = replace(database, model=replace(model, quantizer=plain))
+        rankings = {
+            "codes": evaluate.rank(database, self.asked, asked),
+            "codes_diffusion": evaluate.rank(database, self.asked, asked, ["diffusion"]),
+            "codes_by_eq5": evaluate.rank(by_eq5, self.asked, asked),
+            "real_valued": (Ranking(np.argsort(row, kind="stable"), row, _nowhere) for row in encoded.nearest),
         }
+        return {measure: self._map(database, found) for measure, found in rankings.items()}
 
-    def outcomes(self, model: Model) -> list[Outcome]:
+    def outcomes(self, model: Model) -> tuple[Outcome, ...]:
         """Return every query's ranking by codes, scored, with where its object was found in the first photos."""
-        asked = self.features(model)
-        database = self.encode(model, asked)
-        found = []
-        for query, feature in zip(self.asked.truth.queries, asked, strict=True):
-            lookup = model.quantizer.lookup_tables(feature)
-            distance = scan.best_regions(lookup, database.codes, database.offsets).distance
-            locate = partial(database.locate, lookup, self.ranked)
-            found.append(self._scored(query, distance, database, locate))
-        return found
+        database = self.encode(model).database
+        return evaluate.score(database, self.asked, evaluate.rank(database, self.asked, self.features(model)))
 
     def features(self, model: Model) -> Floats:
         """Return the unit features (Q, d) of the queries."""
@@ -184,18 +180,12 @@ class Bench:
                 shutil.rmtree(other)
         return self.scratch / f"training-{name}"
 
-    def _map(self, distance: Floats, database: Encoded) -> float:
-        """MAP of (Q, N) squared distances."""
+    def _map(self, database: Database, rankings: Iterable[Ranking]) -> float:
         # Boxes of positives would have the place of each object worked out, which mAP does not ask for.
-        queries = [replace(query, boxes={}) for query in self.asked.truth.queries]
-        outcomes = [self._scored(*pair, database, _nowhere) for pair in zip(queries, distance, strict=True)]
-        mean: float = scoring.summary(outcomes)["mAP"]
+        queries = tuple(replace(query, boxes={}) for query in self.asked.truth.queries)
+        asked = replace(self.asked, truth=replace(self.asked.truth, queries=queries))
+        mean: float = scoring.summary(evaluate.score(database, asked, rankings))["mAP"]
         return mean
-
-    def _scored(self, query: Query, distance: Floats, database: Encoded, locate: Callable[[int], Floats]) -> Outcome:
-        ranking = Ranking(np.argsort(distance, kind="stable"), distance, locate)
-        path, kept = self.asked.paths[query.image], self.asked.kept
-        return scoring.score(query, path, ranking, database.names, database.ids, keep_query=kept)
 
 
 def describe(extractor: Extractor, asked: Asked) -> Floats:

@@ -24,7 +24,7 @@ from udq.experiments.bench import Bench, Fitted, describe
 from udq.experiments.looked import Looked
 from udq.experiments.settings import Settings
 from udq.experiments.shelf import Material
-from udq.experiments.tables import Cell
+from udq.experiments.tables import ACCURACIES, Cell
 from udq.extract import Extractor
 from udq.progress import Progress
 from udq.provenance import provenance, versions
@@ -160,7 +160,8 @@ class Desk:
 
     def _fingerprint(self, config: IndexConfig, kind: str) -> str:
         """Return a checksum of all that a value depends on."""
-        facts = [kind, self._seen, versions(), config.to_dict(), _digest(self._asked.truth)]
+        measures = ACCURACIES if kind == "accuracy" else kind
+        facts = [measures, self._seen, versions(), config.to_dict(), _digest(self._asked.truth)]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -34,10 +34,10 @@ def search_times(bench: Bench, model: Model, *, turns: int = _TURNS) -> dict[str
         model: what encodes them; of M * log2(K) bits a region, which the hash has too.
         turns: searches by each, of one query after the other.
     """
-    database = bench.encode(model)
+    (segment,) = bench.encode(model).database.segments
     whole = (photo for photo in bench.photos if photo.broken is None)
     vectors = np.concatenate([model.head.apply(photo.features).vectors for photo in whole])
-    scans = contenders(model, database.codes, database.offsets, vectors)
+    scans = contenders(model, segment.codes, segment.offsets, vectors)
     queries = bench.features(model)
     with threadpool_limits(1, user_api="blas"):
         for search in scans.values():

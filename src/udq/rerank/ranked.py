@@ -7,21 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udq import calibrate, images, scan
+from udq.database import Database
 from udq.ranking import Ranking, rank_by, regions_of
 from udq.rerank.verification import LoadCrop
 from udq.types import Codes, Example, Features
 
-if TYPE_CHECKING:
-    from udq.collection import Collection
-
-
-# A place in Collection.images -> the share of true matches expected among the photos at least as near.
+# A place in Database.images -> the share of true matches expected among the photos at least as near.
 Confidence = Callable[[int], float]
 
 
@@ -30,18 +26,18 @@ class Ranked:
     """A query and its ranking.
 
     Attributes:
-        collection: what was searched.
+        database: what was searched.
         query: (d,) float32, a feature f of unit length.
         lookup: (M, K) tables of the query.
         ranking: the nearest photos, best first, or all.
         wanted: how many photos a ranking is to hold; all where None.
-        without: places in ``Collection.images`` that no ranking holds, as a benchmark's own query photo.
+        without: places in ``Database.images`` that no ranking holds, as a benchmark's own query photo.
         examples: photos and boxes that the query was made of.
         load_crop: decodes those; ``Decoder.load_crop`` where they may be a stranger's.
         plain: the ranking by distance to the query as it was asked, which this came from; None where this is it.
     """
 
-    collection: Collection
+    database: Database
     query: NDArray[np.float32]
     lookup: NDArray[np.float32]
     ranking: Ranking
@@ -53,7 +49,7 @@ class Ranked:
 
     @staticmethod
     def by(
-        collection: Collection,
+        database: Database,
         query: NDArray[np.float32],
         *,
         wanted: int | None,
@@ -61,10 +57,10 @@ class Ranked:
         examples: tuple[Example, ...] = (),
         load_crop: LoadCrop = images.load_crop,
     ) -> Ranked:
-        """Rank the photos of a collection by a query; everything else as in the attributes."""
-        lookup = collection.model.quantizer.lookup_tables(query)
-        ranking = _without(collection, lookup, wanted, without)
-        return Ranked(collection, query, lookup, ranking, wanted, without, examples, load_crop)
+        """Rank the photos of a database by a query; everything else as in the attributes."""
+        lookup = database.model.quantizer.lookup_tables(query)
+        ranking = _without(database, lookup, wanted, without)
+        return Ranked(database, query, lookup, ranking, wanted, without, examples, load_crop)
 
     @cached_property
     def sure(self) -> Confidence:
@@ -75,7 +71,7 @@ class Ranked:
         if self.plain is not None:
             return self.plain.sure
         drawn_on = {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
-        photos = self.collection.images
+        photos = self.database.images
 
         def drawn(place: int) -> bool:
             path = photos[place].path
@@ -85,7 +81,7 @@ class Ranked:
         order = self.ranking.order[: max(self.wanted or 0, calibrate.DEPTH)].tolist()
         own = {place for place in order if drawn(place)}
         others = [place for place in order if place not in own]
-        values = self.collection.calibration.confidence(self.lookup, self.ranking.distance[others]).tolist()
+        values = self.database.calibration.confidence(self.lookup, self.ranking.distance[others]).tolist()
         known = {**dict(zip(others, values, strict=True)), **dict.fromkeys(own, 1.0)}
         # It never rises: what is farther than all of these is at most as sure as the last.
         last = values[-1] if values else 0.0
@@ -93,8 +89,8 @@ class Ranked:
 
     def again(self, query: NDArray[np.float32]) -> Ranked:
         """Rank by another query."""
-        lookup = self.collection.model.quantizer.lookup_tables(query)
-        ranking = _without(self.collection, lookup, self.wanted, self.without)
+        lookup = self.database.model.quantizer.lookup_tables(query)
+        ranking = _without(self.database, lookup, self.wanted, self.without)
         return replace(self, query=query, lookup=lookup, ranking=ranking, plain=self.plain or self)
 
     def reordered(self, order: NDArray[np.int64]) -> Ranked:
@@ -109,23 +105,21 @@ class Ranked:
         That is the best region of each, decoded and of unit length: (n, d) float32 in the space of the query. Photos
         that are less sure than ``least`` are left out.
         """
-        quantizer = self.collection.model.quantizer
+        quantizer = self.database.model.quantizer
         best = []
         first = self.ranking.order[:count].tolist()
         if least > 0:
             first = [image for image in first if self.sure(image) >= least]
         for image in first:
-            segment, rows = regions_of(self.collection.segments, image)
+            segment, rows = regions_of(self.database.segments, image)
             best.append(segment.codes[rows][scan.distances(self.lookup, segment.codes[rows]).argmin()])
         if not best:
             return np.empty((0, quantizer.dimensions), np.float32)
         return quantizer.reconstruct(Codes(np.stack(best), quantizer.codewords)).unit().vectors
 
 
-def _without(
-    collection: Collection, lookup: NDArray[np.float32], wanted: int | None, without: tuple[int, ...]
-) -> Ranking:
-    ranking = rank_by(collection, lookup, k=None if wanted is None else wanted + len(without))
+def _without(database: Database, lookup: NDArray[np.float32], wanted: int | None, without: tuple[int, ...]) -> Ranking:
+    ranking = rank_by(database, lookup, k=None if wanted is None else wanted + len(without))
     if not without:
         return ranking
     return replace(ranking, order=ranking.order[~np.isin(ranking.order, without)][:wanted])

@@ -21,7 +21,7 @@ def verify(ranked: Ranked) -> Ranked:
     """Look at the first photos, and order them by scores that what was seen raises; the others stay behind them."""
     ranking = ranked.ranking
     first = ranking.order[:DEPTH].tolist()
-    photos = [(ranked.collection.images[place].path, ranking.box(place)) for place in first]
+    photos = [(ranked.database.images[place].path, ranking.box(place)) for place in first]
     seen = []
     for number, example in enumerate(ranked.examples):
         if not example.wrong:

@@ -123,7 +123,7 @@ class Living:
         state = State(collection)
         _ = state.facts, state.by_id, collection.extractor
         if collection.looked_at is not None and len(collection):
-            _ = collection.index
+            _ = collection.database.index
         return state
 
     @staticmethod
