@@ -29,9 +29,10 @@ from robustness_common import (
     warmed,
 )
 
-from udq import index, transaction
+from udq import transaction
 from udq.collection import Collection
 from udq.config import IndexConfig
+from udq.encode import encode
 from udq.images import Source
 from udq.ranking import rank
 from udq.segments import PHOTOS, Indexed
@@ -142,7 +143,7 @@ def readers(photos: Path, scratch: Path, minutes: float) -> dict[str, Any]:
         path = build([scratch / "held", folder], scratch / "photos.udq")
         held = opened(path)
         extracted = extractor.extract(Source(f"new/{each.name}", each) for each in new)
-        spare = [index.encode(photo, 0, held.model) for photo in extracted]
+        spare = [encode(photo, 0, held.model) for photo in extracted]
         log, until = scratch / "states.txt", time.time() + 60 * minutes
         log.write_text(answers(held) + "\n")
         noted = [scratch / f"reader-{i}.json" for i in range(READERS)]

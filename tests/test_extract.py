@@ -133,13 +133,15 @@ def test_a_photo_that_is_a_line_has_features_and_so_has_a_box_that_is_one(tmp_pa
 def test_the_content_of_a_photos_file_comes_along_and_a_spool_keeps_it(extractor, photos, tmp_path):
     (tmp_path / "empty.jpg").touch()
     paths = [photos / "coffee.png", tmp_path / "empty.jpg", tmp_path / "gone.jpg"]
-    spool = Spool(tmp_path / "spool", extractor)
-    found = list(spool.fill([Source(path.name, path) for path in paths]))
+    sources = [Source(path.name, path) for path in paths]
+    spool = Spool(tmp_path / "spool", sources, extractor.extract)
+    found = list(spool.fill())
 
     assert [photo.content for photo in found] == [content(paths[0]), content(paths[1]), None]
     again = list(spool.drain(skip=0))
     assert [photo.content for photo in again] == [photo.content for photo in found]
     assert [photo.broken for photo in again] == [photo.broken for photo in found]
+    assert [photo.source for photo in again] == sources
 
 
 def test_a_broken_photo_is_passed_on_with_its_reason(extractor, photos, tmp_path):

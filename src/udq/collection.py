@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udq import drift, inference, proposals, scan, segments, storage
+from udq import images as photos
 from udq.config import IndexConfig
 from udq.database import Database
 from udq.drift import Drift
@@ -131,10 +132,11 @@ class Collection:
         """
         from udq import index
 
-        arguments = [images] if isinstance(images, str | os.PathLike) else list(images)
+        sources, passed_over = photos.find([images] if isinstance(images, str | os.PathLike) else list(images))
         index.build(
-            arguments,
+            sources,
             Path(path),
+            passed_over=passed_over,
             config=config or IndexConfig(),
             weights=None if weights is None else Path(weights),
             rpn=None if rpn is None else Path(rpn),

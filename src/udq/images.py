@@ -103,6 +103,14 @@ class Source:
         # Not resolved: a link to a photo is found by its own name.
         return self.path.absolute().as_posix().removesuffix(self.name)
 
+    def state(self) -> str:
+        """Return what changes with the file."""
+        try:
+            status = self.path.stat()
+        except OSError:  # whoever reads it learns why
+            return "unreadable"
+        return f"{status.st_size} {status.st_mtime_ns}"
+
 
 @dataclass(frozen=True)
 class Content:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,17 +26,20 @@ from udq import __version__, evaluate, images, model, segments, storage, watch
 from udq.config import IndexConfig, SampleConfig
 from udq.datasets import GroundTruth
 from udq.durable import write_whole
+from udq.encode import Here, Seen, Workforce, seen
 from udq.end_to_end import EndToEnd
 from udq.errors import ImageError, InputError
 from udq.extract import Extracted, Extractor, in_gpu_memory
 from udq.head import Arrays, Head
 from udq.progress import Progress, silent
-from udq.segments import Image, Indexed
+from udq.segments import Indexed
 from udq.spool import Spool
 from udq.train import Cached, Pooled, State, Trained, train
 from udq.trunk import Trunk
 from udq.types import Features, Regions
 from udq.writer import Writer
+
+_Photo = TypeVar("_Photo")
 
 SCALE = "longer in [images], now {},"
 """What to lower where the GPU's memory does not hold a photo's activations."""
@@ -64,36 +67,46 @@ class Sample:
             )
 
 
+# An extractor and its settings -> those who look at photos with such a one, who go home at the end.
+Hire = Callable[[Extractor, IndexConfig], AbstractContextManager[Workforce]]
+
+
 def build(
-    arguments: Sequence[str | os.PathLike[str]],
+    sources: Sequence[images.Source],
     path: Path,
     *,
+    passed_over: int = 0,
     config: IndexConfig,
     weights: Path | None = None,
     rpn: Path | None = None,
     device: str = "auto",
     truth: GroundTruth | None = None,
+    hire: Hire | None = None,
     progress: Progress = silent,
 ) -> None:
-    """Build a collection of the photos that files and folders name, at ``path``.
+    """Build a collection of photos at ``path``.
 
     Args:
-        arguments: files and folders.
+        sources: the photos, in the order of names.
         path: the collection to make; nothing may be there yet.
+        passed_over: files that are no photos.
         config: what to build it with.
         weights: a file of weights for the backbone.
         rpn: a file of the region proposal network.
         device: ``auto``, ``cpu`` or ``cuda``.
         truth: a benchmark to measure after every round of training; nothing goes by it.
+        hire: finds those who look at photos; this process does where None.
         progress: is told of each photo.
     """
-    sources, passed_over = images.find(arguments)
     if truth is not None:
         evaluate.check_names(truth, {source.name for source in sources}, ())
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
-    with Writer(path, fingerprint=fingerprint(sources, config, extractor, given)) as writer:
-        broken = _write(sources, range(len(sources)), writer, extractor, config, truth, progress)
+    with (
+        Writer(path, fingerprint=fingerprint(sources, config, extractor, given)) as writer,
+        nullcontext(Here(extractor)) if hire is None else hire(extractor, config) as workforce,
+    ):
+        broken = _write(sources, range(len(sources)), writer, extractor, workforce, config, truth, progress)
         writer.commit(config, given=given, broken=broken, next_id=len(sources), passed_over=passed_over)
 
 
@@ -142,7 +155,8 @@ def rebuild(
     same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:
         ids = [image.id for image in held]
-        broken = [*manifest.broken, *_write(sources, ids, writer, extractor, config, truth, progress)]
+        found = _write(sources, ids, writer, extractor, Here(extractor), config, truth, progress)
+        broken = [*manifest.broken, *found]
         writer.commit(
             config,
             given=given,
@@ -157,6 +171,7 @@ def _write(
     ids: Sequence[int],
     writer: Writer,
     extractor: Extractor,
+    workforce: Workforce,
     config: IndexConfig,
     truth: GroundTruth | None,
     progress: Progress,
@@ -168,6 +183,7 @@ def _write(
         ids: theirs, ascending.
         writer: where they go.
         extractor, config: how.
+        workforce: those who look at them, with such an extractor.
         truth: a benchmark to measure after every round of training.
         progress: is told of each photo.
 
@@ -176,15 +192,15 @@ def _write(
     """
     training = training_sample(len(sources), config.sample)
     chosen_sources = [sources[i] for i in training]
-    spool = Spool(writer.scratch / "photos", extractor)
-    again = Spool(writer.scratch / "photos-again", extractor)
+    spool = Spool(writer.scratch / "photos", chosen_sources, workforce.extract)
+    again = Spool(writer.scratch / "photos-again", chosen_sources, workforce.extract)
 
     def look(into: Spool, stage: str) -> Sample:
         with progress(stage, len(training)) as step, in_gpu_memory(SCALE.format(config.images.longer)):
-            return draw(counted(into.fill(chosen_sources), step), len(training), config.sample)
+            return draw(counted(into.fill(), step), len(training), config.sample)
 
     if not writer.has_model:
-        measure = None if truth is None else _Watch(truth, sources, chosen_sources, spool, extractor, config)
+        measure = None if truth is None else _Watch(truth, sources, spool, extractor, config)
         sample = look(spool, "looking at photos")
         if not len(sample.features):
             writer.abandon()
@@ -198,7 +214,7 @@ def _write(
             sample, config, extractor.device, progress, pooled=end_to_end, checkpoint=checkpoint, measure=measure
         )
         if trained.convolutions:
-            extractor.load(trained.convolutions)
+            workforce.load(trained.convolutions)
             sample = look(again, "looking again, with trained convolutions")
         with progress("fitting codes", None):
             fitted = encoder(sample, trained, config)
@@ -206,17 +222,18 @@ def _write(
         history = trained.history() if config.training.enabled else None
         writer.put_model(fitted, training=history, backbone=trained.convolutions)
     if convolutions := writer.read_backbone():
-        extractor.load(convolutions)
+        workforce.load(convolutions)
         spool = again
+    fitted = writer.read_model()
     chosen = set(training)
     left = range(writer.done, len(sources))
-    rest = extractor.extract(sources[i] for i in left if i not in chosen)
-    waiting = spool.drain(skip=sum(i < writer.done for i in training))
-    photos = (next(waiting) if i in chosen else next(rest) for i in left)
+    rest = workforce.encode(((ids[i], sources[i]) for i in left if i not in chosen), fitted)
+    looked_at = spool.drain(skip=sum(i < writer.done for i in training))
+    photos = (seen(next(looked_at), ids[i], fitted) if i in chosen else next(rest) for i in left)
     with progress("encoding photos", len(sources)) as step, in_gpu_memory(SCALE.format(config.images.longer)):
         for _ in range(writer.done):
             step()
-        return _encode(zip(ids[writer.done :], counted(photos, step), strict=True), writer.read_model(), writer)
+        return _put(counted(photos, step), fitted.quantizer.codewords, writer)
 
 
 class _Watch:
@@ -226,14 +243,12 @@ class _Watch:
         self,
         truth: GroundTruth,
         sources: Sequence[images.Source],
-        training: Sequence[images.Source],
         spool: Spool,
         extractor: Extractor,
         config: IndexConfig,
     ) -> None:
         self._queries = truth.queries
         self._paths = {source.name: source.path for source in sources}
-        self._training = training
         self._spool = spool
         self._extractor = extractor
         self._config = config
@@ -252,12 +267,10 @@ class _Watch:
                 device=self._extractor.device.type,
             )
             extractor.load(convolutions)
-            spool, described = (
-                Spool(self._spool.folder.with_name("photos-watched"), extractor),
-                self._describe(extractor),
-            )
+            folder = self._spool.folder.with_name("photos-watched")
+            spool, described = Spool(folder, self._spool.sources, extractor.extract), self._describe(extractor)
             shutil.rmtree(spool.folder, ignore_errors=True)
-        features = draw(spool.fill(self._training), len(self._training), config.sample).features
+        features = draw(spool.fill(), len(spool.sources), config.sample).features
         fitted = model.fit(features, head, config.quantizer, seed=config.sample.seed)
         return watch.mean_average_precision(fitted, self._queries, described, spool.drain(skip=0))
 
@@ -369,54 +382,29 @@ def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> 
     return Sample(Features(np.concatenate(kept)), Regions(np.concatenate(boxes)), np.concatenate(images_))
 
 
-def counted(photos: Iterable[Extracted], step: Callable[[], None]) -> Iterator[Extracted]:
+def counted(photos: Iterable[_Photo], step: Callable[[], None]) -> Iterator[_Photo]:
     """Yield photos and count them."""
     for photo in photos:
         step()
         yield photo
 
 
-def _encode(photos: Iterable[tuple[int, Extracted]], fitted: model.Model, writer: Writer) -> list[dict[str, str]]:
-    """Encode the photos that are still to do into segments; return all that are broken."""
+def _put(photos: Iterable[Seen], codewords: int, writer: Writer) -> list[dict[str, str]]:
+    """Write the photos that are still to do in segments; return all that are broken."""
     done, broken = writer.done, writer.broken
     whole: list[Indexed] = []
-    for number, photo in photos:
+    for photo in photos:
         done += 1
-        if photo.broken is None:
-            whole.append(encode(photo, number, fitted))
+        if isinstance(photo, Indexed):
+            whole.append(photo)
         else:
-            broken.append(why_broken(photo))
+            broken.append(photo)
         if len(whole) == segments.PHOTOS:
-            writer.put_segment(whole, codewords=fitted.quantizer.codewords, done=done, broken=broken)
+            writer.put_segment(whole, codewords=codewords, done=done, broken=broken)
             whole = []
     if whole:
-        writer.put_segment(whole, codewords=fitted.quantizer.codewords, done=done, broken=broken)
+        writer.put_segment(whole, codewords=codewords, done=done, broken=broken)
     return broken
-
-
-def encode(photo: Extracted, number: int, fitted: model.Model) -> Indexed:
-    """Return what a collection keeps of a photo.
-
-    Args:
-        photo: one that could be read.
-        number: its id.
-        fitted: the collection's model.
-    """
-    codes, error = fitted.measured(photo.features)
-    image = Image(photo.source.name, photo.source.root, photo.width, photo.height, number)
-    return Indexed(image, photo.content, _whole_pixels(photo.regions), codes.values, error)
-
-
-def why_broken(photo: Extracted) -> dict[str, str]:
-    """Return what a collection says of a photo that could not be read."""
-    return {"image": photo.source.name, "reason": str(photo.broken)}
-
-
-def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:
-    """Round boxes outwards, so that not even a tiny photo's smallest window becomes empty."""
-    noise = 1e-3
-    low, high = np.floor(regions.boxes[:, :2] + noise), np.ceil(regions.boxes[:, 2:] - noise)
-    return np.concatenate([low, high], axis=1).astype(np.uint16)
 
 
 def _all_broken(broken: Sequence[str]) -> str:
@@ -444,11 +432,6 @@ def fingerprint(
     facts = [__version__, extractor.engine.facts(), config.to_dict(), dict(given), replaces]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for source in sources:
-        try:
-            status = source.path.stat()
-            seen = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:  # the build will list it as broken
-            seen = "unreadable"
         # Bytes of a name that are no text are lone surrogates, which pass as they are.
-        found.update(f"{source.name}\0{source.path}\0{seen}\n".encode("utf-8", "surrogatepass"))
+        found.update(f"{source.name}\0{source.path}\0{source.state()}\n".encode("utf-8", "surrogatepass"))
     return found.hexdigest()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from udq import archive, images
 from udq.durable import write_whole
-from udq.extract import Extracted, Extractor
+from udq.extract import Extracted
 from udq.types import Features, Regions
+
+Extract = Callable[[Iterable[images.Source]], Iterator[Extracted]]
 
 # Photos a file: 36 MB with the default backbone.
 _PHOTOS = 64
@@ -21,19 +23,27 @@ _PHOTOS = 64
 class Spool:
     """What was extracted from the training photos, waiting to be encoded: files of some photos each."""
 
-    def __init__(self, folder: Path, extractor: Extractor) -> None:
+    def __init__(self, folder: Path, sources: Sequence[images.Source], extract: Extract) -> None:
+        """Look at nothing yet.
+
+        Args:
+            folder: of these photos alone.
+            sources: the photos.
+            extract: ``Extractor.extract``, or a workforce's.
+        """
         self.folder = folder
-        self._extractor = extractor
+        self.sources = sources
+        self._extract = extract
         self.broken: list[str] = []
 
-    def fill(self, sources: Sequence[images.Source]) -> Iterator[Extracted]:
+    def fill(self) -> Iterator[Extracted]:
         """Yield the photos, extracted now or by an earlier try, and keep them."""
         self.folder.mkdir(exist_ok=True)
         done = 0
         for photo in self.drain(skip=0):
             done += 1
             yield self._noticed(photo)
-        fresh = self._extractor.extract(sources[done:])
+        fresh = self._extract(self.sources[done:])
         for number in itertools.count(len(list(self._files())) + 1):
             some = list(itertools.islice(fresh, _PHOTOS))
             if not some:
@@ -43,7 +53,9 @@ class Spool:
 
     def drain(self, *, skip: int) -> Iterator[Extracted]:
         """Yield the photos again, in the same order, but for the first ones."""
-        return itertools.islice(itertools.chain.from_iterable(map(self._read, self._files())), skip, None)
+        sources = iter(self.sources)
+        read = (self._read(file, sources) for file in self._files())
+        return itertools.islice(itertools.chain.from_iterable(read), skip, None)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
@@ -60,8 +72,6 @@ class Spool:
     def _bytes(self, photos: Sequence[Extracted]) -> bytes:
         facts = [
             [
-                photo.source.name,
-                str(photo.source.path),
                 photo.width,
                 photo.height,
                 len(photo.regions),
@@ -78,13 +88,13 @@ class Spool:
             }
         )
 
-    def _read(self, file: Path) -> list[Extracted]:
+    def _read(self, file: Path, sources: Iterator[images.Source]) -> list[Extracted]:
         arrays = archive.from_bytes(file.read_bytes())
         facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
         found, start = [], 0
-        for name, path, width, height, count, broken, held in facts:
+        # Facts first: of two iterators, the one that ends first is asked first.
+        for (width, height, count, broken, held), source in zip(facts, sources, strict=False):
             rows = slice(start, start := start + count)
-            source = images.Source(name, Path(path))
             content = held and images.Content(held[0], held[1], bytes.fromhex(held[2]))
             regions, features = Regions(boxes[rows]), Features(vectors[rows])
             found.append(Extracted(source, width, height, regions, features, broken, content))

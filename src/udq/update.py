@@ -181,6 +181,7 @@ def _encode(
     if not (new or changed):
         return 0, unread
     from udq import index  # imports torch
+    from udq.encode import encode, why_broken
     from udq.extract import in_gpu_memory
 
     fitted, codewords, extractor = opened.model, _codewords(opened), opened.extractor.proposing()
@@ -200,16 +201,16 @@ def _encode(
         photos = index.counted(extractor.extract(sources), step)
         while batch := list(islice(photos, _BATCH)):
             if all(photo.broken and photo.source not in changed for photo in batch):
-                unread += map(index.why_broken, batch)
+                unread += map(why_broken, batch)
                 continue
             gone |= {changed[photo.source] for photo in batch if photo.source in changed}
             growing = [photo for photo in growing if photo.image.id not in gone]
             for photo in batch:
                 if photo.broken is None:
-                    growing.append(index.encode(photo, number, fitted))
+                    growing.append(encode(photo, number, fitted))
                     number, added = number + 1, added + 1
                 else:
-                    unread.append(index.why_broken(photo))
+                    unread.append(why_broken(photo))
             cut = len(growing) - len(growing) % segments.PHOTOS
             for start in range(0, cut, segments.PHOTOS):
                 full = growing[start : start + segments.PHOTOS]

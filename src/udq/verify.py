@@ -310,10 +310,10 @@ class _Look:
 
     def at(self, photos: Sequence[Image]) -> list[Indexed]:
         """Return photos under the ids that they have; those that cannot be read are left out."""
-        from udq import index  # imports torch
+        from udq import encode, index  # imports torch
 
         sources = [Source(image.name, image.path) for image in photos]
         with self._progress("looking at photos again", len(photos)) as step:
             looked = index.counted(self._extractor.extract(sources), step)
             pairs = zip(photos, looked, strict=True)
-            return [index.encode(photo, image.id, self._model) for image, photo in pairs if photo.broken is None]
+            return [encode.encode(photo, image.id, self._model) for image, photo in pairs if photo.broken is None]

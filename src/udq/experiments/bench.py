@@ -24,7 +24,7 @@ from udq.config import IndexConfig
 from udq.database import Database
 from udq.end_to_end import EndToEnd
 from udq.evaluate import Asked
-from udq.experiments.encoded import Encoded, Floats, encode
+from udq.experiments.encoded import Encoded, Floats, in_codes
 from udq.experiments.looked import Photos
 from udq.experiments.rounds import Rounds
 from udq.extract import Extracted, Extractor
@@ -104,7 +104,7 @@ class Bench:
             queries: (Q, d) unit features of the queries; those of their crops where None.
         """
         asked = self.features(model) if queries is None else queries
-        return encode(model, self.photos, asked, ranked=self.ranked)
+        return in_codes(model, self.photos, asked, ranked=self.ranked)
 
     def accuracy(self, model: Model, queries: Floats | None = None) -> dict[str, float]:
         """Return mAP of codes, ranked again too, of codes by the distance of eq. 5 alone, and of real-valued features.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import index
 from udq.database import Database
+from udq.encode import encode
 from udq.extract import Extracted
 from udq.model import Model
 from udq.segments import Indexed, Segment
@@ -30,7 +30,7 @@ class Encoded:
     nearest: Floats
 
 
-def encode(model: Model, photos: Iterable[Extracted], queries: Floats, *, ranked: bool) -> Encoded:
+def in_codes(model: Model, photos: Iterable[Extracted], queries: Floats, *, ranked: bool) -> Encoded:
     """Encode the photos that can be read.
 
     Args:
@@ -44,7 +44,7 @@ def encode(model: Model, photos: Iterable[Extracted], queries: Floats, *, ranked
     for photo in photos:
         if photo.broken is not None:
             continue
-        whole.append(index.encode(photo, len(whole), model))
+        whole.append(encode(photo, len(whole), model))
         # Both have unit length: ||q - f||^2 = 2 - 2 q.f
         nearest.append((2.0 - 2.0 * model.head.apply(photo.features).vectors @ queries.T).min(axis=0))
     return Encoded(Database(model, (Segment.of("", whole),), ranked), np.stack(nearest, axis=1))

@@ -77,7 +77,7 @@ class Looked:
             found = self._extractor.extract(sources)
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
-            found = Spool(self._folder / name, self._extractor).fill(sources)
+            found = Spool(self._folder / name, sources, self._extractor.extract).fill()
         with self._progress("photos", len(sources)) as step:
             for photo in found:
                 step()
