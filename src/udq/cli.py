@@ -76,7 +76,12 @@ Watched = Annotated[
 
 @app.command(epilog="Example: udq index photos/ -o photos.udq")
 def index(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Photos and folders of photos.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES", help="Photos, folders, tar files, and URLs of folders such as s3://bucket/photos."
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="COLLECTION", help="The collection to make.")],
     preset: Preset = "default",
     config_file: ConfigFile = None,
@@ -103,6 +108,13 @@ def index(
         bool, typer.Option("--no-train", help="Codes of the pretrained features, without training.")
     ] = False,
     device: Device = "auto",
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Have workers of a Ray cluster look at photos: local, auto or HOST:PORT (docs/scaling.md).",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build a collection from photos: propose regions, describe them, train on them, encode."""
@@ -125,7 +137,15 @@ def index(
     truth = _truth(ground_truth)
     with timed() as elapsed, _resumable(output):
         built = Collection.build(
-            images, output, config=settings, weights=weights, rpn=rpn, device=device, truth=truth, progress=progress
+            images,
+            output,
+            config=settings,
+            weights=weights,
+            rpn=rpn,
+            device=device,
+            ray=ray,
+            truth=truth,
+            progress=progress,
         )
     printing.print_built(built, elapsed(), as_json=as_json)
 

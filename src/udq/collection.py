@@ -6,11 +6,11 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udq import drift, inference, proposals, scan, segments, storage
-from udq import images as photos
 from udq.config import IndexConfig
 from udq.database import Database
 from udq.drift import Drift
@@ -25,6 +25,7 @@ from udq.types import Example, SearchResult
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
     from udq.extract import Extractor
+    from udq.index import Hire
     from udq.update import Changes
     from udq.verify import Damage
 
@@ -69,6 +70,13 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str) -> Extractor
     return extractor
 
 
+def _hire(address: str) -> Hire:
+    """Return what finds workers of the Ray cluster at an address."""
+    from udq.distributed import workers
+
+    return partial(workers.hired, address)
+
+
 def _see_alike(one: Manifest, other: Manifest) -> bool:
     """Whether the networks of two states are the same."""
     parts = ("config", "backbone", *storage.GIVEN)
@@ -111,28 +119,33 @@ class Collection:
         weights: PathLike | None = None,
         rpn: PathLike | None = None,
         device: str = "auto",
+        ray: str | None = None,
         truth: GroundTruth | None = None,
         progress: Progress = silent,
     ) -> Collection:
         """Build a collection from photos, and open it.
 
         Args:
-            images: a file or a folder (searched through and through), or several.
+            images: a file or a folder (searched through and through), a tar file, the URL of a folder in storage such
+                as ``s3://bucket/photos/``, or several of these.
             path: the collection to make; nothing may be there yet.
             config: what to build it with; the ``default`` preset where None.
             weights: a file of weights instead of the backbone's usual ones.
             rpn: a region proposal network that ``udq train-rpn`` made, instead of the shipped one.
             device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+            ray: have workers of a Ray cluster look at the photos, to the same codes: ``local`` (workers of this
+                machine), ``auto`` (the cluster that it is of) or ``HOST:PORT``. Their machines read photos from the
+                same paths or URLs.
             truth: a benchmark to measure after every round of training, for the curves; nothing goes by it.
             progress: is told of each photo.
 
         Raises:
-            InputError: a path is missing, or something is already at ``path``.
+            InputError: a path is missing, no cluster answers at ``ray``, or something is already at ``path``.
             ImageError: not one photo can be read. Single broken photos are no error: see ``broken``.
         """
-        from udq import index
+        from udq import index, stored
 
-        sources, passed_over = photos.find([images] if isinstance(images, str | os.PathLike) else list(images))
+        sources, passed_over = stored.find([images] if isinstance(images, str | os.PathLike) else list(images))
         index.build(
             sources,
             Path(path),
@@ -142,6 +155,7 @@ class Collection:
             rpn=None if rpn is None else Path(rpn),
             device=device,
             truth=truth,
+            hire=None if ray is None else _hire(ray),
             progress=progress,
         )
         return Collection.open(path, device=device)

@@ -68,7 +68,8 @@ class EndToEnd:
     def pooled(self, rows: Tensor) -> Tensor:
         """Return the features (B, D) of one photo's regions, with a gradient unless that is turned off."""
         source = self._sources[self._of_photo[int(rows[0])]]
-        photo = images.load(source.path, shorter=self._scale.shorter, longer=self._scale.longer)
+        with source.local() as file:
+            photo = images.load(file, shorter=self._scale.shorter, longer=self._scale.longer)
         device = self._trunk.device
         # Where bfloat16 is fast, the convolutions compute in it; weights and what follows stay float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=_mixed(device)):

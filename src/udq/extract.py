@@ -19,10 +19,11 @@ from threadpoolctl import threadpool_limits
 
 from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
-from udq.decode import Decoder
+from udq.decode import Decoded, Decoder
 from udq.engine import Engine, threads, workers
-from udq.errors import UdqError
+from udq.errors import ImageError, UdqError
 from udq.head import Arrays
+from udq.names import shown
 from udq.proposals import Proposer
 from udq.trunk import Maps, Trunk
 from udq.types import Box, Features, Regions
@@ -196,11 +197,17 @@ class Extractor:
         return self._pool(view, self.maps(view.pixels, at_once=self._at_once).features, box)
 
     def _extract(self, source: images.Source, propose: Proposer, decoder: Decoder, at_once: int) -> Extracted:
-        decoded = decoder.decode(source.path, shorter=self._image.shorter, longer=self._image.longer)
+        scale = {"shorter": self._image.shorter, "longer": self._image.longer}
+        try:
+            with source.local() as file:
+                decoded = decoder.decode(file, **scale)
+                broken = decoded.broken and decoded.broken.replace(shown(str(file)), shown(source.place))
+        except ImageError as error:
+            decoded, broken = Decoded(None, None), str(error)
         photo = decoded.photo
         if photo is None:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
-            return Extracted(source, 0, 0, *nothing, decoded.broken, decoded.content)
+            return Extracted(source, 0, 0, *nothing, broken, decoded.content)
         maps = self.maps(photo.pixels, at_once=at_once)
         regions = propose(photo, maps)
         features = Features(self._pool(photo, maps.features, regions.boxes))

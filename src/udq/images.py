@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -102,6 +102,16 @@ class Source:
         """The folder, absolute, that the name is relative to."""
         # Not resolved: a link to a photo is found by its own name.
         return self.path.absolute().as_posix().removesuffix(self.name)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return str(self.path)
+
+    @contextlib.contextmanager
+    def local(self) -> Iterator[Path]:
+        """Give a file of it, for as long as the context is open; raises ImageError where there can be none."""
+        yield self.path
 
     def state(self) -> str:
         """Return what changes with the file."""

@@ -433,5 +433,5 @@ def fingerprint(
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for source in sources:
         # Bytes of a name that are no text are lone surrogates, which pass as they are.
-        found.update(f"{source.name}\0{source.path}\0{source.state()}\n".encode("utf-8", "surrogatepass"))
+        found.update(f"{source.name}\0{source.place}\0{source.state()}\n".encode("utf-8", "surrogatepass"))
     return found.hexdigest()
