@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-shared-data test-browser test-web-fuzz benchmark lint types dist clean
+.PHONY: demo test test-shared-data test-browser test-web-fuzz test-ray benchmark lint types dist clean
 
 demo: $(VENV)/.installed
 	rm -rf udq-demo
 	$(BIN)/udq demo -o udq-demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not shared_data and not browser and not web_fuzz"
+	$(BIN)/python -m pytest -m "not shared_data and not browser and not web_fuzz and not ray"
 
 # Needs the benchmark photos: UDQ_SHARED_DATA=FOLDER, or ../shared/data.
 test-shared-data: $(VENV)/.installed
@@ -24,6 +24,10 @@ test-browser: $(VENV)/.installed
 # Requests that schemathesis makes up from the description of the API: no answer is a server's error.
 test-web-fuzz: $(VENV)/.installed
 	$(BIN)/python -m pytest -m web_fuzz
+
+# Clusters of several nodes on this machine, of which some are killed.
+test-ray: $(VENV)/.installed
+	$(BIN)/python -m pytest -m ray
 
 # All benchmarks of speed, about an hour: make benchmark PHOTOS=FOLDER, best of some thousand photos. JSON comes to OUT.
 OUT ?= udq-benchmark

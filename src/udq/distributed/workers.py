@@ -111,7 +111,7 @@ class Workers:
         items = list(photos)
         if not items:
             return
-        data = _ray_data()
+        data, failed = _ray_data(), cluster.ray().exceptions.RayError
         blocks = -(-len(items) // _PHOTOS)
         rows = data.from_items([{"photo": item} for item in items], override_num_blocks=blocks)
         looked_at = rows.map_batches(
@@ -125,7 +125,7 @@ class Workers:
         try:
             for row in looked_at.iter_rows():
                 yield row["seen"]
-        except cluster.ray().exceptions.RayError as error:
+        except failed as error:
             raise cluster.reason(error) from error
 
 

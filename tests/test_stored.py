@@ -1,0 +1,144 @@
+"""Photos in storage and in tar files: the same collections as of files, in S3 of a real server on this machine."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from udq import Collection, IndexConfig, stored
+from udq.errors import ImageError, InputError, UdqError
+
+QUICK = IndexConfig().replace(
+    {
+        "quantizer": {"dimensions": 64, "iterations": 1},
+        "training": {"enabled": False},
+        "sample": {"photos": 2},
+    }
+)
+NAMES = ("astronaut.png", "coffee.png", "deep er/coins 1#2?.png", "rocket.png")
+
+
+@pytest.fixture(scope="module")
+def files(photos, tmp_path_factory):
+    """A folder of four photos, one of a name that no URL may have, and one that is broken."""
+    folder = tmp_path_factory.mktemp("stored") / "photos"
+    for name in NAMES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((photos / f"{Path(name).stem.split()[0]}.png").read_bytes())
+    (folder / "broken.jpg").write_bytes(b"no photo")
+    (folder / "notes.txt").write_text("no photo either")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    return Collection.build(files, tmp_path_factory.mktemp("whole") / "x.udq", config=QUICK, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def bucket(files):
+    """A client of a server of S3, and what the photos' folder there is called, with secrets and options."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        secrets = {"aws_access_key_id": "someone", "aws_secret_access_key": "secret"}
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1", **secrets)
+        client.create_bucket(Bucket="museum")
+        for file in filter(Path.is_file, files.rglob("*")):
+            client.upload_file(str(file), "museum", f"photos/{file.relative_to(files).as_posix()}")
+        yield client, f"s3://someone:secret@museum/photos?scheme=http&endpoint_override={host}:{port}&region=us-east-1"
+    finally:
+        server.stop()
+
+
+def assert_same(one, other, prefix=""):
+    assert [prefix + name for name in other.names] == one.names
+    assert [prefix + entry["image"] for entry in other.broken] == [entry["image"] for entry in one.broken]
+    for first, second in zip(one.segments, other.segments, strict=True):
+        np.testing.assert_array_equal(first.codes, second.codes)
+        np.testing.assert_array_equal(first.boxes, second.boxes)
+        np.testing.assert_array_equal(first.photos["digest"], second.photos["digest"])
+
+
+def test_photos_in_storage_are_indexed_as_files_are(bucket, whole, tmp_path):
+    built = Collection.build(bucket[1], tmp_path / "x.udq", config=QUICK, device="cpu")
+
+    assert_same(built, whole)
+    assert built.info()["images"] == 4
+    assert {image.root for image in built.images} == {"s3://museum/photos/"}
+    assert built.broken[0]["reason"].startswith("s3://museum/photos/broken.jpg: ")
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "x.udq").rglob("*") if file.is_file())
+    assert b"secret" not in kept
+    assert built.search(whole.images[1].path).matches[0].image == NAMES[1]
+
+
+def test_tar_files_are_folders(files, whole, tmp_path):
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for file in sorted(filter(Path.is_file, files.rglob("*"))):
+            tar.add(file, file.relative_to(files).as_posix())
+    sources, passed_over = stored.find([tmp_path / "shard.tar"])
+    built = Collection.build(tmp_path / "shard.tar", tmp_path / "x.udq", config=QUICK, device="cpu")
+
+    assert (len(sources), passed_over) == (5, 1)
+    assert_same(built, whole, prefix="shard.tar/")
+    assert built.images[0].root == f"{tmp_path.as_posix()}/"
+    assert sources[0].state().startswith(f"{(files / NAMES[0]).stat().st_size} ")
+
+
+def test_tar_files_in_storage_and_files_beside_them(bucket, files, tmp_path):
+    client, url = bucket
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        tar.add(files / NAMES[0], "inside.png")
+    client.upload_file(str(tmp_path / "s.tar"), "museum", "shards/s.tar")
+    sources, _ = stored.find([url.replace("/photos?", "/shards?"), files / NAMES[1]])
+
+    assert [source.name for source in sources] == [NAMES[1], "s.tar/inside.png"]
+    assert sources[1].place == "s3://museum/shards/s.tar/inside.png"
+    with sources[1].local() as file:
+        assert file.read_bytes() == (files / NAMES[0]).read_bytes()
+    assert not file.exists()
+
+
+def test_one_photo_of_storage(bucket):
+    (source,), _ = stored.find([bucket[1].replace("/photos?", "/photos/coffee.png?")])
+    assert (source.name, source.root) == ("coffee.png", "s3://museum/photos/")
+
+
+def test_a_photo_that_is_gone_is_broken_and_a_storage_that_is_silent_ends_the_work(bucket, files):
+    client, url = bucket
+    client.upload_file(str(files / NAMES[0]), "museum", "passing/one.png")
+    (source,), _ = stored.find([url.replace("/photos?", "/passing?")])
+    client.delete_object(Bucket="museum", Key="passing/one.png")
+    with pytest.raises(ImageError, match=r"^s3://museum/passing/one\.png: no such file$"), source.local():
+        pass
+    client.upload_file(str(files / NAMES[0]), "museum", "passing/one.png")
+    silent = stored.Stored(source.name, source.path, source.below, "s3://museum/x?endpoint_override=127.0.0.1:9&"
+                           "scheme=http&region=us-east-1", source.file, 0, 10, 0)  # fmt: skip
+    with pytest.raises(UdqError, match=r"^s3://museum/passing/one\.png: cannot be read"), silent.local():
+        pass
+
+
+@pytest.mark.parametrize("argument", ["s3://museum/nothing", "what://museum/photos", "x.tar", "squeezed.tar"])
+def test_what_cannot_be_listed_is_one_line(bucket, argument, tmp_path, udq):
+    (tmp_path / "squeezed.tar").write_bytes(b"\x1f\x8b" + bytes(600))
+    if argument.startswith("s3"):
+        argument += "?" + bucket[1].partition("?")[2]
+    elif argument.endswith("tar"):
+        argument = str(tmp_path / argument)
+    code, _, err = udq("index", argument, "-o", tmp_path / "x.udq")
+
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert argument.partition("?")[0] in err
+    assert "endpoint" not in err
+
+
+def test_two_photos_of_one_name(bucket, files):
+    with pytest.raises(InputError, match=r"two photos would be named 'coffee\.png'"):
+        stored.find([bucket[1], files / "coffee.png"])
