@@ -34,6 +34,7 @@ from places import answers
 from udq import datasets, scan
 from udq.calibrate import THRESHOLD, Calibration
 from udq.collection import Collection
+from udq.database import LocalDatabase
 from udq.datasets import Query
 from udq.provenance import provenance
 from udq.ranking import rank_by
@@ -146,7 +147,7 @@ def learn(collection: Collection, living: NDArray[np.bool_] | None = None) -> Ca
             removed[segment.living[~part]] = True
             kept.append(dataclasses.replace(segment, removed=removed))
         segments = tuple(kept)
-    return Calibration.of(segments, collection.model.quantizer)
+    return LocalDatabase(collection.model, segments, ranked=True).calibration
 
 
 def measure(collection: Collection, queries: Sequence[Query], photos: Path | None = None) -> dict[str, Any]:

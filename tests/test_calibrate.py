@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import stats
 
 from udq import Collection, calibrate, scan
 from udq.calibrate import DEPTH, THRESHOLD, Calibration
+from udq.database import LocalDatabase
 from udq.errors import InputError
 from udq.quantize import Quantizer
 from udq.segments import PHOTO, Image, Segment
@@ -46,6 +48,10 @@ def segment(codes, offsets, removed=None):
 def chance(count, rng, regions=REGIONS):
     """Codes of photos that have nothing in common."""
     return rng.integers(0, K, (count * regions, M)).astype(np.uint8)
+
+
+def learned(segments, quantizer):
+    return LocalDatabase(SimpleNamespace(quantizer=quantizer), tuple(segments), ranked=True).calibration
 
 
 def collection_of(count, quantizer, seed=0, plant=0):
@@ -98,7 +104,7 @@ def again(held, lookup, quantizer, distance):
 def test_it_is_what_its_formula_says(quantizer, count, plant):
     held, lookup = collection_of(count, quantizer, plant=plant)
     distance = ranked(held, lookup)
-    calibration = Calibration.of([held], quantizer)
+    calibration = learned([held], quantizer)
     rate, confidence = again(held, lookup, quantizer, distance)
 
     assert calibration.rate == pytest.approx(rate, rel=1e-4)
@@ -109,11 +115,11 @@ def test_planted_photos_are_found_and_chance_is_not(quantizer):
     found, alarms, shares = [], 0, []
     for seed in range(25):
         held, lookup = collection_of(200, quantizer, seed=seed, plant=8)
-        confidence = Calibration.of([held], quantizer).confidence(lookup, ranked(held, lookup))
+        confidence = learned([held], quantizer).confidence(lookup, ranked(held, lookup))
         found.append((confidence >= THRESHOLD).sum())
         shares.append((confidence[:8].mean(), confidence[30:].mean()))
         held, lookup = collection_of(200, quantizer, seed=100 + seed)
-        alarms += Calibration.of([held], quantizer).confidence(lookup, ranked(held, lookup))[0] >= THRESHOLD
+        alarms += learned([held], quantizer).confidence(lookup, ranked(held, lookup))[0] >= THRESHOLD
 
     assert 7 <= np.mean(found) <= 9
     assert np.mean(shares, axis=0)[0] > 0.98
@@ -124,7 +130,7 @@ def test_planted_photos_are_found_and_chance_is_not(quantizer):
 def test_the_nearest_say_the_same_as_all(quantizer):
     held, lookup = collection_of(400, quantizer, plant=6)
     distance = ranked(held, lookup)
-    calibration = Calibration.of([held], quantizer)
+    calibration = learned([held], quantizer)
     every = calibration.confidence(lookup, distance)
 
     for k in (DEPTH, DEPTH + 1, 250):
@@ -145,10 +151,10 @@ def test_a_photo_counts_wherever_it_lies_and_a_removed_one_does_not(quantizer):
     ]
     more = segment(np.concatenate([held.codes, held.codes[:cut]]), np.arange(131) * REGIONS, np.arange(130) >= 90)
     more = dataclasses.replace(more, boxes=np.concatenate([held.boxes, held.boxes[:cut]]))
-    expected = Calibration.of([held], quantizer)
+    expected = learned([held], quantizer)
 
     for segments in ([turned], halves, [more]):
-        found = Calibration.of(segments, quantizer)
+        found = learned(segments, quantizer)
         assert (found.photos, found.rate) == (expected.photos, pytest.approx(expected.rate))
         distance = ranked(held, lookup)
         np.testing.assert_allclose(found.confidence(lookup, distance), expected.confidence(lookup, distance), atol=1e-6)
@@ -157,7 +163,7 @@ def test_a_photo_counts_wherever_it_lies_and_a_removed_one_does_not(quantizer):
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_few_photos_give_few_certainties(quantizer, count):
     held, lookup = collection_of(count, quantizer)
-    calibration = Calibration.of([held] if count else [], quantizer)
+    calibration = learned([held] if count else [], quantizer)
     confidence = calibration.confidence(lookup, ranked(held, lookup) if count else np.empty(0, np.float32))
 
     assert confidence.dtype == np.float32
@@ -168,7 +174,7 @@ def test_few_photos_give_few_certainties(quantizer, count):
 def test_photos_that_are_all_alike_are_no_find(quantizer):
     held, lookup = collection_of(1, quantizer)
     held = segment(np.tile(held.codes, (50, 1)), np.arange(51) * REGIONS)
-    confidence = Calibration.of([held], quantizer).confidence(lookup, ranked(held, lookup))
+    confidence = learned([held], quantizer).confidence(lookup, ranked(held, lookup))
 
     assert np.isfinite(confidence).all()
     assert confidence.max() <= 0.5
@@ -192,7 +198,7 @@ def test_it_is_a_share_and_never_rises(distances, photos, rate):
 
 def test_distances_out_of_order_are_refused(quantizer):
     held, lookup = collection_of(5, quantizer)
-    calibration = Calibration.of([held], quantizer)
+    calibration = learned([held], quantizer)
     for wrong in ([2.0, 1.0], [1.0, np.nan], [[1.0]]):
         with pytest.raises(InputError, match="nearest first"):
             calibration.confidence(lookup, np.array(wrong, np.float32))
@@ -200,7 +206,7 @@ def test_distances_out_of_order_are_refused(quantizer):
 
 def test_a_collection_of_photos_is_calibrated_alike_each_time(collection):
     opened = Collection.open(collection.path)
-    one, other = (Calibration.of(opened.segments, opened.model.quantizer) for _ in range(2))
+    one, other = (learned(opened.segments, opened.model.quantizer) for _ in range(2))
 
     assert one.photos == len(opened)
     assert 0 < one.rate == other.rate
@@ -211,7 +217,7 @@ def test_large_collections_are_sampled_evenly(quantizer, monkeypatch):
     monkeypatch.setattr(calibrate, "PHOTOS", 50)
     monkeypatch.setattr(calibrate, "QUERIES", 20)
     held, _ = collection_of(200, quantizer)
-    calibration = Calibration.of([held], quantizer)
+    calibration = learned([held], quantizer)
 
     assert calibration.photos == 200
     assert len(calibration.sample) == 50

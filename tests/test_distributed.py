@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from udq import Collection, IndexConfig
+from udq.errors import InputError, UdqError
 
 pytestmark = pytest.mark.ray
 
@@ -95,10 +98,10 @@ def after(wanted, act):
     return progress
 
 
-def kill_a_worker():
-    """Kill one of the processes that look at photos."""
-    processes = [file for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::MapWorker" in file.read_bytes()]
-    os.kill(int(processes[0].parent.name), signal.SIGKILL)
+def kill_one(actor):
+    """Kill one of the processes of an actor's class, as a machine without memory would."""
+    found = [file for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::" + actor in file.read_bytes()]
+    os.kill(int(found[0].parent.name), signal.SIGKILL)
 
 
 def test_workers_make_the_same_collection(cluster, many, whole, tmp_path):
@@ -107,7 +110,7 @@ def test_workers_make_the_same_collection(cluster, many, whole, tmp_path):
 
 def test_a_lost_worker_and_a_lost_node_cost_nothing(cluster, many, whole, tmp_path):
     def lose():
-        kill_a_worker()
+        kill_one(b"MapWorker")
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
 
     built = Collection.build(many, tmp_path / "x.udq", config=QUICK, device="cpu", ray="auto", progress=after(20, lose))
@@ -134,6 +137,110 @@ def test_what_a_kill_of_the_driver_leaves_goes_on(cluster, many, whole, tmp_path
     codes = np.concatenate([segment.codes for segment in built.segments])
     assert codes.tobytes() == whole.segments[0].codes.tobytes()
     assert built.images == whole.images
+
+
+# --- search --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pieces(library, many, tmp_path_factory):
+    """A collection of six segments; some of its photos were removed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("udq.segments.PHOTOS", 20)
+        path = tmp_path_factory.mktemp("pieces") / "x.udq"
+        built = Collection.build(many, path, config=QUICK, device="cpu")
+    return built.remove(["01*"])[0]
+
+
+def answer(result):
+    """What a search says, but for how long it took."""
+    return {name: value for name, value in result.to_json().items() if name != "elapsed_ms"}
+
+
+QUERIES = [("coffee.png", (81, 20, 478, 386)), ("astronaut.png", (100, 10, 300, 250)), ("rocket.png", None)]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_shards_answer_as_one(cluster, pieces, photos, replicas):
+    spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=3, replicas=replicas)
+
+    assert len(spread) == len(pieces) == 109
+    for name, box in QUERIES:
+        for k in (1, 20, 500):
+            expected = answer(pieces.search(photos / name, box, k=k))
+            assert answer(spread.search(photos / name, box, k=k)) == expected
+            assert expected["missing"] == 0
+        for stages in (["alpha-qe"], ["diffusion"]):
+            expected = answer(pieces.search(photos / name, box, k=20, rerank=stages))
+            assert answer(spread.search(photos / name, box, k=20, rerank=stages)) == expected
+    asked = [(photos / name, box) for name, box in QUERIES]
+    assert list(map(answer, spread.search_many(asked, k=7))) == list(map(answer, pieces.search_many(asked, k=7)))
+    assert spread.names == pieces.names
+    for name, box in QUERIES:
+        lookup = pieces.model.lookup_tables(pieces.extractor.describe(photos / name, box)[1])
+        np.testing.assert_array_equal(spread.database.distances(lookup), pieces.database.distances(lookup))
+
+
+def test_what_a_shard_that_died_held_is_said_to_be_missing_until_it_is_back(cluster, pieces, photos):
+    spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=3)
+    query, box = photos / QUERIES[0][0], QUERIES[0][1]
+    expected = answer(pieces.search(query, box, k=20))
+    assert answer(spread.search(query, box, k=20)) == expected
+    everything = pieces.search(query, box, k=200).matches
+    ranks = {match.image: (match.distance, match.box) for match in everything}
+
+    kill_one(b"Shard")
+    started, flagged = time.monotonic(), 0
+    while time.monotonic() < started + 60:
+        result = spread.search(query, box, k=20)
+        if result.missing:
+            flagged += 1
+            assert result.missing < len(pieces)
+            assert all((match.distance, match.box) == ranks[match.image] for match in result.matches)
+        else:
+            assert answer(result) == expected
+            if flagged:
+                break
+    recovered = time.monotonic() - started
+
+    assert flagged
+    assert recovered < 60
+    print(f"answers were flagged {flagged} times; all photos were searched again after {recovered:.1f} s")
+
+
+def test_with_two_replicas_nobody_notices_that_one_died(cluster, pieces, photos):
+    spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=2, replicas=2)
+    query, box = photos / QUERIES[1][0], QUERIES[1][1]
+    expected = answer(pieces.search(query, box, k=20))
+    seen, stop = [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            seen.append(answer(spread.search(query, box, k=20)))
+
+    clients = [threading.Thread(target=ask) for _ in range(3)]
+    for client in clients:
+        client.start()
+    try:
+        time.sleep(2)
+        before = len(seen)
+        kill_one(b"Shard")
+        time.sleep(6)
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+
+    assert len(seen) > before > 0
+    assert all(each == expected for each in seen)
+
+
+def test_a_spread_collection_is_not_changed(cluster, pieces, photos, tmp_path):
+    spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=2)
+    with pytest.raises(UdqError, match="open it without ray"):
+        spread.remove(["000.png"])
+    with pytest.raises(InputError, match="shards: expected 1 or more, found 0"):
+        Collection.open(pieces.path, ray="auto", shards=0)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "auto"])

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from udq import evaluate, segments
-from udq.database import Database
+from udq.database import LocalDatabase
 from udq.errors import InputError
 from udq.localise import localise
 from udq.progress import silent
@@ -153,7 +153,7 @@ def in_segments(segment, photos):
 @pytest.mark.parametrize("photos_a_segment", [12, 5])
 def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
     [whole] = collection.segments
-    database = Database(collection.model, tuple(in_segments(whole, photos_a_segment)), ranked)
+    database = LocalDatabase(collection.model, tuple(in_segments(whole, photos_a_segment)), ranked)
     monkeypatch.setattr(collection, "_read", dataclasses.replace(collection._held, database=database))
     query, box = photos / "astronaut.png", (100, 10, 300, 250)
     found = collection.search(query, box, k=12)

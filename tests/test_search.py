@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udq import scan, search
-from udq.database import Database
+from udq.database import LocalDatabase
 from udq.ranking import rank_by
-from udq.segments import PHOTO, Segment
+from udq.segments import PHOTO, Image, Segment
 from udq.types import Features
 
 SUBSPACES, CODEWORDS = 8, 256
@@ -24,7 +24,8 @@ def segment(rng, photos, removed):
     codes = rng.integers(0, 4, (offsets[-1], SUBSPACES)).astype(np.uint8)
     boxes = np.tile(np.array([0, 0, 8, 8], np.uint16), (len(codes), 1))
     gone = rng.random(photos) < removed
-    return Segment("segments/000001", codes, boxes, offsets, (), np.zeros(photos, PHOTO), gone)
+    images = tuple(Image(f"{i}.jpg", "/", 8, 8, i) for i in range(photos))
+    return Segment("segments/000001", codes, boxes, offsets, images, np.zeros(photos, PHOTO), gone)
 
 
 @pytest.mark.parametrize("kernel", scan.kernels())
@@ -39,7 +40,7 @@ def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, i
     lookup = rng.integers(0, 6, (SUBSPACES, CODEWORDS)).astype(np.float32)
     segments = tuple(segment(rng, photos, removed) for photos in sizes)
     model = SimpleNamespace(quantizer=SimpleNamespace(codewords=CODEWORDS))
-    database = Database(model, segments, ranked=True, looked_at=1.0 if inverted else None)
+    database = LocalDatabase(model, segments, ranked=True, looked_at=1.0 if inverted else None)
     every = rank_by(database, lookup)
     assert len(every.order) == len(every.distance) == sum(len(each.living) for each in segments)
     for k in (1, 20, 1000):

@@ -28,7 +28,7 @@ Where most photos show what is searched for, their distances are the bulk, and n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ from udq import scan
 from udq.errors import InputError
 from udq.quantize import Quantizer
 from udq.scan import Part
-from udq.segments import Segment
+from udq.segments import Indexed
 from udq.types import Codes, Features
 
 THRESHOLD = 0.95
@@ -81,28 +81,21 @@ class Calibration:
     sample: Part
 
     @staticmethod
-    def of(segments: Sequence[Segment], quantizer: Quantizer) -> Calibration:
+    def of(photos: int, kept: Callable[[Sequence[int]], Sequence[Indexed]], quantizer: Quantizer) -> Calibration:
         """Learn from the codes of a collection; the same codes give the same answer.
 
         Args:
-            segments: of the collection; removed photos do not count.
+            photos: N, of the collection.
+            kept: takes places of photos, 0..N - 1, to what is kept of them.
             quantizer: of the collection's model.
         """
-        ends = np.cumsum([0, *(len(segment.living) for segment in segments)])
-        photos = int(ends[-1])
-        places = _spread(photos, PHOTOS)
-        holders = np.searchsorted(ends, places, side="right") - 1
-        taken = [
-            (segments[holder], int(segments[holder].living[place - ends[holder]]))
-            for holder, place in zip(holders.tolist(), places.tolist(), strict=True)
-        ]
-        rows = [slice(segment.offsets[row], segment.offsets[row + 1]) for segment, row in taken]
+        taken = kept(_spread(photos, PHOTOS).tolist())
         dtype = np.uint8 if quantizer.codewords <= 256 else np.uint16
-        codes = [segment.codes[cut] for (segment, _), cut in zip(taken, rows, strict=True)]
+        codes = [photo.codes for photo in taken]
         offsets = np.cumsum([0, *map(len, codes)], dtype=np.int64)
         sample = Part(np.concatenate([np.empty((0, quantizer.subspaces), dtype), *codes]), offsets)
         asking = _spread(len(taken), QUERIES)
-        regions = [offsets[i] + _object_like(taken[i][0].boxes[rows[i]]) for i in asking.tolist()]
+        regions = [offsets[i] + _object_like(taken[i].boxes) for i in asking.tolist()]
         return Calibration(photos, _rate(sample, asking, regions, quantizer), sample)
 
     def expected(self, lookup: NDArray[np.float32], distance: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from udq import drift, inference, proposals, scan, segments, storage
 from udq.config import IndexConfig
-from udq.database import Database
+from udq.database import Database, LocalDatabase
 from udq.drift import Drift
-from udq.errors import CollectionError
+from udq.errors import CollectionError, UdqError
 from udq.head import Arrays
 from udq.model import Model
 from udq.progress import Progress, silent
@@ -24,6 +24,7 @@ from udq.types import Example, SearchResult
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
+    from udq.distributed.shards import Spread
     from udq.extract import Extractor
     from udq.index import Hire
     from udq.update import Changes
@@ -41,12 +42,17 @@ class _Held:
     backbone: Arrays
 
     @staticmethod
-    def read(path: Path, manifest: Manifest, looked_at: float | None) -> _Held:
+    def read(path: Path, manifest: Manifest, looked_at: float | None, spread: Spread | None) -> _Held:
         model = storage.read_model(path, manifest)
+        if spread is not None:
+            from udq.distributed.shards import ShardedDatabase
+
+            database = ShardedDatabase(path, manifest, model, spread, looked_at)
+            return _Held(manifest, database, storage.read_backbone(path, manifest))
         shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
         held = tuple(segments.read(path, manifest, **shape))
         ranked = manifest.config.features.proposals in proposals.RANKED
-        return _Held(manifest, Database(model, held, ranked, looked_at), storage.read_backbone(path, manifest))
+        return _Held(manifest, LocalDatabase(model, held, ranked, looked_at), storage.read_backbone(path, manifest))
 
 
 def extractor_of(manifest: Manifest, backbone: Arrays, device: str) -> Extractor:
@@ -86,11 +92,14 @@ def _see_alike(one: Manifest, other: Manifest) -> bool:
 class Collection:
     """Photos that can be searched for an object; read-only and safe to share between threads once opened."""
 
-    def __init__(self, path: Path, *, device: str = "auto", looked_at: float | None = None) -> None:
+    def __init__(
+        self, path: Path, *, device: str = "auto", looked_at: float | None = None, spread: Spread | None = None
+    ) -> None:
         """Open a collection; prefer ``Collection.open``."""
         self.path = path
         self.device = device
         self.looked_at = looked_at
+        self._spread = spread
         self._manifest = storage.read_manifest(path)
         self._lock = threading.Lock()
         self._read: _Held | None = None
@@ -98,7 +107,15 @@ class Collection:
         self._extractor: tuple[Manifest, Extractor] | None = None
 
     @staticmethod
-    def open(path: PathLike, *, device: str = "auto", looked_at: float | None = None) -> Collection:
+    def open(
+        path: PathLike,
+        *,
+        device: str = "auto",
+        looked_at: float | None = None,
+        ray: str | None = None,
+        shards: int | None = None,
+        replicas: int = 1,
+    ) -> Collection:
         """Open a collection on disk.
 
         Args:
@@ -107,8 +124,18 @@ class Collection:
             looked_at: part of the codes that a search looks at, above 0 and at most 1, by way of an inverted index
                 that is built when first needed: for many searches of tens of millions of regions, each of which takes
                 12 bytes of memory more. With 1 answers are those of None, which scans all codes.
+            ray: have actors of a Ray cluster hold and search the codes, with the same answers: ``local`` (of this
+                machine), ``auto`` (the cluster that it is of) or ``HOST:PORT``. Their machines read the collection from
+                the same path. It can be searched then, and not changed.
+            shards: in how many parts; one for each processor of the cluster where None.
+            replicas: actors that hold each part; with 2, one may die and searches go on.
         """
-        return Collection(Path(path), device=device, looked_at=looked_at)
+        spread = None
+        if ray is not None:
+            from udq.distributed.shards import Spread
+
+            spread = Spread(ray, shards, replicas)
+        return Collection(Path(path), device=device, looked_at=looked_at, spread=spread)
 
     @staticmethod
     def build(
@@ -297,7 +324,7 @@ class Collection:
         newest = storage.read_manifest(self.path)
         if newest == self._manifest:
             return self
-        opened = Collection(self.path, device=self.device, looked_at=self.looked_at)
+        opened = Collection(self.path, device=self.device, looked_at=self.looked_at, spread=self._spread)
         opened._extractor = self._extractor  # loading it takes longer than all the rest
         return opened
 
@@ -343,7 +370,7 @@ class Collection:
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Codes, boxes and photos."""
-        return self.database.segments
+        return self._local.segments
 
     @property
     def extractor(self) -> Extractor:
@@ -355,6 +382,12 @@ class Collection:
             return self._extractor[1]
 
     @property
+    def _local(self) -> LocalDatabase:
+        if not isinstance(self.database, LocalDatabase):
+            raise UdqError(f"{self.path}: a Ray cluster holds its codes; open it without ray for this")
+        return self.database
+
+    @property
     def _held(self) -> _Held:
         """What is read of one state, on first use.
 
@@ -364,7 +397,7 @@ class Collection:
         with self._lock:
             while self._read is None:
                 try:
-                    self._read = _Held.read(self.path, self._manifest, self.looked_at)
+                    self._read = _Held.read(self.path, self._manifest, self.looked_at, self._spread)
                 except CollectionError:
                     newest = storage.read_manifest(self.path)
                     if newest == self._manifest:
@@ -375,7 +408,7 @@ class Collection:
     @property
     def drift(self) -> Drift | None:
         """How well the codes say what newer photos show, beside older ones; None where there is nothing to compare."""
-        return drift.measure(self.segments, self._manifest.fitted_before)
+        return drift.measure(self.segments, self._manifest.fitted_before) if self._spread is None else None
 
     def info(self) -> dict[str, Any]:
         """Return what the collection holds, JSON-serialisable."""

@@ -3,35 +3,92 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from udq import scan
 from udq.calibrate import Calibration
 from udq.inverted import InvertedIndex
 from udq.model import Model
-from udq.segments import Image, Segment
+from udq.segments import Image, Indexed, Segment
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The n nearest photos of a database, nearest first; equal distances in the order of places.
+
+    Attributes:
+        place: (n,) int64, places in ``Database.images``.
+        distance: (n,) float32, squared distance of eq. 5 to the best region of each.
+        missing: how many photos could not be looked at.
+    """
+
+    place: NDArray[np.int64]
+    distance: NDArray[np.float32]
+    missing: int = 0
+
+
+class Database(Protocol):
+    """What is searched, wherever it is. A photo's place is its number in the order of ids, from 0."""
+
+    @property
+    def model(self) -> Model:
+        """Fully connected layers and quantizer."""
+
+    @property
+    def ranked(self) -> bool:
+        """Whether regions of a photo are in the order of their proposer, which puts the best first."""
+
+    @property
+    def images(self) -> list[Image]:
+        """All photos, by their places."""
+
+    @property
+    def calibration(self) -> Calibration:
+        """What chance looks like in these photos, for confidences; learned from their codes on first use."""
+
+    def ready(self) -> None:
+        """Work out what the first search would have to wait for."""
+
+    def __len__(self) -> int:
+        """Return the number N of photos."""
+
+    def photos(self, places: Sequence[int]) -> list[Indexed]:
+        """Return what is kept of some photos."""
+
+    def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the squared distance (N,) of each photo's best region by a query's (M, K) tables."""
+
+    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
+        """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Database:
-    """Codes of photos and what made them; safe to share between threads.
+class LocalDatabase:
+    """Codes in the memory of this process, or mapped into it; safe to share between threads.
 
     Attributes:
-        model: fully connected layers and quantizer.
+        model, ranked: as in ``Database``.
         segments: codes, boxes and photos.
-        ranked: whether regions of a photo are in the order of their proposer, which puts the best first.
-        looked_at: part of the codes that a search looks at, by way of the inverted index; None scans all.
+        looked_at: part of the codes that a search looks at, by way of an inverted index; None scans all.
+        threads: that a search may take; as many as there are processors where None.
     """
 
     model: Model
     segments: tuple[Segment, ...]
     ranked: bool
     looked_at: float | None = None
+    threads: int | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @cached_property
     def images(self) -> list[Image]:
-        """The photos, in the order of their ids; rankings name them by their places here."""
+        """All photos, by their places."""
         return [segment.images[row] for segment in self.segments for row in segment.living.tolist()]
 
     @property
@@ -46,10 +103,62 @@ class Database:
         with self._lock:
             return self._calibration
 
+    def ready(self) -> None:
+        """Work out what the first search would have to wait for."""
+        _ = self.calibration
+        if self.looked_at is not None and self.segments:
+            _ = self.index
+
+    def __len__(self) -> int:
+        """Return the number N of photos."""
+        return int(self._ends[-1])
+
+    def photos(self, places: Sequence[int]) -> list[Indexed]:
+        """Return what is kept of some photos."""
+        found = []
+        for place, holder in zip(places, self._holders(places).tolist(), strict=True):
+            segment = self.segments[holder]
+            found.append(segment.indexed(int(segment.living[place - self._ends[holder]])))
+        return found
+
+    def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the squared distance (N,) of each photo's best region by a query's (M, K) tables."""
+        # A removed photo is scanned along with the others: its codes lie between theirs, until it is compacted away.
+        every = (scan.best_regions(lookup, s.codes, s.offsets, threads=self.threads).distance for s in self.segments)
+        living = [found[segment.living] for found, segment in zip(every, self.segments, strict=True)]
+        return np.concatenate([np.empty(0, np.float32), *living])
+
+    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
+        """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
+        parts = [segment.part for segment in self.segments]
+        if self.looked_at is not None and parts:
+            found = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
+        else:
+            found = scan.nearest_images_of_each(lookups, parts, k, threads=self.threads)
+        return [Nearest(self._places(images.image), images.distance) for images in found]
+
+    def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return places of photos that are numbered through all segments, removed ones too."""
+        starts = np.cumsum([0, *(len(segment.removed) for segment in self.segments)])
+        holders = np.searchsorted(starts, rows, side="right") - 1
+        pairs = zip(holders.tolist(), rows - starts[holders], strict=True)
+        within = [np.searchsorted(self.segments[holder].living, row) for holder, row in pairs]
+        return self._ends[holders] + np.array(within, np.int64)
+
+    def _holders(self, places: Sequence[int]) -> NDArray[np.int64]:
+        """Return which segment holds each of some photos."""
+        found: NDArray[np.int64] = np.searchsorted(self._ends, places, side="right") - 1
+        return found
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        """The place of each segment's first photo, and N."""
+        return np.cumsum([0, *(len(segment.living) for segment in self.segments)])
+
     @cached_property
     def _index(self) -> InvertedIndex:
         return InvertedIndex.build([segment.part for segment in self.segments], self.model.quantizer.codewords)
 
     @cached_property
     def _calibration(self) -> Calibration:
-        return Calibration.of(self.segments, self.model.quantizer)
+        return Calibration.of(len(self), self.photos, self.model.quantizer)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq import calibrate, images, rerank
+from udq.database import Database
 from udq.errors import InputError
 from udq.ranking import Ranking, nearest
 from udq.rerank.ranked import Confidence, Ranked
@@ -92,7 +93,7 @@ def search(
         started = clock()
         ranked = rerank.rerank(ranked, names)
         took["rerank"] = clock() - started
-    return _result(collection, asked, ranked.ranking, sure, took, k, offset, min_score, names)
+    return _result(collection.database, asked, ranked.ranking, sure, took, k, offset, min_score, names)
 
 
 def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
@@ -108,7 +109,7 @@ def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *,
     share = (time.perf_counter() - started) / len(asked)
     return [
         _result(
-            collection,
+            database,
             each,
             ranking,
             Ranked(database, each.query, lookup, ranking, k, examples=each.examples).sure,
@@ -139,7 +140,7 @@ def _check_wanted(k: int) -> None:
 
 
 def _result(
-    collection: Collection,
+    database: Database,
     asked: Asked,
     ranking: Ranking,
     sure: Confidence,
@@ -152,16 +153,17 @@ def _result(
     """Return the photos of a ranking; ``took`` is how many seconds each step took."""
     started = time.perf_counter()
     matches = []
-    for position, i in enumerate(ranking.order[offset : offset + k].tolist(), start=offset + 1):
+    places = ranking.order[offset : offset + k].tolist()
+    for position, (i, photo) in enumerate(zip(places, database.photos(places), strict=True), start=offset + 1):
         # After a stage of post-processing, photos of lower scores may stand before others.
         if min_score is not None and ranking.score(i) < min_score:
             continue
-        image = collection.images[i]
+        image = photo.image
         match = ranking.match(position, i, image.name)
         matches.append(replace(match, id=image.id, width=image.width, height=image.height, confidence=sure(i)))
     seconds = {**took, "total": sum(took.values()) + time.perf_counter() - started}
     elapsed = {name: 1e3 * value for name, value in seconds.items()}
-    return SearchResult(asked.examples, tuple(matches), elapsed, stages, calibrate.THRESHOLD)
+    return SearchResult(asked.examples, tuple(matches), elapsed, stages, calibrate.THRESHOLD, ranking.missing)
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:

@@ -185,6 +185,7 @@ class SearchResult:
         rerank: stages of post-processing that ranked again, in their order; matches are then in theirs, not that of
             scores.
         threshold: confidence from which on a match counts as found.
+        missing: photos that could not be looked at, as those who hold their codes did not answer.
     """
 
     examples: tuple[Example, ...]
@@ -192,6 +193,7 @@ class SearchResult:
     elapsed_ms: dict[str, float]
     rerank: tuple[str, ...] = ()
     threshold: float = 1.0
+    missing: int = 0
 
     @property
     def found(self) -> int:
@@ -222,6 +224,7 @@ class SearchResult:
             },
             "k": len(self.matches),
             "found": self.found,
+            "missing": self.missing,
             "rerank": list(self.rerank),
             "elapsed_ms": {name: round(value, 3) for name, value in self.elapsed_ms.items()},
             "matches": [

@@ -30,6 +30,21 @@ def ray() -> Any:
 def connected(address: str) -> Iterator[None]:
     """Be connected to a cluster meanwhile; a connection that is there already is used, and stays.
 
+    Args and errors are those of ``connect``.
+    """
+    engine = ray()
+    before = engine.is_initialized()
+    connect(address)
+    try:
+        yield
+    finally:
+        if not before:
+            engine.shutdown()
+
+
+def connect(address: str) -> None:
+    """Connect this process to a cluster, unless it is connected to one already.
+
     Args:
         address: ``local``, ``auto`` (the cluster that this machine is of) or ``HOST:PORT`` of its head node.
 
@@ -39,7 +54,6 @@ def connected(address: str) -> Iterator[None]:
     """
     engine = ray()
     if engine.is_initialized():
-        yield
         return
     if address not in (LOCAL, "auto"):
         _answering(address)
@@ -59,10 +73,6 @@ def connected(address: str) -> Iterator[None]:
         engine.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InputError(f"ray {address}: no cluster ({' '.join(str(error).split())[:200]}); {_EXPECTED}") from error
-    try:
-        yield
-    finally:
-        engine.shutdown()
 
 
 def _answering(address: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.database import Database
+from udq.database import LocalDatabase
 from udq.encode import encode
 from udq.extract import Extracted
 from udq.model import Model
@@ -26,7 +26,7 @@ class Encoded:
         nearest: (Q, N) float32, least squared distance of features that nothing has quantized (eq. 2).
     """
 
-    database: Database
+    database: LocalDatabase
     nearest: Floats
 
 
@@ -47,4 +47,4 @@ def in_codes(model: Model, photos: Iterable[Extracted], queries: Floats, *, rank
         whole.append(encode(photo, len(whole), model))
         # Both have unit length: ||q - f||^2 = 2 - 2 q.f
         nearest.append((2.0 - 2.0 * model.head.apply(photo.features).vectors @ queries.T).min(axis=0))
-    return Encoded(Database(model, (Segment.of("", whole),), ranked), np.stack(nearest, axis=1))
+    return Encoded(LocalDatabase(model, (Segment.of("", whole),), ranked), np.stack(nearest, axis=1))

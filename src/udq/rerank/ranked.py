@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from udq import calibrate, images, scan
 from udq.database import Database
-from udq.ranking import Ranking, rank_by, regions_of
+from udq.ranking import Ranking, rank_by
 from udq.rerank.verification import LoadCrop
+from udq.segments import Indexed
 from udq.types import Codes, Example, Features
 
 # A place in Database.images -> the share of true matches expected among the photos at least as near.
@@ -71,15 +72,14 @@ class Ranked:
         if self.plain is not None:
             return self.plain.sure
         drawn_on = {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
-        photos = self.database.images
 
-        def drawn(place: int) -> bool:
-            path = photos[place].path
+        def drawn(photo: Indexed) -> bool:
+            path = photo.image.path
             return path.name in drawn_on and os.path.realpath(path) == drawn_on[path.name]
 
         # What comes after the first few changes no answer before it.
         order = self.ranking.order[: max(self.wanted or 0, calibrate.DEPTH)].tolist()
-        own = {place for place in order if drawn(place)}
+        own = {place for place, photo in zip(order, self.database.photos(order), strict=True) if drawn(photo)}
         others = [place for place in order if place not in own]
         values = self.database.calibration.confidence(self.lookup, self.ranking.distance[others]).tolist()
         known = {**dict(zip(others, values, strict=True)), **dict.fromkeys(own, 1.0)}
@@ -110,9 +110,8 @@ class Ranked:
         first = self.ranking.order[:count].tolist()
         if least > 0:
             first = [image for image in first if self.sure(image) >= least]
-        for image in first:
-            segment, rows = regions_of(self.database.segments, image)
-            best.append(segment.codes[rows][scan.distances(self.lookup, segment.codes[rows]).argmin()])
+        for photo in self.database.photos(first):
+            best.append(photo.codes[scan.distances(self.lookup, photo.codes).argmin()])
         if not best:
             return np.empty((0, quantizer.dimensions), np.float32)
         return quantizer.reconstruct(Codes(np.stack(best), quantizer.codewords)).unit().vectors

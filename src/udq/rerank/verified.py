@@ -21,7 +21,8 @@ def verify(ranked: Ranked) -> Ranked:
     """Look at the first photos, and order them by scores that what was seen raises; the others stay behind them."""
     ranking = ranked.ranking
     first = ranking.order[:DEPTH].tolist()
-    photos = [(ranked.database.images[place].path, ranking.box(place)) for place in first]
+    kept = ranked.database.photos(first)
+    photos = [(photo.image.path, ranking.box(place)) for place, photo in zip(first, kept, strict=True)]
     seen = []
     for number, example in enumerate(ranked.examples):
         if not example.wrong:

@@ -122,8 +122,7 @@ class Living:
     def _read(collection: Collection) -> State:
         state = State(collection)
         _ = state.facts, state.by_id, collection.extractor
-        if collection.looked_at is not None and len(collection):
-            _ = collection.database.index
+        collection.database.ready()
         return state
 
     @staticmethod

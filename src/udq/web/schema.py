@@ -167,6 +167,7 @@ class SearchOut(BaseModel):
     query: QueryOut
     k: int
     found: int
+    missing: int
     rerank: list[str]
     elapsed_ms: dict[str, float]
     matches: list[MatchOut]

@@ -83,7 +83,7 @@ async function search(next, { anew = true } = {}) {
     const answer = await api.search(states.request(state), signal);
     settle();
     found(answer.matches);
-    requestAnimationFrame(() => took(answer.elapsed_ms, performance.now() - released));
+    requestAnimationFrame(() => took(answer, performance.now() - released));
     const title = byId("results-title");
     if (title.getBoundingClientRect().top < 0) title.scrollIntoView();
   } catch (error) {
@@ -221,9 +221,10 @@ function found(next) {
   marks();
 }
 
-function took({ encode, scan }, here) {
+function took({ elapsed_ms: { encode, scan }, missing }, here) {
   byId("took").textContent =
-    `${counted(matches.length, "photo")} in ${Math.round(here)} ms (encoding ${Math.round(encode)}, scan ${scan.toFixed(1)})`;
+    `${counted(matches.length, "photo")} in ${Math.round(here)} ms (encoding ${Math.round(encode)}, scan ${scan.toFixed(1)})` +
+    (missing ? `; ${counted(missing, "photo")} could not be searched just now` : "");
   const best = matches.find((match) => !isQuery(match)) ?? matches[0];
   announce(
     best ? `${counted(matches.length, "photo")} found, best ${best.image}, score ${best.score.toFixed(2)}.` : "Nothing was found.",
