@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -235,12 +237,47 @@ def test_with_two_replicas_nobody_notices_that_one_died(cluster, pieces, photos)
     assert all(each == expected for each in seen)
 
 
+def test_ray_serve_deploys_the_page_and_the_api(cluster, pieces):
+    from ray import serve
+
+    from udq.distributed import deployment
+
+    with pytest.raises(InputError, match="expected collection=PATH"):
+        deployment.page({"colection": "x"})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    try:
+        serve.run(deployment.page({"collection": str(pieces.path), "shards": "2"}), name="udq")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            assert client.get("/readyz").text == "ready\n"
+            assert "<title>" in client.get("/").text
+            number = pieces.images[2].id
+            body = {"examples": [{"photo": number, "box": [10, 10, 200, 200]}], "k": 5}
+            found = client.post("/api/v1/search", json=body).json()
+            assert client.get("/api/v1/collection", headers={"host": "elsewhere.example"}).status_code == 421
+    finally:
+        serve.shutdown()
+    expected = pieces.search(pieces.images[2].path, (10, 10, 200, 200), k=5)
+    assert [match["image"] for match in found["matches"]] == [match.image for match in expected.matches]
+    assert [match["box"] for match in found["matches"]] == [list(match.box) for match in expected.matches]
+    assert found["missing"] == 0
+
+
 def test_a_spread_collection_is_not_changed(cluster, pieces, photos, tmp_path):
     spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=2)
     with pytest.raises(UdqError, match="open it without ray"):
         spread.remove(["000.png"])
     with pytest.raises(InputError, match="shards: expected 1 or more, found 0"):
         Collection.open(pieces.path, ray="auto", shards=0)
+
+
+def test_options_of_serve_that_do_not_go_together(udq, pieces, tmp_path):
+    code, _, err = udq("serve", pieces.path, "--shards", 2)
+    assert (code, "expected --ray ADDRESS" in err) == (2, True)
+    code, _, err = udq("serve", pieces.path, "--ray", "local", "--allow-write", tmp_path)
+    assert (code, "cannot be changed" in err) == (2, True)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "auto"])

@@ -9,6 +9,7 @@ import typer
 
 from udq import printing
 from udq.cli_update import CollectionPath, Device
+from udq.errors import InputError
 from udq.words import counted
 
 
@@ -38,13 +39,30 @@ def serve(
             help="Part of the codes that a search looks at, nearest first; for tens of millions of regions.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Have actors of a Ray cluster hold and search the codes: local, auto or HOST:PORT (docs/scaling.md).",
+        ),
+    ] = None,
+    shards: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --ray: parts of the codes. Default: one a processor.")
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option(metavar="N", min=1, help="With --ray: actors that hold each part; with 2, one may die.")
+    ] = 1,
     device: Device = "auto",
 ) -> None:
     """Serve a collection as a page and an API, on this machine unless told otherwise, until Ctrl-C."""
     from udq.collection import Collection
     from udq.web import server
 
-    opened = Collection.open(collection, device=device, looked_at=looked_at)
+    if ray is not None and allow_write is not None:
+        raise InputError("--allow-write: what a Ray cluster holds cannot be changed; leave out one of the two")
+    if ray is None and (shards is not None or replicas != 1):
+        raise InputError("--shards and --replicas: expected --ray ADDRESS with them; add it or leave them out")
+    opened = Collection.open(collection, device=device, looked_at=looked_at, ray=ray, shards=shards, replicas=replicas)
 
     def ready(address: str) -> None:
         printing.say(f"{collection}: {counted(len(opened), 'photo')} at {address}")
