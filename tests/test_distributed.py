@@ -14,9 +14,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 
-from udq import Collection, IndexConfig
+from udq import Collection, IndexConfig, index, stored
+from udq.distributed import training as distributed_training
 from udq.errors import InputError, UdqError
+from udq.extract import Extractor
 
 pytestmark = pytest.mark.ray
 
@@ -139,6 +142,73 @@ def test_what_a_kill_of_the_driver_leaves_goes_on(cluster, many, whole, tmp_path
     codes = np.concatenate([segment.codes for segment in built.segments])
     assert codes.tobytes() == whole.segments[0].codes.tobytes()
     assert built.images == whole.images
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample(library, many):
+    """Regions to train on."""
+    config = IndexConfig()
+    sources = stored.find([many])[0]
+    looked = Extractor(config.images, config.features, device="cpu").extract(sources)
+    return index.draw(looked, len(sources), config.sample)
+
+
+class Kept(list):
+    """States of training, in memory."""
+
+    def read(self):
+        return self[-1] if self else None
+
+    def write(self, state):
+        self.append(state)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_team_trains_as_one_process_does(cluster, sample, killed):
+    config = IndexConfig().replace({"training": {"iterations": 1, "stop_early": False}})
+    steps, kept = [], Kept()
+
+    @contextmanager
+    def progress(stage, total):
+        def step():
+            steps.append(total)
+            if killed and kept and not killing:
+                killing.append(kill_one(b"RayTrainWorker"))
+
+        killing = []
+        yield step
+
+    alone = index.learn(sample, config, torch.device("cpu"))
+    together = index.learn(
+        sample, config, torch.device("cpu"), progress, checkpoint=kept, run=distributed_training.train
+    )
+
+    assert len(kept) == len(alone.rounds) == len(together.rounds) == 2
+    assert len(steps) == steps[0]
+    for one, other in zip(alone.rounds, together.rounds, strict=True):
+        assert other.separability == pytest.approx(one.separability, rel=0.01)
+        assert other.discriminability == pytest.approx(one.discriminability, rel=0.01)
+        assert other.participation_ratio == pytest.approx(one.participation_ratio, rel=0.01)
+    # Similarities of regions, which is what a search sees: rotations of the quantizers are free.
+    begun = index.learn(sample, config.replace({"training": {"enabled": False}}), torch.device("cpu"))
+    rows = np.random.default_rng(0).permutation(len(sample.features))[:1000]
+    features = [each.head.apply(sample.features).vectors[rows] for each in (alone, together, begun)]
+    one, other, untrained = (each @ each.T for each in features)
+    # One process differs as much from itself with another number of threads; training changes twenty times more.
+    assert np.abs(other - one).mean() < 0.004
+    assert np.abs(untrained - one).mean() > 0.02
+
+
+def test_a_collection_is_trained_by_the_cluster(cluster, many, tmp_path):
+    config = QUICK.replace({"training": {"enabled": True, "iterations": 0}, "sample": {"photos": 200}})
+    built = Collection.build(many, tmp_path / "x.udq", config=config, device="cpu", ray="auto")
+
+    assert len(built.info()["training"]["rounds"]) == 1
+    found = built.search(many / "005.png", k=10)
+    assert {match.image for match in found.matches} == {f"{i:03}.png" for i in range(5, 120, 12)}
 
 
 # --- search --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from udq.head import Arrays
 from udq.images import Source
 from udq.model import Model
 from udq.segments import Image, Indexed
+from udq.train import Trained, train
 from udq.types import Regions
 
 Seen = Indexed | dict[str, str]
@@ -31,6 +32,10 @@ class Workforce(Protocol):
 
     def load(self, convolutions: Arrays) -> None:
         """Take over trained convolutions; none leave the network as it is."""
+
+    @property
+    def train(self) -> Callable[..., Trained]:
+        """What trains: ``udq.train.train``, or what does the same elsewhere."""
 
 
 class Here:
@@ -59,6 +64,11 @@ class Here:
     def load(self, convolutions: Arrays) -> None:
         """Take over trained convolutions; none leave the network as it is."""
         self._extractor.load(convolutions)
+
+    @property
+    def train(self) -> Callable[..., Trained]:
+        """What trains."""
+        return train
 
 
 def seen(photo: Extracted, number: int, fitted: Model) -> Seen:

@@ -211,7 +211,14 @@ def _write(
             end_to_end = EndToEnd(trunk, chosen_sources, sample.images, sample.regions, config.images)
         checkpoint = _Checkpoint(writer.scratch / "training.npz")
         trained = learn(
-            sample, config, extractor.device, progress, pooled=end_to_end, checkpoint=checkpoint, measure=measure
+            sample,
+            config,
+            extractor.device,
+            progress,
+            pooled=end_to_end,
+            checkpoint=checkpoint,
+            measure=measure,
+            run=workforce.train,
         )
         if trained.convolutions:
             workforce.load(trained.convolutions)
@@ -312,6 +319,7 @@ def learn(
     pooled: Pooled | None = None,
     checkpoint: Checkpoint | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
+    run: Callable[..., Trained] = train,
 ) -> Trained:
     """Train on a sample, unless training is off.
 
@@ -323,6 +331,7 @@ def learn(
         pooled: where pooled features come from; those of the sample where None.
         checkpoint: where the state of training is kept.
         measure: takes what a round left to the mAP of a benchmark.
+        run: ``udq.train.train``, or what does the same elsewhere.
     """
     supervision = config.supervision()
     few = len(np.unique(sample.images)) < config.training.refine_from
@@ -334,7 +343,7 @@ def learn(
         return Trained(head, {}, (), 0, None)
     # End to end, what fills the memory are the activations of one photo, whatever the batch.
     with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
-        return train(
+        return run(
             pooled or Cached(sample.features, device),
             sample.images,
             head,

@@ -31,6 +31,7 @@ from udq.config import QuantizerConfig, TrainConfig
 from udq.head import Arrays, Head, average
 from udq.network import Network
 from udq.progress import Progress, silent
+from udq.team import Alone, Team
 from udq.types import Codes, Features
 
 # k-means for PBR and CBR: regions a cluster, and clusters at most.
@@ -143,17 +144,20 @@ class Pooled(Protocol):
 class Cached:
     """Pooled features that wait in memory: the convolutions stay as they are."""
 
-    def __init__(self, features: Features, device: torch.device) -> None:
+    def __init__(self, features: Features, device: torch.device, *, parts: int = 1) -> None:
+        """Take features (G, D), for a device; each step has so many parts, one for each process of a team."""
         self._features = features
         self._device = device
+        self._parts = parts
 
     def all(self) -> Features:
         """Return the pooled features (G, D)."""
         return self._features
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
-        """Return an epoch: random batches of one part each."""
-        return [[rows] for rows in torch.split(torch.randperm(len(self._features), generator=generator), batch)]
+        """Return an epoch: random batches."""
+        order = torch.randperm(len(self._features), generator=generator)
+        return [list(torch.chunk(rows, self._parts)) for rows in torch.split(order, batch)]
 
     def pooled(self, rows: Tensor) -> Tensor:
         """Return the features (B, D) of one part."""
@@ -240,6 +244,7 @@ def train(
     resumed: State | None = None,
     keep: Callable[[State], None] | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
+    team: Team | None = None,
 ) -> Trained:
     """Run algorithm 1 on a sample of a collection's own regions.
 
@@ -256,13 +261,15 @@ def train(
         resumed: the state that an earlier try kept.
         keep: is given the state after each round.
         measure: takes averaged layers and convolutions after each round to the mAP of a benchmark.
+        team: processes that do the same; this one alone where None.
     """
+    team = team or Alone()
     begun = start.deepened(training.hidden)
     before = pooled.state()
     state = resumed or State(begun, begun, before, ())
     network = Network(state.head).to(device)
     pooled.load(state.convolutions)
-    parts = sum(map(len, pooled.steps(training.batch, torch.Generator())))
+    parts = sum(len(step[team.rank :: team.size]) for step in pooled.steps(training.batch, torch.Generator()))
     rounds, stopped = state.rounds, None
     features = network.apply_to(pooled.all())
     ratio = participation_ratio(features)
@@ -271,18 +278,23 @@ def train(
             step()
         for iteration in range(len(rounds), training.iterations + 1):
             turn = seed + iteration
-            told = supervise(features, images, training, quantizer, codewords, turn)
+            # By the first of the team, and so is what follows from it: rounding is not the same everywhere.
+            first = team.rank == 0
+            told = team.agree(supervise(features, images, training, quantizer, codewords, turn) if first else None)
+            assert told is not None
             untrained = state.untrained.rotated(told.rotation)
             network.load(state.head.rotated(told.rotation))
             network.classify(told.codebooks, sharpness=training.sharpness)
-            epochs = list(_optimise(network, pooled, told, training, turn, step))
+            epochs = list(_optimise(network, pooled, told, training, turn, team, step))
             # The last step may be the one that goes too far: what it left must be numbers as well.
             features = network.apply_to(pooled.all())
-            if not (np.isfinite(epochs).all() and np.isfinite(features.vectors).all()):
+            sane = bool(np.isfinite(epochs).all() and np.isfinite(features.vectors).all())
+            sane, reached_ratio = team.agree((sane, participation_ratio(features) if sane else 0.0))
+            if not sane:
                 stopped = f"the loss of iteration {iteration} was no longer a number; kept the state before it"
                 break
             separability, discriminability = zip(*epochs, strict=True)
-            last, ratio = ratio, participation_ratio(features)
+            last, ratio = ratio, reached_ratio
             reached = State(network.head(), untrained, pooled.state(), rounds)
             mean = None if measure is None else measure(*reached.averaged(before, share=training.share))
             rounds = (*rounds, Round(iteration, told.error, separability, discriminability, ratio, mean))
@@ -350,7 +362,13 @@ def refined_features(features: Features, images: NDArray[np.int64], training: Tr
 
 
 def _optimise(
-    network: Network, pooled: Pooled, told: Supervision, training: TrainConfig, seed: int, step: Callable[[], None]
+    network: Network,
+    pooled: Pooled,
+    told: Supervision,
+    training: TrainConfig,
+    seed: int,
+    team: Team,
+    step: Callable[[], None],
 ) -> Iterator[tuple[float, float]]:
     """Minimise the joint loss; yield eq. 8 and eq. 9 of each epoch, mean over its regions."""
     labels = torch.tensor(told.labels.values.astype(np.int64))
@@ -365,7 +383,7 @@ def _optimise(
         for parts in pooled.steps(training.batch, generator):
             size = sum(map(len, parts))
             optimiser.zero_grad()
-            for rows in parts:
+            for rows in parts[team.rank :: team.size]:
                 features = network(pooled.pooled(rows))
                 separability = losses.separability(network.logits(features), labels[rows].to(network.device))
                 discriminability = losses.discriminability(features, quantized[rows].to(network.device))
@@ -375,5 +393,16 @@ def _optimise(
                 found += np.array([separability.item(), discriminability.item()]) * len(rows)
                 step()
             regions += size
+            if team.size > 1:
+                team.add_up([_gradient(each) for group in optimiser.param_groups for each in group["params"]])
             optimiser.step()
-        yield tuple((found / regions).tolist())
+        total = torch.from_numpy(found)
+        team.add_up([total])
+        yield tuple((total.numpy() / regions).tolist())
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Return the gradient of a parameter, which is 0 where this process had no part in it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

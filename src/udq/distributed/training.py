@@ -1,0 +1,201 @@
+"""Algorithm 1 by several processes of a Ray cluster: data parallel, by Ray Train.
+
+Each process has the whole sample, sees its part of each batch, and adds its gradients to those of the others
+(``udq.team``): the steps are those of one process but for rounding. Supervision is worked out by the first, and so is
+whether a round is taken back. After every round its state comes back, from which training goes on where a process dies.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed
+
+from udq.config import QuantizerConfig, TrainConfig
+from udq.distributed import cluster
+from udq.head import Arrays, Head
+from udq.progress import Progress, silent
+from udq.train import Cached, Pooled, State, Trained
+from udq.train import train as train_here
+
+# Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
+MOST = 8
+# How often training goes on after processes died.
+_FAILURES = 3
+_LOOK_EVERY = 0.3
+
+_Value = TypeVar("_Value")
+
+
+class _Together:
+    """A team of torch.distributed."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the team."""
+        # As one: each exchange has to be waited for.
+        together = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(together)
+        parts = torch.split(together, [tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def agree(self, value: _Value) -> _Value:
+        """Return the value of the first of the team."""
+        held: list[Any] = [value if self.rank == 0 else None]
+        distributed.broadcast_object_list(held)
+        agreed: _Value = held[0]
+        return agreed
+
+
+class _Desk:
+    """Where the first of the team leaves how far it is; an actor."""
+
+    def __init__(self, state: bytes | None) -> None:
+        self._steps, self._kept = 0, 0
+        self._state = state
+        self._trained: Trained | None = None
+
+    def tell(self, steps: int) -> None:
+        self._steps = steps
+
+    def keep(self, state: bytes) -> None:
+        self._state = state
+        self._kept += 1
+
+    def end(self, trained: Trained) -> None:
+        self._trained = trained
+
+    def look(self, known: int) -> tuple[int, int, bytes | None]:
+        """Return steps done, how many states were left, and the last one where there are more than are known."""
+        return self._steps, self._kept, self._state if self._kept > known else None
+
+    def state(self) -> bytes | None:
+        return self._state
+
+    def trained(self) -> Trained | None:
+        return self._trained
+
+
+def train(
+    pooled: Pooled,
+    images: NDArray[np.int64],
+    start: Head,
+    *,
+    training: TrainConfig,
+    quantizer: QuantizerConfig,
+    codewords: int,
+    seed: int,
+    device: torch.device,
+    progress: Progress = silent,
+    resumed: State | None = None,
+    keep: Callable[[State], None] | None = None,
+    measure: Callable[[Head, Arrays], float | None] | None = None,
+) -> Trained:
+    """Do what ``udq.train.train`` does, on the cluster; what is watched by a benchmark is trained here.
+
+    Args and what is returned are those of ``udq.train.train``.
+    """
+    size = min(cluster.processors(), MOST)
+    given: dict[str, Any] = {
+        "training": training,
+        "quantizer": quantizer,
+        "codewords": codewords,
+        "seed": seed,
+        "device": device,
+    }
+    if measure is not None or size == 1 or not isinstance(pooled, Cached):
+        return train_here(
+            pooled, images, start, **given, progress=progress, resumed=resumed, keep=keep, measure=measure
+        )
+    engine = cluster.ray()
+    from ray import train as ray_train
+    from ray.train.torch import TorchTrainer
+
+    desk = engine.remote(_Desk).options(num_cpus=0).remote(None if resumed is None else resumed.to_bytes())
+    # In a list, so that it goes as it is to those who ask for it.
+    work = [engine.put((pooled.all(), images, start, given))]
+    steps = (training.iterations + 1) * training.epochs * -(-len(images) // training.batch)
+    with (
+        tempfile.TemporaryDirectory(prefix="udq-train-") as folder,
+        ThreadPoolExecutor(1) as waiting,
+        progress("training", steps) as step,
+    ):
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"work": work, "desk": desk},
+            scaling_config=ray_train.ScalingConfig(
+                num_workers=size, use_gpu=device.type == "cuda", resources_per_worker={"CPU": 1}
+            ),
+            run_config=ray_train.RunConfig(
+                storage_path=folder, failure_config=ray_train.FailureConfig(max_failures=_FAILURES)
+            ),
+        )
+        fitting = waiting.submit(trainer.fit)
+        done = kept = 0
+        while not fitting.done():
+            wait([fitting], timeout=_LOOK_EVERY)
+            reached, count, state = engine.get(desk.look.remote(kept))
+            for _ in range(reached - done):
+                step()
+            done, kept = max(done, reached), count
+            if state is not None and keep is not None:
+                keep(State.from_bytes(state))
+        try:
+            fitting.result()
+        except Exception as error:
+            raise cluster.reason(error) from error
+    trained: Trained = engine.get(desk.trained.remote())
+    return trained
+
+
+def _work(told: dict[str, Any]) -> None:
+    """Train as one of the team."""
+    engine, desk = cluster.ray(), told["desk"]
+    features, images, start, given = engine.get(told["work"][0])
+    team = _Together()
+    left = team.agree(engine.get(desk.state.remote()))
+    if given["device"].type == "cuda":
+        from ray.train.torch import get_device
+
+        given["device"] = get_device()
+
+    @contextmanager
+    def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
+        done, said = 0, time.monotonic()
+
+        def step() -> None:
+            nonlocal done, said
+            done += 1
+            if done == total or time.monotonic() > said + _LOOK_EVERY:
+                desk.tell.remote(done)
+                said = time.monotonic()
+
+        yield step
+
+    def keep(state: State) -> None:
+        engine.get(desk.keep.remote(state.to_bytes()))
+
+    first = team.rank == 0
+    trained = train_here(
+        Cached(features, given["device"], parts=team.size),
+        images,
+        start,
+        **given,
+        progress=progress if first else silent,
+        resumed=None if left is None else State.from_bytes(left),
+        keep=keep if first else None,
+        team=team,
+    )
+    if first:
+        engine.get(desk.end.remote(trained))
