@@ -33,6 +33,8 @@ from udq.words import counted
 PATIENCE = 5.0
 """Seconds that a shard has for an answer: a scan of 200 million codes takes a tenth of one."""
 
+# Of a processor, that Ray is told a shard takes.
+_PROCESSOR = 0.01
 # Photos whose codes and boxes are kept here: those of results, which are looked at again for boxes and by stages.
 _KEPT = 8192
 
@@ -135,9 +137,10 @@ class ShardedDatabase:
         self._given = engine.put(manifest)
         started = []
         for first, last in _runs([entry["regions"] for entry in manifest.segments], wanted):
-            # Without Ray's own repeats: what does not answer is asked elsewhere, or left out.
+            # Without Ray's own repeats: what does not answer is asked elsewhere, or left out. A shard is memory, and
+            # computes now and then: it waits for no processor of its own.
             actor = engine.remote(Shard).options(
-                num_cpus=1 / replicas, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
+                num_cpus=_PROCESSOR, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
             )
             started.append([actor.remote(path.resolve(), self._given, first, last, looked_at) for _ in range(replicas)])
         try:
