@@ -4,8 +4,8 @@
 
 ``index``   looking at photos and encoding them, untrained, by this process with so many threads and by so many workers
             of a local cluster, in turns. ``start`` is the seconds until the first photo, ``rate`` photos a second from
-            the 64th to the 64th from the end. ``overhead`` is how much slower workers are, start-up apart. ``kept`` is what comes
-            back of a photo.
+            the 64th to the 64th from the end. ``overhead`` is how much slower workers are, start-up apart. ``bytes`` is
+            what comes back of a photo.
 ``search``  the 100 nearest photos for one query in codes of the photos, repeated and jittered to so many, by this
             process on one thread and by actors, each of which holds a part, on one thread each.
 ``dead``    the actor of a shard is killed while one query follows the other: seconds until all photos are searched
