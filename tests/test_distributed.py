@@ -18,6 +18,7 @@ import torch
 
 from udq import Collection, IndexConfig, index, stored
 from udq.distributed import training as distributed_training
+from udq.engine import Engine
 from udq.errors import InputError, UdqError
 from udq.extract import Extractor
 
@@ -111,6 +112,21 @@ def kill_one(actor):
 
 def test_workers_make_the_same_collection(cluster, many, whole, tmp_path):
     assert_same(Collection.build(many, tmp_path / "x.udq", config=QUICK, device="cpu", ray="auto"), whole)
+
+
+def test_paths_are_those_of_whoever_began(cluster, many, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(many.parent)
+    built = Collection.build(many.name, tmp_path / "x.udq", config=QUICK, device="cpu", ray="auto")
+
+    assert [segment.codes.tobytes() for segment in built.segments] == [whole.segments[0].codes.tobytes()]
+    assert built.images == whole.images
+
+
+def test_a_worker_that_computes_otherwise_is_refused_and_says_why(cluster, many, tmp_path, monkeypatch):
+    monkeypatch.setattr(Engine, "facts", lambda self: ["another library"])
+    with pytest.raises(UdqError, match="by another library: codes would differ") as refused:
+        Collection.build(many, tmp_path / "x.udq", config=QUICK, device="cpu", ray="auto")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_lost_worker_and_a_lost_node_cost_nothing(cluster, many, whole, tmp_path):
@@ -314,6 +330,9 @@ def test_ray_serve_deploys_the_page_and_the_api(cluster, pieces):
 
     with pytest.raises(InputError, match="expected collection=PATH"):
         deployment.page({"colection": "x"})
+    for wrong, said in (({"token": ""}, "16 or more"), ({"shards": "two"}, "whole numbers")):
+        with pytest.raises(InputError, match=said):
+            deployment.page({"collection": str(pieces.path), **wrong})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

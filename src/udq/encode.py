@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.decode import Decoder
 from udq.extract import Extracted, Extractor
 from udq.head import Arrays
 from udq.images import Source
@@ -41,13 +42,14 @@ class Workforce(Protocol):
 class Here:
     """This process alone."""
 
-    def __init__(self, extractor: Extractor) -> None:
-        """Let an extractor do the work."""
+    def __init__(self, extractor: Extractor, decoder: Decoder | None = None) -> None:
+        """Let an extractor do the work, by a decoder that stays open; by new ones each time where None."""
         self._extractor = extractor
+        self._decoder = decoder
 
     def extract(self, sources: Iterable[Source]) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason."""
-        return self._extractor.extract(sources)
+        return self._extractor.extract(sources, self._decoder)
 
     def encode(self, photos: Iterable[tuple[int, Source]], fitted: Model) -> Iterator[Seen]:
         """Yield what a collection keeps of each photo, in order; photos come with their ids."""
@@ -58,7 +60,7 @@ class Here:
                 numbers.append(number)
                 yield source
 
-        for photo in self._extractor.extract(sources()):
+        for photo in self._extractor.extract(sources(), self._decoder):
             yield seen(photo, numbers.popleft(), fitted)
 
     def load(self, convolutions: Arrays) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,12 +145,16 @@ class Extractor:
             see = self._compiled[at_once]
         return Maps(*see(self.trunk.normalised(torch.from_numpy(pixels.copy()))))
 
-    def extract(self, sources: Iterable[images.Source]) -> Iterator[Extracted]:
+    def extract(self, sources: Iterable[images.Source], decoder: Decoder | None = None) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
 
         Each worker takes a photo from file to features on one thread: the layers of a light network are too small
         for several threads to share, and photos need not wait for each other. Files are decoded in processes of
         their own, one a worker, so that one that crashes its decoder or never ends is a broken photo and no more.
+
+        Args:
+            sources: the photos.
+            decoder: decodes them, and stays open; one for the occasion where None.
         """
         propose, at_once = self.propose, workers()
         with (
@@ -158,12 +162,12 @@ class Extractor:
             # What the consumer computes meanwhile has one core at best: threads of BLAS would wait in busy loops.
             threadpool_limits(1, user_api="blas"),
             # Closed first: workers that are under way need not wait for their photos any more.
-            Decoder() as decoder,
+            Decoder() if decoder is None else nullcontext(decoder) as opened,
         ):
             waiting: deque[Future[Extracted]] = deque()
             try:
                 for source in sources:
-                    waiting.append(pool.submit(self._extract, source, propose, decoder, at_once))
+                    waiting.append(pool.submit(self._extract, source, propose, opened, at_once))
                     if len(waiting) > 2 * at_once:
                         yield waiting.popleft().result()
                 while waiting:

@@ -23,6 +23,8 @@ from udq.images import MAX_BYTES, SUFFIXES, Source
 from udq.names import shown
 
 _TAR = ".tar"
+# Seconds since 1970 that nanoseconds can say in 64 bits: more is nonsense.
+_LATEST = 9e9
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def _is_tar(argument: str) -> bool:
 
 def _below(url: str) -> tuple[list[Source], int]:
     """Return the photos below a URL or at it, those in tar files too, and how many other files there are."""
+    system, path = _from(url)
     try:
-        system, path = _from(url)
         whole = system.get_file_info(path)
         if whole.type.name == "NotFound":
             raise InputError(f"{_without_secrets(url)}: nothing is there; check the spelling")
@@ -168,25 +170,27 @@ def _below(url: str) -> tuple[list[Source], int]:
 
 def _in_tar(storage: str, file: str, below: str, name: str) -> tuple[list[Source], int]:
     """Return the photos of a tar file of that name, and how many other files are in it."""
-    found: list[Source] = []
+    found: dict[str, Source] = {}
     passed_over = 0
     try:
         with _opened(storage, file) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             for member in tar:
                 inside = PurePosixPath(member.name).as_posix()
-                if not member.isreg() or member.issparse() or _hidden(inside):
+                if member.isdir() or _hidden(inside):
                     continue
-                if PurePosixPath(inside).suffix.lower() in SUFFIXES:
-                    own, modified = f"{name}/{inside}", int(member.mtime * 1e9)
-                    where = member.offset_data, member.size
-                    found.append(Stored(own, Path(own), below, storage, file, *where, modified))
+                # Links are passed over: what they lead to may be anywhere.
+                if PurePosixPath(inside).suffix.lower() in SUFFIXES and member.isreg() and not member.issparse():
+                    own, where = f"{name}/{inside}", (member.offset_data, member.size)
+                    modified = int(member.mtime * 1e9) if 0 <= member.mtime < _LATEST else 0
+                    # A file that was put in again takes the place of the one before.
+                    found[own] = Stored(own, Path(own), below, storage, file, *where, modified)
                 else:
                     passed_over += 1
     except (OSError, tarfile.TarError) as error:
         raise InputError(
             f"{shown(below + name)}: expected a tar file that is not compressed ({_line(error)})"
         ) from error
-    return found, passed_over
+    return list(found.values()), passed_over
 
 
 def _hidden(name: str) -> bool:
@@ -209,7 +213,13 @@ def _from(url: str) -> tuple[Any, str]:
         raise DependencyError(
             f"{_without_secrets(url)}: needs pyarrow; install it with: pip install 'udq[storage]'"
         ) from error
-    found: tuple[Any, str] = fs.FileSystem.from_uri(url)
+    try:
+        found: tuple[Any, str] = fs.FileSystem.from_uri(url)
+    except (OSError, ValueError) as error:
+        # What is said of a URL that cannot be read may hold the keys in it.
+        raise InputError(
+            f"{url.partition('://')[0]}://…: no address of storage; expected one such as s3://bucket/photos/"
+        ) from error
     return found
 
 
@@ -221,7 +231,10 @@ def _everything(folder: str) -> Any:
 
 def _without_secrets(url: str) -> str:
     """Return a URL without keys and options."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition('://')[0]}://…"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

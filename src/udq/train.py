@@ -272,7 +272,7 @@ def train(
     parts = sum(len(step[team.rank :: team.size]) for step in pooled.steps(training.batch, torch.Generator()))
     rounds, stopped = state.rounds, None
     features = network.apply_to(pooled.all())
-    ratio = participation_ratio(features)
+    ratio = team.agree(participation_ratio(features))
     with progress("training", (training.iterations + 1) * training.epochs * parts) as step:
         for _ in range(len(rounds) * training.epochs * parts):
             step()
@@ -396,9 +396,9 @@ def _optimise(
             if team.size > 1:
                 team.add_up([_gradient(each) for group in optimiser.param_groups for each in group["params"]])
             optimiser.step()
-        total = torch.from_numpy(found)
+        total = torch.tensor(found, device=network.device)
         team.add_up([total])
-        yield tuple((total.numpy() / regions).tolist())
+        yield tuple((total.cpu().numpy() / regions).tolist())
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -13,6 +13,9 @@ from udq.errors import DependencyError, InputError, UdqError
 
 _EXPECTED = "expected local, auto (where 'ray start' has begun one), or HOST:PORT of its head node"
 
+# Not all of UDQ_*: there is a secret among them.
+_TOLD = ("UDQ_NETWORK", "UDQ_SCAN_KERNEL")
+
 LOCAL = "local"
 """The address that stands for workers of this machine."""
 
@@ -63,7 +66,7 @@ def connect(address: str) -> None:
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         # What the user told this process about kernels and libraries holds for workers too.
-        "runtime_env": {"env_vars": {name: value for name, value in os.environ.items() if name.startswith("UDQ_")}},
+        "runtime_env": {"env_vars": {name: os.environ[name] for name in _TOLD if name in os.environ}},
     }
     if address == LOCAL:
         options |= {"address": "local", "include_dashboard": False}
@@ -91,12 +94,21 @@ def processors() -> int:
     return max(1, int(ray().cluster_resources().get("CPU", 1)))
 
 
-def reason(error: BaseException) -> UdqError:
-    """Return what failed on a worker, as an error of one line."""
-    cause: BaseException = error
-    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None and inner is not cause:
+def free(kind: str) -> int:
+    """Return how many of a kind, ``CPU`` or ``GPU``, the cluster has that nobody uses."""
+    return int(ray().available_resources().get(kind, 0))
+
+
+def reason(error: BaseException, remedy: str = "") -> UdqError:
+    """Return what failed on a worker, as an error of one line, and what to do about it."""
+    # Ray's errors are of the classes of those they wrap, and may go round in circles.
+    wrapper, cause, seen = ray().exceptions.RayError, error, set[int]()
+    while isinstance(cause, wrapper) or not isinstance(cause, UdqError):
+        seen.add(id(cause))
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if not isinstance(inner, BaseException) or id(inner) in seen:
+            lines = str(cause).strip().splitlines() or [type(cause).__name__]
+            return UdqError(f"a worker failed: {lines[-1].strip()}{remedy}")
         cause = inner
-    if isinstance(cause, UdqError):
-        return cause
-    lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    return UdqError(f"a worker failed: {lines[-1].strip()}; what is done is kept: run the same command again to go on")
+    # Ray adds advice of its own in further lines.
+    return type(cause)(str(cause).splitlines()[0])

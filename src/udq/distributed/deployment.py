@@ -13,6 +13,7 @@ from typing import Any
 from udq.collection import Collection
 from udq.distributed import cluster
 from udq.errors import InputError
+from udq.web import server
 
 _ARGUMENTS = ("collection", "shards", "replicas", "token")
 
@@ -22,8 +23,8 @@ def page(arguments: dict[str, str]) -> Any:
 
     Args:
         arguments: ``collection``, a path that all machines have; ``shards`` and ``replicas`` as in
-            ``Collection.open``; ``token``, which everybody who asks must know: without one, only requests to the names
-            of loopback are answered.
+            ``Collection.open``; ``token``, which everybody who asks must know: leave it out only
+            where Ray Serve's proxy listens on loopback alone, which this cannot see to.
 
     Raises:
         InputError: another argument, or none that is a collection.
@@ -36,16 +37,20 @@ def page(arguments: dict[str, str]) -> Any:
 
     path = Path(arguments["collection"]).resolve()
     Collection.open(path)  # refused here rather than on a replica
-    shards, replicas = arguments.get("shards"), arguments.get("replicas", "1")
+    wanted = {name: arguments[name] for name in ("shards", "replicas") if name in arguments}
+    if not all(value.isdecimal() for value in wanted.values()):
+        raise InputError(f"shards and replicas: expected whole numbers, found {wanted}")
     token = arguments.get("token")
+    if token is not None:
+        server.check_token(token)
 
     def build() -> Any:
         from udq.web import app
         from udq.web.guard import Access
         from udq.web.service import Service
 
-        spread = {"shards": None if shards is None else int(shards), "replicas": int(replicas)}
-        opened = Collection.open(path, ray="auto", **spread)  # type: ignore[arg-type]
+        shards = int(wanted["shards"]) if "shards" in wanted else None
+        opened = Collection.open(path, ray="auto", shards=shards, replicas=int(wanted.get("replicas", 1)))
         host = "127.0.0.1" if token is None else "0.0.0.0"
         return app.create(Service.start(opened), Access(host, token, "udq-ray"))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -33,8 +33,8 @@ from udq.words import counted
 PATIENCE = 5.0
 """Seconds that a shard has for an answer: a scan of 200 million codes takes a tenth of one."""
 
-# Of a processor, that Ray is told a shard takes.
-_PROCESSOR = 0.01
+# Seconds that shards have to read what they hold: a gigabyte takes some.
+_READING = 1800.0
 # Photos whose codes and boxes are kept here: those of results, which are looked at again for boxes and by stages.
 _KEPT = 8192
 
@@ -71,10 +71,8 @@ class Shard:
         held = [segments.read_one(path, manifest, i, removed=removed, **shape) for i in range(first, last)]
         ranked = manifest.config.features.proposals in proposals.RANKED
         self._database = LocalDatabase(model, tuple(held), ranked, looked_at, threads=1)
-
-    def ready(self) -> None:
-        """Work out what the first search would have to wait for."""
-        self._database.ready()
+        if looked_at is not None and held:
+            _ = self._database.index  # now, rather than in a search, which has seconds
 
     def size(self) -> int:
         """Return how many photos it holds."""
@@ -140,21 +138,24 @@ class ShardedDatabase:
             # Without Ray's own repeats: what does not answer is asked elsewhere, or left out. A shard is memory, and
             # computes now and then: it waits for no processor of its own.
             actor = engine.remote(Shard).options(
-                num_cpus=_PROCESSOR, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
+                num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
             )
             started.append([actor.remote(path.resolve(), self._given, first, last, looked_at) for _ in range(replicas)])
+        asked = [actor.size.remote() for actors in started for actor in actors]
         try:
-            sizes = engine.get([actor.size.remote() for actors in started for actor in actors])[::replicas]
+            sizes = engine.get(asked, timeout=_READING)[::replicas]
+        except engine.exceptions.GetTimeoutError as error:
+            raise UdqError(f"{path}: the cluster has not read it after {_READING / 60:.0f} minutes") from error
         except engine.exceptions.RayError as error:
             raise cluster.reason(error) from error
         starts = np.cumsum([0, *sizes]).tolist()
         pairs = zip(started, starts, sizes, strict=False)
         self._shares = [_Share(tuple(actors), start, size) for actors, start, size in pairs]
+        # While all are known to answer: later, one that is silent would leave every search without it.
+        self.calibration = Calibration.of(len(self), self.photos, model.quantizer)
 
     def ready(self) -> None:
-        """Work out what the first search would have to wait for."""
-        _ = self.calibration
-        self._asked([(share, "ready", ()) for share in self._shares])
+        """Do nothing: all is ready."""
 
     def __len__(self) -> int:
         """Return the number N of photos."""
@@ -165,67 +166,66 @@ class ShardedDatabase:
         """All photos, by their places; read from disk, as only lists of all photos need them."""
         return segments.read_living(self._path, self._manifest)
 
-    @cached_property
-    def calibration(self) -> Calibration:
-        """What chance looks like in these photos, for confidences; learned from their codes on first use."""
-        return Calibration.of(len(self), self.photos, self.model.quantizer)
-
     def photos(self, places: Sequence[int]) -> list[Indexed]:
         """Return what is kept of some photos; raises UdqError where a shard does not answer."""
-        with self._lock:
-            found = {place: self._photos[place] for place in places if place in self._photos}
-        wanted = [place for place in places if place not in found]
-        fresh, silent = self._fetched(wanted)
-        if silent:
-            raise UdqError(f"{counted(silent, 'photo')} cannot be searched: who holds them does not answer; try again")
-        found |= fresh
+        found, silent = self._fetched(places)
+        self._expect_all(silent)
         return [found[place] for place in places]
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the squared distance (N,) of each photo's best region by a query's (M, K) tables."""
         answers = self._asked([(share, "distances", (lookup,)) for share in self._shares])
-        silent = sum(share.size for share, answer in zip(self._shares, answers, strict=True) if answer is None)
-        if silent:
-            raise UdqError(f"{counted(silent, 'photo')} cannot be searched: who holds them does not answer; try again")
+        self._expect_all([number for number, answer in enumerate(answers) if answer is None])
         return np.concatenate([np.empty(0, np.float32), *answers])
 
     def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
         """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
-        answers = self._asked([(share, "nearest", (lookups, k)) for share in self._shares])
-        pairs = [pair for pair in zip(self._shares, answers, strict=True) if pair[1] is not None]
-        merged = [_merged([(share.start, each[query]) for share, each in pairs], k) for query in range(len(lookups))]
-        # Now, while those who hold them answer: boxes and stages ask for them one after the other.
-        places = np.unique(np.concatenate([np.empty(0, np.int64), *(found.place for found in merged)])).tolist()
-        with self._lock:
-            wanted = [place for place in places if place not in self._photos]
-        fresh, _ = self._fetched(wanted)
-        lost = np.setdiff1d(wanted, list(fresh))
-        answered = {share.start for share, _ in pairs} - {self._share_of(place).start for place in lost.tolist()}
-        missing = sum(share.size for share in self._shares if share.start not in answered)
-        return [_without(found, lost, missing) for found in merged]
+        given = self._asked([(share, "nearest", (lookups, k)) for share in self._shares])
+        answers = {number: answer for number, answer in enumerate(given) if answer is not None}
+        while True:
+            pairs = [(self._shares[number].start, answer) for number, answer in answers.items()]
+            merged = [_merged([(start, each[query]) for start, each in pairs], k) for query in range(len(lookups))]
+            # Now, while those who hold them answer: boxes and stages ask for them one after the other.
+            places = np.unique(np.concatenate([np.empty(0, np.int64), *(found.place for found in merged)]))
+            _, silent = self._fetched(places.tolist())
+            if not silent:
+                break
+            for number in silent:
+                answers.pop(number, None)
+        missing = sum(share.size for number, share in enumerate(self._shares) if number not in answers)
+        return [replace(found, missing=missing) for found in merged]
 
-    def _fetched(self, places: Sequence[int]) -> tuple[dict[int, Indexed], int]:
-        """Fetch and keep what shards hold of some photos; also return how many photos do not answer."""
-        by_share: dict[int, list[int]] = {}
-        for place in places:
-            by_share.setdefault(self._shares.index(self._share_of(place)), []).append(place)
-        shares = [self._shares[number] for number in by_share]
-        asked = [
-            (share, "photos", ([place - share.start for place in group],))
-            for share, group in zip(shares, by_share.values(), strict=True)
-        ]
-        found: dict[int, Indexed] = {}
-        silent = 0
-        for share, group, answer in zip(shares, by_share.values(), self._asked(asked), strict=True):
-            if answer is None:
-                silent += share.size
-            else:
-                found |= zip(group, answer, strict=True)
+    def _expect_all(self, silent: Sequence[int]) -> None:
+        """Raise UdqError where some shards, by their numbers, do not answer."""
+        photos = sum(self._shares[number].size for number in silent)
+        if silent:
+            raise UdqError(f"{counted(photos, 'photo')} cannot be searched: who holds them does not answer; try again")
+
+    def _fetched(self, places: Sequence[int]) -> tuple[dict[int, Indexed], list[int]]:
+        """Return what is kept of some photos, and the numbers of shards that do not say theirs."""
         with self._lock:
-            self._photos |= found
+            found = {place: self._photos[place] for place in places if place in self._photos}
+        by_share: dict[int, list[int]] = {}
+        starts = [share.start for share in self._shares]
+        for place in places:
+            if place not in found:
+                by_share.setdefault(int(np.searchsorted(starts, place, side="right")) - 1, []).append(place)
+        asked = [
+            (self._shares[number], "photos", ([place - starts[number] for place in group],))
+            for number, group in by_share.items()
+        ]
+        fresh: dict[int, Indexed] = {}
+        silent = []
+        for (number, group), answer in zip(by_share.items(), self._asked(asked), strict=True):
+            if answer is None:
+                silent.append(number)
+            else:
+                fresh |= zip(group, answer, strict=True)
+        with self._lock:
+            self._photos |= fresh
             while len(self._photos) > _KEPT:
                 self._photos.popitem(last=False)
-        return found, silent
+        return found | fresh, silent
 
     def _asked(self, questions: Sequence[tuple[_Share, str, tuple[Any, ...]]]) -> list[Any]:
         """Ask shards, all at once; where one does not answer, another replica is asked. None is the answer of none."""
@@ -246,17 +246,13 @@ class ShardedDatabase:
             for number, ref in refs.items():
                 try:
                     answers[number] = engine.get(ref, timeout=0)
-                except (engine.exceptions.RayActorError, engine.exceptions.GetTimeoutError):
-                    open_ones.append(number)
-                except engine.exceptions.RayError as error:
+                except engine.exceptions.RayTaskError as error:  # it did answer, but by an error of its own
                     raise cluster.reason(error) from error
+                except engine.exceptions.RayError:
+                    open_ones.append(number)
             if not open_ones:
                 break
         return answers
-
-    def _share_of(self, place: int) -> _Share:
-        starts = [share.start for share in self._shares]
-        return self._shares[int(np.searchsorted(starts, place, side="right")) - 1]
 
 
 def _runs(regions: Sequence[int], wanted: int) -> list[tuple[int, int]]:
@@ -276,8 +272,3 @@ def _merged(answers: Sequence[tuple[int, Nearest]], k: int) -> Nearest:
     distance = np.concatenate([np.empty(0, np.float32), *(found.distance for _, found in answers)])
     order = np.lexsort((place, distance))[:k]
     return Nearest(place[order], distance[order])
-
-
-def _without(found: Nearest, lost: NDArray[Any], missing: int) -> Nearest:
-    kept = ~np.isin(found.place, lost)
-    return Nearest(found.place[kept], found.distance[kept], missing)

@@ -7,10 +7,11 @@ whether a round is taken back. After every round its state comes back, from whic
 
 from __future__ import annotations
 
+import importlib
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from udq.train import train as train_here
 
 # Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
 MOST = 8
+_GO_ON = "; what is done is kept: run the same command again to go on"
 # How often training goes on after processes died.
 _FAILURES = 3
 _LOOK_EVERY = 0.3
@@ -106,7 +108,7 @@ def train(
 
     Args and what is returned are those of ``udq.train.train``.
     """
-    size = min(cluster.processors(), MOST)
+    size = min(cluster.free("GPU" if device.type == "cuda" else "CPU"), MOST)
     given: dict[str, Any] = {
         "training": training,
         "quantizer": quantizer,
@@ -114,49 +116,74 @@ def train(
         "seed": seed,
         "device": device,
     }
-    if measure is not None or size == 1 or not isinstance(pooled, Cached):
+    if measure is not None or size < 2 or not isinstance(pooled, Cached):
         return train_here(
             pooled, images, start, **given, progress=progress, resumed=resumed, keep=keep, measure=measure
         )
     engine = cluster.ray()
-    from ray import train as ray_train
+    ray_train: Any = importlib.import_module("ray.train")
     from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    desk = engine.remote(_Desk).options(num_cpus=0).remote(None if resumed is None else resumed.to_bytes())
+    # Here, as what it holds must outlive every other machine.
+    here = NodeAffinitySchedulingStrategy(engine.get_runtime_context().get_node_id(), soft=False)
+    desk = engine.remote(_Desk).options(num_cpus=0, scheduling_strategy=here)
+    desk = desk.remote(None if resumed is None else resumed.to_bytes())
     # In a list, so that it goes as it is to those who ask for it.
     work = [engine.put((pooled.all(), images, start, given))]
     steps = (training.iterations + 1) * training.epochs * -(-len(images) // training.batch)
-    with (
-        tempfile.TemporaryDirectory(prefix="udq-train-") as folder,
-        ThreadPoolExecutor(1) as waiting,
-        progress("training", steps) as step,
-    ):
+    with tempfile.TemporaryDirectory(prefix="udq-train-") as folder, progress("training", steps) as step:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"work": work, "desk": desk},
             scaling_config=ray_train.ScalingConfig(
-                num_workers=size, use_gpu=device.type == "cuda", resources_per_worker={"CPU": 1}
+                # As many as there are, where a machine is lost.
+                num_workers=(1, size),
+                use_gpu=device.type == "cuda",
+                resources_per_worker={"CPU": 1},
             ),
             run_config=ray_train.RunConfig(
-                storage_path=folder, failure_config=ray_train.FailureConfig(max_failures=_FAILURES)
+                storage_path=folder,
+                failure_config=ray_train.FailureConfig(max_failures=_FAILURES, controller_failure_limit=_FAILURES),
             ),
         )
-        fitting = waiting.submit(trainer.fit)
+        fitting = _Fitting(trainer)
+        fitting.start()
         done = kept = 0
-        while not fitting.done():
-            wait([fitting], timeout=_LOOK_EVERY)
-            reached, count, state = engine.get(desk.look.remote(kept))
-            for _ in range(reached - done):
-                step()
-            done, kept = max(done, reached), count
-            if state is not None and keep is not None:
-                keep(State.from_bytes(state))
         try:
-            fitting.result()
-        except Exception as error:
-            raise cluster.reason(error) from error
-    trained: Trained = engine.get(desk.trained.remote())
+            while fitting.is_alive():
+                fitting.join(timeout=_LOOK_EVERY)
+                reached, count, state = engine.get(desk.look.remote(kept))
+                for _ in range(reached - done):
+                    step()
+                done, kept = max(done, reached), count
+                if state is not None and keep is not None:
+                    keep(State.from_bytes(state))
+            if fitting.failure is not None:
+                raise cluster.reason(fitting.failure, _GO_ON) from fitting.failure
+            trained: Trained = engine.get(desk.trained.remote())
+        except engine.exceptions.RayError as error:
+            raise cluster.reason(error, _GO_ON) from error
+        except BaseException:
+            engine.kill(desk)  # so that the team ends too, with its next round
+            raise
     return trained
+
+
+class _Fitting(threading.Thread):
+    """Waits for the team, and for nobody's sake keeps this process from ending."""
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__(daemon=True)
+        self._trainer = trainer
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        """Wait."""
+        try:
+            self._trainer.fit()
+        except Exception as error:
+            self.failure = error
 
 
 def _work(told: dict[str, Any]) -> None:

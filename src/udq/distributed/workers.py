@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from udq.config import IndexConfig
+from udq.decode import Decoder
 from udq.distributed import cluster, training
 from udq.encode import Here, Seen
 from udq.errors import UdqError
@@ -26,6 +27,7 @@ from udq.images import Source
 from udq.model import Model
 from udq.train import Trained
 
+_GO_ON = "; what is done is kept: run the same command again to go on"
 # Photos that go to a worker together: a second of work, which is what a lost worker costs.
 _PHOTOS = 16
 
@@ -74,7 +76,7 @@ class _Worker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         # Not before: Ray would start a worker that cannot be built over and over again.
         if self._here is None:
-            self._here = Here(self._sight.extractor())
+            self._here = Here(self._sight.extractor(), Decoder())
         photos = batch["photo"].tolist()
         sources = (source for _, source in photos)
         seen = self._here.extract(sources) if self._fitted is None else self._here.encode(photos, self._fitted)
@@ -91,9 +93,8 @@ class Workers:
             extractor: the example.
             config: what it was built with.
         """
-        self._sight = Sight(
-            config, extractor.weights, extractor.rpn, extractor.device.type, tuple(extractor.engine.facts()), {}
-        )
+        weights, rpn = (file and file.absolute() for file in (extractor.weights, extractor.rpn))
+        self._sight = Sight(config, weights, rpn, extractor.device.type, tuple(extractor.engine.facts()), {})
 
     def extract(self, sources: Iterable[Source]) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason."""
@@ -114,7 +115,7 @@ class Workers:
         return training.train
 
     def _shared(self, photos: Iterable[tuple[int, Source]], fitted: Model | None) -> Iterator[Any]:
-        items = list(photos)
+        items = [(number, _anywhere(source)) for number, source in photos]
         if not items:
             return
         data, failed = _ray_data(), cluster.ray().exceptions.RayError
@@ -132,7 +133,7 @@ class Workers:
             for row in looked_at.iter_rows():
                 yield row["seen"]
         except failed as error:
-            raise cluster.reason(error) from error
+            raise cluster.reason(error, _GO_ON) from error
 
 
 @contextmanager
@@ -149,8 +150,14 @@ def _ray_data() -> Any:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True  # else what a worker says is lost on the way
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     return ray.data
+
+
+def _anywhere(source: Source) -> Source:
+    """Return a source whose path holds wherever a process was started."""
+    return Source(source.name, source.path.absolute()) if type(source) is Source else source
 
 
 def _column(values: list[Any]) -> np.ndarray[Any, Any]:

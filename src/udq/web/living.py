@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,9 +15,13 @@ from udq.collection import Collection
 from udq.errors import UdqError
 from udq.names import shown
 from udq.segments import Image
+from udq.web.cache import Cache
 from udq.web.problems import Problem
 
 log = logging.getLogger("udq.web")
+
+# Of lists of photos that were asked for: places of two million.
+_LISTS_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +70,16 @@ class State:
         return [name.casefold() for name in self.names]
 
     @cached_property
-    def _found(self) -> Any:
-        # Pages of one list are asked for one after the other.
-        return lru_cache(maxsize=16)(self._look)
+    def _lists(self) -> Cache[list[int]]:
+        return Cache(_LISTS_BYTES)
 
     def find(self, words: str, folder: str) -> list[int]:
         """Return the places, in the order of ids, of photos in a folder or below whose names hold all words."""
-        found: list[int] = self._found(words, folder)
+        # Pages of one list are asked for one after the other.
+        found = self._lists.get((words, folder))
+        if found is None:
+            found = self._look(words, folder)
+            self._lists.put((words, folder), found, 8 * len(found))
         return found
 
     def _look(self, words: str, folder: str) -> list[int]:

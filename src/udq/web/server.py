@@ -54,11 +54,8 @@ def serve(
             f"--host {host}: others could reach it; give a secret with --token TOKEN or in UDQ_TOKEN, such as one of: "
             "python -c 'import secrets; print(secrets.token_urlsafe())'"
         )
-    if token is not None and (len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable()):
-        raise InputError(
-            f"--token: expected {_SHORTEST_TOKEN} or more letters and digits, found {len(token)}; such as one of: "
-            "python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
+    if token is not None:
+        check_token(token)
     if write_to is not None and not (write_to.is_dir() and os.access(write_to, os.W_OK)):
         raise InputError(f"--allow-write {write_to}: expected a folder that new photos can be put into")
     with _listening(host, port) as listener:
@@ -91,6 +88,15 @@ def serve(
             service.close()
         if not server.started:
             raise UdqError("the server did not start; what went wrong is said above")
+
+
+def check_token(token: str) -> None:
+    """Raise InputError where a token is none that keeps others out."""
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable():
+        raise InputError(
+            f"--token: expected {_SHORTEST_TOKEN} or more letters and digits, found {len(token)}; such as one of: "
+            "python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
 
 
 class _Server(uvicorn.Server):
