@@ -799,7 +799,7 @@ def scaling_search() -> str:
     dead = figures["dead"]
     said = (
         f"An actor that is killed: all photos are searched again after {dead['seconds']:.1f} s; meanwhile "
-        f"{dead['flagged']} of {dead['asked']} answers were flagged, and none was wrong.\n"
+        f"{dead['flagged']} of {dead['asked']} answers were flagged.\n"
     )
     return _markdown(("codes", "photos", *names), rows) + f"\n{said}"
 
