@@ -137,7 +137,7 @@ def test_search_json_is_the_contract(udq, collection, photos):
     found = json.loads(out)
 
     assert code == 0
-    assert list(found) == ["query", "k", "found", "rerank", "elapsed_ms", "matches"]
+    assert list(found) == ["query", "k", "found", "missing", "rerank", "elapsed_ms", "matches"]
     shown = {"image": str(query), "box": [47, 20, 628, 451]}
     assert found["query"] == {**shown, "examples": [{**shown, "wrong": False}]}
     assert found["k"] == 2

@@ -243,8 +243,8 @@ def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_p
     passed = []
     extract = index.Extractor.extract
 
-    def noted(self, sources):
-        for photo in extract(self, sources):
+    def noted(self, *given):
+        for photo in extract(self, *given):
             passed.append(photo.source.name)
             yield photo
 
