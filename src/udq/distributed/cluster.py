@@ -13,6 +13,9 @@ from udq.errors import DependencyError, InputError, UdqError
 
 _EXPECTED = "expected local, auto (where 'ray start' has begun one), or HOST:PORT of its head node"
 
+GO_ON = "; what is done is kept: run the same command again to go on"
+"""What to do where a build fails on a worker."""
+
 # Not all of UDQ_*: there is a secret among them.
 _TOLD = ("UDQ_NETWORK", "UDQ_SCAN_KERNEL")
 

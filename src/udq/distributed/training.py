@@ -29,7 +29,6 @@ from udq.train import train as train_here
 
 # Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
 MOST = 8
-_GO_ON = "; what is done is kept: run the same command again to go on"
 # How often training goes on after processes died.
 _FAILURES = 3
 _LOOK_EVERY = 0.3
@@ -160,10 +159,10 @@ def train(
                 if state is not None and keep is not None:
                     keep(State.from_bytes(state))
             if fitting.failure is not None:
-                raise cluster.reason(fitting.failure, _GO_ON) from fitting.failure
+                raise cluster.reason(fitting.failure, cluster.GO_ON) from fitting.failure
             trained: Trained = engine.get(desk.trained.remote())
         except engine.exceptions.RayError as error:
-            raise cluster.reason(error, _GO_ON) from error
+            raise cluster.reason(error, cluster.GO_ON) from error
         except BaseException:
             engine.kill(desk)  # so that the team ends too, with its next round
             raise

@@ -27,7 +27,6 @@ from udq.images import Source
 from udq.model import Model
 from udq.train import Trained
 
-_GO_ON = "; what is done is kept: run the same command again to go on"
 # Photos that go to a worker together: a second of work, which is what a lost worker costs.
 _PHOTOS = 16
 
@@ -133,7 +132,7 @@ class Workers:
             for row in looked_at.iter_rows():
                 yield row["seen"]
         except failed as error:
-            raise cluster.reason(error, _GO_ON) from error
+            raise cluster.reason(error, cluster.GO_ON) from error
 
 
 @contextmanager
