@@ -23,7 +23,7 @@ import numpy as np
 import places
 import torch
 
-from udq import datasets, index, metrics, model, scan
+from udq import datasets, fitting, metrics, model, sampling, scan
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
@@ -87,10 +87,10 @@ class Fitted:
 
     def __init__(self, photos: Sequence[Extracted], config: IndexConfig) -> None:
         self.config, self.photos = config, photos
-        self.rows = index.training_sample(len(photos), config.sample)
-        self.sample = index.draw((photos[i] for i in self.rows), len(self.rows), config.sample)
-        self.trained = index.learn(self.sample, config, torch.device("cpu"))
-        self.model = index.encoder(self.sample, self.trained, config)
+        self.rows = sampling.training_sample(len(photos), config.sample)
+        self.sample = sampling.draw((photos[i] for i in self.rows), len(self.rows), config.sample)
+        self.trained = fitting.learn(self.sample, config, torch.device("cpu"))
+        self.model = fitting.encoder(self.sample, self.trained, config)
         self._encoded: dict[str, tuple[np.ndarray, float]] = {}
 
     def encoded(self, photo: Extracted) -> tuple[np.ndarray, float]:

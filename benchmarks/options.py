@@ -30,14 +30,14 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from training import Benchmark
 
-from udq import images, index, losses, model, refine, train
-from udq.config import IndexConfig, QuantizerConfig, TrainConfig
+from udq import fitting, images, losses, model, refine, sampling, train
+from udq.config import IndexConfig, TrainConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
-from udq.index import Sample
 from udq.model import Model
 from udq.provenance import provenance
-from udq.train import Cached, Supervision
+from udq.sampling import Sample
+from udq.train import Cached, Supervision, TrainingJob
 from udq.types import Box, Codes, Features, Regions
 
 Vectors = NDArray[np.float32]
@@ -144,7 +144,7 @@ class Default:
 
     def sample(self, benchmark: Options, config: IndexConfig) -> Sample:
         """Return the regions that the model is fitted to."""
-        return index.draw(iter(benchmark.photos), len(benchmark.photos), config.sample)
+        return sampling.draw(iter(benchmark.photos), len(benchmark.photos), config.sample)
 
     def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> Cached:
         """Return what the fully connected layers are trained on."""
@@ -208,7 +208,7 @@ class Drawn(Default):
 
     def sample(self, benchmark: Options, config: IndexConfig) -> Sample:
         """Return regions drawn by the weight: it takes the place of the area of their boxes."""
-        return index.draw(map(self._weighted, benchmark.photos), len(benchmark.photos), config.sample)
+        return sampling.draw(map(self._weighted, benchmark.photos), len(benchmark.photos), config.sample)
 
     def _weighted(self, photo: Extracted) -> Extracted:
         weights = self.weight(photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2])
@@ -259,16 +259,9 @@ class Soft(Default):
             refined = refined_features(features, images, training, seed)
             return refined
 
-        def supervising(
-            features: Features,
-            images: NDArray[np.int64],
-            training: TrainConfig,
-            quantizer: QuantizerConfig,
-            codewords: int,
-            seed: int,
-        ) -> Supervision:
+        def supervising(features: Features, job: TrainingJob, seed: int) -> Supervision:
             nonlocal parts, codebooks
-            told = supervise(features, images, training, quantizer, codewords, seed)
+            told = supervise(features, job, seed)
             codebooks = torch.tensor(told.codebooks)
             parts = torch.from_numpy(refined.vectors @ told.rotation).view(len(refined), len(codebooks), -1)
             return replace(told, labels=Codes(np.arange(len(features), dtype=np.uint16)[:, None], 2**16))
@@ -341,8 +334,8 @@ def run(benchmark: Options, name: str, seed: int) -> dict[str, dict[str, float]]
     sample = option.sample(benchmark, config)
     pooled = option.pooled(benchmark, sample, config)
     with option.patched():
-        trained = index.learn(sample, config, CPU, pooled=pooled)
-    fitted = index.encoder(sample, trained, config)
+        trained = fitting.learn(sample, config, CPU, pooled=pooled)
+    fitted = fitting.encoder(sample, trained, config)
     rows = {name: benchmark.accuracy(fitted)}
     if name == DEFAULT:
         for asked, way in ASKED.items():

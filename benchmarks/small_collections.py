@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from udq import datasets, index, metrics, model, scan
+from udq import datasets, fitting, metrics, model, sampling, scan
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
@@ -34,8 +34,8 @@ def look(folders: list[Path], extractor: Extractor) -> list[Extracted]:
 
 def fit(photos: list[Extracted], config: IndexConfig) -> model.Model:
     """The model that `udq index --no-train` would fit to these photos."""
-    sample = index.draw(iter(photos), len(photos), config.sample)
-    return index.encoder(sample, index.learn(sample, config, torch.device("cpu")), config)
+    sample = sampling.draw(iter(photos), len(photos), config.sample)
+    return fitting.encoder(sample, fitting.learn(sample, config, torch.device("cpu")), config)
 
 
 def subset(

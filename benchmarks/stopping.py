@@ -21,11 +21,11 @@ from typing import Any
 import places
 from training import Benchmark
 
-from udq import index, model, refine
+from udq import model, refine, sampling
 from udq.config import IndexConfig
 from udq.head import Head
 from udq.provenance import provenance
-from udq.train import Cached, State, participation_ratio, train
+from udq.train import Cached, State, TrainingJob, participation_ratio, train
 
 ITERATIONS = 5
 
@@ -35,7 +35,7 @@ def run(benchmark: Benchmark, seed: int) -> list[dict[str, float]]:
     config = IndexConfig().replace(
         {"sample": {"seed": seed}, "training": {"iterations": ITERATIONS, "stop_early": False}}
     )
-    sample = index.draw(iter(benchmark.photos), len(benchmark.photos), config.sample)
+    sample = sampling.draw(iter(benchmark.photos), len(benchmark.photos), config.sample)
     start = model.start(sample.features, config.quantizer)
     device = benchmark.extractor.device
     rows: list[dict[str, float]] = []
@@ -53,21 +53,20 @@ def run(benchmark: Benchmark, seed: int) -> list[dict[str, float]]:
             }
         )
 
-    def after(state: State) -> None:
-        measure(state.averaged({}, share=config.training.share)[0], state.head)
+    class Measured:
+        """A checkpoint that measures every state."""
+
+        def read(self) -> State | None:
+            """Start from the beginning."""
+
+        def write(self, state: State) -> None:
+            """Measure."""
+            measure(state.averaged({}, share=config.training.share)[0], state.head)
 
     measure(start, start)
-    train(
-        Cached(sample.features, device),
-        sample.images,
-        start,
-        training=config.training,
-        quantizer=config.quantizer,
-        codewords=model.codewords(len(sample.features), config.quantizer),
-        seed=seed,
-        device=device,
-        keep=after,
-    )
+    codewords = model.codewords(len(sample.features), config.quantizer)
+    job = TrainingJob(sample.images, start, config.training, config.quantizer, codewords, seed, device)
+    train(job, Cached(sample.features, device), checkpoint=Measured())
     return rows
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from udq import Collection, IndexConfig, index, stored
+from udq import Collection, IndexConfig, fitting, sampling, stored
 from udq.distributed import training as distributed_training
 from udq.engine import Engine
 from udq.errors import InputError, UdqError
@@ -169,7 +169,7 @@ def sample(library, many):
     config = IndexConfig()
     sources = stored.find([many])[0]
     looked = Extractor(config.images, config.features, device="cpu").extract(sources)
-    return index.draw(looked, len(sources), config.sample)
+    return sampling.draw(looked, len(sources), config.sample)
 
 
 class Kept(list):
@@ -197,9 +197,9 @@ def test_a_team_trains_as_one_process_does(cluster, sample, killed):
         killing = []
         yield step
 
-    alone = index.learn(sample, config, torch.device("cpu"))
-    together = index.learn(
-        sample, config, torch.device("cpu"), progress, checkpoint=kept, run=distributed_training.train
+    alone = fitting.learn(sample, config, torch.device("cpu"))
+    together = fitting.learn(
+        sample, config, torch.device("cpu"), progress, checkpoint=kept, trainer=distributed_training.train
     )
 
     assert len(kept) == len(alone.rounds) == len(together.rounds) == 2
@@ -209,7 +209,7 @@ def test_a_team_trains_as_one_process_does(cluster, sample, killed):
         assert other.discriminability == pytest.approx(one.discriminability, rel=0.01)
         assert other.participation_ratio == pytest.approx(one.participation_ratio, rel=0.01)
     # Similarities of regions, which is what a search sees: rotations of the quantizers are free.
-    begun = index.learn(sample, config.replace({"training": {"enabled": False}}), torch.device("cpu"))
+    begun = fitting.learn(sample, config.replace({"training": {"enabled": False}}), torch.device("cpu"))
     rows = np.random.default_rng(0).permutation(len(sample.features))[:1000]
     features = [each.head.apply(sample.features).vectors[rows] for each in (alone, together, begun)]
     one, other, untrained = (each @ each.T for each in features)

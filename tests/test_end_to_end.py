@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from udq import Collection, IndexConfig, UdqError, index, storage
+from udq import Collection, IndexConfig, UdqError, index, sampling, storage
 from udq.datasets import GroundTruth, Query
 from udq.end_to_end import EndToEnd
 from udq.evaluate import evaluate
@@ -41,7 +41,7 @@ def prepared(photos):
     config = SMALL
     extractor = Extractor(config.images, config.features, device="cpu")
     sources = find([photos])[0]
-    sample = index.draw(extractor.extract(sources), len(sources), config.sample)
+    sample = sampling.draw(extractor.extract(sources), len(sources), config.sample)
     pooled = EndToEnd(Trunk(config.features), sources, sample.images, sample.regions, config.images)
     return sample, pooled
 

@@ -12,7 +12,7 @@ from html_page import Page
 
 from udq.datasets import GroundTruth
 from udq.demo.cutouts import photo
-from udq.evaluate import notes
+from udq.protocol import notes
 
 # Official names -> photos with one object in two views, and others.
 NAMES = {

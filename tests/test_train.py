@@ -12,8 +12,8 @@ import torch
 from udq import model, scan, train
 from udq.config import QuantizerConfig, TrainConfig
 from udq.head import Head, Layer
-from udq.index import Sample
 from udq.network import Network
+from udq.sampling import Sample
 from udq.types import Features, Regions
 
 DIMENSIONS, OBJECTS, PHOTOS, REGIONS = 48, 40, 120, 8
@@ -41,19 +41,27 @@ def photos_of_objects(seed=0):
 SAMPLE, SHOWN = photos_of_objects()
 
 
-def run(sample=SAMPLE, training=TRAINING, seed=0, **more):
+def job(sample=SAMPLE, training=TRAINING, seed=0):
+    codewords = model.codewords(len(sample.features), QUANTIZER)
     start = model.start(sample.features, QUANTIZER)
-    return train.train(
-        train.Cached(sample.features, torch.device("cpu")),
-        sample.images,
-        start,
-        training=training,
-        quantizer=QUANTIZER,
-        codewords=model.codewords(len(sample.features), QUANTIZER),
-        seed=seed,
-        device=torch.device("cpu"),
-        **more,
-    )
+    return train.TrainingJob(sample.images, start, training, QUANTIZER, codewords, seed, torch.device("cpu"))
+
+
+def run(sample=SAMPLE, training=TRAINING, seed=0, **more):
+    return train.train(job(sample, training, seed), train.Cached(sample.features, torch.device("cpu")), **more)
+
+
+class Kept:
+    """A checkpoint in memory that starts from a state, and keeps all that it is given."""
+
+    def __init__(self, state=None):
+        self.state, self.written = state, []
+
+    def read(self):
+        return self.state
+
+    def write(self, state):
+        self.written.append(state)
 
 
 def found(head, sample=SAMPLE, shown=SHOWN):
@@ -116,7 +124,7 @@ def test_layers_that_do_not_fit_are_refused():
 def test_classifiers_start_at_the_labels_of_the_quantizer():
     features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
     plain = dataclasses.replace(TRAINING, refine="none")
-    told = train.supervise(features, SAMPLE.images, plain, QUANTIZER, 32, seed=0)
+    told = train.supervise(features, job(training=plain), seed=0)
     network = Network(model.start(SAMPLE.features, QUANTIZER).rotated(told.rotation))
     network.classify(told.codebooks, sharpness=5.0)
     with torch.no_grad():
@@ -140,7 +148,7 @@ def test_every_refinement_trains_and_finds_more(refine):
 
 def test_supervision_is_consistent():
     features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
-    told = train.supervise(features, SAMPLE.images, TRAINING, QUANTIZER, 32, seed=0)
+    told = train.supervise(features, job(), seed=0)
     refined = train.refined_features(features, SAMPLE.images, TRAINING, 0)
     rotated = refined.vectors @ told.rotation
     codewords = np.concatenate([told.codebooks[m, told.labels.values[:, m]] for m in range(4)], axis=1)
@@ -158,11 +166,11 @@ def test_the_same_seed_gives_the_same_head():
 
 
 def test_training_goes_on_from_a_state_to_the_same_head():
-    kept = []
-    whole = run(keep=kept.append)
-    again = [run(resumed=train.State.from_bytes(state.to_bytes())) for state in kept]
+    kept = Kept()
+    whole = run(checkpoint=kept)
+    again = [run(checkpoint=Kept(train.State.from_bytes(state.to_bytes()))) for state in kept.written]
 
-    assert [len(state.rounds) for state in kept] == [1, 2, 3]
+    assert [len(state.rounds) for state in kept.written] == [1, 2, 3]
     for trained in again:
         assert trained.rounds == whole.rounds
         assert all((trained.head.arrays()[name] == array).all() for name, array in whole.head.arrays().items())

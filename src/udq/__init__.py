@@ -13,13 +13,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from udq._version import __version__
+
 if TYPE_CHECKING:
     from udq.collection import Collection
     from udq.config import IndexConfig
     from udq.errors import UdqError
     from udq.types import Example, Match, SearchResult
-
-__version__ = "0.1.0"
 
 __all__ = ["Collection", "Example", "IndexConfig", "Match", "SearchResult", "UdqError", "__version__"]
 

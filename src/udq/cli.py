@@ -6,7 +6,6 @@ import atexit
 import gc
 import io
 import math
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from udq import __version__, backbones, config, printing
+from udq import backbones, config, printing
 from udq import proposals as proposers
+from udq._version import __version__
 from udq.bar import INTERRUPTED, interrupts, progress, resumable, timed
 from udq.cli_datasets import app as datasets_app
 from udq.cli_reproduce import reproduce
@@ -230,7 +230,7 @@ def search(
     stages = _parse_stages(rerank)
     if lines is not None and "verify" not in stages:
         raise InputError("--lines: expected --rerank verify, which finds the points; add it or leave --lines out")
-    with _uncollected(), _by_torch():
+    with _uncollected():
         from udq.collection import Collection
         from udq.types import Example
 
@@ -239,7 +239,8 @@ def search(
 
             for file in filter(None, (picture, lines)):
                 pictures.file_format(file)
-        opened = Collection.open(collection, device=device)
+        # torch answers a single query before OpenVINO has compiled the network.
+        opened = Collection.open(collection, device=device, network="torch")
         examples = [Example(image, None if box is None else _parse_box(box)), *map(_parse_example, also or ())]
         result = opened.search_examples(examples, k=k, rerank=stages)
     if picture is not None:
@@ -507,18 +508,6 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-@contextmanager
-def _by_torch() -> Iterator[None]:
-    """See photos by torch meanwhile: a single query is answered before OpenVINO has compiled the network."""
-    chosen = os.environ.get("UDQ_NETWORK")
-    os.environ["UDQ_NETWORK"] = chosen or "torch"
-    try:
-        yield
-    finally:
-        if chosen is None:
-            del os.environ["UDQ_NETWORK"]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

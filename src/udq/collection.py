@@ -3,114 +3,58 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, inference, proposals, scan, segments, storage
+from udq import drift, inference, protocol, scan, storage
 from udq.config import IndexConfig
-from udq.database import Database, LocalDatabase
+from udq.database import LocalDatabase
 from udq.drift import Drift
-from udq.errors import CollectionError, UdqError
-from udq.head import Arrays
-from udq.model import Model
 from udq.progress import Progress, silent
-from udq.segments import Image, Segment
-from udq.storage import Manifest
+from udq.reader import OpenDatabase, Reader
 from udq.types import Example, SearchResult
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
-    from udq.distributed.shards import Spread
-    from udq.extract import Extractor
-    from udq.index import Hire
+    from udq.index import Monitor
     from udq.update import Changes
     from udq.verify import Damage
 
 PathLike = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class _Held:
-    """What a collection holds in one state."""
+def _database_opener(looked_at: float | None, ray: str | None, shards: int | None, replicas: int) -> OpenDatabase:
+    """Return what opens the codes: in this process, or in actors of a Ray cluster."""
+    if ray is None:
+        return partial(LocalDatabase.open, looked_at=looked_at)
+    from udq.distributed.shards import ShardedDatabase, Spread
 
-    manifest: Manifest
-    database: Database
-    backbone: Arrays
-
-    @staticmethod
-    def read(path: Path, manifest: Manifest, looked_at: float | None, spread: Spread | None) -> _Held:
-        model = storage.read_model(path, manifest)
-        if spread is not None:
-            from udq.distributed.shards import ShardedDatabase
-
-            database = ShardedDatabase(path, manifest, model, spread, looked_at)
-            return _Held(manifest, database, storage.read_backbone(path, manifest))
-        shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
-        held = tuple(segments.read(path, manifest, **shape))
-        ranked = manifest.config.features.proposals in proposals.RANKED
-        return _Held(manifest, LocalDatabase(model, held, ranked, looked_at), storage.read_backbone(path, manifest))
+    return partial(ShardedDatabase, spread=Spread(ray, shards, replicas), looked_at=looked_at)
 
 
-def extractor_of(manifest: Manifest, backbone: Arrays, device: str) -> Extractor:
-    """Return the network that encodes as a collection's photos were encoded; imports torch.
+def _monitor(
+    truth: GroundTruth | None, config: IndexConfig, names: Iterable[str], broken: Iterable[str]
+) -> Monitor | None:
+    """Return what measures a ground truth after each round of training, after checking that its photos are there."""
+    if truth is None:
+        return None
+    from udq.monitor import RoundMonitor
 
-    Args:
-        manifest: of the collection.
-        backbone: its trained convolutions, by name; empty where they are the usual ones.
-        device: ``auto``, ``cpu`` or ``cuda``.
-    """
-    from udq.extract import Extractor
-
-    extractor = Extractor(
-        manifest.config.images,
-        manifest.config.features,
-        weights=storage.given_file(manifest.given, "weights"),
-        rpn=storage.given_file(manifest.given, "rpn"),
-        device=device,
-    )
-    extractor.load(backbone)
-    return extractor
+    protocol.check_names(truth, set(names), set(broken))
+    return partial(RoundMonitor, truth, config)
 
 
-def _hire(address: str) -> Hire:
-    """Return what finds workers of the Ray cluster at an address."""
-    from udq.distributed import workers
-
-    return partial(workers.hired, address)
-
-
-def _see_alike(one: Manifest, other: Manifest) -> bool:
-    """Whether the networks of two states are the same."""
-    parts = ("config", "backbone", *storage.GIVEN)
-    return all(one.document.get(part) == other.document.get(part) for part in parts)
-
-
-class Collection:
+class Collection(Reader):
     """Photos that can be searched for an object; read-only and safe to share between threads once opened."""
-
-    def __init__(
-        self, path: Path, *, device: str = "auto", looked_at: float | None = None, spread: Spread | None = None
-    ) -> None:
-        """Open a collection; prefer ``Collection.open``."""
-        self.path = path
-        self.device = device
-        self.looked_at = looked_at
-        self._spread = spread
-        self._manifest = storage.read_manifest(path)
-        self._lock = threading.Lock()
-        self._read: _Held | None = None
-        # With the manifest that it was built for.
-        self._extractor: tuple[Manifest, Extractor] | None = None
 
     @staticmethod
     def open(
         path: PathLike,
         *,
         device: str = "auto",
+        network: str | None = None,
         looked_at: float | None = None,
         ray: str | None = None,
         shards: int | None = None,
@@ -121,21 +65,19 @@ class Collection:
         Args:
             path: the folder that ``build`` made.
             device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
-            looked_at: part of the codes that a search looks at, above 0 and at most 1, by way of an inverted index
-                that is built when first needed: for many searches of tens of millions of regions, each of which takes
-                12 bytes of memory more. With 1 answers are those of None, which scans all codes.
-            ray: have actors of a Ray cluster hold and search the codes, with the same answers: ``local`` (of this
-                machine), ``auto`` (the cluster that it is of) or ``HOST:PORT``. Their machines read the collection from
-                the same path. It can be searched then, and not changed.
-            shards: in how many parts; one for each processor of the cluster where None.
-            replicas: actors that hold each part; with 2, one may die and searches go on.
+            network: the library that computes convolutions on a CPU, ``openvino`` or ``torch``; the environment
+                variable UDQ_NETWORK overrides it, and the fastest installed one is used if both are unset.
+            looked_at: share of the codes that a search scans, above 0 and at most 1, by an inverted index that is
+                built on first use: for many searches of tens of millions of regions, each of which then takes 12 more
+                bytes of memory. With 1, results equal those of None, which scans all codes.
+            ray: actors of a Ray cluster hold and search the codes, with the same results: ``local`` (this machine),
+                ``auto`` (the cluster that this machine belongs to) or ``HOST:PORT``. Their machines read the collection
+                from the same path. Such a collection can be searched but not changed.
+            shards: number of parts; one for each processor of the cluster if None.
+            replicas: actors that hold each part; with 2, searches go on if one dies.
         """
-        spread = None
-        if ray is not None:
-            from udq.distributed.shards import Spread
-
-            spread = Spread(ray, shards, replicas)
-        return Collection(Path(path), device=device, looked_at=looked_at, spread=spread)
+        opener = _database_opener(looked_at, ray, shards, replicas)
+        return Collection(Path(path), device=device, network=network, open_database=opener)
 
     @staticmethod
     def build(
@@ -172,18 +114,24 @@ class Collection:
         """
         from udq import index, stored
 
+        config = config or IndexConfig()
         sources, passed_over = stored.find([images] if isinstance(images, str | os.PathLike) else list(images))
+        elsewhere: dict[str, Any] = {}
+        if ray is not None:
+            from udq.distributed import training, workers
+
+            elsewhere = {"hire": partial(workers.hired, ray), "trainer": training.train}
         index.build(
             sources,
             Path(path),
             passed_over=passed_over,
-            config=config or IndexConfig(),
+            config=config,
             weights=None if weights is None else Path(weights),
             rpn=None if rpn is None else Path(rpn),
             device=device,
-            truth=truth,
-            hire=None if ray is None else _hire(ray),
+            monitor=_monitor(truth, config, (source.name for source in sources), ()),
             progress=progress,
+            **elsewhere,
         )
         return Collection.open(path, device=device)
 
@@ -212,9 +160,13 @@ class Collection:
         """
         from udq import index
 
+        opened = Collection.open(path)
         if config is None:
-            config = Collection.open(path).config.replace({"training": {"enabled": True}})
-        index.rebuild(Path(path), config=config, device=device, truth=truth, progress=progress)
+            config = opened.config.replace({"training": {"enabled": True}})
+        monitor = None
+        if truth is not None:
+            monitor = _monitor(truth, config, opened.names, (entry["image"] for entry in opened.broken))
+        index.rebuild(Path(path), config=config, device=device, monitor=monitor, progress=progress)
         return Collection.open(path, device=device)
 
     def search(
@@ -319,100 +271,15 @@ class Collection:
 
         return verify.verify(self.path)
 
-    def refreshed(self) -> Collection:
-        """Return the collection as it is now: itself where nothing has changed since it was opened."""
-        newest = storage.read_manifest(self.path)
-        if newest == self._manifest:
-            return self
-        opened = Collection(self.path, device=self.device, looked_at=self.looked_at, spread=self._spread)
-        opened._extractor = self._extractor  # loading it takes longer than all the rest
-        return opened
-
-    def __len__(self) -> int:
-        """Return the number of photos that can be found."""
-        return self._manifest.images
-
-    @property
-    def regions(self) -> int:
-        """Regions of all photos that can be found."""
-        return self._manifest.regions
-
-    @property
-    def config(self) -> IndexConfig:
-        """What the collection was built with."""
-        return self._manifest.config
-
-    @property
-    def broken(self) -> list[dict[str, str]]:
-        """Photos that could not be read when they were indexed: ``image`` and ``reason``."""
-        return self._manifest.broken
-
-    @property
-    def database(self) -> Database:
-        """The photos in codes, which are what is searched."""
-        return self._held.database
-
-    @property
-    def images(self) -> list[Image]:
-        """The photos, in the order of their ids."""
-        return self.database.images
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the photos, in the order of their ids."""
-        return [image.name for image in self.images]
-
-    @property
-    def model(self) -> Model:
-        """Fully connected layers and quantizer."""
-        return self.database.model
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Codes, boxes and photos."""
-        return self._local.segments
-
-    @property
-    def extractor(self) -> Extractor:
-        """The network that encodes queries as the photos were; the first use imports torch."""
-        held = self._held  # first: it says of which state the network must be
-        with self._lock:
-            if self._extractor is None or not _see_alike(self._extractor[0], held.manifest):
-                self._extractor = held.manifest, extractor_of(held.manifest, held.backbone, self.device)
-            return self._extractor[1]
-
-    @property
-    def _local(self) -> LocalDatabase:
-        if not isinstance(self.database, LocalDatabase):
-            raise UdqError(f"{self.path}: a Ray cluster holds its codes; open it without ray for this")
-        return self.database
-
-    @property
-    def _held(self) -> _Held:
-        """What is read of one state, on first use.
-
-        A writer may have changed the collection twice meanwhile and deleted what it held then. As nothing has been
-        answered from that, this is then a reader of the newest state.
-        """
-        with self._lock:
-            while self._read is None:
-                try:
-                    self._read = _Held.read(self.path, self._manifest, self.looked_at, self._spread)
-                except CollectionError:
-                    newest = storage.read_manifest(self.path)
-                    if newest == self._manifest:
-                        raise
-                    self._manifest = newest
-            return self._read
-
     @property
     def drift(self) -> Drift | None:
         """How well the codes say what newer photos show, beside older ones; None where there is nothing to compare."""
-        return drift.measure(self.segments, self._manifest.fitted_before) if self._spread is None else None
+        local = isinstance(self.database, LocalDatabase)
+        return drift.measure(self.segments, self.manifest.fitted_before) if local else None
 
     def info(self) -> dict[str, Any]:
         """Return what the collection holds, JSON-serialisable."""
-        document = self._manifest.document
+        document = self.manifest.document
         size = sum(storage.sizes_of(document).values())
         measured = self.drift
         return {
@@ -422,9 +289,9 @@ class Collection:
             "created": document["created"],
             "changed": document.get("changed"),
             "images": len(self),
-            "regions": self._manifest.regions,
-            "removed": self._manifest.removed["images"],
-            "segments": len(self._manifest.segments),
+            "regions": self.manifest.regions,
+            "removed": self.manifest.removed["images"],
+            "segments": len(self.manifest.segments),
             "bytes_per_region": self.model.quantizer.bits / 8,
             "subspaces": self.model.quantizer.subspaces,
             "codewords": self.model.quantizer.codewords,
@@ -432,7 +299,7 @@ class Collection:
             "model": document["model"]["origin"],
             "training": document["training"],
             "config": document["config"],
-            **self._manifest.given,
+            **self.manifest.given,
             "network": inference.engine(),
             "scan": scan.kernel(),
             "drift": None if measured is None else measured.to_json(),

@@ -6,16 +6,19 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
+from udq import proposals, scan, segments
 from udq.calibrate import Calibration
 from udq.inverted import InvertedIndex
 from udq.model import Model
+from udq.scan import Part
 from udq.segments import Image, Indexed, Segment
+from udq.storage import Manifest
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,21 @@ class LocalDatabase:
     threads: int | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
+    @staticmethod
+    def open(path: Path, manifest: Manifest, model: Model, *, looked_at: float | None = None) -> LocalDatabase:
+        """Read the segments of a collection; codes and boxes are memory-mapped.
+
+        Args:
+            path: the collection.
+            manifest: the state to read.
+            model: of that state.
+            looked_at: as in the attributes.
+        """
+        quantizer = model.quantizer
+        held = segments.read(path, manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords)
+        ranked = manifest.config.features.proposals in proposals.RANKED
+        return LocalDatabase(model, tuple(held), ranked, looked_at)
+
     @cached_property
     def images(self) -> list[Image]:
         """All photos, by their places."""
@@ -130,11 +148,10 @@ class LocalDatabase:
 
     def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
         """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
-        parts = [segment.part for segment in self.segments]
-        if self.looked_at is not None and parts:
+        if self.looked_at is not None and self.segments:
             found = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
         else:
-            found = scan.nearest_images_of_each(lookups, parts, k, threads=self.threads)
+            found = scan.nearest_images_of_each(lookups, self._parts, k, threads=self.threads)
         return [Nearest(self._places(images.image), images.distance) for images in found]
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -156,8 +173,14 @@ class LocalDatabase:
         return np.cumsum([0, *(len(segment.living) for segment in self.segments)])
 
     @cached_property
+    def _parts(self) -> list[Part]:
+        """The codes as a scan takes them; a removed photo is never found."""
+        # Codes of removed photos lie between those of others, and are scanned too until the collection is compacted.
+        return [Part(s.codes, s.offsets, ~s.removed if s.removed.any() else None) for s in self.segments]
+
+    @cached_property
     def _index(self) -> InvertedIndex:
-        return InvertedIndex.build([segment.part for segment in self.segments], self.model.quantizer.codewords)
+        return InvertedIndex.build(self._parts, self.model.quantizer.codewords)
 
     @cached_property
     def _calibration(self) -> Calibration:

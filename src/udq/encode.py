@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,6 @@ from udq.head import Arrays
 from udq.images import Source
 from udq.model import Model
 from udq.segments import Image, Indexed
-from udq.train import Trained, train
 from udq.types import Regions
 
 Seen = Indexed | dict[str, str]
@@ -33,10 +32,6 @@ class Workforce(Protocol):
 
     def load(self, convolutions: Arrays) -> None:
         """Take over trained convolutions; none leave the network as it is."""
-
-    @property
-    def train(self) -> Callable[..., Trained]:
-        """What trains: ``udq.train.train``, or what does the same elsewhere."""
 
 
 class Here:
@@ -66,11 +61,6 @@ class Here:
     def load(self, convolutions: Arrays) -> None:
         """Take over trained convolutions; none leave the network as it is."""
         self._extractor.load(convolutions)
-
-    @property
-    def train(self) -> Callable[..., Trained]:
-        """What trains."""
-        return train
 
 
 def seen(photo: Extracted, number: int, fitted: Model) -> Seen:

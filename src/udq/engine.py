@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import torch
 
 from udq import inference
-from udq.errors import DependencyError, InputError
+from udq.errors import DependencyError, InputError, UdqError
 
 # Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
 WORKERS = 16
+
+SCALE = "longer in [images], now {},"
+"""The setting to lower if a photo's activations do not fit into the GPU's memory."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,18 @@ class Engine:
     library: str = "torch"
 
     @staticmethod
-    def fastest(device: str) -> Engine:
+    def fastest(device: str, network: str | None = None) -> Engine:
         """Return the fastest that there is.
 
         Args:
-            device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+            device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+            network: the library to use on a CPU, unless UDQ_NETWORK names another; the fastest installed if None.
 
         Raises:
             InputError: another device, no GPU, or an engine in UDQ_NETWORK that there is not.
         """
         place = device_of(device)
-        return Engine(place, fast_precision(place), inference.engine() if place.type == "cpu" else "torch")
+        return Engine(place, fast_precision(place), inference.engine(network) if place.type == "cpu" else "torch")
 
     @property
     def weights(self) -> torch.dtype:
@@ -112,3 +117,12 @@ def fast_precision(device: torch.device) -> torch.dtype:
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
     return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def in_gpu_memory(setting: str) -> Iterator[None]:
+    """Turn a GPU that is out of memory into an error that names the setting to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error

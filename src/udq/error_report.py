@@ -18,8 +18,8 @@ from udq.progress import Progress, silent
 from udq.scoring import TOP
 
 if TYPE_CHECKING:
-    from udq.collection import Collection
     from udq.evaluate import Evaluation
+    from udq.reader import Reader
 
 # Queries that are shown with photos: some 0.2 MB each, and more than most people read.
 SHEETS = 30
@@ -42,7 +42,7 @@ def check(path: Path) -> None:
         raise InputError(f"{path}: expected the name of a file, found a folder")
 
 
-def write(collection: Collection, evaluation: Evaluation, path: Path, *, progress: Progress = silent) -> int:
+def write(collection: Reader, evaluation: Evaluation, path: Path, *, progress: Progress = silent) -> int:
     """Write the report of a benchmark run; an older file of that name stays until the new one is complete.
 
     Photos that cannot be read now leave a grey place.
@@ -71,7 +71,7 @@ def write(collection: Collection, evaluation: Evaluation, path: Path, *, progres
 
 
 def _body(
-    collection: Collection, facts: dict[str, Any], title: str, rows: Sequence[Row], progress: Progress
+    collection: Reader, facts: dict[str, Any], title: str, rows: Sequence[Row], progress: Progress
 ) -> Iterator[str]:
     scored = [row for row in rows if row.outcome.failures is not None]
     worst = scored[:SHEETS]

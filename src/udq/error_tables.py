@@ -12,7 +12,7 @@ from udq.scoring import RANKS, TOP, Outcome
 from udq.words import counted
 
 if TYPE_CHECKING:
-    from udq.collection import Collection
+    from udq.reader import Reader
 
 _BARS = 10
 # A longer table is folded, so that the photos below it are in reach.
@@ -106,7 +106,7 @@ def _counts(found: Failures | None) -> list[str]:
     return [f"{count:,}" for count in (found.false_positives.total, late, found.misplaced.total)]
 
 
-def origin(collection: Collection, facts: dict[str, Any]) -> str:
+def origin(collection: Reader, facts: dict[str, Any]) -> str:
     """Return how the figures came about."""
     made = facts["provenance"]
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())

@@ -6,12 +6,12 @@ from collections.abc import Collection as Names
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import images, proposals, rerank, scoring
+from udq import images, proposals, protocol, rerank, scoring
 from udq.database import Database
 from udq.datasets import GroundTruth, Query, matching
 from udq.errors import InputError
@@ -20,13 +20,10 @@ from udq.localise import localise
 from udq.progress import Progress, silent
 from udq.provenance import provenance
 from udq.ranking import Ranking
+from udq.reader import Reader
 from udq.rerank.ranked import Ranked
 from udq.scoring import Outcome
 from udq.types import Box, Example, Features
-from udq.words import counted
-
-if TYPE_CHECKING:
-    from udq.collection import Collection
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Evaluation:
 
 
 def evaluate(
-    collection: Collection,
+    collection: Reader,
     truth: GroundTruth,
     *,
     keep_query: bool = False,
@@ -91,7 +88,7 @@ def evaluate(
         "network_precision": collection.extractor.precision,
         "keep_query": kept,
         "rerank": list(stages),
-        "notes": notes(truth, held, broken),
+        "notes": protocol.notes(truth, held, broken),
     }
     rows = [_row(outcome, kept) for outcome in outcomes]
     if real_valued:
@@ -141,12 +138,12 @@ def ask(
         InputError: as in ``evaluate``.
     """
     truth = matching.resolve(truth, [*held, *broken])
-    check_outside(truth, held, keep_query=keep_query)
-    check_names(truth, held, broken, outside=queries is not None)
+    protocol.check_outside(truth, held, keep_query=keep_query)
+    protocol.check_names(truth, held, broken, outside=queries is not None)
     paths = matching.query_photos(truth, held, queries, beside=sorted({path.parent for path in held.values()}))
     kept = keep_query or truth.own_photo == "kept"
     if not kept:
-        _check_positives(truth)
+        protocol.check_positives(truth)
     return Asked(truth, paths, tuple(_box(query, paths[query.image]) for query in truth.queries), kept)
 
 
@@ -179,46 +176,6 @@ def score(database: Database, asked: Asked, rankings: Iterable[Ranking]) -> tupl
     )
 
 
-def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, outside: bool = False) -> None:
-    """Refuse answers about other photos; a positive that could not be read counts as one never found.
-
-    Query photos must be held too, unless they are ``outside`` or the protocol keeps them there.
-    """
-    outside = outside or truth.own_photo == "outside"
-    named = set() if outside else {query.image for query in truth.queries}
-    for query in truth.queries:
-        for positives in (query.positives, *(answers.positives for answers in query.difficulties.values())):
-            named |= {name for name in positives if name not in broken}
-    missing = sorted(named - set(held))
-    if missing:
-        raise InputError(
-            f"the ground truth names {counted(len(missing), 'photo')} that the collection does not hold, "
-            f"'{missing[0]}' first; "
-            "index the folder that its names are relative to"
-        )
-
-
-def check_outside(truth: GroundTruth, held: Names[str], *, keep_query: bool) -> None:
-    """Refuse a database with query photos in it, where the protocol keeps them out: each would find itself first."""
-    if truth.own_photo != "outside":
-        return
-    if keep_query:
-        raise InputError(f"--keep-query: the query photos of {truth.dataset} are not in the database; leave it out")
-    inside = sorted({query.image for query in truth.queries} & set(held))
-    if inside:
-        raise InputError(
-            f"{truth.dataset}: expected a database without query photos, found {len(inside)} of them in the "
-            f"collection, '{inside[0]}' first; move them to a folder of their own (docs/benchmark.md), index the "
-            "others, and name that folder with --queries"
-        )
-
-
-def _check_positives(truth: GroundTruth) -> None:
-    for query in truth.queries:
-        if query.positives == {query.image}:
-            raise InputError(f"query {query.image}: its only positive is itself; add others or use --keep-query")
-
-
 def _box(query: Query, path: Path) -> Box | None:
     """Return a query's box inside its photo.
 
@@ -236,43 +193,6 @@ def _box(query: Query, path: Path) -> Box | None:
         raise InputError(
             f"query {query.image}: {error}; the boxes of a ground truth belong to its own photos, at full size"
         ) from None
-
-
-def notes(truth: GroundTruth, held: Names[str], broken: Names[str], *, distractors: bool = False) -> list[str]:
-    """Say what keeps a figure from being compared with published ones, a line each.
-
-    Photos of the answers are not among them: those that the collection lacks are an error (see ``ask``). Without others
-    the search is easier than the published one.
-
-    Args:
-        truth: names photos as the database does.
-        held: names of the database's photos.
-        broken: names of photos that could not be read.
-        distractors: whether photos of other data sets are meant to be there.
-    """
-    if truth.official is None:
-        return []
-    queries, photos = truth.official
-    found = []
-    if len(truth.queries) != queries:
-        count = counted(len(truth.queries), "query", "queries")
-        found.append(f"{count}; {truth.dataset} has {queries:,}: not the published protocol")
-    own = set(truth.database)
-    if len(own) != photos:
-        count = counted(len(own), "photo")
-        found.append(f"the ground truth lists {count}; {truth.dataset} has {photos:,}: not the published protocol")
-    for what, names in (("missing", own - {*held, *broken}), ("unreadable", own & set(broken))):
-        if names:
-            count = f"{len(names):,} of the {counted(len(own), 'photo')} of {truth.dataset}"
-            found.append(f"{what}: {count}, '{min(names)}' first; published figures are of all")
-    strange = {*held, *broken} - own
-    if strange and not distractors:
-        count = counted(len(strange), "photo")
-        found.append(
-            f"not of {truth.dataset}: {count}, '{min(strange)}' first; published figures are of its own, or of these "
-            "and known distractors"
-        )
-    return found
 
 
 def _ap(score: scoring.Score | None) -> float | None:
@@ -299,7 +219,7 @@ def _row(outcome: Outcome, kept: bool) -> dict[str, Any]:
     return row
 
 
-def _rank_real_valued(collection: Collection, features: NDArray[np.float32], progress: Progress) -> Iterator[Ranking]:
+def _rank_real_valued(collection: Reader, features: NDArray[np.float32], progress: Progress) -> Iterator[Ranking]:
     """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
     head = collection.model.head
     queries = head.apply(Features(features)).vectors

@@ -21,7 +21,7 @@ from udq import images, proposals
 from udq.config import FeatureConfig, ImageConfig
 from udq.decode import Decoded, Decoder
 from udq.engine import Engine, threads, workers
-from udq.errors import ImageError, UdqError
+from udq.errors import ImageError
 from udq.head import Arrays
 from udq.names import shown
 from udq.proposals import Proposer
@@ -72,6 +72,7 @@ class Extractor:
         weights: Path | None = None,
         rpn: Path | None = None,
         device: str = "auto",
+        network: str | None = None,
     ) -> None:
         """Build the network.
 
@@ -81,12 +82,13 @@ class Extractor:
             weights: a file of weights instead of the backbone's usual ones.
             rpn: a file that ``udq train-rpn`` wrote, instead of what is shipped for the backbone.
             device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+            network: as in ``Engine.fastest``.
         """
         self.weights = weights
         self.rpn = rpn
         self._image = image
         self._feature = feature
-        self.engine = Engine.fastest(device)
+        self.engine = Engine.fastest(device, network)
         with _one_thread():
             self.trunk = Trunk(feature, weights=weights, device=self.engine.device, precision=self.engine.weights)
         self._compiled: dict[int, Callable[[torch.Tensor], tuple[torch.Tensor, ...]]] = {}
@@ -233,12 +235,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(mine)
-
-
-@contextmanager
-def in_gpu_memory(setting: str) -> Iterator[None]:
-    """Say what to do where the GPU has too little memory."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UdqError(f"out of GPU memory; lower {setting} in a --config file, or use --device cpu") from error

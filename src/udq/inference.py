@@ -20,9 +20,14 @@ def engines() -> tuple[str, ...]:
     return tuple(name for name in _FASTEST_FIRST if find_spec(name))
 
 
-def engine() -> str:
-    """Return the library in use on a CPU: the fastest, or the one that the environment variable UDQ_NETWORK names."""
-    wanted, found = os.environ.get("UDQ_NETWORK"), engines()
+def engine(preferred: str | None = None) -> str:
+    """Return the library that computes convolutions on a CPU.
+
+    Args:
+        preferred: the library to use unless the environment variable UDQ_NETWORK names another; the fastest installed
+            one if None.
+    """
+    wanted, found = os.environ.get("UDQ_NETWORK") or preferred, engines()
     if wanted and wanted not in found:
         install = "; run: pip install 'udq[openvino]'" if wanted == "openvino" else ""
         raise InputError(f"expected UDQ_NETWORK to be one of {', '.join(found)}, found {wanted}{install}")

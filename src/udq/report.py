@@ -15,15 +15,15 @@ from udq.picture import QUERY, RIGHT, WRONG, Tile, sheet
 from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:
-    from udq.collection import Collection
     from udq.evaluate import Evaluation
+    from udq.reader import Reader
     from udq.scoring import Outcome
 
 _SHOWN = 8
 _BEST_AND_WORST = 5
 
 
-def search_sheet(collection: Collection, result: SearchResult) -> PillowImage.Image:
+def search_sheet(collection: Reader, result: SearchResult) -> PillowImage.Image:
     """Draw the query and its first matches, with the boxes found."""
     by_name = {image.name: image for image in collection.images}
     tiles = [_tile(Path(result.image), result.box, QUERY, "query")]
@@ -34,7 +34,7 @@ def search_sheet(collection: Collection, result: SearchResult) -> PillowImage.Im
     return sheet(rows)
 
 
-def evaluation_sheet(collection: Collection, evaluation: Evaluation) -> PillowImage.Image:
+def evaluation_sheet(collection: Reader, evaluation: Evaluation) -> PillowImage.Image:
     """Draw the best and the worst queries of a benchmark, each with its first matches marked right or wrong."""
     ordered = sorted(evaluation.outcomes, key=lambda outcome: (-outcome.ap, outcome.query.image))
     if len(ordered) > 2 * _BEST_AND_WORST:

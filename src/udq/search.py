@@ -28,7 +28,7 @@ from udq.rerank.verification import LoadCrop
 from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
-    from udq.collection import Collection
+    from udq.reader import Reader
 
 # An example -> its box and its pooled feature (D,).
 Describe = Callable[[Example], tuple[Box, NDArray[np.float32]]]
@@ -53,7 +53,7 @@ class Asked:
 
 
 def search(
-    collection: Collection,
+    collection: Reader,
     examples: Sequence[Example],
     *,
     k: int,
@@ -96,7 +96,7 @@ def search(
     return _result(collection.database, asked, ranked.ranking, sure, took, k, offset, min_score, names)
 
 
-def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
+def search_many(collection: Reader, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
     """Do what ``search`` does for each of several queries, in one pass over the codes."""
     _check_wanted(k)
     asked = [encode(collection, examples) for examples in queries]
@@ -120,7 +120,7 @@ def search_many(collection: Collection, queries: Sequence[Sequence[Example]], *,
     ]
 
 
-def encode(collection: Collection, examples: Sequence[Example], describe: Describe | None = None) -> Asked:
+def encode(collection: Reader, examples: Sequence[Example], describe: Describe | None = None) -> Asked:
     """Return the one query that examples are; ``describe`` as in ``search``."""
     if all(example.wrong for example in examples):
         raise InputError("examples: expected at least one that shows what is searched for, found none")

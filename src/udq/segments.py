@@ -21,7 +21,6 @@ from udq import archive, storage
 from udq.durable import guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
 from udq.images import Content, Source
-from udq.scan import Part
 from udq.storage import Manifest
 from udq.types import Codes
 
@@ -124,12 +123,6 @@ class Segment:
     def living(self) -> NDArray[np.int64]:
         """Rows of the photos that are of the collection still."""
         return np.flatnonzero(~self.removed)
-
-    @cached_property
-    def part(self) -> Part:
-        """The codes as a scan takes them; a removed photo is never found."""
-        # Its codes lie between those of others, and are scanned along until the collection is compacted.
-        return Part(self.codes, self.offsets, ~self.removed if self.removed.any() else None)
 
     def content(self, row: int) -> Content | None:
         """Return what a photo's file was when it was looked at; None where that is not known."""

@@ -230,44 +230,65 @@ class State:
         }
 
 
+class Checkpoint(Protocol):
+    """Where the state of training is saved after every round."""
+
+    def read(self) -> State | None:
+        """Return the state that an earlier run saved; None if there is none."""
+
+    def write(self, state: State) -> None:
+        """Save a state."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What algorithm 1 runs on: the same in every process that takes part.
+
+    Attributes:
+        images: (G,) index of the photo that each region belongs to, so that neighbours can be taken from other photos.
+        start: where the fully connected layers begin: FC_S as the principal components.
+        training: settings of the rounds.
+        quantizer: settings of the supervision's quantizer.
+        codewords: K; fewer than ``quantizer.codewords`` if the sample is small.
+        seed: of k-means and batches; the same seed and sample give the same head on one machine.
+        device: where the network is optimised.
+    """
+
+    images: NDArray[np.int64]
+    start: Head
+    training: TrainConfig
+    quantizer: QuantizerConfig
+    codewords: int
+    seed: int
+    device: torch.device
+
+
 def train(
+    job: TrainingJob,
     pooled: Pooled,
-    images: NDArray[np.int64],
-    start: Head,
     *,
-    training: TrainConfig,
-    quantizer: QuantizerConfig,
-    codewords: int,
-    seed: int,
-    device: torch.device,
     progress: Progress = silent,
-    resumed: State | None = None,
-    keep: Callable[[State], None] | None = None,
+    checkpoint: Checkpoint | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
     team: Team | None = None,
 ) -> Trained:
     """Run algorithm 1 on a sample of a collection's own regions.
 
     Args:
-        pooled: features of G regions.
-        images: (G,) which photo each region is of, so that neighbours can be those that teach something new.
-        start: where the fully connected layers begin: FC_S as the principal components.
-        training: settings of the rounds.
-        quantizer: settings of the supervision's quantizer.
-        codewords: K; fewer than ``quantizer.codewords`` where the sample is small.
-        seed: of k-means and batches; the same seed and sample give the same head on one machine.
-        device: where the network is optimised.
-        progress: is told of each step.
-        resumed: the state that an earlier try kept.
-        keep: is given the state after each round.
-        measure: takes averaged layers and convolutions after each round to the mAP of a benchmark.
-        team: processes that do the same; this one alone where None.
+        job: photos of the regions, and settings.
+        pooled: features of the G regions.
+        progress: called for each step.
+        checkpoint: where the state is read from at the start, and saved after each round.
+        measure: averaged layers and convolutions after each round -> mAP of a benchmark.
+        team: processes that train together; this one alone if None.
     """
     team = team or Alone()
-    begun = start.deepened(training.hidden)
+    training = job.training
+    begun = job.start.deepened(training.hidden)
     before = pooled.state()
+    resumed = None if checkpoint is None else checkpoint.read()
     state = resumed or State(begun, begun, before, ())
-    network = Network(state.head).to(device)
+    network = Network(state.head).to(job.device)
     pooled.load(state.convolutions)
     parts = sum(len(step[team.rank :: team.size]) for step in pooled.steps(training.batch, torch.Generator()))
     rounds, stopped = state.rounds, None
@@ -277,37 +298,57 @@ def train(
         for _ in range(len(rounds) * training.epochs * parts):
             step()
         for iteration in range(len(rounds), training.iterations + 1):
-            turn = seed + iteration
-            # By the first of the team, and so is what follows from it: rounding is not the same everywhere.
-            first = team.rank == 0
-            told = team.agree(supervise(features, images, training, quantizer, codewords, turn) if first else None)
-            assert told is not None
-            untrained = state.untrained.rotated(told.rotation)
-            network.load(state.head.rotated(told.rotation))
-            network.classify(told.codebooks, sharpness=training.sharpness)
-            epochs = list(_optimise(network, pooled, told, training, turn, team, step))
-            # The last step may be the one that goes too far: what it left must be numbers as well.
-            features = network.apply_to(pooled.all())
-            sane = bool(np.isfinite(epochs).all() and np.isfinite(features.vectors).all())
-            sane, reached_ratio = team.agree((sane, participation_ratio(features) if sane else 0.0))
-            if not sane:
+            reached, features = _round(network, pooled, features, state, job, iteration, team, step)
+            if reached is None:
                 stopped = f"the loss of iteration {iteration} was no longer a number; kept the state before it"
                 break
-            separability, discriminability = zip(*epochs, strict=True)
-            last, ratio = ratio, reached_ratio
-            reached = State(network.head(), untrained, pooled.state(), rounds)
+            last, ratio = ratio, reached.rounds[-1].participation_ratio
             mean = None if measure is None else measure(*reached.averaged(before, share=training.share))
-            rounds = (*rounds, Round(iteration, told.error, separability, discriminability, ratio, mean))
+            rounds = (*rounds, dataclasses.replace(reached.rounds[-1], mAP=mean))
             if training.stop_early and ratio > _RISE * last:
                 spread = f"features spread over {ratio:.1f} directions, {last:.1f} before it"
                 stopped = f"took back iteration {iteration}: {spread}"
                 break
             state = dataclasses.replace(reached, rounds=rounds)
-            if keep is not None:
-                keep(state)
+            if checkpoint is not None:
+                checkpoint.write(state)
     head, convolutions = state.averaged(before, share=training.share)
     kept = len(state.rounds)
     return Trained(head, convolutions if kept else {}, rounds, kept, stopped)
+
+
+def _round(
+    network: Network,
+    pooled: Pooled,
+    features: Features,
+    state: State,
+    job: TrainingJob,
+    iteration: int,
+    team: Team,
+    step: Callable[[], None],
+) -> tuple[State | None, Features]:
+    """Generate supervision from the network's features (G, d) and optimise once.
+
+    Returns:
+        The state after the round, None if it is no longer finite; and the network's features after it.
+    """
+    seed = job.seed + iteration
+    # Rank 0 computes this and broadcasts it, and what follows from it too: rounding differs between machines.
+    told = team.agree(supervise(features, job, seed) if team.rank == 0 else None)
+    assert told is not None
+    untrained = state.untrained.rotated(told.rotation)
+    network.load(state.head.rotated(told.rotation))
+    network.classify(told.codebooks, sharpness=job.training.sharpness)
+    epochs = list(_optimise(network, pooled, told, job.training, seed, team, step))
+    # The last step may be the one that diverges: the features after it must be finite as well.
+    features = network.apply_to(pooled.all())
+    sane = bool(np.isfinite(epochs).all() and np.isfinite(features.vectors).all())
+    sane, ratio = team.agree((sane, participation_ratio(features) if sane else 0.0))
+    if not sane:
+        return None, features
+    separability, discriminability = zip(*epochs, strict=True)
+    done = Round(iteration, told.error, separability, discriminability, ratio)
+    return State(network.head(), untrained, pooled.state(), (*state.rounds, done)), features
 
 
 def participation_ratio(features: Features) -> float:
@@ -322,21 +363,14 @@ def participation_ratio(features: Features) -> float:
     return float(np.trace(covariance)) ** 2 / squared if squared else 0.0
 
 
-def supervise(
-    features: Features,
-    images: NDArray[np.int64],
-    training: TrainConfig,
-    quantizer: QuantizerConfig,
-    codewords: int,
-    seed: int,
-) -> Supervision:
+def supervise(features: Features, job: TrainingJob, seed: int) -> Supervision:
     """Generate self-supervision from features (G, d): refine, quantize, label (sec. 3.2 and 3.4)."""
-    refined = refined_features(features, images, training, seed)
+    refined = refined_features(features, job.images, job.training, seed)
     rows = np.sort(np.random.default_rng(seed).permutation(len(refined))[:_QUANTIZED])
     fitted = quantize.fit(
         Features(np.ascontiguousarray(refined.vectors[rows])),
-        subspaces=quantizer.subspaces,
-        codewords=codewords,
+        subspaces=job.quantizer.subspaces,
+        codewords=job.codewords,
         iterations=_ALTERNATIONS,
         seed=seed,
     )

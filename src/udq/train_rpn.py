@@ -28,13 +28,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from udq import __version__, archive, backbones, images, storage
+from udq import archive, backbones, images, storage
+from udq._version import __version__
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
 from udq.durable import partial_folder, write_whole
-from udq.engine import workers
+from udq.engine import in_gpu_memory, workers
 from udq.errors import ImageError, InputError, UdqError
-from udq.extract import Extractor, in_gpu_memory
+from udq.extract import Extractor
 from udq.progress import Progress, silent
 from udq.proposals import rpn
 from udq.provenance import provenance

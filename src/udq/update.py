@@ -25,7 +25,7 @@ from udq.sync import plan
 from udq.transaction import Transaction, sweep
 
 if TYPE_CHECKING:
-    from udq.collection import Collection
+    from udq.reader import Reader
 
 # Photos a commit: some seconds of work, which is all that a kill can cost.
 _BATCH = 256
@@ -53,7 +53,7 @@ class Changes:
 
 
 def add(
-    collection: Collection,
+    collection: Reader,
     arguments: Sequence[str | os.PathLike[str]],
     *,
     mirror: bool = False,
@@ -97,7 +97,7 @@ def add(
     )
 
 
-def remove(collection: Collection, names: Sequence[str]) -> Changes:
+def remove(collection: Reader, names: Sequence[str]) -> Changes:
     """Remove photos; see ``Collection.remove``."""
     with Transaction(collection.path) as change:
         opened = collection.refreshed()
@@ -118,7 +118,7 @@ def remove(collection: Collection, names: Sequence[str]) -> Changes:
     return Changes(removed=len(gone), same=len(held) - len(gone))
 
 
-def compact(collection: Collection) -> None:
+def compact(collection: Reader) -> None:
     """Write segments anew, full and without what was removed; see ``Collection.compact``."""
     with Transaction(collection.path) as change:
         opened = collection.refreshed()
@@ -166,7 +166,7 @@ def _moved(photo: Indexed, moved: Mapping[int, tuple[Source, Content]]) -> Index
 
 def _encode(
     change: Transaction,
-    opened: Collection,
+    opened: Reader,
     new: Sequence[Source],
     changed: Mapping[Source, int],
     broken: Sequence[dict[str, str]],
@@ -180,9 +180,9 @@ def _encode(
     unread: list[dict[str, str]] = []
     if not (new or changed):
         return 0, unread
-    from udq import index  # imports torch
+    from udq import engine, index  # imports torch
     from udq.encode import encode, why_broken
-    from udq.extract import in_gpu_memory
+    from udq.engine import in_gpu_memory
 
     fitted, codewords, extractor = opened.model, _codewords(opened), opened.extractor.proposing()
     held = list(opened.segments)
@@ -196,7 +196,7 @@ def _encode(
     gone: set[int] = set()
     added, number = 0, change.manifest.next_id
     sources = [*new, *changed]
-    too_large = index.SCALE.format(opened.config.images.longer)
+    too_large = engine.SCALE.format(opened.config.images.longer)
     with progress("adding photos", len(sources)) as step, in_gpu_memory(too_large):
         photos = index.counted(extractor.extract(sources), step)
         while batch := list(islice(photos, _BATCH)):
@@ -238,5 +238,5 @@ def _stands_for(pattern: str, name: str) -> bool:
     return name.startswith(pattern) if pattern.endswith("/") else fnmatchcase(name, pattern)
 
 
-def _codewords(opened: Collection) -> int:
+def _codewords(opened: Reader) -> int:
     return opened.model.quantizer.codewords

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udq import archive, segments, storage
-from udq.collection import Collection, extractor_of
 from udq.durable import write_whole
 from udq.errors import CollectionError
 from udq.images import Source
 from udq.lock import Lock
 from udq.model import Model
 from udq.progress import Progress, silent
+from udq.reader import Reader, extractor_of
 from udq.segments import Image, Indexed
 from udq.storage import COPY, MANIFEST, Manifest
 from udq.transaction import Transaction
@@ -117,7 +117,7 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
 
         config = storage.read_manifest(path).config
         index.rebuild(path, config=config, device=device, progress=progress)
-        names = tuple(Collection.open(path).names)
+        names = tuple(Reader(path).names)
         mended = replace(mended, restored=names)
     return replace(mended, damage=(*damage, *found))
 

@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from udq import __version__, archive, segments, storage
+from udq import archive, segments, storage
+from udq._version import __version__
 from udq.config import IndexConfig
 from udq.durable import guarded, partial_folder, sync_folder, write_new, write_whole
 from udq.errors import DiskError, InputError

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from udq import __version__
+from udq._version import __version__
 
 _TIMEOUT_S = 60
 _FTP_PORT = 21

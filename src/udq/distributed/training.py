@@ -7,6 +7,7 @@ whether a round is taken back. After every round its state comes back, from whic
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import tempfile
 import threading
@@ -15,16 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, distributed
 
-from udq.config import QuantizerConfig, TrainConfig
 from udq.distributed import cluster
 from udq.head import Arrays, Head
 from udq.progress import Progress, silent
-from udq.train import Cached, Pooled, State, Trained
+from udq.team import Team
+from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob
 from udq.train import train as train_here
 
 # Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
@@ -89,36 +88,20 @@ class _Desk:
 
 
 def train(
+    job: TrainingJob,
     pooled: Pooled,
-    images: NDArray[np.int64],
-    start: Head,
     *,
-    training: TrainConfig,
-    quantizer: QuantizerConfig,
-    codewords: int,
-    seed: int,
-    device: torch.device,
     progress: Progress = silent,
-    resumed: State | None = None,
-    keep: Callable[[State], None] | None = None,
+    checkpoint: Checkpoint | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
 ) -> Trained:
     """Do what ``udq.train.train`` does, on the cluster; what is watched by a benchmark is trained here.
 
     Args and what is returned are those of ``udq.train.train``.
     """
-    size = min(cluster.free("GPU" if device.type == "cuda" else "CPU"), MOST)
-    given: dict[str, Any] = {
-        "training": training,
-        "quantizer": quantizer,
-        "codewords": codewords,
-        "seed": seed,
-        "device": device,
-    }
+    size = min(cluster.free("GPU" if job.device.type == "cuda" else "CPU"), MOST)
     if measure is not None or size < 2 or not isinstance(pooled, Cached):
-        return train_here(
-            pooled, images, start, **given, progress=progress, resumed=resumed, keep=keep, measure=measure
-        )
+        return train_here(job, pooled, progress=progress, checkpoint=checkpoint, measure=measure)
     engine = cluster.ray()
     ray_train: Any = importlib.import_module("ray.train")
     from ray.train.torch import TorchTrainer
@@ -127,10 +110,12 @@ def train(
     # Here, as what it holds must outlive every other machine.
     here = NodeAffinitySchedulingStrategy(engine.get_runtime_context().get_node_id(), soft=False)
     desk = engine.remote(_Desk).options(num_cpus=0, scheduling_strategy=here)
+    resumed = None if checkpoint is None else checkpoint.read()
     desk = desk.remote(None if resumed is None else resumed.to_bytes())
     # In a list, so that it goes as it is to those who ask for it.
-    work = [engine.put((pooled.all(), images, start, given))]
-    steps = (training.iterations + 1) * training.epochs * -(-len(images) // training.batch)
+    work = [engine.put((job, pooled.all()))]
+    settings = job.training
+    steps = (settings.iterations + 1) * settings.epochs * -(-len(job.images) // settings.batch)
     with tempfile.TemporaryDirectory(prefix="udq-train-") as folder, progress("training", steps) as step:
         trainer = TorchTrainer(
             _work,
@@ -138,7 +123,7 @@ def train(
             scaling_config=ray_train.ScalingConfig(
                 # As many as there are, where a machine is lost.
                 num_workers=(1, size),
-                use_gpu=device.type == "cuda",
+                use_gpu=job.device.type == "cuda",
                 resources_per_worker={"CPU": 1},
             ),
             run_config=ray_train.RunConfig(
@@ -156,8 +141,8 @@ def train(
                 for _ in range(reached - done):
                     step()
                 done, kept = max(done, reached), count
-                if state is not None and keep is not None:
-                    keep(State.from_bytes(state))
+                if state is not None and checkpoint is not None:
+                    checkpoint.write(State.from_bytes(state))
             if fitting.failure is not None:
                 raise cluster.reason(fitting.failure, cluster.GO_ON) from fitting.failure
             trained: Trained = engine.get(desk.trained.remote())
@@ -185,16 +170,32 @@ class _Fitting(threading.Thread):
             self.failure = error
 
 
+class _DeskCheckpoint:
+    """States of training on the desk: every process reads what the first one reads, and the first one writes."""
+
+    def __init__(self, desk: Any, team: Team) -> None:
+        self._desk, self._team = desk, team
+
+    def read(self) -> State | None:
+        """Return the last state."""
+        left = self._team.agree(cluster.ray().get(self._desk.state.remote()))
+        return None if left is None else State.from_bytes(left)
+
+    def write(self, state: State) -> None:
+        """Save a state."""
+        if self._team.rank == 0:
+            cluster.ray().get(self._desk.keep.remote(state.to_bytes()))
+
+
 def _work(told: dict[str, Any]) -> None:
     """Train as one of the team."""
     engine, desk = cluster.ray(), told["desk"]
-    features, images, start, given = engine.get(told["work"][0])
+    job, features = engine.get(told["work"][0])
     team = _Together()
-    left = team.agree(engine.get(desk.state.remote()))
-    if given["device"].type == "cuda":
+    if job.device.type == "cuda":
         from ray.train.torch import get_device
 
-        given["device"] = get_device()
+        job = dataclasses.replace(job, device=get_device())
 
     @contextmanager
     def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
@@ -209,18 +210,12 @@ def _work(told: dict[str, Any]) -> None:
 
         yield step
 
-    def keep(state: State) -> None:
-        engine.get(desk.keep.remote(state.to_bytes()))
-
     first = team.rank == 0
     trained = train_here(
-        Cached(features, given["device"], parts=team.size),
-        images,
-        start,
-        **given,
+        job,
+        Cached(features, job.device, parts=team.size),
         progress=progress if first else silent,
-        resumed=None if left is None else State.from_bytes(left),
-        keep=keep if first else None,
+        checkpoint=_DeskCheckpoint(desk, team),
         team=team,
     )
     if first:

@@ -8,7 +8,7 @@ collection once, whoever looked at it and however often.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +18,13 @@ import numpy as np
 
 from udq.config import IndexConfig
 from udq.decode import Decoder
-from udq.distributed import cluster, training
+from udq.distributed import cluster
 from udq.encode import Here, Seen
 from udq.errors import UdqError
 from udq.extract import Extracted, Extractor
 from udq.head import Arrays
 from udq.images import Source
 from udq.model import Model
-from udq.train import Trained
 
 # Photos that go to a worker together: a second of work, which is what a lost worker costs.
 _PHOTOS = 16
@@ -107,11 +106,6 @@ class Workers:
         """Take over trained convolutions; none leave the network as it is."""
         if convolutions:
             self._sight = replace(self._sight, convolutions=convolutions)
-
-    @property
-    def train(self) -> Callable[..., Trained]:
-        """What trains: processes of the cluster."""
-        return training.train
 
     def _shared(self, photos: Iterable[tuple[int, Source]], fitted: Model | None) -> Iterator[Any]:
         items = [(number, _anywhere(source)) for number, source in photos]

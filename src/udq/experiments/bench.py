@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import evaluate, images, index, scoring
+from udq import evaluate, fitting, images, sampling, scoring
 from udq.config import IndexConfig
 from udq.database import Database
 from udq.end_to_end import EndToEnd
@@ -81,19 +81,19 @@ class Bench:
         """
         started = time.perf_counter()
         end_to_end = config.training.enabled and config.training.end_to_end
-        rows = index.training_sample(len(self.photos), config.sample)
+        rows = sampling.training_sample(len(self.photos), config.sample)
         sample, sources = self._sample(rows, config, apart=end_to_end)
         pooled = None
         if end_to_end:
             trunk = Trunk(config.features, weights=self.extractor.weights, device=self.extractor.device)
             pooled = EndToEnd(trunk, sources, sample.images, sample.regions, config.images)
         device, rounds = self.extractor.device, Rounds(self._folder(config), config.training.iterations)
-        trained = index.learn(sample, config, device, progress, pooled=pooled, checkpoint=rounds)
+        trained = fitting.learn(sample, config, device, progress, pooled=pooled, checkpoint=rounds)
         bench = self
         if trained.convolutions:
             bench = self._with(trained.convolutions, config)
             sample, _ = bench._sample(rows, config, apart=True)
-        fitted = index.encoder(sample, trained, config)
+        fitted = fitting.encoder(sample, trained, config)
         return Fitted(fitted, bench, time.perf_counter() - started)
 
     def encode(self, model: Model, queries: Floats | None = None) -> Encoded:
@@ -137,7 +137,7 @@ class Bench:
 
     def _sample(
         self, rows: Sequence[int], config: IndexConfig, *, apart: bool
-    ) -> tuple[index.Sample, list[images.Source]]:
+    ) -> tuple[sampling.Sample, list[images.Source]]:
         """Draw the regions that the model is fitted to; also return the photos they are of.
 
         Args:
@@ -155,7 +155,7 @@ class Bench:
                 sources.append(photo.source)
                 yield photo
 
-        return index.draw(noted(), len(rows), config.sample), sources
+        return sampling.draw(noted(), len(rows), config.sample), sources
 
     def _with(self, convolutions: Arrays, config: IndexConfig) -> Bench:
         """Return the bench with trained convolutions."""

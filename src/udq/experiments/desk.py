@@ -18,7 +18,7 @@ from udq import images, index, picture, proposals, report, scoring, storage
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth
 from udq.durable import write_whole
-from udq.evaluate import ask, notes
+from udq.evaluate import ask
 from udq.experiments import timing
 from udq.experiments.bench import Bench, Fitted, describe
 from udq.experiments.looked import Looked
@@ -27,6 +27,7 @@ from udq.experiments.shelf import Material
 from udq.experiments.tables import ACCURACIES, Cell
 from udq.extract import Extractor
 from udq.progress import Progress
+from udq.protocol import notes
 from udq.provenance import provenance, versions
 
 # Queries and photos of each on a sheet of fig. 5.

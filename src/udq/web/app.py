@@ -14,7 +14,7 @@ from starlette.responses import Response as AnyResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from udq import __version__
+from udq._version import __version__
 from udq.web import problems, routes, schema, uploads
 from udq.web.guard import Access, Guard, Watch
 from udq.web.problems import Problem, documented

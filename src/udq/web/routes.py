@@ -16,7 +16,8 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from udq import __version__, images
+from udq import images
+from udq._version import __version__
 from udq.errors import InputError
 from udq.names import shown
 from udq.segments import Image

@@ -1,0 +1,105 @@
+"""A sample of regions -> trained head -> model: algorithm 1 with a collection's settings, then the quantizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from udq import model
+from udq.config import IndexConfig
+from udq.durable import write_whole
+from udq.engine import SCALE, in_gpu_memory
+from udq.head import Arrays, Head
+from udq.progress import Progress, silent
+from udq.sampling import Sample
+from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob, train
+
+Measure = Callable[[Head, Arrays], float | None]
+"""Averaged head and convolutions after a round of training -> mAP of a benchmark; None if it cannot be measured."""
+
+
+class Trainer(Protocol):
+    """Runs algorithm 1: ``udq.train.train``, or the same on other machines."""
+
+    def __call__(
+        self,
+        job: TrainingJob,
+        pooled: Pooled,
+        *,
+        progress: Progress = silent,
+        checkpoint: Checkpoint | None = None,
+        measure: Measure | None = None,
+    ) -> Trained:
+        """Train; the arguments are those of ``udq.train.train``."""
+
+
+class FileCheckpoint:
+    """The state of training in a file, replaced after every round."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def read(self) -> State | None:
+        """Return the state that an earlier run saved; None if there is none."""
+        return State.from_bytes(self._file.read_bytes()) if self._file.exists() else None
+
+    def write(self, state: State) -> None:
+        """Save a state in place of the previous one."""
+        write_whole(self._file, state.to_bytes())
+
+
+def learn(
+    sample: Sample,
+    config: IndexConfig,
+    device: torch.device,
+    progress: Progress = silent,
+    *,
+    pooled: Pooled | None = None,
+    checkpoint: Checkpoint | None = None,
+    measure: Measure | None = None,
+    trainer: Trainer = train,
+) -> Trained:
+    """Train on a sample, unless training is off.
+
+    Args:
+        sample: regions and their features before training.
+        config: settings of the collection.
+        device: where the network is optimised.
+        progress: called for each step.
+        pooled: source of the pooled features; those of the sample if None.
+        checkpoint: where the state of training is saved after each round.
+        measure: measures a benchmark after each round.
+        trainer: runs algorithm 1.
+    """
+    supervision = config.supervision()
+    few = len(np.unique(sample.images)) < config.training.refine_from
+    refinement = "none" if few else config.training.refine
+    settings = dataclasses.replace(config.training, share=config.share(), refine=refinement)
+    head = model.start(sample.features, supervision)
+    if not config.training.enabled:
+        return Trained(head, {}, (), 0, None)
+    job = TrainingJob(
+        sample.images,
+        head,
+        training=settings,
+        quantizer=supervision,
+        codewords=model.codewords(len(sample.features), supervision),
+        seed=config.sample.seed,
+        device=device,
+    )
+    batch = f"batch in [training], now {config.training.batch},"
+    # End to end, the activations of one photo fill the memory, whatever the batch.
+    with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
+        features = pooled or Cached(sample.features, device)
+        return trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
+
+
+def encoder(sample: Sample, trained: Trained, config: IndexConfig) -> model.Model:
+    """Return the model of a trained head and a quantizer fitted to the sample's features."""
+    seed, kept = config.sample.seed, trained.kept > 0
+    return model.fit(sample.features, trained.head, config.quantizer, seed=seed, trained=kept)

@@ -1,0 +1,188 @@
+"""Reading a collection on disk: one state of it, which every function below ``Collection`` takes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from udq import storage
+from udq.config import IndexConfig
+from udq.database import Database, LocalDatabase
+from udq.errors import CollectionError, UdqError
+from udq.head import Arrays
+from udq.model import Model
+from udq.segments import Image, Segment
+from udq.storage import Manifest
+
+if TYPE_CHECKING:
+    from udq.extract import Extractor
+
+OpenDatabase = Callable[[Path, Manifest, Model], Database]
+"""Opens the codes of a collection in one state: in this process (``LocalDatabase.open``), or elsewhere."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a collection holds in one state."""
+
+    manifest: Manifest
+    database: Database
+    backbone: Arrays
+
+
+def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str | None = None) -> Extractor:
+    """Return the network that encodes as a collection's photos were encoded; imports torch.
+
+    Args:
+        manifest: of the collection.
+        backbone: its trained convolutions, by name; empty if they are the usual ones.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        network: as in ``Reader``.
+    """
+    from udq.extract import Extractor
+
+    extractor = Extractor(
+        manifest.config.images,
+        manifest.config.features,
+        weights=storage.given_file(manifest.given, "weights"),
+        rpn=storage.given_file(manifest.given, "rpn"),
+        device=device,
+        network=network,
+    )
+    extractor.load(backbone)
+    return extractor
+
+
+def _same_network(one: Manifest, other: Manifest) -> bool:
+    """Whether the networks of two states are the same."""
+    parts = ("config", "backbone", *storage.GIVEN)
+    return all(one.document.get(part) == other.document.get(part) for part in parts)
+
+
+class Reader:
+    """One state of a collection on disk, read on first use; safe to share between threads.
+
+    Attributes:
+        path: the collection.
+        device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
+        manifest: what the collection holds in this state.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        network: str | None = None,
+        open_database: OpenDatabase = LocalDatabase.open,
+    ) -> None:
+        """Read the manifest.
+
+        Args:
+            path: the collection.
+            device: where queries are encoded.
+            network: the library that computes convolutions on a CPU, ``openvino`` or ``torch``; the environment
+                variable UDQ_NETWORK overrides it, and the fastest installed one is used if both are unset.
+            open_database: opens the codes.
+        """
+        self.path = path
+        self.device = device
+        self.manifest = storage.read_manifest(path)
+        self._network = network
+        self._open_database = open_database
+        self._lock = threading.Lock()
+        self._read: _State | None = None
+        # With the manifest that it was built for.
+        self._extractor: tuple[Manifest, Extractor] | None = None
+
+    def refreshed(self) -> Self:
+        """Return the collection as it is now: itself if nothing has changed since it was opened."""
+        if storage.read_manifest(self.path) == self.manifest:
+            return self
+        opened = type(self)(self.path, device=self.device, network=self._network, open_database=self._open_database)
+        opened._extractor = self._extractor  # loading it takes longer than all the rest
+        return opened
+
+    def __len__(self) -> int:
+        """Return the number of photos that can be found."""
+        return self.manifest.images
+
+    @property
+    def regions(self) -> int:
+        """Number of regions of all photos that can be found."""
+        return self.manifest.regions
+
+    @property
+    def config(self) -> IndexConfig:
+        """The settings that the collection was built with."""
+        return self.manifest.config
+
+    @property
+    def broken(self) -> list[dict[str, str]]:
+        """Photos that could not be read when they were indexed: ``image`` and ``reason``."""
+        return self.manifest.broken
+
+    @property
+    def database(self) -> Database:
+        """The photos in codes, which are what is searched."""
+        return self._state.database
+
+    @property
+    def images(self) -> list[Image]:
+        """The photos, in the order of their ids."""
+        return self.database.images
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the photos, in the order of their ids."""
+        return [image.name for image in self.images]
+
+    @property
+    def model(self) -> Model:
+        """Fully connected layers and quantizer."""
+        return self.database.model
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Codes, boxes and photos.
+
+        Raises:
+            UdqError: the codes are not in this process.
+        """
+        if not isinstance(self.database, LocalDatabase):
+            raise UdqError(f"{self.path}: a Ray cluster holds its codes; open it without ray for this")
+        return self.database.segments
+
+    @property
+    def extractor(self) -> Extractor:
+        """The network that encodes queries as the photos were; the first use imports torch."""
+        state = self._state  # first: it says of which state the network must be
+        with self._lock:
+            if self._extractor is None or not _same_network(self._extractor[0], state.manifest):
+                built = extractor_of(state.manifest, state.backbone, self.device, self._network)
+                self._extractor = state.manifest, built
+            return self._extractor[1]
+
+    @property
+    def _state(self) -> _State:
+        """The files of one state, read on first use.
+
+        A writer may have changed the collection twice since it was opened, and deleted the files of this state. As no
+        question has been answered from it yet, the newest state is then read instead.
+        """
+        with self._lock:
+            while self._read is None:
+                try:
+                    model = storage.read_model(self.path, self.manifest)
+                    database = self._open_database(self.path, self.manifest, model)
+                    backbone = storage.read_backbone(self.path, self.manifest)
+                    self._read = _State(self.manifest, database, backbone)
+                except CollectionError:
+                    newest = storage.read_manifest(self.path)
+                    if newest == self.manifest:
+                        raise
+                    self.manifest = newest
+            return self._read

@@ -1,0 +1,66 @@
+"""Which photos and regions of a collection a model is fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.config import SampleConfig
+from udq.extract import Extracted
+from udq.types import Features, Regions
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Regions that a model is fitted to.
+
+    Attributes:
+        features: (G, D) pooled features.
+        regions: G regions.
+        images: (G,) int64, index of the photo that each region belongs to; ascending.
+    """
+
+    features: Features
+    regions: Regions
+    images: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.regions) == len(self.features):
+            raise ValueError(
+                f"sample: expected as many regions as features, found {len(self.regions)}, "
+                f"{len(self.features)} features and {len(self.images)} photos"
+            )
+
+
+def training_sample(photos: int, settings: SampleConfig) -> list[int]:
+    """Return which photos the model is fitted to: all of a small collection, a fixed number of a large one."""
+    shuffled = np.random.default_rng(settings.seed).permutation(photos)
+    return sorted(int(i) for i in shuffled[: settings.photos])
+
+
+def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> Sample:
+    """Return random regions of the training photos: at most ``settings.regions``, the same number from each photo.
+
+    A region is drawn with a probability proportional to its area. Small regions outnumber large ones, and most of
+    them are background: drawn uniformly, they would dominate what the model learns (docs/training.md).
+
+    Args:
+        photos: regions and features of the training photos.
+        expected: number of photos, >= 1.
+        settings: size of the sample, and the seed.
+    """
+    rng = np.random.default_rng(settings.seed)
+    share = max(1, settings.regions // expected)
+    kept, boxes, images = [], [], []
+    for i, photo in enumerate(photos):
+        sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
+        # The smallest of exponential waiting times are a weighted sample without replacement.
+        waiting = rng.standard_exponential(len(sides)) / sides.prod(axis=1)
+        rows = np.sort(np.argsort(waiting)[:share])
+        kept.append(photo.features.vectors[rows])
+        boxes.append(photo.regions.boxes[rows])
+        images.append(np.full(len(rows), i))
+    return Sample(Features(np.concatenate(kept)), Regions(np.concatenate(boxes)), np.concatenate(images))
