@@ -3,7 +3,7 @@
     python benchmarks/proposals.py PHOTOS GROUND_TRUTH [--seeds 1] [--recall-only] [--json OUT]
 
 Recall is of the boxes of the benchmark's objects, in queries and positives. Each retrieval row builds and evaluates a
-collection with the default preset but for the proposer, Selective Search with the first seed alone. Times are of one
+collection with the default preset but for the proposer. Times are of one
 thread.
 """
 
@@ -24,7 +24,6 @@ from udq import images, proposals
 from udq.collection import Collection
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
-from udq.errors import DependencyError
 from udq.evaluate import evaluate
 from udq.extract import Extractor
 from udq.metrics import intersection_over_union
@@ -37,10 +36,7 @@ RETRIEVED: dict[str, dict[str, object]] = {
     "rpn, 100": {"proposals": "rpn", "regions": 100},
     "rpn, 200": {"proposals": "rpn", "regions": 200},
     "rpn, 100, + grid": {"proposals": "rpn+grid", "regions": 100},
-    "selective-search, 200": {"proposals": "selective-search", "regions": 200},
 }
-# Half an hour a seed, all of it for the proposals.
-ONE_SEED = "selective-search, 200"
 # Shares of a photo's area, and what objects of them are called.
 SIZES = {"below 5 %": (0.0, 0.05), "5 to 20 %": (0.05, 0.2), "above 20 %": (0.2, 1.01)}
 
@@ -57,10 +53,7 @@ def recall(photos: Path, truth: GroundTruth) -> dict[str, Any]:
     made = {}
     for name in proposals.REGISTRY:
         feature = FeatureConfig(proposals=name, regions=max(COUNTS))
-        try:
-            made[name] = proposals.build(feature, rpn=None, engine=extractor.engine)
-        except DependencyError as error:
-            print(f"left out: {error}")
+        made[name] = proposals.build(feature, rpn=None, engine=extractor.engine)
     best: dict[str, list[list[float]]] = {name: [] for name in made}
     took: dict[str, list[float]] = {name: [] for name in [*made, "the backbone, before any of them"]}
     numbers: dict[str, list[int]] = {name: [] for name in made}
@@ -143,8 +136,7 @@ def main() -> None:
     for name, row in report["recall"]["proposers"].items():
         print(f"{name:<20} {row['regions']:6.1f} regions {row['ms']:7.1f} ms  {row['recall']}", flush=True)
     for name, changes in {} if arguments.recall_only else RETRIEVED.items():
-        seeds = 1 if name == ONE_SEED else arguments.seeds
-        rows = [retrieval(arguments.photos, truth, changes, seed) for seed in range(seeds)]
+        rows = [retrieval(arguments.photos, truth, changes, seed) for seed in range(arguments.seeds)]
         report["retrieval"][name] = rows
         for row in rows:
             first = row["localisation"]["top_20"]

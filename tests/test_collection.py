@@ -49,7 +49,7 @@ def test_several_queries_share_a_pass(collection, photos):
 @pytest.mark.skipif(scan.kernels() == ("numba",), reason="the extension was not built")
 def test_an_inverted_index_finds_the_same(collection, photos):
     inverted = Collection.open(collection.path, looked_at=1)
-    assert inverted.refreshed().looked_at == 1
+    assert inverted.refreshed().database.looked_at == 1
     for k in (1, 3, 1000):
         query = photos / "views" / "motorcycle_right.png", MOTORCYCLE
         assert inverted.search(*query, k=k).matches == collection.search(*query, k=k).matches

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
-import types
 from contextlib import contextmanager
 from importlib import resources
 
@@ -21,7 +19,7 @@ from udq.backbones import REGISTRY
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets import detection
 from udq.engine import Engine
-from udq.errors import DependencyError, InputError
+from udq.errors import InputError
 from udq.extract import Extractor
 from udq.images import Source, load
 from udq.proposals import build, rpn
@@ -100,25 +98,6 @@ def test_both_is_the_network_and_then_the_grid(photos):
     }
 
     assert (made["rpn+grid"] == np.concatenate([made["rpn"], made["grid"][1:]])).all()  # the whole photo once
-
-
-@pytest.mark.parametrize("without", [None, types.ModuleType("cv2")])
-def test_selective_search_says_what_to_install(monkeypatch, without):
-    monkeypatch.setitem(sys.modules, "cv2", without)
-    with pytest.raises(DependencyError, match=r"pip install 'udq\[opencv\]'"):
-        build(FeatureConfig(proposals="selective-search"), rpn=None, engine=CPU)
-
-
-def test_selective_search_proposes_the_same_boxes_again_largest_first(photos):
-    pytest.importorskip("cv2.ximgproc", reason="needs OpenCV's extras: pip install 'udq[opencv]'")
-    photo = load(photos / "coffee.png", shorter=64, longer=96)
-    propose = build(FeatureConfig(proposals="selective-search", regions=30), rpn=None, engine=CPU)
-    boxes, again = (propose(photo, maps(2, 3)).boxes for _ in range(2))
-
-    assert (boxes == again).all()
-    assert (boxes[-1] == [0, 0, photo.width, photo.height]).all()
-    areas = (boxes[:-1, 2:] - boxes[:-1, :2]).prod(axis=1)
-    assert (np.diff(areas) <= 1e-2 * areas.max()).all()
 
 
 def test_photos_of_any_shape_have_a_region(network):

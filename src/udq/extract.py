@@ -28,9 +28,6 @@ from udq.proposals import Proposer
 from udq.trunk import Maps, Trunk
 from udq.types import Box, Features, Regions
 
-# What decodes the inside of a box: ``images.load_crop``, or a Decoder's.
-LoadCrop = Callable[..., tuple[images.Photo, Box]]
-
 
 @dataclass(frozen=True)
 class Extracted:
@@ -179,7 +176,7 @@ class Extractor:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def describe(
-        self, path: Path, box: Sequence[float] | None, *, load_crop: LoadCrop = images.load_crop
+        self, path: Path, box: Sequence[float] | None, *, load_crop: images.LoadCrop = images.load_crop
     ) -> tuple[Box, NDArray[np.float32]]:
         """Return the query's box and its feature (D,), from nothing but the pixels inside the box.
 

@@ -16,7 +16,7 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -173,6 +173,10 @@ class View:
     window: Box
     width: int
     height: int
+
+
+LoadCrop = Callable[..., tuple[Photo, Box]]
+"""Decodes the inside of a box: ``load_crop``, or the method of a ``Decoder`` of that name."""
 
 
 def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:

@@ -24,7 +24,6 @@ from udq.database import Database
 from udq.errors import InputError
 from udq.ranking import Ranking, nearest
 from udq.rerank.ranked import Confidence, Ranked
-from udq.rerank.verification import LoadCrop
 from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def search(
     min_score: float | None = None,
     stages: Sequence[str] = (),
     describe: Describe | None = None,
-    load_crop: LoadCrop = images.load_crop,
+    load_crop: images.LoadCrop = images.load_crop,
 ) -> SearchResult:
     """Encode the examples, scan the codes, and return the best photos with where the object is.
 

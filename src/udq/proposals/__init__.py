@@ -81,18 +81,11 @@ def _both(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Propo
     return propose
 
 
-def _selective_search(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
-    from udq.proposals import selective_search
-
-    return selective_search.load(feature, weights, engine)
-
-
 # name -> how to build it from the settings, a file of a region proposal network, and the engine.
 REGISTRY: dict[str, Callable[[FeatureConfig, Path | None, Engine], Proposer]] = {
     "grid": _grid,
     "rpn": _rpn,
     "rpn+grid": _both,
-    "selective-search": _selective_search,
 }
 RANKED = frozenset({"rpn", "rpn+grid"})
 """Proposers whose regions come best first: there a region's place says how likely it is a whole object."""

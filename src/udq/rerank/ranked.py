@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from udq import calibrate, images, scan
 from udq.database import Database
 from udq.ranking import Ranking, rank_by
-from udq.rerank.verification import LoadCrop
 from udq.segments import Indexed
 from udq.types import Codes, Example, Features
 
@@ -45,7 +44,7 @@ class Ranked:
     wanted: int | None
     without: tuple[int, ...] = ()
     examples: tuple[Example, ...] = ()
-    load_crop: LoadCrop = images.load_crop
+    load_crop: images.LoadCrop = images.load_crop
     plain: Ranked | None = None
 
     @staticmethod
@@ -56,7 +55,7 @@ class Ranked:
         wanted: int | None,
         without: tuple[int, ...] = (),
         examples: tuple[Example, ...] = (),
-        load_crop: LoadCrop = images.load_crop,
+        load_crop: images.LoadCrop = images.load_crop,
     ) -> Ranked:
         """Rank the photos of a database by a query; everything else as in the attributes."""
         lookup = database.model.quantizer.lookup_tables(query)

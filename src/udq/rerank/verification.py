@@ -7,7 +7,7 @@ for found in verifier.verify([(Path("one.jpg"), (10, 20, 200, 180)), (Path("othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,9 +32,6 @@ MARGIN = 0.25
 # fast. An object that is too small to be seen then is too small for the index as well.
 _MOST = 1600
 
-# What decodes the inside of a query's box: ``images.load_crop``, or a Decoder's.
-LoadCrop = Callable[..., tuple[images.Photo, Box]]
-
 
 class Verifier:
     """Looks for the object of one query in photos; safe to share between threads.
@@ -50,7 +47,7 @@ class Verifier:
         box: Sequence[float] | None = None,
         *,
         least: int = LEAST,
-        load_crop: LoadCrop = images.load_crop,
+        load_crop: images.LoadCrop = images.load_crop,
     ) -> None:
         """Look at the query.
 
