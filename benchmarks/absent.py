@@ -34,9 +34,9 @@ from places import answers
 from udq import datasets, scan
 from udq.calibrate import THRESHOLD, Calibration
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.database import LocalDatabase
 from udq.datasets import Query
-from udq.provenance import provenance
 from udq.ranking import rank_by
 
 THRESHOLDS = (THRESHOLD, 0.99, 0.97, 0.9, 0.8, 0.7, 0.5)

@@ -17,10 +17,10 @@ import torch
 
 from udq import engine
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
-from udq.provenance import provenance
 
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "default": {},

@@ -24,11 +24,11 @@ import places
 import torch
 
 from udq import datasets, fitting, metrics, model, sampling, scan
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
 from udq.images import find
-from udq.provenance import provenance
 from udq.types import Features
 
 Counts = Mapping[str, int]  # kind of photos -> how many

@@ -33,9 +33,9 @@ from numpy.typing import NDArray
 
 from udq import scan
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.inverted import InvertedIndex
-from udq.provenance import provenance
 from udq.scan import Part
 from udq.types import Features
 

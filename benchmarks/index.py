@@ -44,11 +44,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from udq import images, inference
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.extract import Extractor
 from udq.pooling import generalised_mean
 from udq.proposals import rpn
-from udq.provenance import provenance
 from udq.trunk import Maps
 
 SIDE = 4096  # of the matrices whose product is the peak

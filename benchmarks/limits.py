@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from udq.provenance import provenance
+from udq.common.provenance import provenance
 
 MIB = 2**20
 

@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from udq.common.provenance import provenance
 from udq.images import find
-from udq.provenance import provenance
 
 
 def repeat(folder: Path, times: int, into: Path) -> None:

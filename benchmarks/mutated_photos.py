@@ -30,13 +30,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig
 from udq.decode import TIME_LIMIT, Decoder
 from udq.decoding_process import MEMORY
 from udq.demo.cutouts import photo
 from udq.extract import Extractor
 from udq.images import MAX_BYTES, MAX_PIXELS, MAX_SIDE, Source, find
-from udq.provenance import provenance
 
 SMALL = ImageConfig(shorter=64, longer=96)
 SIDE = 200  # pixels of the photos that are mutated, so that a mutation hits what matters

@@ -31,11 +31,11 @@ from torch import Tensor
 from training import Benchmark
 
 from udq import fitting, images, losses, model, refine, sampling, train
+from udq.common.provenance import provenance
 from udq.config import IndexConfig, TrainConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
 from udq.model import Model
-from udq.provenance import provenance
 from udq.sampling import Sample
 from udq.train import Cached, Supervision, TrainingJob
 from udq.types import Box, Codes, Features, Regions

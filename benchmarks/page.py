@@ -25,7 +25,7 @@ from typing import Any
 from robustness_load import replicate
 
 from udq import Collection, IndexConfig
-from udq.provenance import provenance
+from udq.common.provenance import provenance
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
 from browsing import Visit, chromium, serving

@@ -18,9 +18,9 @@ import numpy as np
 from training import Benchmark
 
 from udq import datasets
+from udq.common.provenance import provenance
 from udq.datasets import GroundTruth, Query
 from udq.images import find
-from udq.provenance import provenance
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "no training": {"training": {"enabled": False}},

@@ -22,12 +22,12 @@ import torch
 
 from udq import images, proposals
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
 from udq.extract import Extractor
 from udq.metrics import intersection_over_union
-from udq.provenance import provenance
 
 COUNTS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)

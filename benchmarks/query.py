@@ -39,8 +39,8 @@ from PIL import Image
 
 from udq import images
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
-from udq.provenance import provenance
 from udq.segments import PHOTOS, Indexed
 from udq.transaction import Transaction
 

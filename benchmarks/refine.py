@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq import refine, train
+from udq.common.provenance import provenance
 from udq.config import TrainConfig
-from udq.provenance import provenance
 from udq.types import Features
 
 DIMENSIONS, REGIONS_A_PHOTO, OBJECTS_A_PHOTO, PHOTOS_AN_OBJECT = 304, 27, 4, 20

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from udq import metrics, search
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
-from udq.provenance import provenance
 from udq.ranking import rank, rank_by
 from udq.types import Features
 

@@ -29,8 +29,8 @@ from threadpoolctl import threadpool_limits
 
 from udq import calibrate, refine, rerank, scan, scoring
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
-from udq.provenance import provenance
 from udq.ranking import Ranking
 from udq.rerank import diffusion, expansion
 from udq.rerank.ranked import Ranked

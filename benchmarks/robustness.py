@@ -29,7 +29,7 @@ from robustness_kills import kills
 from robustness_load import add_cost, readers
 from robustness_media import full_disk, read_only
 
-from udq.provenance import provenance
+from udq.common.provenance import provenance
 
 
 def main() -> None:

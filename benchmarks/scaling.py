@@ -33,12 +33,12 @@ from query import grow
 
 from udq import Collection, IndexConfig, images
 from udq.calibrate import DEPTH
+from udq.common.provenance import provenance
 from udq.distributed import cluster
 from udq.distributed.workers import Workers
 from udq.encode import Here, Workforce
 from udq.extract import Extractor
 from udq.model import Model
-from udq.provenance import provenance
 from udq.types import Codes
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})

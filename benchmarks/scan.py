@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures here as well")
     options = parser.parse_args()
-    from udq.provenance import provenance
+    from udq.common.provenance import provenance
     from udq.scan import kernels
 
     rng = np.random.default_rng(options.seed)

@@ -40,7 +40,7 @@ from robustness_common import take
 from robustness_load import UNTRAINED, replicate
 
 from udq.collection import Collection
-from udq.provenance import provenance
+from udq.common.provenance import provenance
 from udq.segments import Image
 
 PHOTOS = 150

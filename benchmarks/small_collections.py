@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from udq import datasets, fitting, metrics, model, sampling, scan
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
 from udq.images import find
-from udq.provenance import provenance
 
 SIZES = (3, 10, 30, 60, 90, 150, 300, 600)
 REPEATS = 5

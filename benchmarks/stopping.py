@@ -22,9 +22,9 @@ import places
 from training import Benchmark
 
 from udq import model, refine, sampling
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.head import Head
-from udq.provenance import provenance
 from udq.train import Cached, State, TrainingJob, participation_ratio, train
 
 ITERATIONS = 5

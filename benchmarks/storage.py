@@ -44,7 +44,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq import storage, writer
-from udq.provenance import provenance
+from udq.common import files as disk_files
+from udq.common.provenance import provenance
 
 BATCH = 4096
 """Photos of a segment, and of a transaction while a collection is built."""
@@ -301,7 +302,7 @@ class Files(Segments):
                 file.parent.mkdir(exist_ok=True)
                 folders.add(file.parent)
             writer.write_whole(file, data)
-            facts = {"bytes": len(data), "sha256": storage.checksum(data)}
+            facts = {"bytes": len(data), "sha256": disk_files.checksum(data)}
             manifest["files"][name] = {"file": file.relative_to(path).as_posix(), **facts}
         for folder in folders:
             _flush(folder)
@@ -327,7 +328,7 @@ class Files(Segments):
         """What ``udq verify`` does."""
         try:
             files = self._manifest(path)["files"].values()
-            return all(storage.checksum((path / each["file"]).read_bytes()) == each["sha256"] for each in files)
+            return all(disk_files.checksum((path / each["file"]).read_bytes()) == each["sha256"] for each in files)
         except (OSError, ValueError, KeyError, TypeError):
             return False
 

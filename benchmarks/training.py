@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from udq import datasets, proposals
+from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.evaluate import ask
 from udq.experiments.bench import Bench, describe
 from udq.extract import Extracted, Extractor
 from udq.images import find
-from udq.provenance import provenance
 
 Changes = dict[str, dict[str, Any]]
 DEFAULT, UNTRAINED = "UDQ-BFR (default)", "no training (OPQ)"

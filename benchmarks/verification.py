@@ -34,9 +34,9 @@ from PIL import Image
 
 from udq import images, metrics
 from udq.collection import Collection
+from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
 from udq.engine import threads
-from udq.provenance import provenance
 from udq.ranking import rank
 from udq.rerank import fusion, local_features
 from udq.rerank.verification import LEAST, Verifier

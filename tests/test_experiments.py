@@ -17,6 +17,7 @@ import scipy.io
 from PIL import Image
 
 from udq import Collection, datasets, evaluate, train
+from udq.common.progress import silent
 from udq.config import IndexConfig
 from udq.errors import DiskError
 from udq.experiments import runner, tables, timing
@@ -27,7 +28,6 @@ from udq.experiments.settings import Settings
 from udq.experiments.shelf import Shelf
 from udq.extract import Extractor
 from udq.images import find
-from udq.progress import silent
 from udq.ranking import rank
 
 QUICK = """

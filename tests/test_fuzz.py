@@ -14,6 +14,7 @@ from test_storage import write
 
 from udq import Collection, storage
 from udq.cli import _parse_box
+from udq.common import files
 from udq.datasets import boxes, detection
 from udq.errors import UdqError
 from udq.images import check_box
@@ -76,7 +77,7 @@ def put(path, whole, name, data):
         shutil.copy(whole / other, path / other)
     document = json.loads((whole / storage.MANIFEST).read_text())
     (path / name).write_bytes(data)
-    storage.facts_of(document)[name].update(bytes=len(data), sha256=storage.checksum(data))
+    storage.facts_of(document)[name].update(bytes=len(data), sha256=files.checksum(data))
     put_manifest(path, document)
 
 

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from udq import images
+from udq.common.text import shown as names_shown
 from udq.errors import ImageError, InputError
-from udq.names import shown as names_shown
 
 FULL = {"shorter": 600, "longer": 1000}
 

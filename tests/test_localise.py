@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from udq import evaluate, segments
+from udq.common.progress import silent
 from udq.database import LocalDatabase
 from udq.errors import InputError
 from udq.localise import localise
-from udq.progress import silent
 
 
 def by_hand(distance, boxes, ranked):

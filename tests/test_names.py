@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udq.names import shown
+from udq.common.text import shown
 
 
 @pytest.mark.parametrize(

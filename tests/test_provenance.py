@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from udq.provenance import provenance
+from udq.common.provenance import provenance
 
 
 def test_the_command_names_no_folder_of_this_machine(monkeypatch):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, durable, storage, update
+from udq import Collection, IndexConfig, storage, update
+from udq.common import files
 from udq.errors import DiskError, InputError
 from udq.images import Source
 from udq.ranking import rank
@@ -339,7 +340,7 @@ def test_a_collection_without_photos_cannot_be_trained(place):
 
 def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
     before = sorted(file for file in (place / "x.udq").rglob("*"))
-    write_new = durable.write_new
+    write_new = files.write_new
 
     def full(path, data):
         if path.name == "photos.npy":

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 from test_web import bytes_of, problem, send, serving
 
+from udq.common.byte_cache import Cache
 from udq.web import guard, server, uploads
-from udq.web.cache import Cache
 from udq.web.guard import Access, is_loopback
 from udq.web.problems import Problem
 from udq.web.searching import Line

@@ -531,7 +531,7 @@ def _usage(error: typer.TyperException) -> str:
 
 def _resumable(path: Path) -> AbstractContextManager[None]:
     """Let Ctrl-C say where the work on a path stands."""
-    from udq.durable import partial_folder
+    from udq.common.files import partial_folder
 
     def said() -> str | None:
         left = partial_folder(path)

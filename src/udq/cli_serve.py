@@ -9,8 +9,8 @@ import typer
 
 from udq import printing
 from udq.cli_update import CollectionPath, Device
+from udq.common.text import counted
 from udq.errors import InputError
-from udq.words import counted
 
 
 def serve(

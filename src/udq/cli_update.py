@@ -11,8 +11,8 @@ import typer
 
 from udq import printing
 from udq.bar import progress, resumable, timed
+from udq.common.text import counted
 from udq.errors import CollectionError
-from udq.words import counted
 
 if TYPE_CHECKING:
     from udq.collection import Collection

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udq import drift, inference, protocol, scan, storage
+from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.database import LocalDatabase
 from udq.drift import Drift
-from udq.progress import Progress, silent
 from udq.reader import OpenDatabase, Reader
 from udq.types import Example, SearchResult
 

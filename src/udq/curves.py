@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from udq import picture
+from udq.common import files
 from udq.errors import InputError
 
 FORMATS = (".jpg", ".jpeg", ".pdf", ".png", ".svg")
@@ -110,7 +110,7 @@ def save(drawn: Figure, path: Path) -> None:
         UdqError: the file cannot be written.
     """
     chosen = file_format(path)
-    picture.write_whole(path, lambda partial: drawn.savefig(partial, format=chosen, dpi=_DPI))
+    files.write_with(path, lambda partial: drawn.savefig(partial, format=chosen, dpi=_DPI))
 
 
 def _panels(rounds: Sequence[Mapping[str, Any]], borders: Sequence[int]) -> list[_Panel]:

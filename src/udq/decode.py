@@ -27,9 +27,9 @@ from typing import IO, Self
 import numpy as np
 
 from udq import images
+from udq.common.text import shown
 from udq.errors import ImageError, InputError, UdqError
 from udq.images import DIGEST_BYTES, Content, Photo
-from udq.names import shown
 from udq.types import Box
 
 # Seconds a photo, file to pixels. A whole photo of 150 megapixels takes a third of it at most, on half a core

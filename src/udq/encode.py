@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from udq.decode import Decoder
 from udq.extract import Extracted, Extractor
-from udq.head import Arrays
 from udq.images import Source
 from udq.model import Model
 from udq.segments import Image, Indexed
-from udq.types import Regions
+from udq.types import Arrays, Regions
 
 Seen = Indexed | dict[str, str]
 """What a collection keeps of a photo; of one that could not be read, ``image`` and ``reason``."""

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from udq import images
 from udq.config import ImageConfig
-from udq.head import Arrays
 from udq.trunk import Trunk
-from udq.types import Features, Regions
+from udq.types import Arrays, Features, Regions
 
 
 class EndToEnd:

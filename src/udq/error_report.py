@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udq import error_tables, page
+from udq.common.progress import Progress, silent
 from udq.error_sheets import Sheets
 from udq.error_tables import Row, share
 from udq.errors import InputError
-from udq.progress import Progress, silent
 from udq.scoring import TOP
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from functools import lru_cache
 from html import escape
 
 from udq import images, metrics, page, thumbnails
+from udq.common.text import counted
 from udq.errors import ImageError
 from udq.failures import KEPT, Failures
 from udq.scoring import TOP, Outcome
 from udq.segments import Image
 from udq.types import Box, Match
-from udq.words import counted
 
 # Ranks of positives that a section names; photos whose last thumbnails are kept, since the queries of one object share
 # their answers.

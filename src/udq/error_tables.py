@@ -7,9 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from udq import page
+from udq.common.text import counted
 from udq.failures import LEAST_OVERLAP, Failures
 from udq.scoring import RANKS, TOP, Outcome
-from udq.words import counted
 
 if TYPE_CHECKING:
     from udq.reader import Reader

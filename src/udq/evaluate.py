@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq import images, proposals, protocol, rerank, scoring
+from udq.common.progress import Progress, silent
+from udq.common.provenance import provenance
 from udq.database import Database
 from udq.datasets import GroundTruth, Query, matching
 from udq.errors import InputError
 from udq.images import Source
 from udq.localise import localise
-from udq.progress import Progress, silent
-from udq.provenance import provenance
 from udq.ranking import Ranking
 from udq.reader import Reader
 from udq.rerank.ranked import Ranked

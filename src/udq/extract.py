@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from udq import images, proposals
+from udq.common.text import shown
 from udq.config import FeatureConfig, ImageConfig
 from udq.decode import Decoded, Decoder
 from udq.engine import Engine, threads, workers
 from udq.errors import ImageError
-from udq.head import Arrays
-from udq.names import shown
 from udq.proposals import Proposer
 from udq.trunk import Maps, Trunk
-from udq.types import Box, Features, Regions
+from udq.types import Arrays, Box, Features, Regions
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from udq import model
+from udq.common.files import write_whole
+from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.durable import write_whole
 from udq.engine import SCALE, in_gpu_memory
-from udq.head import Arrays, Head
-from udq.progress import Progress, silent
+from udq.head import Head
 from udq.sampling import Sample
 from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob, train
+from udq.types import Arrays
 
 Measure = Callable[[Head, Arrays], float | None]
 """Averaged head and convolutions after a round of training -> mAP of a benchmark; None if it cannot be measured."""

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.types import Features
-
-# Weights by name.
-Arrays = dict[str, NDArray[np.float32]]
+from udq.types import Arrays, Features
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from udq.common.text import shown
 from udq.errors import ImageError, InputError, NoPhotosError
-from udq.names import shown
 from udq.types import Box
 
 SUFFIXES = frozenset(

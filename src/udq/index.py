@@ -15,10 +15,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from udq import fitting, images, segments, storage
 from udq._version import __version__
+from udq.common import files
+from udq.common.progress import Progress, silent, tracked
 from udq.config import IndexConfig
 from udq.encode import Here, Seen, Workforce, seen
 from udq.end_to_end import EndToEnd
@@ -27,15 +28,12 @@ from udq.errors import ImageError, InputError
 from udq.extract import Extractor
 from udq.fitting import FileCheckpoint, Measure, Trainer
 from udq.model import Model
-from udq.progress import Progress, silent
 from udq.sampling import Sample, draw, training_sample
 from udq.segments import Indexed
 from udq.spool import Spool
 from udq.train import Trained, train
 from udq.trunk import Trunk
 from udq.writer import Writer
-
-_Photo = TypeVar("_Photo")
 
 Hire = Callable[[Extractor, IndexConfig], AbstractContextManager[Workforce]]
 """Factory for the extraction workers of an extractor and its settings; closes them on exit."""
@@ -74,7 +72,7 @@ def build(
         progress: called for each photo.
     """
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
-    given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
+    given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
     with (
         Writer(path, fingerprint=fingerprint(sources, config, extractor, given)) as writer,
         nullcontext(Here(extractor)) if hire is None else hire(extractor, config) as workforce,
@@ -188,7 +186,7 @@ class _Build:
         """Extract the training photos, and draw the regions that the model is fitted to."""
         count = len(self._training)
         with self.progress(stage, count) as step, self._gpu_memory():
-            return draw(counted(spool.fill(), step), count, self.config.sample)
+            return draw(tracked(spool.fill(), step), count, self.config.sample)
 
     def _fit(self, monitor: Monitor | None, trainer: Trainer) -> None:
         """Train the head, fit the quantizer, and write both."""
@@ -232,7 +230,7 @@ class _Build:
         with self.progress("encoding photos", len(self.sources)) as step, self._gpu_memory():
             for _ in range(self.writer.done):
                 step()
-            return _put(counted(self._encoded(fitted, spool), step), fitted.quantizer.codewords, self.writer)
+            return _put(tracked(self._encoded(fitted, spool), step), fitted.quantizer.codewords, self.writer)
 
     def _encoded(self, fitted: Model, spool: Spool) -> Iterator[Seen]:
         """Yield the photos that are not written yet in order: training photos from kept features, others extracted."""
@@ -246,13 +244,6 @@ class _Build:
 
     def _gpu_memory(self) -> AbstractContextManager[None]:
         return in_gpu_memory(SCALE.format(self.config.images.longer))
-
-
-def counted(photos: Iterable[_Photo], step: Callable[[], None]) -> Iterator[_Photo]:
-    """Yield photos and count them."""
-    for photo in photos:
-        step()
-        yield photo
 
 
 def _put(photos: Iterable[Seen], codewords: int, writer: Writer) -> list[dict[str, str]]:
@@ -283,7 +274,7 @@ def fingerprint(
     sources: Sequence[images.Source],
     config: IndexConfig,
     extractor: Extractor,
-    given: Mapping[str, storage.Fingerprint | None],
+    given: Mapping[str, files.Fingerprint | None],
     replaces: str | None = None,
 ) -> str:
     """Return a checksum of all that a build's codes depend on.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import archive, projection, quantize
+from udq import projection, quantize
+from udq.common import npz
 from udq.config import CODEWORDS, QuantizerConfig
 from udq.errors import CollectionError, InputError
 from udq.head import Head
@@ -54,7 +55,7 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Return the model as an .npz archive; ``from_bytes`` reads it back exactly."""
-        return archive.to_bytes(
+        return npz.to_bytes(
             {
                 **self.head.arrays(),
                 "rotation": self.quantizer.rotation,
@@ -68,14 +69,14 @@ class Model:
     def from_bytes(data: bytes) -> Model:
         """Read ``to_bytes``; raises CollectionError where the bytes are something else."""
         try:
-            parts = archive.from_bytes(data)
+            parts = npz.from_bytes(data)
             quantizer = quantize.Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
             origin = str(parts.pop("origin"))
             model = Model(Head.from_arrays(parts), quantizer, origin)
             model._check()
         except (ValueError, KeyError) as error:
             raise CollectionError(
-                f"model: expected the arrays of a udq model, found: {archive.in_a_line(error)}"
+                f"model: expected the arrays of a udq model, found: {npz.in_a_line(error)}"
             ) from error
         return model
 

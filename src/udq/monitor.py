@@ -12,11 +12,12 @@ from udq import metrics, model, scan
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.extract import Extracted, Extractor
-from udq.head import Arrays, Head
+from udq.head import Head
 from udq.images import Source
 from udq.model import Model
 from udq.sampling import draw
 from udq.spool import Spool
+from udq.types import Arrays
 
 
 class RoundMonitor:

@@ -11,9 +11,9 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
+from udq.common.files import write_with
+from udq.common.text import shown
 from udq.errors import InputError
-from udq.names import shown
-from udq.picture import write_whole
 from udq.types import Box
 
 # What a box says: the query's, where a right or a wrong photo is said to show the object, where it truly is.
@@ -108,7 +108,7 @@ def write(path: Path, parts: Iterable[str]) -> None:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(parts)
 
-    write_whole(path, write_parts, what="page")
+    write_with(path, write_parts, what="page")
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from udq.errors import DiskError, InputError
-from udq.names import shown
+from udq.common.files import write_with
+from udq.common.text import shown
+from udq.errors import InputError
 from udq.types import Box
 
 # Blue, orange and yellow stay apart for colour-blind eyes (after Okabe and Ito, lightened for use on photos).
@@ -123,30 +122,7 @@ def save(picture: Image.Image, path: Path) -> None:
     chosen = file_format(path)
     shown = picture.convert("RGB") if chosen == "JPEG" else picture
     # PNG has no quality and takes no notice.
-    write_whole(path, lambda partial: shown.save(partial, chosen, quality=90))
-
-
-def write_whole(path: Path, write: Callable[[Path], None], *, what: str = "picture") -> None:
-    """Have a picture or a page written to a file beside ``path``, and put it there when it is complete.
-
-    Args:
-        path: where the file belongs.
-        write: takes the path to write to, which has another suffix.
-        what: it is, for the message of an error.
-
-    Raises:
-        DiskError: the file cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DiskError(f"{path}: the {what} cannot be written: {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is not there, or its name is too long to be
-            partial.unlink()
+    write_with(path, lambda partial: shown.save(partial, chosen, quality=90))
 
 
 class _Look:

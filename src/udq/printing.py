@@ -6,8 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from udq.names import shown
-from udq.words import counted
+from udq.common.text import counted, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection as Names
 
+from udq.common.text import counted
 from udq.datasets.truth import GroundTruth
 from udq.errors import InputError
-from udq.words import counted
 
 
 def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, outside: bool = False) -> None:

@@ -12,10 +12,10 @@ from udq import storage
 from udq.config import IndexConfig
 from udq.database import Database, LocalDatabase
 from udq.errors import CollectionError, UdqError
-from udq.head import Arrays
 from udq.model import Model
 from udq.segments import Image, Segment
 from udq.storage import Manifest
+from udq.types import Arrays
 
 if TYPE_CHECKING:
     from udq.extract import Extractor

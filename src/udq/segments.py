@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import archive, storage
-from udq.durable import guarded, npy, sync_folder, write_new
+from udq import storage
+from udq.common import npz
+from udq.common.files import guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
 from udq.images import Content, Source
 from udq.storage import Manifest
@@ -159,9 +160,9 @@ def read_one(
     for name in ("codes.npy", "boxes.npy", "offsets.npy"):
         storage.check(folder / name, entry["files"][name])
     try:
-        stored = archive.read_array(folder / "codes.npy", mapped=True)
-        boxes = archive.read_array(folder / "boxes.npy", mapped=True)
-        offsets = archive.read_array(folder / "offsets.npy")
+        stored = npz.read_array(folder / "codes.npy", mapped=True)
+        boxes = npz.read_array(folder / "boxes.npy", mapped=True)
+        offsets = npz.read_array(folder / "offsets.npy")
         codes = unpack(stored, entry["regions"], subspaces=subspaces, codewords=codewords)
         whole = (
             offsets.dtype == np.int64
@@ -193,7 +194,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
     listed = _listing(path, manifest, place)
     try:
         if "photos.npy" in entry["files"]:
-            photos = archive.read_array(folder / "photos.npy")
+            photos = npz.read_array(folder / "photos.npy")
         else:  # of format 2, where an id was the place among all photos
             first = storage.numbered_photos(manifest).segments[place]["first_id"]
             photos = np.zeros(len(listed["names"]), PHOTO)
@@ -208,7 +209,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
             raise ValueError("something else than photos")
         whole = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise CollectionError(f"{folder}: damaged ({archive.in_a_line(error)}); {storage.REMEDY}") from error
+        raise CollectionError(f"{folder}: damaged ({npz.in_a_line(error)}); {storage.REMEDY}") from error
     if not whole:
         raise CollectionError(f"{folder}: damaged (its files disagree); {storage.REMEDY}")
     return images, photos
@@ -229,7 +230,7 @@ def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ..
             Source(name, Path(root, name)) for name, root in zip(listed["names"], listed["roots"], strict=True)
         )
     except (ValueError, TypeError) as error:
-        raise CollectionError(f"{path}: damaged ({archive.in_a_line(error)}); {storage.REMEDY}") from error
+        raise CollectionError(f"{path}: damaged ({npz.in_a_line(error)}); {storage.REMEDY}") from error
 
 
 def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
@@ -242,7 +243,7 @@ def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
         if not all(isinstance(listed[of], list) for of in ("names", "roots", "sizes")):
             raise ValueError("something else than photos")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CollectionError(f"{file}: damaged ({archive.in_a_line(error)}); {storage.REMEDY}") from error
+        raise CollectionError(f"{file}: damaged ({npz.in_a_line(error)}); {storage.REMEDY}") from error
     return listed
 
 

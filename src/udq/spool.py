@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import archive, images
-from udq.durable import write_whole
+from udq import images
+from udq.common import npz
+from udq.common.files import write_whole
 from udq.extract import Extracted
 from udq.types import Features, Regions
 
@@ -80,7 +81,7 @@ class Spool:
             ]
             for photo in photos
         ]
-        return archive.to_bytes(
+        return npz.to_bytes(
             {
                 "facts": np.array(json.dumps(facts)),
                 "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
@@ -89,7 +90,7 @@ class Spool:
         )
 
     def _read(self, file: Path, sources: Iterator[images.Source]) -> list[Extracted]:
-        arrays = archive.from_bytes(file.read_bytes())
+        arrays = npz.from_bytes(file.read_bytes())
         facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
         found, start = [], 0
         # Facts first: of two iterators, the one that ends first is asked first.

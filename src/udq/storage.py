@@ -33,11 +33,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import archive
+from udq.common import npz
+from udq.common.files import Fingerprint, checksum, fingerprint
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
-from udq.head import Arrays
 from udq.model import Model
+from udq.types import Arrays
 
 FORMAT = "udq-collection"
 VERSION = 3
@@ -48,8 +49,6 @@ COPY = "collection.copy.json"
 REMEDY = "restore it from a copy, or run 'udq verify --repair'"
 # Files outside the collection that it needs: name in the manifest -> what to call it.
 GIVEN = {"weights": "weights", "rpn": "weights of the region proposal network"}
-# Path and sha256 of one of them.
-Fingerprint = dict[str, str]
 _SUFFIX = {"removed": "npy"}
 _OWN = re.compile(r"(model|backbone)-\d{6}\.npz|removed-\d{6}\.npy|segments/\d{6}/[a-z]+\.(npy|json)")
 
@@ -141,7 +140,7 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
         if same:
             _expect_whole(document)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UdqError) as error:
-        raise CollectionError(f"{path}: its {name} is damaged ({archive.in_a_line(error)}); {REMEDY}") from error
+        raise CollectionError(f"{path}: its {name} is damaged ({npz.in_a_line(error)}); {REMEDY}") from error
     if not same:
         raise CollectionError(f"{path}: its {name} is damaged (checksum differs); {REMEDY}")
     return Manifest(document)
@@ -215,17 +214,9 @@ def read_backbone(path: Path, manifest: Manifest) -> Arrays:
 def arrays_from(data: bytes) -> Arrays:
     """Return the arrays of an .npz archive by name, never unpickled."""
     try:
-        return archive.from_bytes(data)
+        return npz.from_bytes(data)
     except ValueError as error:
         raise CollectionError(f"expected arrays of numbers, found: {error}") from error
-
-
-def fingerprint(given: Path | None) -> Fingerprint | None:
-    """Return path and sha256 of a file of weights, so that a search never runs with another network."""
-    if given is None:
-        return None
-    with given.open("rb") as file:
-        return {"path": str(given.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def given_file(given: Mapping[str, Fingerprint | None], name: str) -> Path | None:
@@ -251,7 +242,7 @@ def read_removed(path: Path, manifest: Manifest) -> NDArray[np.int64]:
     if entry is None:
         return np.empty(0, np.int64)
     try:
-        ids = archive.read_array(io.BytesIO(_read(path, entry)))
+        ids = npz.read_array(io.BytesIO(_read(path, entry)))
         if ids.dtype != np.int64 or ids.shape != (entry["images"],) or (np.diff(ids) < 1).any():
             raise ValueError(f"expected {entry['images']} ids in ascending order")
     except ValueError as error:
@@ -304,11 +295,6 @@ def dump(document: Mapping[str, Any]) -> bytes:
     """Return the bytes of a manifest."""
     # Format 2 wrote names as they are; escaped, even one that is no Unicode can be said.
     return json.dumps(document, indent=1, ensure_ascii=document["version"] > 2).encode()
-
-
-def checksum(data: bytes) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def _read(path: Path, entry: Mapping[str, Any]) -> bytes:

@@ -18,9 +18,9 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from udq import images
+from udq.common.text import shown
 from udq.errors import DependencyError, ImageError, InputError, NoPhotosError, UdqError
 from udq.images import MAX_BYTES, SUFFIXES, Source
-from udq.names import shown
 
 _TAR = ".tar"
 # Seconds since 1970 that nanoseconds can say in 64 bits: more is nonsense.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from udq import images
+from udq.common.progress import Progress, silent
 from udq.errors import ImageError, InputError
 from udq.images import Content, Source
-from udq.progress import Progress, silent
 from udq.segments import Image
 
 

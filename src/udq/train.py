@@ -26,13 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from udq import archive, losses, quantize, refine
+from udq import losses, quantize, refine
+from udq.common import npz
+from udq.common.progress import Progress, silent
 from udq.config import QuantizerConfig, TrainConfig
-from udq.head import Arrays, Head, average
+from udq.head import Head, average
 from udq.network import Network
-from udq.progress import Progress, silent
 from udq.team import Alone, Team
-from udq.types import Codes, Features
+from udq.types import Arrays, Codes, Features
 
 # k-means for PBR and CBR: regions a cluster, and clusters at most.
 _REGIONS_A_CLUSTER = 40
@@ -208,13 +209,13 @@ class State:
         }
         for name, group in self._groups().items():
             arrays |= {f"{name}/{part}": array for part, array in group.items()}
-        return archive.to_bytes(arrays)
+        return npz.to_bytes(arrays)
 
     @staticmethod
     def from_bytes(data: bytes) -> State:
         """Read ``to_bytes``."""
         groups: dict[str, Arrays] = {"head": {}, "untrained": {}, "convolutions": {}}
-        arrays = archive.from_bytes(data)
+        arrays = npz.from_bytes(data)
         rounds = tuple(map(Round.from_dict, json.loads(str(arrays.pop("rounds")))))
         for name, array in arrays.items():
             group, _, part = name.partition("/")

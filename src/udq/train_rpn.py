@@ -28,17 +28,18 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from udq import archive, backbones, images, storage
+from udq import backbones, images
 from udq._version import __version__
+from udq.common import files, npz
+from udq.common.files import partial_folder, write_whole
+from udq.common.progress import Progress, silent
+from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
-from udq.durable import partial_folder, write_whole
 from udq.engine import in_gpu_memory, workers
 from udq.errors import ImageError, InputError, UdqError
 from udq.extract import Extractor
-from udq.progress import Progress, silent
 from udq.proposals import rpn
-from udq.provenance import provenance
 from udq.trunk import Maps
 
 PROPOSALS = (50, 100, 200, 500)
@@ -226,10 +227,10 @@ class _Scratch:
         }
         if view.maps.fine is not view.maps.features:
             arrays["fine"] = view.maps.fine.half().cpu().numpy()
-        write_whole(self.file(look), archive.to_bytes(arrays))
+        write_whole(self.file(look), npz.to_bytes(arrays))
 
     def view(self, look: tuple[int, int], device: torch.device) -> View:
-        arrays = archive.from_bytes(self.file(look).read_bytes())
+        arrays = npz.from_bytes(self.file(look).read_bytes())
         height, width = arrays["size"].tolist()
         features = torch.from_numpy(arrays["features"]).to(device).float()
         fine = torch.from_numpy(arrays["fine"]).to(device).float() if "fine" in arrays else features
@@ -393,14 +394,14 @@ def _keep(file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.O
     arrays |= {f"network/{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         arrays |= {f"optimiser/{i}/{name}": tensor.cpu().numpy() for name, tensor in moments.items()}
-    write_whole(file, archive.to_bytes({**arrays, "epochs": np.array(epochs)}))
+    write_whole(file, npz.to_bytes({**arrays, "epochs": np.array(epochs)}))
 
 
 def _resume(file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.Optimizer) -> int:
     """Take over what ``_keep`` wrote, if it is there, and return how many epochs are done."""
     if not file.exists():
         return 0
-    arrays = archive.from_bytes(file.read_bytes())
+    arrays = npz.from_bytes(file.read_bytes())
     if str(arrays.pop("facts")) != facts:
         return 0
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -428,7 +429,7 @@ def _fingerprint(
         extractor.engine.facts(),
         dataclasses.asdict(image),
         feature.backbone,
-        storage.fingerprint(weights),
+        files.fingerprint(weights),
         settings.seed,
     ]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

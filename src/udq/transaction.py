@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq import segments, storage
-from udq.durable import guarded, npy, partial_folder, sync_folder, write_new, write_whole
+from udq.common.files import guarded, npy, partial_folder, sync_folder, write_new, write_whole
+from udq.common.lock import Lock
 from udq.errors import CollectionError, InputError, UdqError
-from udq.lock import Lock
 from udq.segments import Indexed
 from udq.storage import Manifest
 

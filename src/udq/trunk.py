@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from udq import backbones, pooling
 from udq.config import FeatureConfig
-from udq.head import Arrays
+from udq.types import Arrays
 
 
 class Maps(NamedTuple):

@@ -244,3 +244,10 @@ class SearchResult:
                 for match in self.matches
             ],
         }
+
+
+pass
+
+
+# Weights by name.
+Arrays = dict[str, NDArray[np.float32]]

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udq import images, segments
+from udq.common.progress import Progress, silent
 from udq.errors import InputError
 from udq.images import Content, Source
-from udq.progress import Progress, silent
 from udq.segments import Indexed, Segment
 from udq.sync import plan
 from udq.transaction import Transaction, sweep
@@ -180,7 +180,8 @@ def _encode(
     unread: list[dict[str, str]] = []
     if not (new or changed):
         return 0, unread
-    from udq import engine, index  # imports torch
+    from udq import engine
+    from udq.common import progress as progresss  # imports torch
     from udq.encode import encode, why_broken
     from udq.engine import in_gpu_memory
 
@@ -198,7 +199,7 @@ def _encode(
     sources = [*new, *changed]
     too_large = engine.SCALE.format(opened.config.images.longer)
     with progress("adding photos", len(sources)) as step, in_gpu_memory(too_large):
-        photos = index.counted(extractor.extract(sources), step)
+        photos = progresss.tracked(extractor.extract(sources), step)
         while batch := list(islice(photos, _BATCH)):
             if all(photo.broken and photo.source not in changed for photo in batch):
                 unread += map(why_broken, batch)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udq import archive, segments, storage
-from udq.durable import write_whole
+from udq import segments, storage
+from udq.common import npz
+from udq.common.files import write_whole
+from udq.common.lock import Lock
+from udq.common.progress import Progress, silent
 from udq.errors import CollectionError
 from udq.images import Source
-from udq.lock import Lock
 from udq.model import Model
-from udq.progress import Progress, silent
 from udq.reader import Reader, extractor_of
 from udq.segments import Image, Indexed
 from udq.storage import COPY, MANIFEST, Manifest
@@ -285,7 +286,7 @@ def _regions(path: Path, entry: Mapping[str, Any], damaged: set[str]) -> list[in
     name = f"{entry['folder']}/offsets.npy"
     if name in damaged:
         return [1] * int(entry["images"])  # until it is trained anew, which is next
-    return [int(number) for number in np.diff(archive.read_array(path / name))]
+    return [int(number) for number in np.diff(npz.read_array(path / name))]
 
 
 class _Look:
@@ -310,10 +311,11 @@ class _Look:
 
     def at(self, photos: Sequence[Image]) -> list[Indexed]:
         """Return photos under the ids that they have; those that cannot be read are left out."""
-        from udq import encode, index  # imports torch
+        from udq import encode
+        from udq.common import progress as progresss  # imports torch
 
         sources = [Source(image.name, image.path) for image in photos]
         with self._progress("looking at photos again", len(photos)) as step:
-            looked = index.counted(self._extractor.extract(sources), step)
+            looked = progresss.tracked(self._extractor.extract(sources), step)
             pairs = zip(photos, looked, strict=True)
             return [encode.encode(photo, image.id, self._model) for image, photo in pairs if photo.broken is None]

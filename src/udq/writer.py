@@ -18,17 +18,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from udq import archive, segments, storage
+from udq import segments, storage
 from udq._version import __version__
+from udq.common import files, npz
+from udq.common.files import guarded, partial_folder, sync_folder, write_new, write_whole
+from udq.common.lock import OWNER, Lock
 from udq.config import IndexConfig
-from udq.durable import guarded, partial_folder, sync_folder, write_new, write_whole
 from udq.errors import DiskError, InputError
-from udq.head import Arrays
-from udq.lock import OWNER, Lock
 from udq.model import Model
 from udq.segments import Indexed
 from udq.storage import Manifest
 from udq.transaction import JOURNAL, now, swap
+from udq.types import Arrays
 
 
 class Writer:
@@ -127,7 +128,7 @@ class Writer:
         """
         if backbone:
             name = self._name("backbone")
-            self._journal["backbone"] = {"file": name, **write_new(self._partial / name, archive.to_bytes(backbone))}
+            self._journal["backbone"] = {"file": name, **write_new(self._partial / name, npz.to_bytes(backbone))}
         name = self._name("model")
         entry = {"file": name, "origin": model.origin, **write_new(self._partial / name, model.to_bytes())}
         self._note(model=entry, training=training)
@@ -151,7 +152,7 @@ class Writer:
         self,
         config: IndexConfig,
         *,
-        given: Mapping[str, storage.Fingerprint | None],
+        given: Mapping[str, files.Fingerprint | None],
         broken: Sequence[dict[str, str]],
         next_id: int,
         passed_over: int = 0,

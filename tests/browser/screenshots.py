@@ -12,7 +12,7 @@ from pathlib import Path
 from browsing import Visit, chromium, serving
 from PIL import Image
 
-from udq.picture import write_whole
+from udq.common.files import write_with
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "screenshots"
 LARGEST = 250_000
@@ -77,7 +77,7 @@ def shot(here: Visit, name: str) -> None:
     picture = Image.open(io.BytesIO(here.page.screenshot())).convert("RGB")
     path = FOLDER / f"{name}.jpg"
     FOLDER.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda partial: picture.save(partial, "JPEG", quality=80, optimize=True))
+    write_with(path, lambda partial: picture.save(partial, "JPEG", quality=80, optimize=True))
     size = path.stat().st_size
     print(f"{path.name}: {picture.width} x {picture.height}, {size / 1000:.0f} kB")
     if size > LARGEST:

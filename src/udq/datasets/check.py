@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from udq import datasets, images
+from udq.common.progress import Progress, silent
 from udq.datasets import matching
 from udq.datasets.buildings import PARIS_BROKEN
 from udq.datasets.catalogue import Dataset, find, listed
 from udq.errors import ImageError, InputError, NoPhotosError
-from udq.progress import Progress, silent
 
 # Photos are decoded at the least size: that every byte can be read is what counts. Pillow decodes beside Python's lock.
 _SIDE = 64

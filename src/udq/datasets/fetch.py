@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from udq.common.progress import Progress, silent
 from udq.datasets import transfer
 from udq.errors import InputError, UdqError
-from udq.progress import Progress, silent
 
 # What an address may hold as it is; "%" since it may be quoted already.
 _SAFE = "/?%:@!$&'()*+,;=~"

@@ -7,8 +7,8 @@ import tarfile
 import zlib
 from pathlib import Path
 
+from udq.common.progress import Progress, silent
 from udq.errors import UdqError
-from udq.progress import Progress, silent
 
 _ARCHIVES = (".tgz", ".tar.gz", ".tar")
 

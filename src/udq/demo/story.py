@@ -8,11 +8,11 @@ from typing import Any
 
 from udq import evaluate, metrics, picture, report, scoring
 from udq.collection import Collection
+from udq.common.progress import Progress, silent
 from udq.datasets import REGISTRY
 from udq.demo.compose import PHOTO_COUNT, compose
 from udq.demo.page import MatchView, QueryView, write_page
 from udq.errors import InputError
-from udq.progress import Progress, silent
 
 _SHOWN = 10  # matches of a query on the page
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from udq import proposals, segments, storage
 from udq.calibrate import Calibration
+from udq.common.text import counted
 from udq.database import LocalDatabase, Nearest
 from udq.distributed import cluster
 from udq.errors import InputError, UdqError
 from udq.model import Model
 from udq.segments import Image, Indexed
 from udq.storage import Manifest
-from udq.words import counted
 
 PATIENCE = 5.0
 """Seconds that a shard has for an answer: a scan of 200 million codes takes a tenth of one."""

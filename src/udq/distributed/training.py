@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from udq.common.progress import Progress, silent
 from udq.distributed import cluster
-from udq.head import Arrays, Head
-from udq.progress import Progress, silent
+from udq.head import Head
 from udq.team import Team
 from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob
 from udq.train import train as train_here
+from udq.types import Arrays
 
 # Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
 MOST = 8

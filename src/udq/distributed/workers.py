@@ -22,9 +22,9 @@ from udq.distributed import cluster
 from udq.encode import Here, Seen
 from udq.errors import UdqError
 from udq.extract import Extracted, Extractor
-from udq.head import Arrays
 from udq.images import Source
 from udq.model import Model
+from udq.types import Arrays
 
 # Photos that go to a worker together: a second of work, which is what a lost worker costs.
 _PHOTOS = 16

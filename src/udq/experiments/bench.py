@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from udq import evaluate, fitting, images, sampling, scoring
+from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.database import Database
 from udq.end_to_end import EndToEnd
@@ -28,13 +29,11 @@ from udq.experiments.encoded import Encoded, Floats, in_codes
 from udq.experiments.looked import Photos
 from udq.experiments.rounds import Rounds
 from udq.extract import Extracted, Extractor
-from udq.head import Arrays
 from udq.model import Model
-from udq.progress import Progress, silent
 from udq.ranking import Ranking
 from udq.scoring import Outcome
 from udq.trunk import Trunk
-from udq.types import Features
+from udq.types import Arrays, Features
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from udq import images, index, picture, proposals, report, scoring, storage
+from udq import images, index, picture, proposals, report, scoring
+from udq.common import files
+from udq.common.files import write_whole
+from udq.common.progress import Progress
+from udq.common.provenance import provenance, versions
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth
-from udq.durable import write_whole
 from udq.evaluate import ask
 from udq.experiments import timing
 from udq.experiments.bench import Bench, Fitted, describe
@@ -26,9 +29,7 @@ from udq.experiments.settings import Settings
 from udq.experiments.shelf import Material
 from udq.experiments.tables import ACCURACIES, Cell
 from udq.extract import Extractor
-from udq.progress import Progress
 from udq.protocol import notes
-from udq.provenance import provenance, versions
 
 # Queries and photos of each on a sheet of fig. 5.
 _QUERIES, _SHOWN = 5, 5
@@ -72,7 +73,7 @@ class Desk:
         self._output = settings.output
         backbone = look.features.backbone
         weights, rpn = (given.get(backbone, given.get("")) for given in (settings.weights, settings.rpn))
-        self._given = {"weights": storage.fingerprint(weights), "rpn": storage.fingerprint(rpn)}
+        self._given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
         self._sources = images.find(material.folders)[0]
         held = {source.name: source.path for source in self._sources}
         self._asked = ask(material.truth, held)

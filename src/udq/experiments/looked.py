@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from udq.common.progress import Progress
 from udq.extract import Extracted, Extractor
 from udq.images import Source
-from udq.progress import Progress
 from udq.spool import Spool
 
 

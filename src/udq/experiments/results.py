@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from udq.durable import write_whole
+from udq.common.files import write_whole
+from udq.common.provenance import provenance
+from udq.common.text import counted
 from udq.experiments.desk import Result
 from udq.experiments.settings import PAPER, Settings
 from udq.experiments.tables import NETWORKS, TIMES, Cell, Experiment
-from udq.provenance import provenance
-from udq.words import counted
 
 
 def write(experiment: Experiment, results: Sequence[Result], settings: Settings) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from udq.durable import write_whole
+from udq.common.files import write_whole
 from udq.train import State
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import filelock
 
+from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.engine import device_of
 from udq.errors import DiskError, InputError, UdqError
@@ -25,7 +26,6 @@ from udq.experiments.desk import Desk, Result
 from udq.experiments.settings import Settings
 from udq.experiments.shelf import Material, Shelf
 from udq.experiments.tables import TIMES, Cell, Experiment
-from udq.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
-from udq import archive, backbones
+from udq import backbones
+from udq.common import npz
 from udq.config import FeatureConfig
 from udq.engine import Engine, workers
 from udq.errors import InputError
@@ -167,7 +168,7 @@ def from_bytes(data: bytes, backbone: str, name: str) -> tuple[Network, dict[str
     """Read ``to_bytes``; raises InputError where the bytes are something else or of another backbone."""
     network = Network(backbones.backbone(backbone))
     try:
-        arrays = archive.from_bytes(data)
+        arrays = npz.from_bytes(data)
         card = json.loads(str(arrays.pop("card")))
         trained_on = card["backbone"]
         if trained_on == backbone:
@@ -187,7 +188,7 @@ def to_bytes(network: Network, card: Mapping[str, Any]) -> bytes:
     weights: dict[str, NDArray[Any]] = {
         key: tensor.detach().cpu().half().numpy() for key, tensor in network.state_dict().items()
     }
-    return archive.to_bytes({**weights, "card": np.array(json.dumps(card))})
+    return npz.to_bytes({**weights, "card": np.array(json.dumps(card))})
 
 
 def _photo(one_map: Tensor, height: int, width: int) -> ImageList:

@@ -12,10 +12,10 @@ from typing import Any
 
 from udq import storage
 from udq.collection import Collection
+from udq.common.byte_cache import Cache
+from udq.common.text import shown
 from udq.errors import UdqError
-from udq.names import shown
 from udq.segments import Image
-from udq.web.cache import Cache
 from udq.web.problems import Problem
 
 log = logging.getLogger("udq.web")

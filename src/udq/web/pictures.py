@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from udq import images
+from udq.common.byte_cache import Cache
+from udq.common.text import shown
 from udq.decode import Decoder
 from udq.errors import ImageError, InputError
-from udq.names import shown
 from udq.types import Box
-from udq.web.cache import Cache
 from udq.web.problems import Problem
 
 # Longer side of a thumbnail, in pixels.

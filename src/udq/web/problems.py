@@ -14,8 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from udq.common.text import shown
 from udq.errors import CollectionError, DependencyError, DiskError, ImageError, InputError, UdqError
-from udq.names import shown
 
 MANUAL = "https://github.com/udq/udq/blob/main/docs/serve.md"
 

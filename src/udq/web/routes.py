@@ -18,8 +18,8 @@ from starlette.responses import Response
 
 from udq import images
 from udq._version import __version__
+from udq.common.text import shown
 from udq.errors import InputError
-from udq.names import shown
 from udq.segments import Image
 from udq.types import Box, SearchResult
 from udq.web import export, schema, serving, uploads

@@ -25,9 +25,9 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from udq import search
+from udq.common.byte_cache import Cache
 from udq.decode import Decoder
 from udq.types import Box, Example, SearchResult
-from udq.web.cache import Cache
 from udq.web.living import State
 from udq.web.metrics import Metrics
 from udq.web.pictures import Shown, within

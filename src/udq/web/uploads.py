@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from udq.common.text import shown
 from udq.decode import Decoder
 from udq.errors import ImageError
-from udq.names import shown
 from udq.web.pictures import THUMBNAIL, Shown, within
 from udq.web.problems import Problem
 

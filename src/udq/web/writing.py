@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from udq.collection import Collection
+from udq.common.text import shown
 from udq.errors import ImageError, InputError
 from udq.images import SUFFIXES
-from udq.names import shown
 from udq.segments import Image
 from udq.update import Changes
 from udq.web.living import Living

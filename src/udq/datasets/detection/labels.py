@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.text import counted
 from udq.types import Regions
-from udq.words import counted
 
 # Each reason as it is said of many and of one, in the order a summary lists them.
 REASONS = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 # progress(stage, total) opens a stage of ``total`` steps (None: unknown) and gives the function to call at each step.
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
@@ -14,3 +15,13 @@ def silent(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
     """Report to nobody."""
     del stage, total
     yield lambda: None
+
+
+_Item = TypeVar("_Photo")
+
+
+def tracked(photos: Iterable[_Item], step: Callable[[], None]) -> Iterator[_Item]:
+    """Yield photos and count them."""
+    for photo in photos:
+        step()
+        yield photo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import storage
+from udq.common import files
 from udq.errors import DiskError
 
 # A disk that may not be written, as another than one that is full.
@@ -43,7 +44,7 @@ def write_new(path: Path, data: bytes) -> dict[str, Any]:
             raise
 
     guarded(path, write)
-    return {"bytes": len(data), "sha256": storage.checksum(data)}
+    return {"bytes": len(data), "sha256": files.checksum(data)}
 
 
 def npy(array: NDArray[Any]) -> bytes:
@@ -78,3 +79,43 @@ def partial_folder(path: Path) -> Path:
     """Return the hidden folder that long work on ``path`` goes on in."""
     path = path.resolve()
     return path.with_name(f".{path.name}.partial")
+
+
+def write_with(path: Path, write: Callable[[Path], None], *, what: str = "picture") -> None:
+    """Have a picture or a page written to a file beside ``path``, and put it there when it is complete.
+
+    Args:
+        path: where the file belongs.
+        write: takes the path to write to, which has another suffix.
+        what: it is, for the message of an error.
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DiskError(f"{path}: the {what} cannot be written: {reason}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is not there, or its name is too long to be
+            partial.unlink()
+
+
+# Path and sha256 of one of them.
+Fingerprint = dict[str, str]
+
+
+def fingerprint(given: Path | None) -> Fingerprint | None:
+    """Return path and sha256 of a file of weights, so that a search never runs with another network."""
+    if given is None:
+        return None
+    with given.open("rb") as file:
+        return {"path": str(given.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def checksum(data: bytes) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from udq.durable import guarded
+from udq.common.files import guarded
 from udq.errors import InputError
 
 OWNER = "owner.json"

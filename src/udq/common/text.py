@@ -31,3 +31,14 @@ def _character(character: str) -> str:
     if 0xDC80 <= number <= 0xDCFF:
         number -= 0xDC00  # the byte itself
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return ``1 photo``, ``2 photos`` or ``1,000 queries``.
+
+    Args:
+        number: how many.
+        one: the noun for one.
+        many: the noun for any other number; ``one`` with an s where empty.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"

@@ -1,0 +1,1 @@
+"""What every package may use; none of it knows a photo."""
