@@ -28,7 +28,7 @@ from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
-from udq.images import find
+from udq.photos.source import find
 from udq.types import Features
 
 Counts = Mapping[str, int]  # kind of photos -> how many

@@ -42,11 +42,13 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from udq import images, inference
+from udq import inference
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.extract import Extractor
+from udq.photos import decoding
+from udq.photos import source as photo_source
 from udq.pooling import generalised_mean
 from udq.proposals import rpn
 from udq.trunk import Maps
@@ -88,7 +90,7 @@ class Eager:
         for path in paths:
             photo = torchvision.io.decode_image(str(path), mode=torchvision.io.ImageReadMode.RGB)
             height, width = photo.shape[1:]
-            scale = images.scale_for(
+            scale = decoding.scale_for(
                 width, height, shorter=self.config.images.shorter, longer=self.config.images.longer
             )
             height, width = round(height * scale), round(width * scale)
@@ -132,7 +134,7 @@ def peak(precision: torch.dtype) -> float:
 
 
 @torch.inference_mode()
-def operations(photos: list[images.Photo], eager: Eager) -> float:
+def operations(photos: list[decoding.Photo], eager: Eager) -> float:
     """Return the operations a photo, in the mean: convolutions of backbone and proposals, and pooling."""
     shapes = Counter(photo.pixels.shape[:2] for photo in photos)
     total = 0
@@ -145,7 +147,7 @@ def operations(photos: list[images.Photo], eager: Eager) -> float:
 
 
 @torch.inference_mode()
-def alike(photos: list[images.Photo], eager: Eager, extractor: Extractor) -> dict[str, float]:
+def alike(photos: list[decoding.Photo], eager: Eager, extractor: Extractor) -> dict[str, float]:
     """Return the cosine of features of the same boxes of the same pixels, of eager torch and of an extractor."""
     found = []
     for photo in photos:
@@ -172,17 +174,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    found, _ = images.find([arguments.folder])
+    found, _ = photo_source.find([arguments.folder])
     chosen = np.random.default_rng(0).permutation(len(found))[: arguments.photos]
     sources = [found[i] for i in sorted(chosen)]
     paths = [source.path for source in sources]
     config, names = IndexConfig().replace({"training": {"enabled": False}}), inference.engines()
     scale = {"shorter": config.images.shorter, "longer": config.images.longer}
-    photos, eager, extractors = [images.load(path, **scale) for path in paths], Eager(config), {}
+    photos, eager, extractors = [decoding.load(path, **scale) for path in paths], Eager(config), {}
     for name in names:
         with engine(name):
             extractors[name] = Extractor(config.images, config.features, device="cpu").proposing()
-    work: dict[str, Callable[[list[images.Source]], object]] = {
+    work: dict[str, Callable[[list[photo_source.Source]], object]] = {
         "eager": lambda some: eager.loop([source.path for source in some], regions=True),
         "maps": lambda some: eager.loop([source.path for source in some], regions=False),
     }

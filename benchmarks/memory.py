@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from udq.common.provenance import provenance
-from udq.images import find
+from udq.photos.source import find
 
 
 def repeat(folder: Path, times: int, into: Path) -> None:

@@ -7,7 +7,7 @@ Photos that scikit-image ships are written in every format that udq reads, mutat
 long is listed too, and counted apart. Files that are neither are lost, which must not happen.
 
 `--largest` decodes a whole photo of 150 megapixels of every kind too, each in a process of its own, and says what
-memory and time it takes: the limits of `udq.decode` and `udq.decoding_process` are chosen by it.
+memory and time it takes: the limits of `udq.photos.sandbox` and `udq.photos.sandbox_worker` are chosen by it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from PIL import Image
 
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig
-from udq.decode import TIME_LIMIT, Decoder
-from udq.decoding_process import MEMORY
 from udq.demo.cutouts import photo
 from udq.extract import Extractor
-from udq.images import MAX_BYTES, MAX_PIXELS, MAX_SIDE, Source, find
+from udq.photos.decoding import MAX_PIXELS, MAX_SIDE
+from udq.photos.sandbox import TIME_LIMIT, Decoder
+from udq.photos.sandbox_worker import MEMORY
+from udq.photos.source import MAX_BYTES, Source, find
 
 SMALL = ImageConfig(shorter=64, longer=96)
 SIDE = 200  # pixels of the photos that are mutated, so that a mutation hits what matters

@@ -30,12 +30,13 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from training import Benchmark
 
-from udq import fitting, images, losses, model, refine, sampling, train
+from udq import fitting, losses, model, refine, sampling, train
 from udq.common.provenance import provenance
 from udq.config import IndexConfig, TrainConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
 from udq.model import Model
+from udq.photos import decoding
 from udq.sampling import Sample
 from udq.train import Cached, Supervision, TrainingJob
 from udq.types import Box, Codes, Features, Regions
@@ -101,7 +102,7 @@ class Options(Benchmark):
         found = []
         for scale in SCALES:
             sides = {name: round(scale * getattr(CONFIG.images, name)) for name in ("shorter", "longer", "least")}
-            crop, _ = images.load_crop(path, box, **sides)
+            crop, _ = decoding.load_crop(path, box, **sides)
             whole = np.array([[0, 0, crop.width, crop.height]], np.float32)
             for pixels in (crop.pixels, crop.pixels[:, ::-1]):
                 found.append(see(self.extractor, pixels, whole, crop.width, crop.height)[0])
@@ -167,7 +168,7 @@ class Views(Default):
         starts = np.searchsorted(sample.images, np.arange(len(benchmark.photos) + 1))
         views = [sample.features.vectors.copy() for _ in self.names]
         for photo, first, last in zip(benchmark.photos, starts[:-1], starts[1:], strict=True):
-            shown = images.load(photo.source.path, shorter=CONFIG.images.shorter, longer=CONFIG.images.longer)
+            shown = decoding.load(photo.source.path, shorter=CONFIG.images.shorter, longer=CONFIG.images.longer)
             for name, view in zip(self.names, views, strict=True):
                 # A region that is not cut out is its own view.
                 rows = first + rng.permutation(last - first)[: CUT if name == "cut out" else None]
@@ -176,7 +177,7 @@ class Views(Default):
 
     @staticmethod
     def _view(
-        name: str, extractor: Extractor, photo: images.Photo, boxes: Vectors, rng: np.random.Generator
+        name: str, extractor: Extractor, photo: decoding.Photo, boxes: Vectors, rng: np.random.Generator
     ) -> Vectors:
         """Return the features (R, D) of a photo's boxes (R, 4) in one of its views."""
         pixels, width, height = photo.pixels, photo.width, photo.height

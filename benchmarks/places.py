@@ -20,7 +20,7 @@ from training import Benchmark
 from udq import datasets
 from udq.common.provenance import provenance
 from udq.datasets import GroundTruth, Query
-from udq.images import find
+from udq.photos.source import find
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "no training": {"training": {"enabled": False}},

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from udq import images, proposals
+from udq import proposals
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
@@ -28,6 +28,7 @@ from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
 from udq.extract import Extractor
 from udq.metrics import intersection_over_union
+from udq.photos import decoding
 
 COUNTS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)
@@ -58,7 +59,7 @@ def recall(photos: Path, truth: GroundTruth) -> dict[str, Any]:
     took: dict[str, list[float]] = {name: [] for name in [*made, "the backbone, before any of them"]}
     numbers: dict[str, list[int]] = {name: [] for name in made}
     for name, boxes in sorted(objects.items()):
-        photo = images.load(photos / name, shorter=image.shorter, longer=image.longer)
+        photo = decoding.load(photos / name, shorter=image.shorter, longer=image.longer)
         started = time.perf_counter()
         maps = extractor.maps(photo.pixels)
         took["the backbone, before any of them"].append(time.perf_counter() - started)

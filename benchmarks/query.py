@@ -37,10 +37,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from udq import images
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
+from udq.photos import decoding, source
 from udq.segments import PHOTOS, Indexed
 from udq.transaction import Transaction
 
@@ -85,10 +85,10 @@ def grow(path: Path, codes: int, rng: np.random.Generator) -> None:
 
 def make_queries(photos: Path, count: int, into: Path, rng: np.random.Generator) -> list[Query]:
     """Write photos of one megapixel, each with a box in its middle."""
-    sources, _ = images.find([photos])
+    sources, _ = source.find([photos])
     made = []
     for place in sorted(rng.choice(len(sources), min(count, len(sources)), replace=False).tolist()):
-        photo = images.load_full(sources[place].path)
+        photo = decoding.load_full(sources[place].path)
         size = (LONGER, SHORTER) if photo.width >= photo.height else (SHORTER, LONGER)
         file = into / f"query-{len(made)}.jpg"
         photo.resize(size, Image.Resampling.BICUBIC).save(file, quality=90)
@@ -122,7 +122,7 @@ def eager(collection: Collection) -> Callable[[Path, Box], list[str]]:
 
     @torch.inference_mode()
     def search(path: Path, box: Box) -> list[str]:
-        crop, _ = images.load_crop(path, box, **scaled)
+        crop, _ = decoding.load_crop(path, box, **scaled)
         pooled = []
         for pixels in (crop.pixels, crop.pixels[:, ::-1].copy()):
             photo = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]
@@ -137,7 +137,7 @@ def eager(collection: Collection) -> Callable[[Path, Box], list[str]]:
     return search
 
 
-def operations(crop: images.Photo) -> int:
+def operations(crop: decoding.Photo) -> int:
     """Return the arithmetic operations, two for each product, that the convolutions take for a crop and its mirror."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
@@ -173,12 +173,12 @@ def warm(path: Path, queries: Sequence[Query], turns: int) -> dict[str, Any]:
     for query, box in queries:  # warms up, too
         ours = [match.image for match in collection.search(query, box, k=WANTED).matches]
         same.append(len(set(ours) & set(beside(query, box))))
-        counted.append(operations(images.load_crop(query, box, **scaled)[0]))
+        counted.append(operations(decoding.load_crop(query, box, **scaled)[0]))
     for turn in range(turns * len(queries)):
         query, box = queries[turn % len(queries)]
         result, whole = timed(lambda query=query, box=box: collection.search(query, box, k=WANTED))
         _, eagerly = timed(lambda query=query, box=box: beside(query, box))
-        _, decode = timed(lambda query=query, box=box: images.load_crop(query, box, **scaled))
+        _, decode = timed(lambda query=query, box=box: decoding.load_crop(query, box, **scaled))
         feature = collection.extractor.describe(query, box)[1]
         _, tables = timed(lambda feature=feature: collection.model.lookup_tables(feature))
         elapsed = result.elapsed_ms

@@ -21,7 +21,7 @@ from udq import segments, spool, update
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.extract import Extractor
-from udq.images import find
+from udq.photos.source import find
 from udq.ranking import rank
 
 QUICK = IndexConfig().replace(

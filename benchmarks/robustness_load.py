@@ -33,7 +33,7 @@ from udq import transaction
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.encode import encode
-from udq.images import Source
+from udq.photos.source import Source
 from udq.ranking import rank
 from udq.segments import PHOTOS, Indexed
 from udq.transaction import Transaction

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from query import grow
 
-from udq import Collection, IndexConfig, images
+from udq import Collection, IndexConfig
 from udq.calibrate import DEPTH
 from udq.common.provenance import provenance
 from udq.distributed import cluster
@@ -39,6 +39,7 @@ from udq.distributed.workers import Workers
 from udq.encode import Here, Workforce
 from udq.extract import Extractor
 from udq.model import Model
+from udq.photos import source
 from udq.types import Codes
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})
@@ -48,7 +49,7 @@ _EDGE = 64
 
 def once(photos: Path, model: Path, by: str) -> dict[str, float]:
     """Look at all photos in this process, as it was started: so many threads, or so many workers."""
-    sources, _ = images.find([photos])
+    sources, _ = source.find([photos])
     extractor = Extractor(UNTRAINED.images, UNTRAINED.features, device="cpu").proposing()
     fitted = Model.from_bytes(model.read_bytes())
     workforce: Workforce = Here(extractor)
@@ -164,7 +165,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         figures["index"] = indexing(given.photos, given.workers, given.turns, scratch)
-        figures["setting"]["photos"] = len(images.find([given.photos])[0])
+        figures["setting"]["photos"] = len(source.find([given.photos])[0])
         figures["search"] = []
         for codes in given.codes:
             grow(scratch / "once.udq", codes, np.random.default_rng(0))

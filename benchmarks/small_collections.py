@@ -21,7 +21,7 @@ from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.extract import Extracted, Extractor
-from udq.images import find
+from udq.photos.source import find
 
 SIZES = (3, 10, 30, 60, 90, 150, 300, 600)
 REPEATS = 5

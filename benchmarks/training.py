@@ -28,7 +28,7 @@ from udq.datasets import GroundTruth, Query
 from udq.evaluate import ask
 from udq.experiments.bench import Bench, describe
 from udq.extract import Extracted, Extractor
-from udq.images import find
+from udq.photos.source import find
 
 Changes = dict[str, dict[str, Any]]
 DEFAULT, UNTRAINED = "UDQ-BFR (default)", "no training (OPQ)"

@@ -32,11 +32,12 @@ import numpy as np
 import verification_features as others
 from PIL import Image
 
-from udq import images, metrics
+from udq import metrics
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
 from udq.engine import threads
+from udq.photos import source as photo_source
 from udq.ranking import rank
 from udq.rerank import fusion, local_features
 from udq.rerank.verification import LEAST, Verifier
@@ -116,7 +117,7 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
 
 def folder_queries(folder: Path, same: Sequence[str]) -> list[Query]:
     """Return every fifth photo of folders of one place each."""
-    names = [source.name for source in images.find([folder])[0]]
+    names = [source.name for source in photo_source.find([folder])[0]]
 
     def place(name: str) -> str:
         found = name.split("/")[0].rpartition("-")[0] or name.split("/")[0]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udq import images
+from udq.photos import decoding
 from udq.rerank import geometry, local_features
 from udq.rerank.local_features import LocalFeatures
 from udq.rerank.verification import MARGIN
@@ -69,7 +69,7 @@ class Magsac:
     def __init__(self, photo: Path, box: Box, extract: Extract, match: Match, *, longer: int) -> None:
         """Look at the query."""
         self._box, self._extract, self._match, self._longer = box, extract, match, longer
-        view = images.load_window(photo, box, margin=0, longer=448, enlarged=2, most=_MOST)
+        view = decoding.load_window(photo, box, margin=0, longer=448, enlarged=2, most=_MOST)
         self._query = extract(view.pixels, view.window)
 
     def verify(self, photos: list[tuple[Path, Box | None]], *, threads: int) -> list[Verification | None]:
@@ -81,7 +81,7 @@ class Magsac:
             return list(pool.map(self._verify, *zip(*photos, strict=True)))
 
     def _verify(self, path: Path, box: Box | None) -> Verification | None:
-        view = images.load_window(path, box, margin=MARGIN, longer=self._longer, enlarged=_ENLARGED, most=_MOST)
+        view = decoding.load_window(path, box, margin=MARGIN, longer=self._longer, enlarged=_ENLARGED, most=_MOST)
         found = self._extract(view.pixels, view.window)
         pairs = self._match(self._query, found)
         start, end = self._query.points[pairs[:, 0]], found.points[pairs[:, 1]]

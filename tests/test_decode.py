@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import decode, images
-from udq.decode import Decoder
 from udq.errors import ImageError, InputError, UdqError
+from udq.photos import decoding, sandbox, source
+from udq.photos.sandbox import Decoder
 
 SCALE = {"shorter": 60, "longer": 100}
 POSIX = pytest.mark.skipif(os.name != "posix", reason="no such signals there")
@@ -96,13 +96,13 @@ def gone(process, seconds=20):
 def test_a_photo_is_decoded_as_in_this_process(decoder, photo, tmp_path, name):
     Image.open(photo).save(tmp_path / name)
     found = decoder.decode(tmp_path / name, **SCALE)
-    expected = images.load(tmp_path / name, **SCALE)
+    expected = decoding.load(tmp_path / name, **SCALE)
 
     assert found.broken is None
     assert (found.photo.width, found.photo.height) == (120, 80)
     assert found.photo.pixels.dtype == np.uint8
     assert (found.photo.pixels == expected.pixels).all()
-    assert found.content == images.content(tmp_path / name)
+    assert found.content == source.content(tmp_path / name)
     assert found.content.digest == hashlib.blake2b((tmp_path / name).read_bytes(), digest_size=16).digest()
 
 
@@ -112,7 +112,7 @@ CROP = {**SCALE, "least": 32}
 @pytest.mark.parametrize("box", [None, (10, 5, 90.5, 60), (118, 78, 120, 80)])
 def test_a_crop_is_decoded_as_in_this_process(decoder, photo, box):
     found, where = decoder.load_crop(photo, box, **CROP)
-    expected, expected_where = images.load_crop(photo, box, **CROP)
+    expected, expected_where = decoding.load_crop(photo, box, **CROP)
 
     assert where == expected_where
     assert (found.width, found.height) == (expected.width, expected.height)
@@ -122,7 +122,7 @@ def test_a_crop_is_decoded_as_in_this_process(decoder, photo, box):
 @pytest.mark.parametrize("box", [(0, 0, 121, 80), (5, 5, 5, 9), (9, 9, 5, 5), (0, 0, float("nan"), 9), (1, 2, 3)])
 def test_a_box_that_cannot_be_right_is_told_as_in_this_process(decoder, photo, box):
     with pytest.raises(InputError) as here:
-        images.load_crop(photo, box, **CROP)
+        decoding.load_crop(photo, box, **CROP)
     with pytest.raises(InputError) as there:
         decoder.load_crop(photo, box, **CROP)
 
@@ -133,7 +133,7 @@ def test_a_crop_of_what_is_no_photo_is_told_as_in_this_process(decoder, tmp_path
     (tmp_path / "x.png").write_bytes(b"hello")
     for name in ("x.png", "nothing.png"):
         with pytest.raises((ImageError, InputError)) as here:
-            images.load_crop(tmp_path / name, (1, 2, 3, 4), **CROP)
+            decoding.load_crop(tmp_path / name, (1, 2, 3, 4), **CROP)
         with pytest.raises(type(here.value)) as there:
             decoder.load_crop(tmp_path / name, (1, 2, 3, 4), **CROP)
         assert str(there.value) == str(here.value)
@@ -144,17 +144,17 @@ def test_a_broken_photo_has_the_reason_that_it_has_in_this_process(decoder, tmp_
     (tmp_path / "x.png").write_bytes(data)
     found = decoder.decode(tmp_path / "x.png", **SCALE)
     with pytest.raises(ImageError) as here:
-        images.load(tmp_path / "x.png", **SCALE)
+        decoding.load(tmp_path / "x.png", **SCALE)
 
     assert found.photo is None
     assert found.broken == str(here.value)
-    assert found.content == images.content(tmp_path / "x.png")
+    assert found.content == source.content(tmp_path / "x.png")
 
 
 def test_what_is_not_there_has_no_content(decoder, tmp_path):
     found = decoder.decode(tmp_path / "x.png", **SCALE)
 
-    assert found == decode.Decoded(None, None, f"{tmp_path / 'x.png'}: No such file or directory")
+    assert found == sandbox.Decoded(None, None, f"{tmp_path / 'x.png'}: No such file or directory")
 
 
 @POSIX
@@ -166,7 +166,7 @@ def test_a_crash_costs_the_photo_and_no_other(decoder, photo, name, capfd):
     os.kill(process, signal.SIGCONT)
     found = waiting.result()
 
-    assert found == decode.Decoded(None, None, f"{photo}: its decoder crashed (signal {int(number)}, {name})")
+    assert found == sandbox.Decoded(None, None, f"{photo}: its decoder crashed (signal {int(number)}, {name})")
     assert decoder.decode(photo, **SCALE).photo is not None
     assert process_of(decoder) != process
     assert capfd.readouterr() == ("", "")
@@ -178,7 +178,7 @@ def test_a_photo_that_takes_too_long_is_broken_and_its_process_gone(photo):
         process, waiting = stopped_over(decoder, photo)
         found = waiting.result()
 
-        assert found == decode.Decoded(None, None, f"{photo}: took longer than 1 s to decode")
+        assert found == sandbox.Decoded(None, None, f"{photo}: took longer than 1 s to decode")
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
         assert decoder.decode(photo, **SCALE).photo is not None
@@ -271,7 +271,7 @@ def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_p
         [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     name = os.fsencode(photo)
-    request = decode.REQUEST.pack(decode.WHOLE, 60, 100, 0, 0.0, 0.0, 0.0, 0.0, 1.0, len(name))
+    request = sandbox.REQUEST.pack(sandbox.WHOLE, 60, 100, 0, 0.0, 0.0, 0.0, 0.0, 1.0, len(name))
     process.stdin.write(request + name)
     process.stdin.flush()
 

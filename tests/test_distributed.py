@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from udq import Collection, IndexConfig, fitting, sampling, stored
+from udq import Collection, IndexConfig, fitting, sampling
 from udq.distributed import training as distributed_training
 from udq.engine import Engine
 from udq.errors import InputError, UdqError
 from udq.extract import Extractor
+from udq.photos import remote
 
 pytestmark = pytest.mark.ray
 
@@ -167,7 +168,7 @@ def test_what_a_kill_of_the_driver_leaves_goes_on(cluster, many, whole, tmp_path
 def sample(library, many):
     """Regions to train on."""
     config = IndexConfig()
-    sources = stored.find([many])[0]
+    sources = remote.find([many])[0]
     looked = Extractor(config.images, config.features, device="cpu").extract(sources)
     return sampling.draw(looked, len(sources), config.sample)
 

@@ -11,7 +11,7 @@ from udq.datasets import GroundTruth, Query
 from udq.end_to_end import EndToEnd
 from udq.evaluate import evaluate
 from udq.extract import Extractor
-from udq.images import Source, find
+from udq.photos.source import Source, find
 from udq.trunk import Trunk
 
 SMALL = IndexConfig().replace(

@@ -27,7 +27,7 @@ from udq.experiments.rounds import Rounds
 from udq.experiments.settings import Settings
 from udq.experiments.shelf import Shelf
 from udq.extract import Extractor
-from udq.images import find
+from udq.photos.source import find
 from udq.ranking import rank
 
 QUICK = """

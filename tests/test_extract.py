@@ -19,7 +19,8 @@ from udq.backbones import REGISTRY, backbone
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
 from udq.extract import Extractor
-from udq.images import Source, content, load_crop
+from udq.photos.decoding import load_crop
+from udq.photos.source import Source, content
 from udq.spool import Spool
 
 SMALL = ImageConfig(shorter=160, longer=240)

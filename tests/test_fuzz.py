@@ -17,7 +17,7 @@ from udq.cli import _parse_box
 from udq.common import files
 from udq.datasets import boxes, detection
 from udq.errors import UdqError
-from udq.images import check_box
+from udq.photos.boxes import check_box
 from udq.ranking import rank
 from udq.verify import verify
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import images
 from udq.common.text import shown as names_shown
 from udq.errors import ImageError, InputError
+from udq.photos import boxes, decoding
+from udq.photos import source as photo_source
 
 FULL = {"shorter": 600, "longer": 1000}
 
@@ -30,15 +31,15 @@ def gradient(width=60, height=40):
 
 
 def shown(path):
-    return np.asarray(images.load_full(path)).astype(int)
+    return np.asarray(decoding.load_full(path)).astype(int)
 
 
 def reason(path):
     """What both ways to read a photo say about a broken one: one line that names it."""
     with pytest.raises(ImageError) as refused:
-        images.load(path, **FULL)
+        decoding.load(path, **FULL)
     with pytest.raises(ImageError) as again:
-        images.load_full(path)
+        decoding.load_full(path)
     assert str(refused.value) == str(again.value)
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith(f"{path}: ")
@@ -153,11 +154,11 @@ def test_every_way_to_read_a_photo_tells_the_same_size(tmp_path, name, orientati
     exif = Image.Exif()
     exif[0x0112] = orientation
     gradient(60, 40).save(tmp_path / name, exif=exif)
-    loaded = images.load(tmp_path / name, shorter=20, longer=1000)
+    loaded = decoding.load(tmp_path / name, shorter=20, longer=1000)
 
-    assert images.shown_size(tmp_path / name) == ((40, 60) if orientation > 4 else (60, 40))
-    assert images.load_full(tmp_path / name).size == (loaded.width, loaded.height)
-    assert (loaded.width, loaded.height) == images.shown_size(tmp_path / name)
+    assert decoding.shown_size(tmp_path / name) == ((40, 60) if orientation > 4 else (60, 40))
+    assert decoding.load_full(tmp_path / name).size == (loaded.width, loaded.height)
+    assert (loaded.width, loaded.height) == decoding.shown_size(tmp_path / name)
     assert loaded.pixels.shape[:2] == (loaded.height // 2, loaded.width // 2)
 
 
@@ -181,7 +182,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     stored.save(tmp_path / "x.jpg", exif=exif, quality=95)
 
     assert np.abs(shown(tmp_path / "x.jpg") - np.asarray(upright).astype(int)).mean() < 3
-    loaded = images.load(tmp_path / "x.jpg", shorter=100, longer=1000)
+    loaded = decoding.load(tmp_path / "x.jpg", shorter=100, longer=1000)
     assert (loaded.width, loaded.height) == (600, 400)
     assert loaded.pixels.shape == (100, 150, 3)
     assert np.abs(loaded.pixels.astype(int) - np.asarray(upright.resize((150, 100))).astype(int)).mean() < 4
@@ -193,7 +194,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 )
 def test_the_papers_scale_is_600_or_at_most_1000(tmp_path, size, expected):
     gradient(*size).save(tmp_path / "x.png")
-    loaded = images.load(tmp_path / "x.png", **FULL)
+    loaded = decoding.load(tmp_path / "x.png", **FULL)
 
     assert (loaded.pixels.shape[1], loaded.pixels.shape[0]) == expected
     assert (loaded.width, loaded.height) == size
@@ -201,7 +202,7 @@ def test_the_papers_scale_is_600_or_at_most_1000(tmp_path, size, expected):
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path):
     gradient(2400, 1600).save(tmp_path / "x.jpg", quality=95)
-    loaded = images.load(tmp_path / "x.jpg", shorter=200, longer=1000)
+    loaded = decoding.load(tmp_path / "x.jpg", shorter=200, longer=1000)
 
     assert loaded.pixels.shape == (200, 300, 3)
     assert np.abs(loaded.pixels.astype(int) - np.asarray(gradient(300, 200)).astype(int)).mean() < 3
@@ -212,7 +213,7 @@ def test_a_crop_holds_the_pixels_of_the_box_and_no_others(tmp_path):
     photo = np.zeros((200, 300, 3), np.uint8)
     photo[60:110, 100:180] = inside
     Image.fromarray(photo).save(tmp_path / "x.png")
-    crop, box = images.load_crop(tmp_path / "x.png", (100, 60, 180, 110), shorter=200, longer=1000, least=1)
+    crop, box = decoding.load_crop(tmp_path / "x.png", (100, 60, 180, 110), shorter=200, longer=1000, least=1)
 
     assert box == (100, 60, 180, 110)
     assert (crop.pixels == inside).all()
@@ -222,7 +223,7 @@ def test_a_crop_has_the_scale_of_the_whole_photo_or_the_least_that_is_useful(tmp
     gradient(600, 400).save(tmp_path / "x.png")
 
     def side(box, least):
-        return images.load_crop(tmp_path / "x.png", box, shorter=200, longer=1000, least=least)[0].pixels.shape[:2]
+        return decoding.load_crop(tmp_path / "x.png", box, shorter=200, longer=1000, least=least)[0].pixels.shape[:2]
 
     assert side((0, 0, 300, 200), least=50) == (100, 150)
     assert side((0, 0, 60, 40), least=50) == (50, 75)
@@ -245,7 +246,7 @@ def test_a_crop_has_the_scale_of_the_whole_photo_or_the_least_that_is_useful(tmp
 )
 def test_a_box_that_cannot_be_is_refused(box, says):
     with pytest.raises(InputError) as refused:
-        images.check_box(box, 60, 40)
+        boxes.check_box(box, 60, 40)
 
     assert says in str(refused.value)
 
@@ -254,12 +255,15 @@ def test_photos_are_named_by_their_path_below_the_folder(tmp_path):
     for name in ("b.jpg", "a/deep/c.PNG", "a/notes.txt", ".hidden.jpg", ".git/d.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found, passed_over = images.find([tmp_path])
+    found, passed_over = photo_source.find([tmp_path])
 
     assert [source.name for source in found] == ["a/deep/c.PNG", "b.jpg"]
     assert passed_over == 1
-    assert [source.name for source in images.find([tmp_path / "b.jpg", tmp_path / "a"])[0]] == ["b.jpg", "deep/c.PNG"]
-    assert len(images.find([tmp_path, tmp_path / "b.jpg"])[0]) == 2  # the same photo twice is one
+    assert [source.name for source in photo_source.find([tmp_path / "b.jpg", tmp_path / "a"])[0]] == [
+        "b.jpg",
+        "deep/c.PNG",
+    ]
+    assert len(photo_source.find([tmp_path, tmp_path / "b.jpg"])[0]) == 2  # the same photo twice is one
 
 
 def test_what_names_no_photo_is_refused(tmp_path):
@@ -275,7 +279,7 @@ def test_what_names_no_photo_is_refused(tmp_path):
         (["one", "two"], "two photos would be named 'same.jpg'"),
     ):
         with pytest.raises(InputError) as refused:
-            images.find([tmp_path / argument for argument in arguments])
+            photo_source.find([tmp_path / argument for argument in arguments])
         assert says in str(refused.value)
         assert "\n" not in str(refused.value)
 
@@ -283,7 +287,12 @@ def test_what_names_no_photo_is_refused(tmp_path):
 def read_by(path):
     """Why a file cannot be read, as every way to open one says it."""
     said = set()
-    for ask in (images.content, images.shown_size, images.load_full, lambda path: images.load(path, **FULL)):
+    for ask in (
+        photo_source.content,
+        decoding.shown_size,
+        decoding.load_full,
+        lambda path: decoding.load(path, **FULL),
+    ):
         with pytest.raises(ImageError) as refused:
             ask(path)
         said.add(str(refused.value))
@@ -319,7 +328,7 @@ def test_what_is_no_file_of_bytes_is_a_source_that_says_so_and_never_waits(tmp_p
     Path("gone.jpg").symlink_to("nowhere.jpg")
     Path("loop.jpg").symlink_to("loop.jpg")
     Path("device.jpg").symlink_to("/dev/zero")
-    found = {source.name: read_by(source.path) for source in images.find([tmp_path])[0]}
+    found = {source.name: read_by(source.path) for source in photo_source.find([tmp_path])[0]}
 
     assert found == {
         "fifo.jpg": f"{tmp_path}/fifo.jpg: not a regular file",
@@ -328,7 +337,7 @@ def test_what_is_no_file_of_bytes_is_a_source_that_says_so_and_never_waits(tmp_p
         "gone.jpg": f"{tmp_path}/gone.jpg: a link to a file that is not there",
         "loop.jpg": f"{tmp_path}/loop.jpg: Too many levels of symbolic links",
     }
-    assert [source.name for source in images.find(["fifo.jpg", "gone.jpg"])[0]] == ["fifo.jpg", "gone.jpg"]
+    assert [source.name for source in photo_source.find(["fifo.jpg", "gone.jpg"])[0]] == ["fifo.jpg", "gone.jpg"]
 
 
 @ON_POSIX
@@ -340,8 +349,8 @@ def test_links_are_photos_of_their_own_name_and_linked_folders_are_not_entered(t
     (photos / "back").symlink_to(photos)
     (tmp_path / "linked").symlink_to(photos)
 
-    assert [source.name for source in images.find([photos])[0]] == ["one.png", "two.png"]
-    assert [source.name for source in images.find([tmp_path / "linked"])[0]] == ["one.png", "two.png"]
+    assert [source.name for source in photo_source.find([photos])[0]] == ["one.png", "two.png"]
+    assert [source.name for source in photo_source.find([tmp_path / "linked"])[0]] == ["one.png", "two.png"]
     assert (shown(photos / "one.png") == shown(photos / "two.png")).all()
 
 
@@ -353,9 +362,9 @@ def test_what_permissions_hide_is_named(tmp_path):
         (folder / "secret.jpg").chmod(0)
         (folder / "closed").chmod(0)
         drop()
-        found = {source.name: read_by(source.path) for source in images.find([folder])[0]}
+        found = {source.name: read_by(source.path) for source in photo_source.find([folder])[0]}
         with pytest.raises(InputError, match="closed: no permission to read it; expected a folder of photos"):
-            images.find([folder / "closed"])
+            photo_source.find([folder / "closed"])
 
     assert found == {
         "closed": f"{folder}/closed: no permission to read it",
@@ -377,14 +386,14 @@ def test_names_of_any_bytes_are_photos(tmp_path):
     ]
     for name in names:
         gradient().save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)), "JPEG")
-    found, _ = images.find([tmp_path])
+    found, _ = photo_source.find([tmp_path])
 
     assert sorted(os.fsencode(source.name) for source in found) == sorted(names)
     for source in found:
-        assert images.load(source.path, **FULL).width == 60
+        assert decoding.load(source.path, **FULL).width == 60
         source.path.write_bytes(b"")
         with pytest.raises(ImageError) as refused:
-            images.load(source.path, **FULL)
+            decoding.load(source.path, **FULL)
         assert str(refused.value) == f"{names_shown(str(source.path))}: empty file"
 
 
@@ -399,33 +408,33 @@ def test_paths_longer_than_the_system_takes_are_named(tmp_path):
         Path("x.jpg").touch()
     finally:
         os.chdir(before)
-    found, _ = images.find([tmp_path])
+    found, _ = photo_source.find([tmp_path])
 
     assert len(found) == 1
     with pytest.raises(ImageError, match=": File name too long"):
-        images.content(found[0].path)
+        photo_source.content(found[0].path)
     with pytest.raises(InputError, match="no such file or folder"):
-        images.find([tmp_path / ("x" * 5000 + ".jpg")])
+        photo_source.find([tmp_path / ("x" * 5000 + ".jpg")])
 
 
 def test_a_file_of_too_many_bytes_is_refused_before_it_is_read(tmp_path):
     with (tmp_path / "x.tif").open("wb") as file:
-        file.truncate(images.MAX_BYTES + 1)
+        file.truncate(photo_source.MAX_BYTES + 1)
 
     with pytest.raises(ImageError, match="more than the limit of 512 MiB a file; scale it down or compress it"):
-        images.content(tmp_path / "x.tif")
+        photo_source.content(tmp_path / "x.tif")
 
 
 def test_the_content_of_a_file_is_told_without_decoding_it(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"no photo")
     os.utime(tmp_path / "x.jpg", ns=(1, 1_234_567_890_123_456_700))
-    found = images.content(tmp_path / "x.jpg")
+    found = photo_source.content(tmp_path / "x.jpg")
 
-    assert found == images.Content(
+    assert found == photo_source.Content(
         8, (tmp_path / "x.jpg").stat().st_mtime_ns, hashlib.blake2b(b"no photo", digest_size=16).digest()
     )
     with pytest.raises(ValueError, match="expected 16 bytes, found 2"):
-        images.Content(8, 0, b"ab")
+        photo_source.Content(8, 0, b"ab")
 
 
 def test_a_format_of_no_photo_is_refused_whatever_its_name(tmp_path):
@@ -433,7 +442,7 @@ def test_a_format_of_no_photo_is_refused_whatever_its_name(tmp_path):
     gradient().save(tmp_path / "y.jpg", "PNG")
 
     assert "not a photo" in reason(tmp_path / "x.png")
-    assert images.load(tmp_path / "y.jpg", **FULL).width == 60
+    assert decoding.load(tmp_path / "y.jpg", **FULL).width == 60
 
 
 @pytest.mark.parametrize("mode", ["I", "F", "I;16"])

@@ -17,8 +17,9 @@ from udq import index, inference
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.errors import DependencyError, InputError, UdqError
 from udq.extract import Extractor
-from udq.images import Source, load
 from udq.openvino_network import Compiled
+from udq.photos.decoding import load
+from udq.photos.source import Source
 from udq.proposals import rpn
 from udq.train_rpn import box_iou
 from udq.trunk import Maps, Trunk

@@ -21,7 +21,8 @@ from udq.datasets import detection
 from udq.engine import Engine
 from udq.errors import InputError
 from udq.extract import Extractor
-from udq.images import Source, load
+from udq.photos.decoding import load
+from udq.photos.source import Source
 from udq.proposals import build, rpn
 from udq.trunk import Maps, Trunk
 

@@ -14,8 +14,8 @@ from udq import segments, storage, writer
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.head import Head, Layer
-from udq.images import Content
 from udq.model import Model
+from udq.photos.source import Content
 from udq.quantize import Quantizer
 from udq.types import Codes
 from udq.verify import verify

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from udq import Collection, IndexConfig, stored
+from udq import Collection, IndexConfig
 from udq.errors import ImageError, InputError, UdqError
+from udq.photos import remote
 
 QUICK = IndexConfig().replace(
     {
@@ -83,7 +84,7 @@ def test_tar_files_are_folders(files, whole, tmp_path):
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for file in sorted(filter(Path.is_file, files.rglob("*"))):
             tar.add(file, file.relative_to(files).as_posix())
-    sources, passed_over = stored.find([tmp_path / "shard.tar"])
+    sources, passed_over = remote.find([tmp_path / "shard.tar"])
     built = Collection.build(tmp_path / "shard.tar", tmp_path / "x.udq", config=QUICK, device="cpu")
 
     assert (len(sources), passed_over) == (5, 1)
@@ -97,7 +98,7 @@ def test_tar_files_in_storage_and_files_beside_them(bucket, files, tmp_path):
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(files / NAMES[0], "inside.png")
     client.upload_file(str(tmp_path / "s.tar"), "museum", "shards/s.tar")
-    sources, _ = stored.find([url.replace("/photos?", "/shards?"), files / NAMES[1]])
+    sources, _ = remote.find([url.replace("/photos?", "/shards?"), files / NAMES[1]])
 
     assert [source.name for source in sources] == [NAMES[1], "s.tar/inside.png"]
     assert sources[1].place == "s3://museum/shards/s.tar/inside.png"
@@ -107,19 +108,19 @@ def test_tar_files_in_storage_and_files_beside_them(bucket, files, tmp_path):
 
 
 def test_one_photo_of_storage(bucket):
-    (source,), _ = stored.find([bucket[1].replace("/photos?", "/photos/coffee.png?")])
+    (source,), _ = remote.find([bucket[1].replace("/photos?", "/photos/coffee.png?")])
     assert (source.name, source.root) == ("coffee.png", "s3://museum/photos/")
 
 
 def test_a_photo_that_is_gone_is_broken_and_a_storage_that_is_silent_ends_the_work(bucket, files):
     client, url = bucket
     client.upload_file(str(files / NAMES[0]), "museum", "passing/one.png")
-    (source,), _ = stored.find([url.replace("/photos?", "/passing?")])
+    (source,), _ = remote.find([url.replace("/photos?", "/passing?")])
     client.delete_object(Bucket="museum", Key="passing/one.png")
     with pytest.raises(ImageError, match=r"^s3://museum/passing/one\.png: no such file$"), source.local():
         pass
     client.upload_file(str(files / NAMES[0]), "museum", "passing/one.png")
-    silent = stored.Stored(source.name, source.path, source.below, "s3://museum/x?endpoint_override=127.0.0.1:9&"
+    silent = remote.Stored(source.name, source.path, source.below, "s3://museum/x?endpoint_override=127.0.0.1:9&"
                            "scheme=http&region=us-east-1", source.file, 0, 10, 0)  # fmt: skip
     with pytest.raises(UdqError, match=r"^s3://museum/passing/one\.png: cannot be read"), silent.local():
         pass
@@ -144,7 +145,7 @@ def test_what_a_tar_file_says_last_counts_and_nonsense_is_no_date(files, tmp_pat
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "../secret.png"
         tar.addfile(link)
-    sources, passed_over = stored.find([tmp_path / "s.tar"])
+    sources, passed_over = remote.find([tmp_path / "s.tar"])
 
     assert [(source.name, source.size, source.modified) for source in sources] == [
         ("s.tar/a.png", 20, 0),
@@ -170,7 +171,7 @@ def test_what_cannot_be_listed_is_one_line(bucket, argument, tmp_path, udq):
 
 def test_two_photos_of_one_name(bucket, files):
     with pytest.raises(InputError, match=r"two photos would be named 'coffee\.png'"):
-        stored.find([bucket[1], files / "coffee.png"])
+        remote.find([bucket[1], files / "coffee.png"])
 
 
 @pytest.mark.ray

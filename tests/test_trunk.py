@@ -14,7 +14,8 @@ from udq.backbones import REGISTRY
 from udq.config import FeatureConfig, ImageConfig, preset
 from udq.engine import fast_precision
 from udq.extract import Extractor
-from udq.images import Source, load
+from udq.photos.decoding import load
+from udq.photos.source import Source
 from udq.pooling import generalised_mean
 from udq.proposals import rpn
 from udq.trunk import Trunk

@@ -18,7 +18,7 @@ from PIL import Image
 from udq import Collection, IndexConfig, storage, update
 from udq.common import files
 from udq.errors import DiskError, InputError
-from udq.images import Source
+from udq.photos.source import Source
 from udq.ranking import rank
 from udq.transaction import Transaction
 from udq.writer import Writer

@@ -112,10 +112,11 @@ class Collection(Reader):
             InputError: a path is missing, no cluster answers at ``ray``, or something is already at ``path``.
             ImageError: not one photo can be read. Single broken photos are no error: see ``broken``.
         """
-        from udq import index, stored
+        from udq import index
+        from udq.photos import remote
 
         config = config or IndexConfig()
-        sources, passed_over = stored.find([images] if isinstance(images, str | os.PathLike) else list(images))
+        sources, passed_over = remote.find([images] if isinstance(images, str | os.PathLike) else list(images))
         elsewhere: dict[str, Any] = {}
         if ray is not None:
             from udq.distributed import training, workers

@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.decode import Decoder
 from udq.extract import Extracted, Extractor
-from udq.images import Source
 from udq.model import Model
+from udq.photos.sandbox import Decoder
+from udq.photos.source import Source
 from udq.segments import Image, Indexed
 from udq.types import Arrays, Regions
 

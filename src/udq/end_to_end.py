@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from udq import images
 from udq.config import ImageConfig
+from udq.photos import decoding
+from udq.photos import source as photo_source
 from udq.trunk import Trunk
 from udq.types import Arrays, Features, Regions
 
@@ -25,7 +26,7 @@ class EndToEnd:
     def __init__(
         self,
         trunk: Trunk,
-        sources: Sequence[images.Source],
+        sources: Sequence[photo_source.Source],
         of_photo: NDArray[np.int64],
         regions: Regions,
         scale: ImageConfig,
@@ -68,7 +69,7 @@ class EndToEnd:
         """Return the features (B, D) of one photo's regions, with a gradient unless that is turned off."""
         source = self._sources[self._of_photo[int(rows[0])]]
         with source.local() as file:
-            photo = images.load(file, shorter=self._scale.shorter, longer=self._scale.longer)
+            photo = decoding.load(file, shorter=self._scale.shorter, longer=self._scale.longer)
         device = self._trunk.device
         # Where bfloat16 is fast, the convolutions compute in it; weights and what follows stay float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=_mixed(device)):

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 
-from udq import images, metrics, page, thumbnails
+from udq import metrics, page, thumbnails
 from udq.common.text import counted
 from udq.errors import ImageError
 from udq.failures import KEPT, Failures
+from udq.photos import decoding
 from udq.scoring import TOP, Outcome
 from udq.segments import Image
 from udq.types import Box, Match
@@ -60,7 +61,7 @@ class Sheets:
         query = outcome.query
         held = self._photos.get(query.image)
         try:
-            size = (held.width, held.height) if held else images.shown_size(outcome.photo)
+            size = (held.width, held.height) if held else decoding.shown_size(outcome.photo)
         except ImageError:  # gone since it was searched for
             return page.card(page.photo(None, _UNKNOWN, [], f"Query: {query.image}"), "Query", page.name(query.image))
         source = self._thumbnail(outcome.photo)

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import images, proposals, protocol, rerank, scoring
+from udq import proposals, protocol, rerank, scoring
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
 from udq.database import Database
 from udq.datasets import GroundTruth, Query, matching
 from udq.errors import InputError
-from udq.images import Source
 from udq.localise import localise
+from udq.photos import boxes as photo_boxes
+from udq.photos import decoding
+from udq.photos.source import Source
 from udq.ranking import Ranking
 from udq.reader import Reader
 from udq.rerank.ranked import Ranked
@@ -183,12 +185,12 @@ def _box(query: Query, path: Path) -> Box | None:
     """
     if query.box is None:
         return None
-    width, height = images.shown_size(path)
+    width, height = decoding.shown_size(path)
     x1, y1, x2, y2 = query.box
     if min(x1, y1) > -1 and x2 < width + 1 and y2 < height + 1:
         return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
     try:
-        return images.check_box(query.box, width, height)
+        return photo_boxes.check_box(query.box, width, height)
     except InputError as error:
         raise InputError(
             f"query {query.image}: {error}; the boxes of a ground truth belong to its own photos, at full size"

@@ -17,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import images, proposals
+from udq import proposals
 from udq.common.text import shown
 from udq.config import FeatureConfig, ImageConfig
-from udq.decode import Decoded, Decoder
 from udq.engine import Engine, threads, workers
 from udq.errors import ImageError
+from udq.photos import decoding
+from udq.photos import source as photo_source
+from udq.photos.sandbox import Decoded, Decoder
 from udq.proposals import Proposer
 from udq.trunk import Maps, Trunk
 from udq.types import Arrays, Box, Features, Regions
@@ -41,13 +43,13 @@ class Extracted:
         content: what its file holds; None where it is broken and could not even be read.
     """
 
-    source: images.Source
+    source: photo_source.Source
     width: int
     height: int
     regions: Regions
     features: Features
     broken: str | None = None
-    content: images.Content | None = None
+    content: photo_source.Content | None = None
 
 
 class Extractor:
@@ -143,7 +145,7 @@ class Extractor:
             see = self._compiled[at_once]
         return Maps(*see(self.trunk.normalised(torch.from_numpy(pixels.copy()))))
 
-    def extract(self, sources: Iterable[images.Source], decoder: Decoder | None = None) -> Iterator[Extracted]:
+    def extract(self, sources: Iterable[photo_source.Source], decoder: Decoder | None = None) -> Iterator[Extracted]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
 
         Each worker takes a photo from file to features on one thread: the layers of a light network are too small
@@ -175,7 +177,7 @@ class Extractor:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def describe(
-        self, path: Path, box: Sequence[float] | None, *, load_crop: images.LoadCrop = images.load_crop
+        self, path: Path, box: Sequence[float] | None, *, load_crop: decoding.LoadCrop = decoding.load_crop
     ) -> tuple[Box, NDArray[np.float32]]:
         """Return the query's box and its feature (D,), from nothing but the pixels inside the box.
 
@@ -195,10 +197,10 @@ class Extractor:
         features = np.concatenate(list(self._views.map(lambda view: self._describe(view, whole), seen)))
         return found, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
 
-    def _describe(self, view: images.Photo, box: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _describe(self, view: decoding.Photo, box: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._pool(view, self.maps(view.pixels, at_once=self._at_once).features, box)
 
-    def _extract(self, source: images.Source, propose: Proposer, decoder: Decoder, at_once: int) -> Extracted:
+    def _extract(self, source: photo_source.Source, propose: Proposer, decoder: Decoder, at_once: int) -> Extracted:
         scale = {"shorter": self._image.shorter, "longer": self._image.longer}
         try:
             with source.local() as file:
@@ -216,7 +218,9 @@ class Extractor:
         return Extracted(source, photo.width, photo.height, regions, features, content=decoded.content)
 
     @torch.inference_mode()
-    def _pool(self, photo: images.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _pool(
+        self, photo: decoding.Photo, feature_map: torch.Tensor, boxes: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         pooled = self.trunk.pool(feature_map, torch.from_numpy(boxes.copy()), width=photo.width, height=photo.height)
         return pooled.cpu().numpy()
 

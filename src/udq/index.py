@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from udq import fitting, images, segments, storage
+from udq import fitting, segments, storage
 from udq._version import __version__
 from udq.common import files
 from udq.common.progress import Progress, silent, tracked
@@ -28,6 +28,7 @@ from udq.errors import ImageError, InputError
 from udq.extract import Extractor
 from udq.fitting import FileCheckpoint, Measure, Trainer
 from udq.model import Model
+from udq.photos import source as photo_source
 from udq.sampling import Sample, draw, training_sample
 from udq.segments import Indexed
 from udq.spool import Spool
@@ -38,12 +39,12 @@ from udq.writer import Writer
 Hire = Callable[[Extractor, IndexConfig], AbstractContextManager[Workforce]]
 """Factory for the extraction workers of an extractor and its settings; closes them on exit."""
 
-Monitor = Callable[[Sequence[images.Source], Spool, Extractor], Measure]
+Monitor = Callable[[Sequence[photo_source.Source], Spool, Extractor], Measure]
 """Photos, features of the training photos, and the network -> what measures a benchmark after each round."""
 
 
 def build(
-    sources: Sequence[images.Source],
+    sources: Sequence[photo_source.Source],
     path: Path,
     *,
     passed_over: int = 0,
@@ -107,7 +108,7 @@ def rebuild(
     """
     manifest = storage.read_manifest(path)
     held = segments.read_living(path, manifest)
-    sources = [images.Source(image.name, image.path) for image in held]
+    sources = [photo_source.Source(image.name, image.path) for image in held]
     gone = [source.path for source in sources if not source.path.is_file()]
     if gone:
         raise InputError(
@@ -149,7 +150,7 @@ class _Build:
         progress: called for each photo.
     """
 
-    sources: Sequence[images.Source]
+    sources: Sequence[photo_source.Source]
     ids: Sequence[int]
     writer: Writer
     extractor: Extractor
@@ -271,7 +272,7 @@ def _all_broken(broken: Sequence[str]) -> str:
 
 
 def fingerprint(
-    sources: Sequence[images.Source],
+    sources: Sequence[photo_source.Source],
     config: IndexConfig,
     extractor: Extractor,
     given: Mapping[str, files.Fingerprint | None],

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from udq import images
+from udq.photos import decoding
 from udq.picture import QUERY, RIGHT
 from udq.types import Box, SearchResult, Verification
 
@@ -63,7 +63,7 @@ def draw(query: Path, box: Box, photo: Path, verification: Verification, *, heig
     Raises:
         ImageError: one of the photos cannot be decoded now.
     """
-    one, other = (images.load(path, shorter=height, longer=2 * height) for path in (query, photo))
+    one, other = (decoding.load(path, shorter=height, longer=2 * height) for path in (query, photo))
     left, right = (Image.fromarray(each.pixels) for each in (one, other))
     x1, y1, x2, y2 = box
     start, end = _scale(one), _scale(other)
@@ -86,7 +86,7 @@ def draw(query: Path, box: Box, photo: Path, verification: Verification, *, heig
     return picture
 
 
-def _scale(photo: images.Photo) -> NDArray[np.float64]:
+def _scale(photo: decoding.Photo) -> NDArray[np.float64]:
     """Return pixels of the picture for a pixel of the photo, across and down."""
     height, width = photo.pixels.shape[:2]
     return np.array([width / photo.width, height / photo.height])

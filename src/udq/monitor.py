@@ -13,8 +13,8 @@ from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.extract import Extracted, Extractor
 from udq.head import Head
-from udq.images import Source
 from udq.model import Model
+from udq.photos.source import Source
 from udq.sampling import draw
 from udq.spool import Spool
 from udq.types import Arrays

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 
-from udq import images, metrics
+from udq import metrics
 from udq.errors import ImageError, InputError
+from udq.photos import decoding
 from udq.picture import QUERY, RIGHT, WRONG, Tile, sheet
 from udq.types import Box, SearchResult
 
@@ -74,7 +75,7 @@ def _row(outcome: Outcome, paths: Mapping[str, Path], shown: int) -> list[Tile]:
 def _tile(path: Path, box: Box | None, colour: str, caption: str, mark: str = "") -> Tile:
     """Load a photo for a sheet; one that has gone since it was indexed leaves a grey tile, not an error."""
     try:
-        picture = images.load_full(path)
+        picture = decoding.load_full(path)
     except (ImageError, InputError):
         return Tile(np.full((180, 240, 3), 220, np.uint8), (), f"{caption}\n(photo is gone)", mark)
     return Tile(np.asarray(picture), () if box is None else ((box, colour),), caption, mark)

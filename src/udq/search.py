@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import calibrate, images, rerank
+from udq import calibrate, rerank
 from udq.database import Database
 from udq.errors import InputError
+from udq.photos import decoding
 from udq.ranking import Ranking, nearest
 from udq.rerank.ranked import Confidence, Ranked
 from udq.types import Box, Example, Features, SearchResult
@@ -60,7 +61,7 @@ def search(
     min_score: float | None = None,
     stages: Sequence[str] = (),
     describe: Describe | None = None,
-    load_crop: images.LoadCrop = images.load_crop,
+    load_crop: decoding.LoadCrop = decoding.load_crop,
 ) -> SearchResult:
     """Encode the examples, scan the codes, and return the best photos with where the object is.
 

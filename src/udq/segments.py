@@ -21,7 +21,7 @@ from udq import storage
 from udq.common import npz
 from udq.common.files import guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
-from udq.images import Content, Source
+from udq.photos.source import Content, Source
 from udq.storage import Manifest
 from udq.types import Codes
 

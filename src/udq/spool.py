@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import images
 from udq.common import npz
 from udq.common.files import write_whole
 from udq.extract import Extracted
+from udq.photos import source as photo_source
 from udq.types import Features, Regions
 
-Extract = Callable[[Iterable[images.Source]], Iterator[Extracted]]
+Extract = Callable[[Iterable[photo_source.Source]], Iterator[Extracted]]
 
 # Photos a file: 36 MB with the default backbone.
 _PHOTOS = 64
@@ -24,7 +24,7 @@ _PHOTOS = 64
 class Spool:
     """What was extracted from the training photos, waiting to be encoded: files of some photos each."""
 
-    def __init__(self, folder: Path, sources: Sequence[images.Source], extract: Extract) -> None:
+    def __init__(self, folder: Path, sources: Sequence[photo_source.Source], extract: Extract) -> None:
         """Look at nothing yet.
 
         Args:
@@ -89,14 +89,14 @@ class Spool:
             }
         )
 
-    def _read(self, file: Path, sources: Iterator[images.Source]) -> list[Extracted]:
+    def _read(self, file: Path, sources: Iterator[photo_source.Source]) -> list[Extracted]:
         arrays = npz.from_bytes(file.read_bytes())
         facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
         found, start = [], 0
         # Facts first: of two iterators, the one that ends first is asked first.
         for (width, height, count, broken, held), source in zip(facts, sources, strict=False):
             rows = slice(start, start := start + count)
-            content = held and images.Content(held[0], held[1], bytes.fromhex(held[2]))
+            content = held and photo_source.Content(held[0], held[1], bytes.fromhex(held[2]))
             regions, features = Regions(boxes[rows]), Features(vectors[rows])
             found.append(Extracted(source, width, height, regions, features, broken, content))
         return found

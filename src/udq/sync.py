@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from udq import images
 from udq.common.progress import Progress, silent
 from udq.errors import ImageError, InputError
-from udq.images import Content, Source
+from udq.photos import source as photo_source
+from udq.photos.source import Content, Source
 from udq.segments import Image
 
 
@@ -149,6 +149,6 @@ def _is_as_it_was(source: Source, content: Content | None) -> bool:
 
 def _content(source: Source) -> Content | None:
     try:
-        return images.content(source.path)
+        return photo_source.content(source.path)
     except ImageError:
         return None

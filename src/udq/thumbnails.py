@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from udq import images
 from udq.errors import ImageError, InputError
+from udq.photos import decoding
 from udq.types import Box
 
 # Longer side in pixels: twice what a card of a page shows, for screens of two pixels a point.
@@ -25,7 +25,7 @@ _QUALITIES = (75, 60, 45, 30, 15, 5)
 def whole(path: Path) -> str | None:
     """Return a photo as an address; None where it cannot be read now."""
     try:
-        return _address(images.load(path, shorter=SIDE, longer=SIDE).pixels)
+        return _address(decoding.load(path, shorter=SIDE, longer=SIDE).pixels)
     except (ImageError, InputError):
         return None
 
@@ -36,7 +36,7 @@ def cut(path: Path, box: Box) -> tuple[str, tuple[int, int]] | None:
     None where the photo cannot be read now, or has become smaller than the box.
     """
     try:
-        crop, _ = images.load_crop(path, box, shorter=SIDE, longer=SIDE, least=SIDE)
+        crop, _ = decoding.load_crop(path, box, shorter=SIDE, longer=SIDE, least=SIDE)
     except (ImageError, InputError):
         return None
     return _address(crop.pixels), (crop.width, crop.height)

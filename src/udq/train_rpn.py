@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from udq import backbones, images
+from udq import backbones
 from udq._version import __version__
 from udq.common import files, npz
 from udq.common.files import partial_folder, write_whole
@@ -39,6 +39,7 @@ from udq.datasets.detection import Labelled, Labels
 from udq.engine import in_gpu_memory, workers
 from udq.errors import ImageError, InputError, UdqError
 from udq.extract import Extractor
+from udq.photos import decoding
 from udq.proposals import rpn
 from udq.trunk import Maps
 
@@ -273,7 +274,7 @@ def _look(
             return None
         photo, view = look
         try:
-            opened = images.load_full(photos[photo].path)
+            opened = decoding.load_full(photos[photo].path)
         except (ImageError, InputError) as error:
             return str(error)
         pixels, objects = _seen(opened, photos[photo].boxes, view, image, np.random.default_rng([seed, photo, view]))
@@ -312,7 +313,7 @@ def _seen(
         opened, objects = _cropped(opened, objects, rng)
     if view:
         scale = math.exp(rng.uniform(*np.log(_SCALED)))
-    scale *= images.scale_for(*opened.size, shorter=image.shorter, longer=image.longer)
+    scale *= decoding.scale_for(*opened.size, shorter=image.shorter, longer=image.longer)
     width, height = (max(_SMALLEST, round(side * scale)) for side in opened.size)
     ratio = np.array([width / opened.width, height / opened.height] * 2)
     pixels = np.asarray(opened.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udq import images, segments
+from udq import segments
 from udq.common.progress import Progress, silent
 from udq.errors import InputError
-from udq.images import Content, Source
+from udq.photos import source as photo_source
+from udq.photos.source import Content, Source
 from udq.segments import Indexed, Segment
 from udq.sync import plan
 from udq.transaction import Transaction, sweep
@@ -61,7 +62,7 @@ def add(
     progress: Progress = silent,
 ) -> Changes:
     """Add photos; see ``Collection.add``."""
-    sources, passed_over = images.find(arguments)
+    sources, passed_over = photo_source.find(arguments)
     with Transaction(collection.path) as change:
         opened = collection.refreshed()
         held = [(segment.images[row], segment.content(row)) for segment in opened.segments for row in segment.living]

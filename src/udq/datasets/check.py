@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from udq import datasets, images
+from udq import datasets
 from udq.common.progress import Progress, silent
 from udq.datasets import matching
 from udq.datasets.buildings import PARIS_BROKEN
 from udq.datasets.catalogue import Dataset, find, listed
 from udq.errors import ImageError, InputError, NoPhotosError
+from udq.photos import decoding
+from udq.photos import source as photo_source
 
 # Photos are decoded at the least size: that every byte can be read is what counts. Pillow decodes beside Python's lock.
 _SIDE = 64
@@ -84,7 +86,7 @@ def check(name: str, folder: Path, *, ground_truth: Path | None = None, progress
     if name == "voc2007":
         return _check_voc(folder, progress)
     try:
-        photos = {source.name: source.path for source in images.find([folder])[0]}
+        photos = {source.name: source.path for source in photo_source.find([folder])[0]}
     except NoPhotosError:
         photos = {}
     truth, faults = _ground_truth(dataset, folder, ground_truth)
@@ -157,7 +159,7 @@ def _unreadable(photos: dict[str, Path], progress: Progress) -> dict[str, str]:
 
     def reason(path: Path) -> str | None:
         try:
-            images.load(path, shorter=_SIDE, longer=_SIDE)
+            decoding.load(path, shorter=_SIDE, longer=_SIDE)
         except ImageError as error:
             return str(error)
         return None

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from udq import images
 from udq.datasets.truth import Answers, GroundTruth, Query
 from udq.errors import InputError, NoPhotosError
+from udq.photos import source as photo_source
 
 
 def match(
@@ -53,7 +53,7 @@ def match(
 def stem(name: str) -> str:
     """Return a photo's name without its file ending."""
     ending = PurePosixPath(name).suffix
-    return name.removesuffix(ending) if ending.lower() in images.SUFFIXES else name
+    return name.removesuffix(ending) if ending.lower() in photo_source.SUFFIXES else name
 
 
 def resolve(truth: GroundTruth, photos: Iterable[str]) -> GroundTruth:
@@ -120,14 +120,14 @@ def query_photos(
 
 def _below(names: Iterable[str], folder: Path, then: str) -> dict[str, Path]:
     try:
-        photos = {source.name: source.path for source in images.find([folder])[0]}
+        photos = {source.name: source.path for source in photo_source.find([folder])[0]}
     except NoPhotosError:
         return {}
     return {name: photos[photo] for name, photo in match(names, photos, then=then).items()}
 
 
 def _inside(names: Iterable[str], folder: Path, then: str) -> dict[str, Path]:
-    photos = [path.name for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES]
+    photos = [path.name for path in folder.iterdir() if path.suffix.lower() in photo_source.SUFFIXES]
     return {name: folder / photo for name, photo in match(names, photos, then=then).items()}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from udq import images
 from udq.datasets import matching
 from udq.datasets.truth import GroundTruth
 from udq.errors import InputError
+from udq.photos import source as photo_source
 
 
 def move_queries(truth: GroundTruth, photos: Path, queries: Path) -> int:
@@ -26,7 +26,7 @@ def move_queries(truth: GroundTruth, photos: Path, queries: Path) -> int:
     """
     if photos.resolve() in (queries.resolve(), *queries.resolve().parents):
         raise InputError(f"{queries}: expected a folder outside {photos}, or the query photos would be indexed too")
-    held = {source.name: source.path for source in images.find([photos])[0]}
+    held = {source.name: source.path for source in photo_source.find([photos])[0]}
     found = matching.match({query.image for query in truth.queries}, held, then="keep one of them")
     for name in found.values():
         place = queries / name

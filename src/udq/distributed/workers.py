@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from udq.config import IndexConfig
-from udq.decode import Decoder
 from udq.distributed import cluster
 from udq.encode import Here, Seen
 from udq.errors import UdqError
 from udq.extract import Extracted, Extractor
-from udq.images import Source
 from udq.model import Model
+from udq.photos.sandbox import Decoder
+from udq.photos.source import Source
 from udq.types import Arrays
 
 # Photos that go to a worker together: a second of work, which is what a lost worker costs.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import evaluate, fitting, images, sampling, scoring
+from udq import evaluate, fitting, sampling, scoring
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.database import Database
@@ -30,6 +30,7 @@ from udq.experiments.looked import Photos
 from udq.experiments.rounds import Rounds
 from udq.extract import Extracted, Extractor
 from udq.model import Model
+from udq.photos import source
 from udq.ranking import Ranking
 from udq.scoring import Outcome
 from udq.trunk import Trunk
@@ -136,7 +137,7 @@ class Bench:
 
     def _sample(
         self, rows: Sequence[int], config: IndexConfig, *, apart: bool
-    ) -> tuple[sampling.Sample, list[images.Source]]:
+    ) -> tuple[sampling.Sample, list[source.Source]]:
         """Draw the regions that the model is fitted to; also return the photos they are of.
 
         Args:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from udq import images, index, picture, proposals, report, scoring
+from udq import index, picture, proposals, report, scoring
 from udq.common import files
 from udq.common.files import write_whole
 from udq.common.progress import Progress
@@ -29,6 +29,7 @@ from udq.experiments.settings import Settings
 from udq.experiments.shelf import Material
 from udq.experiments.tables import ACCURACIES, Cell
 from udq.extract import Extractor
+from udq.photos import source as photo_source
 from udq.protocol import notes
 
 # Queries and photos of each on a sheet of fig. 5.
@@ -74,14 +75,16 @@ class Desk:
         backbone = look.features.backbone
         weights, rpn = (given.get(backbone, given.get("")) for given in (settings.weights, settings.rpn))
         self._given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
-        self._sources = images.find(material.folders)[0]
+        self._sources = photo_source.find(material.folders)[0]
         held = {source.name: source.path for source in self._sources}
         self._asked = ask(material.truth, held)
         self._extractor = Extractor(
             look.images, look.features, weights=weights, rpn=rpn, device=settings.device
         ).proposing()
         # Before any photo is looked at: what one is replaced with meanwhile must not pass for what was measured.
-        apart = [images.Source(name, path) for name, path in sorted(self._asked.paths.items()) if name not in held]
+        apart = [
+            photo_source.Source(name, path) for name, path in sorted(self._asked.paths.items()) if name not in held
+        ]
         seen = IndexConfig(images=look.images, features=look.features, sample=look.sample)
         self._seen = index.fingerprint([*self._sources, *apart], seen, self._extractor, self._given)
         self.scratch = self._output / "scratch" / self._fingerprint(seen, "look")[:16]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from udq.common.progress import Progress
 from udq.extract import Extracted, Extractor
-from udq.images import Source
+from udq.photos.source import Source
 from udq.spool import Spool
 
 

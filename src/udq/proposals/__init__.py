@@ -16,7 +16,7 @@ from udq.types import Regions
 
 if TYPE_CHECKING:
     from udq.engine import Engine
-    from udq.images import Photo
+    from udq.photos.decoding import Photo
     from udq.trunk import Maps
 
 # propose(photo, maps) -> Regions in pixels of the photo before scaling.

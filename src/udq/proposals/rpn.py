@@ -27,7 +27,7 @@ from udq.common import npz
 from udq.config import FeatureConfig
 from udq.engine import Engine, workers
 from udq.errors import InputError
-from udq.images import Photo
+from udq.photos.decoding import Photo
 from udq.proposals import Proposer, in_photo
 from udq.trunk import Maps
 from udq.types import Regions

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import calibrate, images, scan
+from udq import calibrate, scan
 from udq.database import Database
+from udq.photos import decoding
 from udq.ranking import Ranking, rank_by
 from udq.segments import Indexed
 from udq.types import Codes, Example, Features
@@ -44,7 +45,7 @@ class Ranked:
     wanted: int | None
     without: tuple[int, ...] = ()
     examples: tuple[Example, ...] = ()
-    load_crop: images.LoadCrop = images.load_crop
+    load_crop: decoding.LoadCrop = decoding.load_crop
     plain: Ranked | None = None
 
     @staticmethod
@@ -55,7 +56,7 @@ class Ranked:
         wanted: int | None,
         without: tuple[int, ...] = (),
         examples: tuple[Example, ...] = (),
-        load_crop: images.LoadCrop = images.load_crop,
+        load_crop: decoding.LoadCrop = decoding.load_crop,
     ) -> Ranked:
         """Rank the photos of a database by a query; everything else as in the attributes."""
         lookup = database.model.quantizer.lookup_tables(query)

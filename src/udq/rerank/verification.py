@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from udq import images
 from udq.errors import ImageError
+from udq.photos import boxes, decoding
 from udq.rerank import geometry, local_features
 from udq.types import Box, Verification
 
@@ -47,7 +47,7 @@ class Verifier:
         box: Sequence[float] | None = None,
         *,
         least: int = LEAST,
-        load_crop: images.LoadCrop = images.load_crop,
+        load_crop: decoding.LoadCrop = decoding.load_crop,
     ) -> None:
         """Look at the query.
 
@@ -68,7 +68,7 @@ class Verifier:
         self._least = least
         side = _QUERY_LONGER
         if box is not None:
-            x1, y1, x2, y2 = images.check_shape(box)
+            x1, y1, x2, y2 = boxes.check_shape(box)
             side = max(16, min(_QUERY_LONGER, round(_QUERY_ENLARGED * max(x2 - x1, y2 - y1))))
         crop, self.box = load_crop(photo, box, shorter=side, longer=side, least=side)
         # What was cut out has whole pixels, the box perhaps not.
@@ -105,7 +105,7 @@ class Verifier:
 
     def _verify(self, path: Path, box: Box | None) -> Verification | None:
         try:
-            view = images.load_window(path, box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST)
+            view = decoding.load_window(path, box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST)
         except ImageError:
             return None
         found = local_features.extract(view.pixels, view.window)

@@ -1,7 +1,7 @@
 """Photos as a browser can show them: as they are where it can, else as JPEGs; and small ones, which are kept a while.
 
 What a file is, its first bytes say and its name does not: a page that is named ``.jpg`` is never served as one. Photos
-are decoded in processes of their own (``udq.decode``).
+are decoded in processes of their own (``udq.photos.sandbox``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from udq import images
 from udq.common.byte_cache import Cache
 from udq.common.text import shown
-from udq.decode import Decoder
 from udq.errors import ImageError, InputError
+from udq.photos import source
+from udq.photos.sandbox import Decoder
 from udq.types import Box
 from udq.web.problems import Problem
 
@@ -126,7 +126,7 @@ class Pictures:
     def as_is(self, photo: Shown) -> str | None:
         """Return the content type under which a photo's file can be served; None where it must be written anew."""
         try:
-            with images.open_file(photo.path) as file:
+            with source.open_file(photo.path) as file:
                 return media_type(file.read(16))
         except (OSError, ValueError) as error:
             raise ImageError(f"{shown(photo.name)}: {error}") from error

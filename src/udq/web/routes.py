@@ -16,10 +16,10 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from udq import images
 from udq._version import __version__
 from udq.common.text import shown
 from udq.errors import InputError
+from udq.photos import boxes, decoding
 from udq.segments import Image
 from udq.types import Box, SearchResult
 from udq.web import export, schema, serving, uploads
@@ -75,7 +75,7 @@ def router(service: Service) -> APIRouter:
         facts = service.facts(await service.now())
         limits = facts["limits"] | {
             "upload_bytes": uploads.MOST_BYTES,
-            "upload_pixels": images.MAX_PIXELS,
+            "upload_pixels": decoding.MAX_PIXELS,
             "matches": schema.MOST_MATCHES,
             "examples": schema.MOST_EXAMPLES,
         }
@@ -212,7 +212,7 @@ def router(service: Service) -> APIRouter:
         accepted = []
         for each in wanted.boxes:
             image = state.photo(each.photo)
-            accepted.append(export.Accepted(image, images.check_box(each.box, image.width, image.height), each.score))
+            accepted.append(export.Accepted(image, boxes.check_box(each.box, image.width, image.height), each.score))
         data, media_type, name = export.write(accepted, wanted.format, label=wanted.label)
         headers = {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
         return Response(data, headers=headers, media_type=media_type)
@@ -250,7 +250,7 @@ def _resolved(
         else:
             assert example.photo is not None
             photo = shown_of(state.photo(example.photo))
-        box = None if example.box is None else images.check_box(example.box, photo.width, photo.height)
+        box = None if example.box is None else boxes.check_box(example.box, photo.width, photo.height)
         asked.append(Asked(photo, box, example.wrong))
         named.append({"photo": example.photo, "upload": example.upload, "image": shown(photo.name)})
     return state, asked, named
@@ -276,7 +276,7 @@ def _box(text: str | None, photo: Shown) -> Box | None:
         sides = [float(side) for side in text.split(",")]
     except ValueError:
         raise InputError(f"box {shown(text)}: expected four numbers x1,y1,x2,y2, such as 120,80,340,300") from None
-    return images.check_box(sides, photo.width, photo.height)
+    return boxes.check_box(sides, photo.width, photo.height)
 
 
 async def _received(service: Service, request: Request) -> uploads.Upload:

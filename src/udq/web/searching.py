@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from udq import search
 from udq.common.byte_cache import Cache
-from udq.decode import Decoder
+from udq.photos.sandbox import Decoder
 from udq.types import Box, Example, SearchResult
 from udq.web.living import State
 from udq.web.metrics import Metrics

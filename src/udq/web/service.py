@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from udq.collection import Collection
-from udq.decode import Decoder
+from udq.photos.sandbox import Decoder
 from udq.segments import Image
 from udq.web.living import Living, State
 from udq.web.metrics import Metrics

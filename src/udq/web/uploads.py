@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from udq.common.text import shown
-from udq.decode import Decoder
 from udq.errors import ImageError
+from udq.photos.sandbox import Decoder
 from udq.web.pictures import THUMBNAIL, Shown, within
 from udq.web.problems import Problem
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from udq.collection import Collection
 from udq.common.text import shown
 from udq.errors import ImageError, InputError
-from udq.images import SUFFIXES
+from udq.photos.source import SUFFIXES
 from udq.segments import Image
 from udq.update import Changes
 from udq.web.living import Living

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import images
 from udq.datasets.detection.labels import Labelled, Labels
 from udq.datasets.detection.reading import Listed, Reading, is_inside
 from udq.errors import ImageError
+from udq.photos import decoding
 
 
 def look(reading: Reading) -> Labels:
@@ -65,7 +65,7 @@ def _find(name: Path, folders: tuple[Path, ...]) -> tuple[Path, tuple[int, int]]
         return "photos outside the folder"
     for folder in folders:
         try:
-            return folder / name, images.shown_size(folder / name)
+            return folder / name, decoding.shown_size(folder / name)
         except ImageError as error:
             if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return "unreadable photos"

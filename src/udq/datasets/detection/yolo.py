@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from udq import images
 from udq.datasets.detection.reading import Reading, four, small_file
+from udq.photos import source as photo_source
 from udq.types import Box
 
 
@@ -16,7 +16,7 @@ def read(folder: Path) -> Reading:
     """Read the labels of the photos in ``images/``; raises InputError where there is none."""
     reading = Reading("yolo", (folder / "images",), relative=True)
     used = set()
-    for source in images.find([folder / "images"])[0]:
+    for source in photo_source.find([folder / "images"])[0]:
         photo = Path(source.name)
         label = folder / "labels" / photo.with_suffix(".txt")
         used.add(label)

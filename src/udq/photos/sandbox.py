@@ -26,10 +26,11 @@ from typing import IO, Self
 
 import numpy as np
 
-from udq import images
 from udq.common.text import shown
 from udq.errors import ImageError, InputError, UdqError
-from udq.images import DIGEST_BYTES, Content, Photo
+from udq.photos import boxes
+from udq.photos.decoding import Photo
+from udq.photos.source import DIGEST_BYTES, Content
 from udq.types import Box
 
 # Seconds a photo, file to pixels. A whole photo of 150 megapixels takes a third of it at most, on half a core
@@ -106,7 +107,7 @@ class Decoder:
         Raises:
             UdqError: no process can be started, or the decoder was closed.
         """
-        drawn = None if box is None else images.check_shape(box)
+        drawn = None if box is None else boxes.check_shape(box)
         found = self._ask(path, _Asked(UNBOXED if drawn is None else BOXED, shorter, longer, least, drawn))
         if found.photo is None:
             raise (InputError if found.asked_wrongly else ImageError)(found.broken)
@@ -174,7 +175,7 @@ class _Process:
     def __init__(self) -> None:
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "udq.decoding_process"],
+                [sys.executable, "-P", "-m", "udq.photos.sandbox_worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -197,7 +198,7 @@ class _Process:
         if ready != READY:
             self.end()
             raise UdqError(
-                f"no process to decode photos starts: {sys.executable} -m udq.decoding_process "
+                f"no process to decode photos starts: {sys.executable} -m udq.photos.sandbox_worker "
                 f"{_ending(self._process.returncode)}; run it by hand to see why"
             )
 

@@ -11,55 +11,30 @@ import contextlib
 import hashlib
 import importlib
 import io
-import math
 import os
-import stat
-import struct
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from udq.common.text import shown
-from udq.errors import ImageError, InputError, NoPhotosError
+from udq.errors import InputError
+from udq.photos.boxes import _listed, check_box
+from udq.photos.source import DIGEST_BYTES, Content, _image_error, open_file
 from udq.types import Box
-
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".jp2",
-        ".avif",
-        ".mpo",
-    ]
-)
 
 # 150 megapixels decode to 450 MB: above any camera's photo, below what would exhaust a small machine.
 MAX_PIXELS = 150_000_000
 # Boxes are kept as uint16 pixels; it is JPEG's own limit too.
 MAX_SIDE = 65_535
-# 512 MiB: the raw pixels of the largest photo fit in; a file is read whole, so that it is the same to the end.
-MAX_BYTES = 512 * 2**20
 # Pixels of a scaled photo's side at least: of less, a network of stride 32 has nothing left. A panorama longer than 14
 # times its height is stretched to it, which boxes do not notice: they are kept in pixels of the photo.
 _THINNEST = 32
-# Of a digest: two different photos of a million have the same one with a probability of 1e-27.
-DIGEST_BYTES = 16
 # Rows of a photo of 16 or 32 bits that are brought to 8 bits at a time.
 _ROWS = 256
 
@@ -83,62 +58,6 @@ _FORMATS = tuple(name for name in _PLUGINS if name in Image.OPEN)
 
 # Our own limit above is stricter than Pillow's error and does not print to a user's terminal.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
-
-@dataclass(frozen=True)
-class Source:
-    """A photo to index.
-
-    Attributes:
-        name: the photo's name in the collection: its path below the indexed folder, with ``/``.
-        path: where it is.
-    """
-
-    name: str
-    path: Path
-
-    @property
-    def root(self) -> str:
-        """The folder, absolute, that the name is relative to."""
-        # Not resolved: a link to a photo is found by its own name.
-        return self.path.absolute().as_posix().removesuffix(self.name)
-
-    @property
-    def place(self) -> str:
-        """Where it is, for people."""
-        return str(self.path)
-
-    @contextlib.contextmanager
-    def local(self) -> Iterator[Path]:
-        """Give a file of it, for as long as the context is open; raises ImageError where there can be none."""
-        yield self.path
-
-    def state(self) -> str:
-        """Return what changes with the file."""
-        try:
-            status = self.path.stat()
-        except OSError:  # whoever reads it learns why
-            return "unreadable"
-        return f"{status.st_size} {status.st_mtime_ns}"
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a file holds, told from its bytes: two files of one content are one photo.
-
-    Attributes:
-        size: bytes.
-        modified: time of its last change in nanoseconds since 1970, as the file system has it.
-        digest: BLAKE2b of the bytes, 16 bytes long.
-    """
-
-    size: int
-    modified: int
-    digest: bytes
-
-    def __post_init__(self) -> None:
-        if len(self.digest) != DIGEST_BYTES:
-            raise ValueError(f"digest: expected {DIGEST_BYTES} bytes, found {len(self.digest)}")
 
 
 @dataclass(frozen=True)
@@ -179,80 +98,9 @@ LoadCrop = Callable[..., tuple[Photo, Box]]
 """Decodes the inside of a box: ``load_crop``, or the method of a ``Decoder`` of that name."""
 
 
-def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
-    r"""Return the photos that files and folders name, by name, and how many other files were passed over.
-
-    A photo in a folder is named by its path below that folder, a photo given itself by its file name. A name is what
-    the file system says, byte by byte: ``a.JPG`` and ``A.jpg`` are two photos, and bytes that are not UTF-8 are lone
-    surrogates (``names.shown`` makes them readable). Hidden files are passed over. A link to a file is a photo of the
-    link's name; a linked folder inside a folder is not entered, since it may lead back.
-
-    What has a photo's suffix and turns out to be none (a FIFO, a link to nothing) is a source too, and so is a folder
-    inside that cannot be looked into: whoever reads it learns why, and nothing vanishes.
-
-    Raises:
-        InputError: a path that does not exist or a folder that cannot be looked into, a file of unknown suffix, or two
-            photos of one name.
-        NoPhotosError: no photo at all.
-    """
-    sources: dict[str, Source] = {}
-    passed_over = 0
-    for argument in map(Path, arguments):
-        if os.path.isdir(argument):  # noqa: PTH112  (Path.is_dir raises for a name that is too long)
-            named = []
-            for path, is_photo in _walk(argument):
-                if is_photo:
-                    named.append(Source(path.relative_to(argument).as_posix(), path))
-                else:
-                    passed_over += 1
-        elif os.path.lexists(argument):
-            if argument.suffix.lower() not in SUFFIXES:
-                raise InputError(
-                    f"{shown(str(argument))}: expected a photo ({', '.join(sorted(SUFFIXES))}), "
-                    f"found the suffix '{shown(argument.suffix)}'; convert it or leave it out"
-                )
-            named = [Source(argument.name, argument)]
-        else:
-            raise InputError(f"{shown(str(argument))}: no such file or folder; check the spelling")
-        for source in named:
-            before = sources.setdefault(source.name, source)
-            if before is not source and os.path.realpath(before.path) != os.path.realpath(source.path):
-                raise InputError(
-                    f"two photos would be named '{shown(source.name)}': {shown(str(before.path))} and "
-                    f"{shown(str(source.path))}; index the folder above both, or rename one"
-                )
-    if not sources:
-        raise NoPhotosError(
-            f"{', '.join(shown(str(argument)) for argument in arguments)}: no photo found ({passed_over} other files); "
-            f"expected files that end in {', '.join(sorted(SUFFIXES))}"
-        )
-    return [sources[name] for name in sorted(sources)], passed_over
-
-
-def _walk(folder: Path) -> list[tuple[Path, bool]]:
-    """Return every file below a folder and whether it is to be read as a photo, and folders that cannot be entered."""
-    found: list[tuple[Path, bool]] = []
-
-    def closed(error: OSError) -> None:
-        if Path(error.filename) == folder:
-            raise InputError(f"{shown(str(folder))}: {_reason(error)}; expected a folder of photos") from error
-        found.append((Path(error.filename), True))
-
-    for parent, folders, files in os.walk(folder, onerror=closed):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
-        found += [(path, path.suffix.lower() in SUFFIXES) for path in paths]
-    return found
-
-
 def scale_for(width: float, height: float, *, shorter: int, longer: int) -> float:
     """Return the factor that brings the shorter side to ``shorter`` but the longer to at most ``longer`` (sec. 4.2)."""
     return min(shorter / min(width, height), longer / max(width, height))
-
-
-def content(path: Path) -> Content:
-    """Return what a file holds, without decoding it; raises ImageError where it cannot be read or is too large."""
-    return read(path)[1]
 
 
 def read(path: Path) -> tuple[bytes, Content]:
@@ -376,64 +224,6 @@ def load_full(path: Path) -> Image.Image:
         raise _image_error(path, error) from error
 
 
-def check_box(box: Sequence[float], width: int, height: int) -> Box:
-    """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 inside a photo of that size."""
-    x1, y1, x2, y2 = check_shape(box)
-    if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        raise InputError(f"box {_listed(box)}: expected a box inside the photo, which is {width} x {height} pixels")
-    return x1, y1, x2, y2
-
-
-def check_shape(box: Sequence[float]) -> Box:
-    """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 of any photo."""
-    found = _listed(box)
-    if len(box) != 4 or not all(math.isfinite(value) for value in box):
-        raise InputError(f"box {found}: expected four finite numbers x1,y1,x2,y2")
-    x1, y1, x2, y2 = map(float, box)
-    if x1 >= x2 or y1 >= y2:
-        raise InputError(
-            f"box {found}: expected x1 < x2 and y1 < y2 (left, top, right, bottom), found it inverted or empty"
-        )
-    return x1, y1, x2, y2
-
-
-def _listed(box: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in box)
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a file of bytes that are there: what would wait for someone to write, or act when opened, is refused.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is no regular file, or larger than ``MAX_BYTES``.
-    """
-    # A device is not even opened; what replaces a file after this look is found out by the second one.
-    _check_regular(path, path.stat())
-    no_wait = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, os.O_RDONLY | no_wait)
-    file = os.fdopen(descriptor, "rb")
-    try:
-        found = os.fstat(descriptor)
-        _check_regular(path, found)
-        if found.st_size > MAX_BYTES:
-            raise ValueError(
-                f"{found.st_size / 2**20:,.0f} MiB, more than the limit of {MAX_BYTES // 2**20} MiB a file; "
-                "scale it down or compress it"
-            )
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _check_regular(path: Path, found: os.stat_result) -> None:
-    if stat.S_ISDIR(found.st_mode):
-        os.scandir(path).close()  # a folder among the photos is one that could not be looked into: this says why
-    if not stat.S_ISREG(found.st_mode):
-        raise ValueError("not a regular file")
-
-
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
     if not file.read(1):
         raise ValueError("empty file")
@@ -489,29 +279,3 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 def _scaled_size(width: float, height: float, scale: float, *, thinnest: int) -> tuple[int, int]:
     return max(thinnest, round(width * scale)), max(thinnest, round(height * scale))
-
-
-def _image_error(path: Path, error: Exception) -> ImageError:
-    return ImageError(f"{shown(str(path))}: {_reason(error, path)}")
-
-
-# What Pillow says of a damaged file in words; any other error is a decoder that did not expect the damage.
-_IN_WORDS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error)
-
-
-def _reason(error: Exception, path: Path | None = None) -> str:
-    """Return in one line why a file cannot be read or decoded."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not a photo this decoder knows, or damaged at its start"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than the limit of {MAX_PIXELS // 10**6} megapixels; scale it down"
-    if isinstance(error, MemoryError):
-        return "takes more memory to decode than there is; scale it down"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    if isinstance(error, FileNotFoundError) and path is not None and path.is_symlink():
-        return "a link to a file that is not there"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    words = str(error).splitlines()[0] if str(error) else ""
-    return words if words and isinstance(error, _IN_WORDS) else f"damaged: {type(error).__name__} {words}".rstrip()

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import features
 
-from udq import images
-from udq.decode import BOXED, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST, WHOLE, WRONG_INPUT
 from udq.errors import ImageError, InputError
+from udq.photos import decoding, source
+from udq.photos.sandbox import BOXED, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST, WHOLE, WRONG_INPUT
 
 # Of address space. The largest photos take 3 GiB (WebP and JPEG 2000; benchmarks/mutated_photos.py --largest), those of
 # JPEG 2000 with transparency 3.7 GiB by their growth up to 16 megapixels, and the file itself up to half of one.
@@ -50,10 +50,10 @@ def main() -> None:
 
 
 def _answer(replies: BinaryIO, path: Path, shorter: int, longer: int) -> None:
-    content: images.Content | None = None
+    content: source.Content | None = None
     try:
-        data, content = images.read(path)
-        photo = images.decode(data, path, shorter=shorter, longer=longer)
+        data, content = decoding.read(path)
+        photo = decoding.decode(data, path, shorter=shorter, longer=longer)
     except ImageError as error:
         _send(replies, content, None, str(error))
     else:
@@ -64,7 +64,7 @@ def _answer_crop(
     replies: BinaryIO, path: Path, box: Sequence[float] | None, shorter: int, longer: int, least: int
 ) -> None:
     try:
-        photo, _ = images.load_crop(path, box, shorter=shorter, longer=longer, least=least)
+        photo, _ = decoding.load_crop(path, box, shorter=shorter, longer=longer, least=least)
     except (ImageError, InputError) as error:
         _send(replies, None, None, str(error), asked_wrongly=isinstance(error, InputError))
     else:
@@ -73,8 +73,8 @@ def _answer_crop(
 
 def _send(
     replies: BinaryIO,
-    content: images.Content | None,
-    photo: images.Photo | None,
+    content: source.Content | None,
+    photo: decoding.Photo | None,
     reason: str,
     *,
     asked_wrongly: bool = False,

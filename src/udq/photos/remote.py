@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from udq import images
 from udq.common.text import shown
 from udq.errors import DependencyError, ImageError, InputError, NoPhotosError, UdqError
-from udq.images import MAX_BYTES, SUFFIXES, Source
+from udq.photos import source as photo_source
+from udq.photos.source import MAX_BYTES, SUFFIXES, Source
 
 _TAR = ".tar"
 # Seconds since 1970 that nanoseconds can say in 64 bits: more is nonsense.
@@ -101,8 +101,8 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
     given = [os.fspath(argument) for argument in arguments]
     plain = [each for each in given if not (_is_url(each) or _is_tar(each))]
     if len(plain) == len(given):
-        return images.find(given)
-    sources, passed_over = images.find(plain) if plain else ([], 0)
+        return photo_source.find(given)
+    sources, passed_over = photo_source.find(plain) if plain else ([], 0)
     known = {source.name: source for source in sources}
     for each in given:
         if each in plain:

@@ -1,0 +1,1 @@
+"""Files, archives and storage -> pixels, decoded in a sandbox."""
