@@ -21,9 +21,9 @@ import scipy.io
 from PIL import Image
 
 from udq import datasets
-from udq.datasets import GroundTruth, buildings, catalogue, check, instre
+from udq.datasets import GroundTruth, catalogue, check, instre, oxford_paris
 from udq.datasets.catalogue import CATALOGUE
-from udq.datasets.split import move_queries
+from udq.datasets.download.split import move_queries
 from udq.errors import InputError
 
 
@@ -582,8 +582,8 @@ def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, 
     for dataset in ("roxford5k", "rparis6k"):
         assert f"gnd_{dataset}.mat is missing" in udq("datasets", "check", tmp_path, "--dataset", dataset)[2]
 
-    write_answers(tmp_path / "deep" / "gt_files", buildings.PARIS)
-    write_answers(tmp_path / "gt", buildings.OXFORD)  # of the two that are below the folder, its own
+    write_answers(tmp_path / "deep" / "gt_files", oxford_paris.PARIS)
+    write_answers(tmp_path / "gt", oxford_paris.OXFORD)  # of the two that are below the folder, its own
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 0
     assert "5,063 files of 5,063" in out
@@ -612,7 +612,7 @@ def test_photos_broken_in_the_archives_are_no_fault_of_the_copy(udq, tmp_path, p
     (tmp_path / "paris" / "louvre").mkdir(parents=True)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000135.jpg").write_bytes(picture)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000136.jpg").write_bytes(b"")
-    write_answers(tmp_path / "groundtruth", buildings.PARIS)
+    write_answers(tmp_path / "groundtruth", oxford_paris.PARIS)
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "paris6k", "--json")
     found = json.loads(out)
 

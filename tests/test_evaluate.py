@@ -11,8 +11,8 @@ import scipy.io
 from html_page import Page
 
 from udq.datasets import GroundTruth
+from udq.datasets.protocol import notes
 from udq.demo.cutouts import photo
-from udq.protocol import notes
 
 # Official names -> photos with one object in two views, and others.
 NAMES = {

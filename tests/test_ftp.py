@@ -11,8 +11,8 @@ from pyftpdlib.handlers import DTPHandler, FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 
-from udq.datasets import transfer
-from udq.datasets.fetch import fetch, mark_of
+from udq.datasets.download import transfer
+from udq.datasets.download.fetch import fetch, mark_of
 from udq.errors import UdqError
 
 CONTENT = bytes(range(256)) * 16_000  # 4 MB

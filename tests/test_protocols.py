@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 
 from udq import metrics, scoring
-from udq.datasets import Answers, GroundTruth, Query, buildings, load, matching, matfile
+from udq.datasets import Answers, GroundTruth, Query, load, matching, matfile, oxford_paris
 from udq.errors import InputError
 from udq.ranking import Ranking
 
@@ -81,7 +81,7 @@ def test_photos_broken_in_the_archives_are_nobodys_answer(tmp_path):
 
     assert query.positives == {"paris_louvre_000135"}
     assert query.junk == set()
-    assert len(buildings.PARIS_BROKEN) == 20
+    assert len(oxford_paris.PARIS_BROKEN) == 20
 
 
 @pytest.mark.parametrize(

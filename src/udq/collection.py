@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, inference, protocol, scan, storage
+from udq import drift, inference, scan, storage
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.database import LocalDatabase
+from udq.datasets import protocol
 from udq.drift import Drift
 from udq.reader import OpenDatabase, Reader
 from udq.types import Example, SearchResult

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from udq.datasets.boxes import load as _boxes
-from udq.datasets.buildings import load_oxford5k, load_paris6k
 from udq.datasets.instre import load as _instre
+from udq.datasets.oxford_paris import load_oxford5k, load_paris6k
 from udq.datasets.revisited import load_roxford5k, load_rparis6k
 from udq.datasets.truth import Answers, GroundTruth, Query
 from udq.errors import InputError

@@ -10,8 +10,8 @@ from typing import Any
 from udq import datasets
 from udq.common.progress import Progress, silent
 from udq.datasets import matching
-from udq.datasets.buildings import PARIS_BROKEN
 from udq.datasets.catalogue import Dataset, find, listed
+from udq.datasets.oxford_paris import PARIS_BROKEN
 from udq.errors import ImageError, InputError, NoPhotosError
 from udq.photos import decoding
 from udq.photos import source as photo_source

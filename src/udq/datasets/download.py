@@ -22,9 +22,9 @@ from udq import datasets
 from udq.common.progress import Progress, silent
 from udq.common.text import counted
 from udq.datasets.catalogue import Dataset, File, marked, write_mark
-from udq.datasets.fetch import checked, fetch, mark_of
-from udq.datasets.split import move_queries
-from udq.datasets.unpack import unpack
+from udq.datasets.download.fetch import checked, fetch, mark_of
+from udq.datasets.download.split import move_queries
+from udq.datasets.download.unpack import unpack
 from udq.errors import InputError, UdqError
 
 

@@ -21,6 +21,7 @@ from udq.common.progress import Progress
 from udq.common.provenance import provenance, versions
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth
+from udq.datasets.protocol import notes
 from udq.evaluate import ask
 from udq.experiments import timing
 from udq.experiments.bench import Bench, Fitted, describe
@@ -30,7 +31,6 @@ from udq.experiments.shelf import Material
 from udq.experiments.tables import ACCURACIES, Cell
 from udq.extract import Extractor
 from udq.photos import source as photo_source
-from udq.protocol import notes
 
 # Queries and photos of each on a sheet of fig. 5.
 _QUERIES, _SHOWN = 5, 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from udq.common.progress import Progress, silent
-from udq.datasets import transfer
+from udq.datasets.download import transfer
 from udq.errors import InputError, UdqError
 
 # What an address may hold as it is; "%" since it may be quoted already.
