@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from udq import engine
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
+from udq.features import device as devices
 
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     "default": {},
@@ -64,7 +64,7 @@ def main() -> None:
     rows = {}
     for name, changes in VARIANTS.items():
         if name == "network in float32":
-            engine.fast_precision = lambda device: torch.float32
+            devices.fast_precision = lambda device: torch.float32
         rows[name] = measure(arguments.photos, truth, changes)
         print("{mAP:.4f}  IoU {mean_iou:.3f}  {regions:>8,} regions  {seconds:5.1f} s  ".format(**rows[name]) + name)
     if arguments.json:

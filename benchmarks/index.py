@@ -42,16 +42,16 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from udq import inference
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
-from udq.extract import Extractor
+from udq.features import runtime
+from udq.features.extractor import Extractor
+from udq.features.pooling import generalised_mean
+from udq.features.proposals import rpn
+from udq.features.trunk import Maps
 from udq.photos import decoding
 from udq.photos import source as photo_source
-from udq.pooling import generalised_mean
-from udq.proposals import rpn
-from udq.trunk import Maps
 
 SIDE = 4096  # of the matrices whose product is the peak
 
@@ -178,7 +178,7 @@ def main() -> None:
     chosen = np.random.default_rng(0).permutation(len(found))[: arguments.photos]
     sources = [found[i] for i in sorted(chosen)]
     paths = [source.path for source in sources]
-    config, names = IndexConfig().replace({"training": {"enabled": False}}), inference.engines()
+    config, names = IndexConfig().replace({"training": {"enabled": False}}), runtime.engines()
     scale = {"shorter": config.images.shorter, "longer": config.images.longer}
     photos, eager, extractors = [decoding.load(path, **scale) for path in paths], Eager(config), {}
     for name in names:

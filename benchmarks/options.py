@@ -34,7 +34,7 @@ from udq import fitting, losses, model, refine, sampling, train
 from udq.common.provenance import provenance
 from udq.config import IndexConfig, TrainConfig
 from udq.datasets import Query
-from udq.extract import Extracted, Extractor
+from udq.features.extractor import Extracted, Extractor
 from udq.model import Model
 from udq.photos import decoding
 from udq.sampling import Sample

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from udq import proposals
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluate import evaluate
-from udq.extract import Extractor
+from udq.features import proposals
+from udq.features.extractor import Extractor
 from udq.metrics import intersection_over_union
 from udq.photos import decoding
 

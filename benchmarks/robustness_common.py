@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udq import segments, spool, update
+from udq import segments, update
 from udq.collection import Collection
 from udq.config import IndexConfig
-from udq.extract import Extractor
+from udq.features import cache
+from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.ranking import rank
 
@@ -37,7 +38,7 @@ QUICK = IndexConfig().replace(
 SMALL = {"segments.PHOTOS": 16, "update._BATCH": 6, "spool._PHOTOS": 16}
 """Sizes for small collections: several segments, several commits a change."""
 
-_MODULES = {"segments": segments, "update": update, "spool": spool}
+_MODULES = {"segments": segments, "update": update, "spool": cache}
 _BOXES = 10
 QUERIES = 4
 

@@ -37,7 +37,7 @@ from udq.common.provenance import provenance
 from udq.distributed import cluster
 from udq.distributed.workers import Workers
 from udq.encode import Here, Workforce
-from udq.extract import Extractor
+from udq.features.extractor import Extractor
 from udq.model import Model
 from udq.photos import source
 from udq.types import Codes

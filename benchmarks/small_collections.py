@@ -20,7 +20,7 @@ from udq import datasets, fitting, metrics, model, sampling, scan
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
-from udq.extract import Extracted, Extractor
+from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find
 
 SIZES = (3, 10, 30, 60, 90, 150, 300, 600)

@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 
-from udq import datasets, proposals
+from udq import datasets
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.evaluate import ask
 from udq.experiments.bench import Bench, describe
-from udq.extract import Extracted, Extractor
+from udq.features import proposals
+from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find
 
 Changes = dict[str, dict[str, Any]]

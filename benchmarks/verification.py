@@ -36,7 +36,7 @@ from udq import metrics
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
-from udq.engine import threads
+from udq.features.device import threads
 from udq.photos import source as photo_source
 from udq.ranking import rank
 from udq.rerank import fusion, local_features

@@ -18,9 +18,9 @@ import torch
 
 from udq import Collection, IndexConfig, fitting, sampling
 from udq.distributed import training as distributed_training
-from udq.engine import Engine
 from udq.errors import InputError, UdqError
-from udq.extract import Extractor
+from udq.features.device import Engine
+from udq.features.extractor import Extractor
 from udq.photos import remote
 
 pytestmark = pytest.mark.ray

@@ -10,9 +10,9 @@ from udq import Collection, IndexConfig, UdqError, index, sampling, storage
 from udq.datasets import GroundTruth, Query
 from udq.end_to_end import EndToEnd
 from udq.evaluate import evaluate
-from udq.extract import Extractor
+from udq.features.extractor import Extractor
+from udq.features.trunk import Trunk
 from udq.photos.source import Source, find
-from udq.trunk import Trunk
 
 SMALL = IndexConfig().replace(
     {

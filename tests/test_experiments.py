@@ -26,7 +26,7 @@ from udq.experiments.looked import Looked
 from udq.experiments.rounds import Rounds
 from udq.experiments.settings import Settings
 from udq.experiments.shelf import Shelf
-from udq.extract import Extractor
+from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.ranking import rank
 

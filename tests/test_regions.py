@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq.pooling import generalised_mean, roi_max
-from udq.proposals.grid import grid as propose
+from udq.features.pooling import generalised_mean, roi_max
+from udq.features.proposals.grid import grid as propose
 
 
 def grid(width, height):

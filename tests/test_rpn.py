@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from udq import train_rpn
-from udq.backbones import REGISTRY
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets import detection
-from udq.engine import Engine
 from udq.errors import InputError
-from udq.extract import Extractor
+from udq.features.backbones import REGISTRY
+from udq.features.device import Engine
+from udq.features.extractor import Extractor
+from udq.features.proposals import build, rpn
+from udq.features.trunk import Maps, Trunk
 from udq.photos.decoding import load
 from udq.photos.source import Source
-from udq.proposals import build, rpn
-from udq.trunk import Maps, Trunk
 
 SMALL = ImageConfig(shorter=96, longer=128)
 CPU = Engine(torch.device("cpu"))
@@ -174,7 +174,7 @@ def test_the_shipped_network_has_a_card_that_says_what_it_was_trained_on():
 
     assert card["backbone"] == LITE.name
     assert card["recall"]["0.5"]["200"] > 0.5
-    shipped = resources.files("udq.proposals") / "weights" / f"{LITE.name}.md"
+    shipped = resources.files("udq.features.proposals") / "weights" / f"{LITE.name}.md"
     assert shipped.read_text(encoding="utf-8") == train_rpn.markdown(card)
 
 

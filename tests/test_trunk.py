@@ -10,15 +10,15 @@ import torch
 from torch.nn.functional import normalize
 
 from udq import Collection
-from udq.backbones import REGISTRY
 from udq.config import FeatureConfig, ImageConfig, preset
-from udq.engine import fast_precision
-from udq.extract import Extractor
+from udq.features.backbones import REGISTRY
+from udq.features.device import fast_precision
+from udq.features.extractor import Extractor
+from udq.features.pooling import generalised_mean
+from udq.features.proposals import rpn
+from udq.features.trunk import Trunk
 from udq.photos.decoding import load
 from udq.photos.source import Source
-from udq.pooling import generalised_mean
-from udq.proposals import rpn
-from udq.trunk import Trunk
 
 SMALL = {"images": {"shorter": 64, "longer": 96, "least": 32}}
 # How many parameters (weights and biases) of the first two groups of convolutions stay as they are.

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from udq import backbones, config, printing
-from udq import proposals as proposers
+from udq import config, printing
 from udq._version import __version__
 from udq.bar import INTERRUPTED, interrupts, progress, resumable, timed
 from udq.cli_datasets import app as datasets_app
@@ -25,6 +24,8 @@ from udq.cli_reproduce import reproduce
 from udq.cli_serve import serve
 from udq.cli_update import CollectionPath, Device, Json, add, compact, remove, verify
 from udq.errors import InputError, UdqError
+from udq.features import backbones
+from udq.features import proposals as proposers
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth

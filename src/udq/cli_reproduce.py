@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from udq import backbones, config, printing
+from udq import config, printing
 from udq.bar import progress, resumable
 from udq.errors import InputError, UdqError
+from udq.features import backbones
 
 if TYPE_CHECKING:
     from udq.experiments.desk import Result

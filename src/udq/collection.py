@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, inference, scan, storage
+from udq import drift, scan, storage
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.database import LocalDatabase
 from udq.datasets import protocol
 from udq.drift import Drift
+from udq.features import runtime
 from udq.reader import OpenDatabase, Reader
 from udq.types import Example, SearchResult
 
@@ -302,7 +303,7 @@ class Collection(Reader):
             "training": document["training"],
             "config": document["config"],
             **self.manifest.given,
-            "network": inference.engine(),
+            "network": runtime.engine(),
             "scan": scan.kernel(),
             "drift": None if measured is None else measured.to_json(),
             "broken": self.broken,

@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import proposals, scan, segments
+from udq import scan, segments
 from udq.calibrate import Calibration
+from udq.features import proposals
 from udq.inverted import InvertedIndex
 from udq.model import Model
 from udq.scan import Part

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.extract import Extracted, Extractor
+from udq.features.extractor import Extracted, Extractor
 from udq.model import Model
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from udq.config import ImageConfig
+from udq.features.trunk import Trunk
 from udq.photos import decoding
 from udq.photos import source as photo_source
-from udq.trunk import Trunk
 from udq.types import Arrays, Features, Regions
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import proposals, rerank, scoring
+from udq import rerank, scoring
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
 from udq.database import Database
 from udq.datasets import GroundTruth, Query, matching, protocol
 from udq.errors import InputError
+from udq.features import proposals
 from udq.localise import localise
 from udq.photos import boxes as photo_boxes
 from udq.photos import decoding

@@ -14,7 +14,7 @@ from udq import model
 from udq.common.files import write_whole
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.engine import SCALE, in_gpu_memory
+from udq.features.device import SCALE, in_gpu_memory
 from udq.head import Head
 from udq.sampling import Sample
 from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob, train

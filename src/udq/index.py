@@ -23,17 +23,17 @@ from udq.common.progress import Progress, silent, tracked
 from udq.config import IndexConfig
 from udq.encode import Here, Seen, Workforce, seen
 from udq.end_to_end import EndToEnd
-from udq.engine import SCALE, in_gpu_memory
 from udq.errors import ImageError, InputError
-from udq.extract import Extractor
+from udq.features.cache import Spool
+from udq.features.device import SCALE, in_gpu_memory
+from udq.features.extractor import Extractor
+from udq.features.trunk import Trunk
 from udq.fitting import FileCheckpoint, Measure, Trainer
 from udq.model import Model
 from udq.photos import source as photo_source
 from udq.sampling import Sample, draw, training_sample
 from udq.segments import Indexed
-from udq.spool import Spool
 from udq.train import Trained, train
-from udq.trunk import Trunk
 from udq.writer import Writer
 
 Hire = Callable[[Extractor, IndexConfig], AbstractContextManager[Workforce]]

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from udq import metrics, model, scan
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
-from udq.extract import Extracted, Extractor
+from udq.features.cache import Spool
+from udq.features.extractor import Extracted, Extractor
 from udq.head import Head
 from udq.model import Model
 from udq.photos.source import Source
 from udq.sampling import draw
-from udq.spool import Spool
 from udq.types import Arrays
 
 

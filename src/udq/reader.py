@@ -18,7 +18,7 @@ from udq.storage import Manifest
 from udq.types import Arrays
 
 if TYPE_CHECKING:
-    from udq.extract import Extractor
+    from udq.features.extractor import Extractor
 
 OpenDatabase = Callable[[Path, Manifest, Model], Database]
 """Opens the codes of a collection in one state: in this process (``LocalDatabase.open``), or elsewhere."""
@@ -42,7 +42,7 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str
         device: ``auto``, ``cpu`` or ``cuda``.
         network: as in ``Reader``.
     """
-    from udq.extract import Extractor
+    from udq.features.extractor import Extractor
 
     extractor = Extractor(
         manifest.config.images,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.config import SampleConfig
-from udq.extract import Extracted
+from udq.features.extractor import Extracted
 from udq.types import Features, Regions
 
 

@@ -28,7 +28,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from udq import backbones
 from udq._version import __version__
 from udq.common import files, npz
 from udq.common.files import partial_folder, write_whole
@@ -36,12 +35,13 @@ from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
-from udq.engine import in_gpu_memory, workers
 from udq.errors import ImageError, InputError, UdqError
-from udq.extract import Extractor
+from udq.features import backbones
+from udq.features.device import in_gpu_memory, workers
+from udq.features.extractor import Extractor
+from udq.features.proposals import rpn
+from udq.features.trunk import Maps
 from udq.photos import decoding
-from udq.proposals import rpn
-from udq.trunk import Maps
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)

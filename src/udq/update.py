@@ -181,10 +181,10 @@ def _encode(
     unread: list[dict[str, str]] = []
     if not (new or changed):
         return 0, unread
-    from udq import engine
     from udq.common import progress as progresss  # imports torch
     from udq.encode import encode, why_broken
-    from udq.engine import in_gpu_memory
+    from udq.features import device
+    from udq.features.device import in_gpu_memory
 
     fitted, codewords, extractor = opened.model, _codewords(opened), opened.extractor.proposing()
     held = list(opened.segments)
@@ -198,7 +198,7 @@ def _encode(
     gone: set[int] = set()
     added, number = 0, change.manifest.next_id
     sources = [*new, *changed]
-    too_large = engine.SCALE.format(opened.config.images.longer)
+    too_large = device.SCALE.format(opened.config.images.longer)
     with progress("adding photos", len(sources)) as step, in_gpu_memory(too_large):
         photos = progresss.tracked(extractor.extract(sources), step)
         while batch := list(islice(photos, _BATCH)):

@@ -25,7 +25,7 @@ from udq.storage import COPY, MANIFEST, Manifest
 from udq.transaction import Transaction
 
 if TYPE_CHECKING:
-    from udq.extract import Extractor
+    from udq.features.extractor import Extractor
 
 _MODEL = ("model", "backbone")
 

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import proposals, segments, storage
+from udq import segments, storage
 from udq.calibrate import Calibration
 from udq.common.text import counted
 from udq.database import LocalDatabase, Nearest
 from udq.distributed import cluster
 from udq.errors import InputError, UdqError
+from udq.features import proposals
 from udq.model import Model
 from udq.segments import Image, Indexed
 from udq.storage import Manifest

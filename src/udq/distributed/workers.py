@@ -20,7 +20,7 @@ from udq.config import IndexConfig
 from udq.distributed import cluster
 from udq.encode import Here, Seen
 from udq.errors import UdqError
-from udq.extract import Extracted, Extractor
+from udq.features.extractor import Extracted, Extractor
 from udq.model import Model
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source

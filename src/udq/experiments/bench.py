@@ -28,12 +28,12 @@ from udq.evaluate import Asked
 from udq.experiments.encoded import Encoded, Floats, in_codes
 from udq.experiments.looked import Photos
 from udq.experiments.rounds import Rounds
-from udq.extract import Extracted, Extractor
+from udq.features.extractor import Extracted, Extractor
+from udq.features.trunk import Trunk
 from udq.model import Model
 from udq.photos import source
 from udq.ranking import Ranking
 from udq.scoring import Outcome
-from udq.trunk import Trunk
 from udq.types import Arrays, Features
 
 

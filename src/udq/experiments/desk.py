@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from udq import index, picture, proposals, report, scoring
+from udq import index, picture, report, scoring
 from udq.common import files
 from udq.common.files import write_whole
 from udq.common.progress import Progress
@@ -29,7 +29,8 @@ from udq.experiments.looked import Looked
 from udq.experiments.settings import Settings
 from udq.experiments.shelf import Material
 from udq.experiments.tables import ACCURACIES, Cell
-from udq.extract import Extractor
+from udq.features import proposals
+from udq.features.extractor import Extractor
 from udq.photos import source as photo_source
 
 # Queries and photos of each on a sheet of fig. 5.

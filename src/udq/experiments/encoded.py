@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from udq.database import LocalDatabase
 from udq.encode import encode
-from udq.extract import Extracted
+from udq.features.extractor import Extracted
 from udq.model import Model
 from udq.segments import Indexed, Segment
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from udq.common.progress import Progress
-from udq.extract import Extracted, Extractor
+from udq.features.cache import Spool
+from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import Source
-from udq.spool import Spool
 
 
 class Photos(Protocol):

@@ -20,12 +20,12 @@ import filelock
 
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.engine import device_of
 from udq.errors import DiskError, InputError, UdqError
 from udq.experiments.desk import Desk, Result
 from udq.experiments.settings import Settings
 from udq.experiments.shelf import Material, Shelf
 from udq.experiments.tables import TIMES, Cell, Experiment
+from udq.features.device import device_of
 
 
 @dataclass(frozen=True)

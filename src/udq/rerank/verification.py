@@ -92,9 +92,9 @@ class Verifier:
         if not photos:
             return []
         if threads is None:
-            from udq import engine  # torch: whoever encoded the query has it, and nobody else need import it
+            from udq.features import device  # torch: whoever encoded the query has it, and nobody else need import it
 
-            threads = engine.threads()
+            threads = device.threads()
         with (
             # Each photo is one thread's: threads of BLAS would only wait for each other.
             threadpool_limits(1, user_api="blas"),

@@ -34,7 +34,7 @@ from udq.web.pictures import Shown, within
 from udq.web.problems import Problem
 
 if TYPE_CHECKING:
-    from udq.extract import Extractor
+    from udq.features.extractor import Extractor
 
 Result = TypeVar("Result")
 

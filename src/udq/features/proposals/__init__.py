@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 
 from udq.config import FeatureConfig
 from udq.errors import InputError
-from udq.proposals.grid import grid
+from udq.features.proposals.grid import grid
 from udq.types import Regions
 
 if TYPE_CHECKING:
-    from udq.engine import Engine
+    from udq.features.device import Engine
+    from udq.features.trunk import Maps
     from udq.photos.decoding import Photo
-    from udq.trunk import Maps
-
-# propose(photo, maps) -> Regions in pixels of the photo before scaling.
-Proposer = Callable[["Photo", "Maps"], Regions]
+from udq.features.proposals.base import Proposer
 
 
 def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Proposer:
@@ -41,19 +39,6 @@ def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Propos
     return REGISTRY[feature.proposals](feature, rpn, engine)
 
 
-def in_photo(boxes: NDArray[np.float32], photo: Photo) -> Regions:
-    """Return boxes (R, 4) found in a photo as the network sees it as regions of the photo, and last all of it.
-
-    Less than a pixel, to which a photo's border can cut a box, is left out. All of the photo is what a query without a
-    box asks for.
-    """
-    height, width = photo.pixels.shape[:2]
-    extent = np.array([photo.width, photo.height] * 2, np.float32)
-    inside = np.clip(boxes * np.array([photo.width / width, photo.height / height] * 2, np.float32), 0, extent)
-    whole = np.array([[0, 0, photo.width, photo.height]], np.float32)
-    return Regions(np.concatenate([inside[(inside[:, 2:] - inside[:, :2] >= 1).all(axis=1)], whole]))
-
-
 def _windows(photo: Photo, maps: Maps) -> Regions:
     """The grid depends on the photo's size alone."""
     del maps
@@ -66,7 +51,7 @@ def _grid(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Propo
 
 
 def _rpn(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
-    from udq.proposals import rpn
+    from udq.features.proposals import rpn
 
     return rpn.load(feature, weights, engine)
 

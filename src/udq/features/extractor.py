@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import proposals
 from udq.common.text import shown
 from udq.config import FeatureConfig, ImageConfig
-from udq.engine import Engine, threads, workers
 from udq.errors import ImageError
+from udq.features import proposals
+from udq.features.device import Engine, threads, workers
+from udq.features.proposals.base import Proposer
+from udq.features.trunk import Maps, Trunk
 from udq.photos import decoding
 from udq.photos import source as photo_source
 from udq.photos.sandbox import Decoded, Decoder
-from udq.proposals import Proposer
-from udq.trunk import Maps, Trunk
 from udq.types import Arrays, Box, Features, Regions
 
 

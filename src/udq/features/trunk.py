@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from udq import backbones, pooling
 from udq.config import FeatureConfig
+from udq.features import backbones, pooling
 from udq.types import Arrays
 
 

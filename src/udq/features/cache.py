@@ -11,7 +11,7 @@ import numpy as np
 
 from udq.common import npz
 from udq.common.files import write_whole
-from udq.extract import Extracted
+from udq.features.extractor import Extracted
 from udq.photos import source as photo_source
 from udq.types import Features, Regions
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from udq import inference
 from udq.errors import DependencyError, InputError, UdqError
+from udq.features import runtime
 
 # Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
 WORKERS = 16
@@ -46,7 +46,7 @@ class Engine:
             InputError: another device, no GPU, or an engine in UDQ_NETWORK that there is not.
         """
         place = device_of(device)
-        return Engine(place, fast_precision(place), inference.engine(network) if place.type == "cpu" else "torch")
+        return Engine(place, fast_precision(place), runtime.engine(network) if place.type == "cpu" else "torch")
 
     @property
     def weights(self) -> torch.dtype:
@@ -55,7 +55,7 @@ class Engine:
 
     def facts(self) -> list[str]:
         """Return all that its results depend on."""
-        return [torch.__version__, inference.version(self.library), self.device.type, str(self.precision)]
+        return [torch.__version__, runtime.version(self.library), self.device.type, str(self.precision)]
 
     def compiled(
         self,
@@ -73,9 +73,9 @@ class Engine:
         if self.library == "torch":
             return function
         try:
-            from udq.openvino_network import Compiled
+            from udq.features.openvino import Compiled
         except ImportError as error:
-            found = f"{inference.version(self.library)} is installed, but cannot be imported: {error}"
+            found = f"{runtime.version(self.library)} is installed, but cannot be imported: {error}"
             raise DependencyError(f"{found}; set the environment variable UDQ_NETWORK=torch") from error
         return Compiled(function, *inputs, precision=self.precision, at_once=at_once, threads=max(at_once, threads()))
 

@@ -22,14 +22,14 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetwork, RPNHead
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
-from udq import backbones
 from udq.common import npz
 from udq.config import FeatureConfig
-from udq.engine import Engine, workers
 from udq.errors import InputError
+from udq.features import backbones
+from udq.features.device import Engine, workers
+from udq.features.proposals.base import Proposer, in_photo
+from udq.features.trunk import Maps
 from udq.photos.decoding import Photo
-from udq.proposals import Proposer, in_photo
-from udq.trunk import Maps
 from udq.types import Regions
 
 _WIDTH = 256
@@ -149,7 +149,7 @@ def read(backbone: str, file: Path | None) -> tuple[Network, dict[str, Any]]:
     """Return a network and its model card from a file, or those shipped for the backbone where None."""
     backbones.backbone(backbone)  # an unknown one is not one that nothing is shipped for
     if file is None:
-        shipped = resources.files("udq.proposals") / "weights" / f"{backbone}.npz"
+        shipped = resources.files("udq.features.proposals") / "weights" / f"{backbone}.npz"
         if not shipped.is_file():
             raise InputError(
                 f"no region proposal network is shipped for the backbone {backbone}; train one with: "

@@ -1,0 +1,1 @@
+"""Pixels -> regions -> pooled features."""
