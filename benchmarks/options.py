@@ -30,13 +30,14 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from training import Benchmark
 
-from udq import fitting, losses, model, refine, sampling, train
+from udq import fitting, losses, refine, sampling, train
 from udq.common.provenance import provenance
 from udq.config import IndexConfig, TrainConfig
 from udq.datasets import Query
 from udq.features.extractor import Extracted, Extractor
-from udq.model import Model
 from udq.photos import decoding
+from udq.quantization import model
+from udq.quantization.model import Model
 from udq.sampling import Sample
 from udq.train import Cached, Supervision, TrainingJob
 from udq.types import Box, Codes, Features, Regions

@@ -38,8 +38,8 @@ from udq.distributed import cluster
 from udq.distributed.workers import Workers
 from udq.encode import Here, Workforce
 from udq.features.extractor import Extractor
-from udq.model import Model
 from udq.photos import source
+from udq.quantization.model import Model
 from udq.types import Codes
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})

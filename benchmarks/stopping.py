@@ -21,10 +21,11 @@ from typing import Any
 import places
 from training import Benchmark
 
-from udq import model, refine, sampling
+from udq import refine, sampling
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
-from udq.head import Head
+from udq.quantization import model
+from udq.quantization.head import Head
 from udq.train import Cached, State, TrainingJob, participation_ratio, train
 
 ITERATIONS = 5

@@ -15,7 +15,7 @@ from udq import Collection, calibrate, scan
 from udq.calibrate import DEPTH, THRESHOLD, Calibration
 from udq.database import LocalDatabase
 from udq.errors import InputError
-from udq.quantize import Quantizer
+from udq.quantization.quantizer import Quantizer
 from udq.segments import PHOTO, Image, Segment
 
 M, K, LENGTH = 8, 64, 8

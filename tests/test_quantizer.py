@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from udq import model, projection, quantize
 from udq.config import QuantizerConfig
 from udq.errors import CollectionError
+from udq.quantization import model, pca
+from udq.quantization import quantizer as quantizers
 from udq.types import Features
 
 
@@ -34,14 +35,14 @@ def fit(sample):
 
 @pytest.fixture(scope="module")
 def quantizer():
-    return quantize.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
+    return quantizers.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
 
 
 @pytest.mark.parametrize("rows", [2000, 20])
 @pytest.mark.parametrize("whiten", [False, True])
 def test_projection_is_scikit_learns_up_to_sign_and_length(whiten, rows):
     sample = features(rows, 32)
-    ours = projection.fit(sample, dimensions=8, whiten=whiten, multiple_of=4).apply(sample).vectors
+    ours = pca.fit(sample, dimensions=8, whiten=whiten, multiple_of=4).apply(sample).vectors
     theirs = PCA(8, whiten=whiten, svd_solver="full").fit_transform(sample.vectors.astype(np.float64))
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
 
@@ -50,8 +51,8 @@ def test_projection_is_scikit_learns_up_to_sign_and_length(whiten, rows):
 
 
 def test_padding_makes_equal_subvectors_and_changes_no_distance():
-    padded = projection.fit(SAMPLE, dimensions=30, whiten=False, multiple_of=8)
-    plain = projection.fit(SAMPLE, dimensions=30, whiten=False, multiple_of=1)
+    padded = pca.fit(SAMPLE, dimensions=30, whiten=False, multiple_of=8)
+    plain = pca.fit(SAMPLE, dimensions=30, whiten=False, multiple_of=1)
 
     assert (plain.dimensions, padded.dimensions) == (30, 32)
     assert np.abs(padded.apply(SAMPLE).vectors[:, :30] - plain.apply(SAMPLE).vectors).max() < 1e-6
@@ -61,7 +62,7 @@ def test_padding_makes_equal_subvectors_and_changes_no_distance():
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_a_sample_of_few_rows_has_a_finite_projection(rows):
     few = features(rows, 32)
-    found = projection.fit(few, dimensions=16, whiten=True, multiple_of=4)
+    found = pca.fit(few, dimensions=16, whiten=True, multiple_of=4)
 
     assert found.dimensions % 4 == 0
     assert np.isfinite(found.apply(SAMPLE).vectors).all()
@@ -132,7 +133,7 @@ def test_the_rotation_lowers_the_error_of_faiss_without_one(quantizer):
 
 
 def test_the_same_seed_gives_the_same_quantizer(quantizer):
-    again = quantize.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
+    again = quantizers.fit(SAMPLE, subspaces=4, codewords=64, iterations=3, seed=0)
 
     assert (again.rotation == quantizer.rotation).all()
     assert (again.codebooks == quantizer.codebooks).all()
@@ -142,7 +143,7 @@ def test_the_same_seed_gives_the_same_quantizer(quantizer):
     ("subspaces", "codewords", "dtype"), [(2, 16, np.uint8), (16, 256, np.uint8), (8, 512, np.uint16)]
 )
 def test_every_shape_of_code_can_be_fitted(subspaces, codewords, dtype):
-    made = quantize.fit(SAMPLE, subspaces=subspaces, codewords=codewords, iterations=1, seed=0)
+    made = quantizers.fit(SAMPLE, subspaces=subspaces, codewords=codewords, iterations=1, seed=0)
     codes = made.encode(SAMPLE)
 
     assert (codes.values.shape, codes.values.dtype) == ((2000, subspaces), dtype)
@@ -152,7 +153,7 @@ def test_every_shape_of_code_can_be_fitted(subspaces, codewords, dtype):
 
 @pytest.mark.parametrize("rows", [1, 5, 20])
 def test_fewer_features_than_dimensions_or_codewords_are_no_trouble_to_faiss(rows):
-    made = quantize.fit(features(rows, 32), subspaces=4, codewords=16, iterations=2, seed=0)
+    made = quantizers.fit(features(rows, 32), subspaces=4, codewords=16, iterations=2, seed=0)
 
     assert np.isfinite(made.codebooks).all()
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from udq import segments, storage, writer
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
-from udq.head import Head, Layer
-from udq.model import Model
 from udq.photos.source import Content
-from udq.quantize import Quantizer
+from udq.quantization.head import Head, Layer
+from udq.quantization.model import Model
+from udq.quantization.quantizer import Quantizer
 from udq.types import Codes
 from udq.verify import verify
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from udq import model, scan, train
+from udq import scan, train
 from udq.config import QuantizerConfig, TrainConfig
-from udq.head import Head, Layer
 from udq.network import Network
+from udq.quantization import model
+from udq.quantization.head import Head, Layer
 from udq.sampling import Sample
 from udq.types import Features, Regions
 

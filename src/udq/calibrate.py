@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from udq import scan
 from udq.errors import InputError
-from udq.quantize import Quantizer
+from udq.quantization.quantizer import Quantizer
 from udq.scan import Part
 from udq.segments import Indexed
 from udq.types import Codes, Features

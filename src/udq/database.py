@@ -16,7 +16,7 @@ from udq import scan, segments
 from udq.calibrate import Calibration
 from udq.features import proposals
 from udq.inverted import InvertedIndex
-from udq.model import Model
+from udq.quantization.model import Model
 from udq.scan import Part
 from udq.segments import Image, Indexed, Segment
 from udq.storage import Manifest

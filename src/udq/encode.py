@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.features.extractor import Extracted, Extractor
-from udq.model import Model
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source
+from udq.quantization.model import Model
 from udq.segments import Image, Indexed
 from udq.types import Arrays, Regions
 

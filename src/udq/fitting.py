@@ -10,12 +10,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from udq import model
 from udq.common.files import write_whole
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.features.device import SCALE, in_gpu_memory
-from udq.head import Head
+from udq.quantization import model
+from udq.quantization.head import Head
 from udq.sampling import Sample
 from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob, train
 from udq.types import Arrays

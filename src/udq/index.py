@@ -29,8 +29,8 @@ from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.fitting import FileCheckpoint, Measure, Trainer
-from udq.model import Model
 from udq.photos import source as photo_source
+from udq.quantization.model import Model
 from udq.sampling import Sample, draw, training_sample
 from udq.segments import Indexed
 from udq.train import Trained, train

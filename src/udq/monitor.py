@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics, model, scan
+from udq import metrics, scan
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.features.cache import Spool
 from udq.features.extractor import Extracted, Extractor
-from udq.head import Head
-from udq.model import Model
 from udq.photos.source import Source
+from udq.quantization import model
+from udq.quantization.head import Head
+from udq.quantization.model import Model
 from udq.sampling import draw
 from udq.types import Arrays
 

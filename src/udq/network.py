@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from udq import losses
-from udq.head import Head, Layer
+from udq.quantization.head import Head, Layer
 from udq.types import Features
 
 

@@ -12,7 +12,7 @@ from udq import storage
 from udq.config import IndexConfig
 from udq.database import Database, LocalDatabase
 from udq.errors import CollectionError, UdqError
-from udq.model import Model
+from udq.quantization.model import Model
 from udq.segments import Image, Segment
 from udq.storage import Manifest
 from udq.types import Arrays

@@ -37,7 +37,7 @@ from udq.common import npz
 from udq.common.files import Fingerprint, checksum, fingerprint
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
-from udq.model import Model
+from udq.quantization.model import Model
 from udq.types import Arrays
 
 FORMAT = "udq-collection"

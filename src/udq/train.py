@@ -26,12 +26,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from udq import losses, quantize, refine
+from udq import losses, refine
 from udq.common import npz
 from udq.common.progress import Progress, silent
 from udq.config import QuantizerConfig, TrainConfig
-from udq.head import Head, average
 from udq.network import Network
+from udq.quantization import quantizer as quantizers
+from udq.quantization.head import Head, average
 from udq.team import Alone, Team
 from udq.types import Arrays, Codes, Features
 
@@ -368,7 +369,7 @@ def supervise(features: Features, job: TrainingJob, seed: int) -> Supervision:
     """Generate self-supervision from features (G, d): refine, quantize, label (sec. 3.2 and 3.4)."""
     refined = refined_features(features, job.images, job.training, seed)
     rows = np.sort(np.random.default_rng(seed).permutation(len(refined))[:_QUANTIZED])
-    fitted = quantize.fit(
+    fitted = quantizers.fit(
         Features(np.ascontiguousarray(refined.vectors[rows])),
         subspaces=job.quantizer.subspaces,
         codewords=job.codewords,

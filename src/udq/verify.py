@@ -17,8 +17,8 @@ from udq.common.files import write_whole
 from udq.common.lock import Lock
 from udq.common.progress import Progress, silent
 from udq.errors import CollectionError
-from udq.model import Model
 from udq.photos.source import Source
+from udq.quantization.model import Model
 from udq.reader import Reader, extractor_of
 from udq.segments import Image, Indexed
 from udq.storage import COPY, MANIFEST, Manifest

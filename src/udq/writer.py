@@ -25,7 +25,7 @@ from udq.common.files import guarded, partial_folder, sync_folder, write_new, wr
 from udq.common.lock import OWNER, Lock
 from udq.config import IndexConfig
 from udq.errors import DiskError, InputError
-from udq.model import Model
+from udq.quantization.model import Model
 from udq.segments import Indexed
 from udq.storage import Manifest
 from udq.transaction import JOURNAL, now, swap

@@ -27,7 +27,7 @@ from udq.database import LocalDatabase, Nearest
 from udq.distributed import cluster
 from udq.errors import InputError, UdqError
 from udq.features import proposals
-from udq.model import Model
+from udq.quantization.model import Model
 from udq.segments import Image, Indexed
 from udq.storage import Manifest
 

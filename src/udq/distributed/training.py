@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 
 from udq.common.progress import Progress, silent
 from udq.distributed import cluster
-from udq.head import Head
+from udq.quantization.head import Head
 from udq.team import Team
 from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob
 from udq.train import train as train_here

@@ -21,9 +21,9 @@ from udq.distributed import cluster
 from udq.encode import Here, Seen
 from udq.errors import UdqError
 from udq.features.extractor import Extracted, Extractor
-from udq.model import Model
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source
+from udq.quantization.model import Model
 from udq.types import Arrays
 
 # Photos that go to a worker together: a second of work, which is what a lost worker costs.

@@ -30,8 +30,8 @@ from udq.experiments.looked import Photos
 from udq.experiments.rounds import Rounds
 from udq.features.extractor import Extracted, Extractor
 from udq.features.trunk import Trunk
-from udq.model import Model
 from udq.photos import source
+from udq.quantization.model import Model
 from udq.ranking import Ranking
 from udq.scoring import Outcome
 from udq.types import Arrays, Features

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from udq.database import LocalDatabase
 from udq.encode import encode
 from udq.features.extractor import Extracted
-from udq.model import Model
+from udq.quantization.model import Model
 from udq.segments import Indexed, Segment
 
 Floats = NDArray[np.float32]

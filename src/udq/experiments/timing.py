@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from udq import scan
 from udq.experiments.bench import Bench
 from udq.experiments.encoded import Floats
-from udq.model import Model
+from udq.quantization.model import Model
 from udq.scan_numba import compiled
 
 _TURNS = 40

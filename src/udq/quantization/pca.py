@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from udq.head import Head, Layer
+from udq.quantization.head import Head, Layer
 from udq.types import Features
 
 # Directions that carry less than this share of the largest variance are rounding noise: whitening would blow them up.

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import projection, quantize
 from udq.common import npz
 from udq.config import CODEWORDS, QuantizerConfig
 from udq.errors import CollectionError, InputError
-from udq.head import Head
+from udq.quantization import pca
+from udq.quantization import quantizer as quantizers
+from udq.quantization.head import Head
 from udq.types import Codes, Features
 
 # Fewer regions than these a codeword, and the codebook is the sample itself.
@@ -29,7 +30,7 @@ class Model:
     """
 
     head: Head
-    quantizer: quantize.Quantizer
+    quantizer: quantizers.Quantizer
     origin: str
 
     @property
@@ -70,7 +71,7 @@ class Model:
         """Read ``to_bytes``; raises CollectionError where the bytes are something else."""
         try:
             parts = npz.from_bytes(data)
-            quantizer = quantize.Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
+            quantizer = quantizers.Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
             origin = str(parts.pop("origin"))
             model = Model(Head.from_arrays(parts), quantizer, origin)
             model._check()
@@ -94,9 +95,7 @@ class Model:
 
 def start(sample: Features, settings: QuantizerConfig) -> Head:
     """Return the head before any training: FC_S alone, as the principal components of a sample (G, D)."""
-    return projection.fit(
-        sample, dimensions=settings.dimensions, whiten=settings.whiten, multiple_of=settings.subspaces
-    )
+    return pca.fit(sample, dimensions=settings.dimensions, whiten=settings.whiten, multiple_of=settings.subspaces)
 
 
 def codewords(regions: int, settings: QuantizerConfig) -> int:
@@ -114,7 +113,7 @@ def codewords(regions: int, settings: QuantizerConfig) -> int:
 
 def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int, trained: bool = False) -> Model:
     """Fit the quantizer to what a head makes of a sample of a collection's own pooled features (G, D)."""
-    quantizer = quantize.fit(
+    quantizer = quantizers.fit(
         head.apply(sample),
         subspaces=settings.subspaces,
         codewords=codewords(len(sample), settings),

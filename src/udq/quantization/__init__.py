@@ -1,0 +1,1 @@
+"""Pooled features -> features f -> codes, and the model that says how; never torch."""
