@@ -23,13 +23,14 @@ import numpy as np
 import places
 import torch
 
-from udq import datasets, fitting, metrics, sampling, scan
+from udq import datasets, metrics, scan
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find
 from udq.quantization import model
+from udq.training import fitting, sampling
 from udq.types import Features
 
 Counts = Mapping[str, int]  # kind of photos -> how many

@@ -30,7 +30,6 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 from training import Benchmark
 
-from udq import fitting, losses, refine, sampling, train
 from udq.common.provenance import provenance
 from udq.config import IndexConfig, TrainConfig
 from udq.datasets import Query
@@ -38,8 +37,9 @@ from udq.features.extractor import Extracted, Extractor
 from udq.photos import decoding
 from udq.quantization import model
 from udq.quantization.model import Model
-from udq.sampling import Sample
-from udq.train import Cached, Supervision, TrainingJob
+from udq.training import algorithm, fitting, losses, refinement, sampling
+from udq.training.algorithm import Cached, Supervision, TrainingJob
+from udq.training.sampling import Sample
 from udq.types import Box, Codes, Features, Regions
 
 Vectors = NDArray[np.float32]
@@ -232,7 +232,7 @@ class Alike(Default):
     def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> Cached:
         """Return the regions, with their weights."""
         features = model.start(sample.features, config.supervision()).apply(sample.features)
-        nearest = refine.neighbours(features, sample.images, count=config.training.neighbours, elsewhere=True)
+        nearest = refinement.neighbours(features, sample.images, count=config.training.neighbours, elsewhere=True)
         near = np.mean([(features.vectors * features.vectors[column]).sum(axis=1) for column in nearest.T], axis=0)
         rank = (np.argsort(np.argsort(near)) + 0.5) / len(near)
         return Weighted(sample.features, (1 - rank if self.lonely else rank).astype(np.float32))
@@ -251,7 +251,7 @@ class Soft(Default):
     @contextmanager
     def patched(self) -> Iterator[None]:
         """Let a label be the number of a region, and eq. 8 look up what it stands for."""
-        refined_features, supervise = train.refined_features, train.supervise
+        refined_features, supervise = algorithm.refined_features, algorithm.supervise
         refined: Features
         parts: Tensor  # (G, M, d/M), refined and rotated
         codebooks: Tensor  # (M, K, d/M)
@@ -274,8 +274,8 @@ class Soft(Default):
             return -(wanted * logits.log_softmax(dim=2)).sum() / len(logits)
 
         with (
-            mock.patch.object(train, "refined_features", refining),
-            mock.patch.object(train, "supervise", supervising),
+            mock.patch.object(algorithm, "refined_features", refining),
+            mock.patch.object(algorithm, "supervise", supervising),
             mock.patch.object(losses, "separability", separability),
         ):
             yield

@@ -1,4 +1,4 @@
-"""What the neighbours of a refinement cost: exact search against the inverted file that `udq.refine.neighbours` uses.
+"""What the neighbours of a refinement cost: exact search against the inverted file that `udq.training.refinement.neighbours` uses.
 
     python benchmarks/refine.py [--sizes 100000 1000000] [--json OUT]
 
@@ -30,9 +30,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import refine, train
 from udq.common.provenance import provenance
 from udq.config import TrainConfig
+from udq.training import algorithm, refinement
 from udq.types import Features
 
 DIMENSIONS, REGIONS_A_PHOTO, OBJECTS_A_PHOTO, PHOTOS_AN_OBJECT = 304, 27, 4, 20
@@ -71,7 +71,7 @@ def search(how: str, regions: int, seed: int, rows: NDArray[np.int64]) -> dict[s
 
     def timed(asked: NDArray[np.int64] | None) -> tuple[float, NDArray[np.int64]]:
         started = time.perf_counter()
-        found = refine.neighbours(
+        found = refinement.neighbours(
             features, images, count=COUNT, elsewhere=True, exhaustive=how == EXACT, rows=asked
         )  # fmt: skip
         return time.perf_counter() - started, found
@@ -91,7 +91,7 @@ def whole(name: str, regions: int, seed: int) -> dict[str, Any]:
     """Refine all features as training does, k-means included where a refinement has one."""
     features, images = synthetic(regions, seed)
     started = time.perf_counter()
-    train.refined_features(features, images, REFINEMENTS[name], seed)
+    algorithm.refined_features(features, images, REFINEMENTS[name], seed)
     return {"seconds": round(time.perf_counter() - started, 2), "peak_mib": peak_mib()}
 
 

@@ -27,13 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import calibrate, refine, rerank, scan, scoring
+from udq import calibrate, rerank, scan, scoring
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
 from udq.ranking import Ranking
 from udq.rerank import diffusion, expansion
 from udq.rerank.ranked import Ranked
+from udq.training import refinement
 from udq.types import Codes, Example, Features
 
 FEW, FEWER = 6, 2
@@ -154,7 +155,7 @@ def augmented(collection: Collection, asked: Sequence[Asked]) -> list[dict[str, 
     offsets = np.cumsum([0, *map(len, codes)])
     owner = np.repeat(np.arange(len(codes)), np.diff(offsets))
     features = quantizer.reconstruct(Codes(np.concatenate(codes), quantizer.codewords)).unit()
-    nearest = refine.neighbours(features, owner, count=max(count for count, _ in AUGMENTED), elsewhere=True)
+    nearest = refinement.neighbours(features, owner, count=max(count for count, _ in AUGMENTED), elsewhere=True)
     names = collection.names
     ids = {name: place for place, name in enumerate(names)}
     rows = []

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from udq import datasets, fitting, metrics, sampling, scan
+from udq import datasets, metrics, scan
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find
 from udq.quantization import model
+from udq.training import fitting, sampling
 
 SIZES = (3, 10, 30, 60, 90, 150, 300, 600)
 REPEATS = 5

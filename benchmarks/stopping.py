@@ -21,12 +21,12 @@ from typing import Any
 import places
 from training import Benchmark
 
-from udq import refine, sampling
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.quantization import model
 from udq.quantization.head import Head
-from udq.train import Cached, State, TrainingJob, participation_ratio, train
+from udq.training import refinement, sampling
+from udq.training.algorithm import Cached, State, TrainingJob, participation_ratio, train
 
 ITERATIONS = 5
 
@@ -43,7 +43,7 @@ def run(benchmark: Benchmark, seed: int) -> list[dict[str, float]]:
 
     def measure(kept: Head, trained: Head) -> None:
         features = trained.apply(sample.features)
-        nearest = refine.neighbours(features, sample.images, count=1, elsewhere=True)[:, 0]
+        nearest = refinement.neighbours(features, sample.images, count=1, elsewhere=True)[:, 0]
         assert (nearest >= 0).all()  # these collections have more than one photo
         fitted = model.fit(sample.features, kept, config.quantizer, seed=seed)
         rows.append(

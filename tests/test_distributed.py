@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-from udq import Collection, IndexConfig, fitting, sampling
+from udq import Collection, IndexConfig
 from udq.distributed import training as distributed_training
 from udq.errors import InputError, UdqError
 from udq.features.device import Engine
 from udq.features.extractor import Extractor
 from udq.photos import remote
+from udq.training import fitting, sampling
 
 pytestmark = pytest.mark.ray
 

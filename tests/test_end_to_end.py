@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from udq import Collection, IndexConfig, UdqError, index, sampling, storage
+from udq import Collection, IndexConfig, UdqError, index, storage
 from udq.datasets import GroundTruth, Query
-from udq.end_to_end import EndToEnd
 from udq.evaluate import evaluate
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.photos.source import Source, find
+from udq.training import sampling
+from udq.training.end_to_end import EndToEnd
 
 SMALL = IndexConfig().replace(
     {

@@ -16,7 +16,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from udq import Collection, datasets, evaluate, train
+from udq import Collection, datasets, evaluate
 from udq.common.progress import silent
 from udq.config import IndexConfig
 from udq.errors import DiskError
@@ -29,6 +29,7 @@ from udq.experiments.shelf import Shelf
 from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.ranking import rank
+from udq.training import algorithm
 
 QUICK = """
 [images]
@@ -308,8 +309,8 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
         Extractor, "extract", lambda self, sources: looked.extend(sources := list(sources)) or extract(self, sources)
     )
     rounds = []
-    supervise = train.supervise
-    monkeypatch.setattr(train, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
+    supervise = algorithm.supervise
+    monkeypatch.setattr(algorithm, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
     code, _, _ = udq(*arguments)
     assert code == 0
     assert looked == []  # photos were looked at before the kill
@@ -370,8 +371,8 @@ def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path)
 
 def test_cells_that_differ_in_their_codes_alone_train_once(udq, data, quick, tmp_path, monkeypatch):
     rounds = []
-    supervise = train.supervise
-    monkeypatch.setattr(train, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
+    supervise = algorithm.supervise
+    monkeypatch.setattr(algorithm, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
     udq("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu", "--limit", 4)
 
     assert rounds == [0, 1]  # M = 2 with K = 64 and K = 128 are both supervised by M = 8, K = 256

@@ -23,7 +23,7 @@ from udq.features.proposals import rpn
 from udq.features.trunk import Maps, Trunk
 from udq.photos.decoding import load
 from udq.photos.source import Source
-from udq.train_rpn import box_iou
+from udq.training.rpn_training import box_iou
 
 SMALL = ImageConfig(shorter=160, longer=240)
 PHOTO = 1, 3, None, None

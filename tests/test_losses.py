@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from udq import losses
+from udq.training import losses
 
 BATCH, SUBSPACES, CODEWORDS, LENGTH = 7, 3, 5, 4
 

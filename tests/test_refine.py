@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import refine
+from udq.training import refinement
 from udq.types import Features
 
 
@@ -39,7 +39,7 @@ def by_loops(vectors, images, count, elsewhere, within=None):
 @given(st.integers(0, 1000), st.integers(1, 12), st.booleans(), st.integers(1, 9))
 def test_exhaustive_neighbours_are_those_of_a_loop(seed, count, elsewhere, photos):
     vectors, images = sample(photos=photos, seed=seed)
-    found = refine.neighbours(Features(vectors), images, count=count, elsewhere=elsewhere)
+    found = refinement.neighbours(Features(vectors), images, count=count, elsewhere=elsewhere)
     expected = by_loops(vectors, images, count, elsewhere)
 
     assert found.shape == (len(vectors), count)
@@ -54,9 +54,9 @@ def test_neighbours_of_some_are_their_rows_of_all(elsewhere, exhaustive):
     vectors, images = sample(regions=300, photos=30)
     rows = np.array([299, 0, 17, 17])
     options = {"count": 5, "elsewhere": elsewhere, "exhaustive": exhaustive}
-    everything = refine.neighbours(Features(vectors), images, **options)
+    everything = refinement.neighbours(Features(vectors), images, **options)
 
-    assert (refine.neighbours(Features(vectors), images, rows=rows, **options) == everything[rows]).all()
+    assert (refinement.neighbours(Features(vectors), images, rows=rows, **options) == everything[rows]).all()
 
 
 def test_an_inverted_file_finds_most_of_them():
@@ -64,8 +64,8 @@ def test_an_inverted_file_finds_most_of_them():
     centres = rng.standard_normal((200, 16))
     vectors = unit((centres[rng.integers(0, 200, 6000)] + 0.3 * rng.standard_normal((6000, 16))).astype(np.float32))
     images = np.arange(6000) // 20
-    exact = refine.neighbours(Features(vectors), images, count=10, elsewhere=True, exhaustive=True)
-    found = refine.neighbours(Features(vectors), images, count=10, elsewhere=True, exhaustive=False)
+    exact = refinement.neighbours(Features(vectors), images, count=10, elsewhere=True, exhaustive=True)
+    found = refinement.neighbours(Features(vectors), images, count=10, elsewhere=True, exhaustive=False)
     shared = [len(set(one) & set(other)) / 10 for one, other in zip(exact, found, strict=True)]
 
     assert np.mean(shared) > 0.9
@@ -75,8 +75,8 @@ def test_an_inverted_file_finds_most_of_them():
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_brute_force_is_equation_11(elsewhere):
     vectors, images = sample()
-    nearest = refine.neighbours(Features(vectors), images, count=10, elsewhere=elsewhere)
-    refined = refine.brute_force(Features(vectors), nearest).vectors
+    nearest = refinement.neighbours(Features(vectors), images, count=10, elsewhere=elsewhere)
+    refined = refinement.brute_force(Features(vectors), nearest).vectors
     for t, rows in enumerate(by_loops(vectors, images, 10, elsewhere)):
         assert refined[t] == pytest.approx(unit((vectors[t] + vectors[rows].sum(axis=0))[None])[0], abs=1e-5)
 
@@ -84,8 +84,8 @@ def test_brute_force_is_equation_11(elsewhere):
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_proposal_based_is_equation_12(elsewhere):
     vectors, images = sample()
-    clusters = refine.cluster(Features(vectors), clusters=6, seed=0)
-    refined = refine.proposal_based(Features(vectors), images, clusters, count=4, elsewhere=elsewhere).vectors
+    clusters = refinement.cluster(Features(vectors), clusters=6, seed=0)
+    refined = refinement.proposal_based(Features(vectors), images, clusters, count=4, elsewhere=elsewhere).vectors
     for t, rows in enumerate(by_loops(vectors, images, 4, elsewhere, within=clusters.assigned)):
         assert refined[t] == pytest.approx(unit((vectors[t] + vectors[rows].sum(axis=0))[None])[0], abs=1e-5)
 
@@ -93,8 +93,8 @@ def test_proposal_based_is_equation_12(elsewhere):
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_center_based_is_equation_13(elsewhere):
     vectors, images = sample()
-    clusters = refine.cluster(Features(vectors), clusters=6, seed=0)
-    refined = refine.center_based(Features(vectors), images, clusters, elsewhere=elsewhere).vectors
+    clusters = refinement.cluster(Features(vectors), clusters=6, seed=0)
+    refined = refinement.center_based(Features(vectors), images, clusters, elsewhere=elsewhere).vectors
     for t in range(len(vectors)):
         centre = clusters.centres[clusters.assigned[t]]
         if elsewhere:
@@ -105,7 +105,7 @@ def test_center_based_is_equation_13(elsewhere):
 
 def test_clusters_are_the_nearest_centres():
     vectors, _ = sample()
-    clusters = refine.cluster(Features(vectors), clusters=6, seed=0)
+    clusters = refinement.cluster(Features(vectors), clusters=6, seed=0)
     distance = ((vectors[:, None] - clusters.centres[None]) ** 2).sum(axis=2)
 
     assert (clusters.assigned == distance.argmin(axis=1)).all()
@@ -114,7 +114,7 @@ def test_clusters_are_the_nearest_centres():
 def test_a_region_without_others_stays_as_it_is():
     vectors, _ = sample(regions=5)
     images = np.zeros(5, np.int64)
-    nearest = refine.neighbours(Features(vectors), images, count=10, elsewhere=True)
+    nearest = refinement.neighbours(Features(vectors), images, count=10, elsewhere=True)
 
     assert (nearest == -1).all()
-    assert refine.brute_force(Features(vectors), nearest).vectors == pytest.approx(vectors, abs=1e-6)
+    assert refinement.brute_force(Features(vectors), nearest).vectors == pytest.approx(vectors, abs=1e-6)

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from udq import train_rpn
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets import detection
 from udq.errors import InputError
@@ -25,6 +24,7 @@ from udq.features.proposals import build, rpn
 from udq.features.trunk import Maps, Trunk
 from udq.photos.decoding import load
 from udq.photos.source import Source
+from udq.training import rpn_training, rpn_views
 
 SMALL = ImageConfig(shorter=96, longer=128)
 CPU = Engine(torch.device("cpu"))
@@ -71,7 +71,7 @@ def test_shipped_proposals_lie_inside_the_photo_best_first_and_the_whole_photo_l
     assert (boxes[-1] == [0, 0, found.width, found.height]).all()
     assert boxes.min() >= 0
     assert (boxes[:, 2:] <= [found.width, found.height]).all()
-    overlaps = train_rpn.box_iou(torch.from_numpy(boxes[:-1].copy()), torch.from_numpy(boxes[:-1].copy()))
+    overlaps = rpn_training.box_iou(torch.from_numpy(boxes[:-1].copy()), torch.from_numpy(boxes[:-1].copy()))
     assert (overlaps - torch.eye(len(boxes) - 1)).max() < 0.75  # suppressed, before clipping to whole pixels
     # Fewer are the first of more.
     fewer = Extractor(ImageConfig(), FeatureConfig(regions=10), device="cpu")
@@ -175,7 +175,7 @@ def test_the_shipped_network_has_a_card_that_says_what_it_was_trained_on():
     assert card["backbone"] == LITE.name
     assert card["recall"]["0.5"]["200"] > 0.5
     shipped = resources.files("udq.features.proposals") / "weights" / f"{LITE.name}.md"
-    assert shipped.read_text(encoding="utf-8") == train_rpn.markdown(card)
+    assert shipped.read_text(encoding="utf-8") == rpn_training.markdown(card)
 
 
 # --- training ---
@@ -190,7 +190,7 @@ def test_boxes_of_a_view_follow_its_pixels(seed, view):
     right, bottom = left + rng.integers(30, 240 - left), top + rng.integers(30, 160 - top)
     pixels[top:bottom, left:right] = 255
     box = np.array([[left, top, right, bottom]], np.float32)
-    seen, objects = train_rpn._seen(Image.fromarray(pixels), box, view, ImageConfig(), rng)
+    seen, objects = rpn_views._seen(Image.fromarray(pixels), box, view, ImageConfig(), rng)
 
     assert len(objects) == 1
     ys, xs = np.nonzero(seen[..., 0] > 127)
@@ -207,10 +207,10 @@ def test_recall_counts_objects_that_a_first_proposal_covers():
             return torch.cat([torch.tensor([[0.0, 0, 100, 100]]), far, torch.tensor([[0.0, 0, 100, 55]])])
 
     views = [
-        train_rpn.View(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 60], [200.0, 0, 300, 100]])),
-        train_rpn.View(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 90]])),
+        rpn_views.View(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 60], [200.0, 0, 300, 100]])),
+        rpn_views.View(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 90]])),
     ]
-    found = train_rpn.recall(Proposing(), views)
+    found = rpn_training.recall(Proposing(), views)
 
     # IoU 0.6 and 0.9 with the first proposal, 55/60 with the 62nd; one object is never covered.
     assert found["0.5"] == {"50": 0.6667, "100": 0.6667, "200": 0.6667, "500": 0.6667}
@@ -218,7 +218,7 @@ def test_recall_counts_objects_that_a_first_proposal_covers():
 
 
 def train(labelled, output, progress=None, **changes):
-    return train_rpn.train(
+    return rpn_training.train(
         detection.load(labelled),
         output,
         image=SMALL,
@@ -244,7 +244,7 @@ def test_training_finds_what_an_untrained_network_does_not(labelled, tmp_path, n
             loaded = load(photo.path, shorter=96, longer=128)
             with torch.inference_mode():
                 boxes = each(trunk.maps(torch.from_numpy(loaded.pixels.copy())), *loaded.pixels.shape[:2])[:3]
-            best[name].append(float(train_rpn.box_iou(torch.from_numpy(photo.boxes.copy()), boxes).max()))
+            best[name].append(float(rpn_training.box_iou(torch.from_numpy(photo.boxes.copy()), boxes).max()))
     assert np.mean(best["trained"]) > 0.7
     assert np.mean(best["trained"]) > np.mean(best["untrained"]) + 0.1
     assert sorted(tmp_path.iterdir()) == [tmp_path / "rpn.md", tmp_path / "rpn.npz"]  # scratch is gone

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from udq import scan, train
+from udq import scan
 from udq.config import QuantizerConfig, TrainConfig
-from udq.network import Network
 from udq.quantization import model
 from udq.quantization.head import Head, Layer
-from udq.sampling import Sample
+from udq.training import algorithm
+from udq.training.sampling import Sample
+from udq.training.trainable_head import Network
 from udq.types import Features, Regions
 
 DIMENSIONS, OBJECTS, PHOTOS, REGIONS = 48, 40, 120, 8
@@ -45,11 +46,11 @@ SAMPLE, SHOWN = photos_of_objects()
 def job(sample=SAMPLE, training=TRAINING, seed=0):
     codewords = model.codewords(len(sample.features), QUANTIZER)
     start = model.start(sample.features, QUANTIZER)
-    return train.TrainingJob(sample.images, start, training, QUANTIZER, codewords, seed, torch.device("cpu"))
+    return algorithm.TrainingJob(sample.images, start, training, QUANTIZER, codewords, seed, torch.device("cpu"))
 
 
 def run(sample=SAMPLE, training=TRAINING, seed=0, **more):
-    return train.train(job(sample, training, seed), train.Cached(sample.features, torch.device("cpu")), **more)
+    return algorithm.train(job(sample, training, seed), algorithm.Cached(sample.features, torch.device("cpu")), **more)
 
 
 class Kept:
@@ -125,7 +126,7 @@ def test_layers_that_do_not_fit_are_refused():
 def test_classifiers_start_at_the_labels_of_the_quantizer():
     features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
     plain = dataclasses.replace(TRAINING, refine="none")
-    told = train.supervise(features, job(training=plain), seed=0)
+    told = algorithm.supervise(features, job(training=plain), seed=0)
     network = Network(model.start(SAMPLE.features, QUANTIZER).rotated(told.rotation))
     network.classify(told.codebooks, sharpness=5.0)
     with torch.no_grad():
@@ -149,8 +150,8 @@ def test_every_refinement_trains_and_finds_more(refine):
 
 def test_supervision_is_consistent():
     features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
-    told = train.supervise(features, job(), seed=0)
-    refined = train.refined_features(features, SAMPLE.images, TRAINING, 0)
+    told = algorithm.supervise(features, job(), seed=0)
+    refined = algorithm.refined_features(features, SAMPLE.images, TRAINING, 0)
     rotated = refined.vectors @ told.rotation
     codewords = np.concatenate([told.codebooks[m, told.labels.values[:, m]] for m in range(4)], axis=1)
 
@@ -169,7 +170,7 @@ def test_the_same_seed_gives_the_same_head():
 def test_training_goes_on_from_a_state_to_the_same_head():
     kept = Kept()
     whole = run(checkpoint=kept)
-    again = [run(checkpoint=Kept(train.State.from_bytes(state.to_bytes()))) for state in kept.written]
+    again = [run(checkpoint=Kept(algorithm.State.from_bytes(state.to_bytes()))) for state in kept.written]
 
     assert [len(state.rounds) for state in kept.written] == [1, 2, 3]
     for trained in again:
@@ -206,14 +207,16 @@ def test_the_participation_ratio_counts_directions():
     turned = even[:, :5] @ rng.standard_normal((5, 16)).astype(np.float32)
     spread = np.linalg.eigvalsh(np.cov(turned.T))
 
-    assert train.participation_ratio(Features(even)) == pytest.approx(16, rel=0.02)
-    assert train.participation_ratio(Features(turned)) == pytest.approx(spread.sum() ** 2 / (spread**2).sum(), rel=1e-3)
-    assert train.participation_ratio(Features(even[:1])) == 0
+    assert algorithm.participation_ratio(Features(even)) == pytest.approx(16, rel=0.02)
+    assert algorithm.participation_ratio(Features(turned)) == pytest.approx(
+        spread.sum() ** 2 / (spread**2).sum(), rel=1e-3
+    )
+    assert algorithm.participation_ratio(Features(even[:1])) == 0
 
 
 def test_the_round_that_spreads_features_again_is_taken_back(monkeypatch):
     ratios = itertools.chain([30.0, 20.0, 20.1, 22.0], itertools.repeat(1.0))
-    monkeypatch.setattr(train, "participation_ratio", lambda features: next(ratios))
+    monkeypatch.setattr(algorithm, "participation_ratio", lambda features: next(ratios))
     stopped = run(training=dataclasses.replace(TRAINING, iterations=5, stop_early=True))
     shorter = run(training=dataclasses.replace(TRAINING, iterations=1))
 

@@ -388,7 +388,7 @@ def train_rpn(
     labelled = detection.load_all(labels, images=images)
     # Before the long work, so that labels that were skipped are no surprise after it.
     printing.say(labelled.summary(), to=sys.stderr)
-    from udq import train_rpn as trainer
+    from udq.training import rpn_training as trainer
 
     with timed() as elapsed, _resumable(output):
         card = trainer.train(

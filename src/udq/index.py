@@ -16,24 +16,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from udq import fitting, segments, storage
+from udq import segments, storage
 from udq._version import __version__
 from udq.common import files
 from udq.common.progress import Progress, silent, tracked
 from udq.config import IndexConfig
 from udq.encode import Here, Seen, Workforce, seen
-from udq.end_to_end import EndToEnd
 from udq.errors import ImageError, InputError
 from udq.features.cache import Spool
 from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
-from udq.fitting import FileCheckpoint, Measure, Trainer
 from udq.photos import source as photo_source
 from udq.quantization.model import Model
-from udq.sampling import Sample, draw, training_sample
 from udq.segments import Indexed
-from udq.train import Trained, train
+from udq.training import fitting
+from udq.training.algorithm import Trained, train
+from udq.training.end_to_end import EndToEnd
+from udq.training.fitting import FileCheckpoint, Measure, Trainer
+from udq.training.sampling import Sample, draw, training_sample
 from udq.writer import Writer
 
 Hire = Callable[[Extractor, IndexConfig], AbstractContextManager[Workforce]]

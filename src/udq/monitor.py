@@ -17,7 +17,7 @@ from udq.photos.source import Source
 from udq.quantization import model
 from udq.quantization.head import Head
 from udq.quantization.model import Model
-from udq.sampling import draw
+from udq.training.sampling import draw
 from udq.types import Arrays
 
 

@@ -1,7 +1,7 @@
 """Algorithm 1 by several processes of a Ray cluster: data parallel, by Ray Train.
 
 Each process has the whole sample, sees its part of each batch, and adds its gradients to those of the others
-(``udq.team``): the steps are those of one process but for rounding. Supervision is worked out by the first, and so is
+(``udq.training.process_group``): the steps are those of one process but for rounding. Supervision is worked out by the first, and so is
 whether a round is taken back. After every round its state comes back, from which training goes on where a process dies.
 """
 
@@ -22,9 +22,9 @@ from torch import Tensor, distributed
 from udq.common.progress import Progress, silent
 from udq.distributed import cluster
 from udq.quantization.head import Head
-from udq.team import Team
-from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob
-from udq.train import train as train_here
+from udq.training.algorithm import Cached, Checkpoint, Pooled, State, Trained, TrainingJob
+from udq.training.algorithm import train as train_here
+from udq.training.process_group import Team
 from udq.types import Arrays
 
 # Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
@@ -96,9 +96,9 @@ def train(
     checkpoint: Checkpoint | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
 ) -> Trained:
-    """Do what ``udq.train.train`` does, on the cluster; what is watched by a benchmark is trained here.
+    """Do what ``udq.training.algorithm.train`` does, on the cluster; what is watched by a benchmark is trained here.
 
-    Args and what is returned are those of ``udq.train.train``.
+    Args and what is returned are those of ``udq.training.algorithm.train``.
     """
     size = min(cluster.free("GPU" if job.device.type == "cuda" else "CPU"), MOST)
     if measure is not None or size < 2 or not isinstance(pooled, Cached):

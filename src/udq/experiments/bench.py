@@ -19,11 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import evaluate, fitting, sampling, scoring
+from udq import evaluate, scoring
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.database import Database
-from udq.end_to_end import EndToEnd
 from udq.evaluate import Asked
 from udq.experiments.encoded import Encoded, Floats, in_codes
 from udq.experiments.looked import Photos
@@ -34,6 +33,8 @@ from udq.photos import source
 from udq.quantization.model import Model
 from udq.ranking import Ranking
 from udq.scoring import Outcome
+from udq.training import fitting, sampling
+from udq.training.end_to_end import EndToEnd
 from udq.types import Arrays, Features
 
 

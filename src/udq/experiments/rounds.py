@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from udq.common.files import write_whole
-from udq.train import State
+from udq.training.algorithm import State
 
 
 class Rounds:

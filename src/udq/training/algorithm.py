@@ -26,14 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from udq import losses, refine
 from udq.common import npz
 from udq.common.progress import Progress, silent
 from udq.config import QuantizerConfig, TrainConfig
-from udq.network import Network
 from udq.quantization import quantizer as quantizers
 from udq.quantization.head import Head, average
-from udq.team import Alone, Team
+from udq.training import losses, refinement
+from udq.training.process_group import Alone, Team
+from udq.training.trainable_head import Network
 from udq.types import Arrays, Codes, Features
 
 # k-means for PBR and CBR: regions a cluster, and clusters at most.
@@ -387,14 +387,16 @@ def refined_features(features: Features, images: NDArray[np.int64], training: Tr
     if training.refine == "none":
         return features
     if training.refine == "bfr":
-        nearest = refine.neighbours(features, images, count=training.neighbours, elsewhere=training.elsewhere)
-        return refine.brute_force(features, nearest)
-    clusters = refine.cluster(features, clusters=max(1, min(_CLUSTERS, len(features) // _REGIONS_A_CLUSTER)), seed=seed)
+        nearest = refinement.neighbours(features, images, count=training.neighbours, elsewhere=training.elsewhere)
+        return refinement.brute_force(features, nearest)
+    clusters = refinement.cluster(
+        features, clusters=max(1, min(_CLUSTERS, len(features) // _REGIONS_A_CLUSTER)), seed=seed
+    )
     if training.refine == "pbr":
-        return refine.proposal_based(
+        return refinement.proposal_based(
             features, images, clusters, count=training.neighbours, elsewhere=training.elsewhere
         )
-    return refine.center_based(features, images, clusters, elsewhere=training.elsewhere)
+    return refinement.center_based(features, images, clusters, elsewhere=training.elsewhere)
 
 
 def _optimise(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from udq import losses
 from udq.quantization.head import Head, Layer
+from udq.training import losses
 from udq.types import Features
 
 

@@ -16,8 +16,8 @@ from udq.config import IndexConfig
 from udq.features.device import SCALE, in_gpu_memory
 from udq.quantization import model
 from udq.quantization.head import Head
-from udq.sampling import Sample
-from udq.train import Cached, Checkpoint, Pooled, State, Trained, TrainingJob, train
+from udq.training.algorithm import Cached, Checkpoint, Pooled, State, Trained, TrainingJob, train
+from udq.training.sampling import Sample
 from udq.types import Arrays
 
 Measure = Callable[[Head, Arrays], float | None]
@@ -25,7 +25,7 @@ Measure = Callable[[Head, Arrays], float | None]
 
 
 class Trainer(Protocol):
-    """Runs algorithm 1: ``udq.train.train``, or the same on other machines."""
+    """Runs algorithm 1: ``udq.training.algorithm.train``, or the same on other machines."""
 
     def __call__(
         self,
@@ -36,7 +36,7 @@ class Trainer(Protocol):
         checkpoint: Checkpoint | None = None,
         measure: Measure | None = None,
     ) -> Trained:
-        """Train; the arguments are those of ``udq.train.train``."""
+        """Train; the arguments are those of ``udq.training.algorithm.train``."""
 
 
 class FileCheckpoint:

@@ -1,0 +1,1 @@
+"""Training without labels (algorithm 1), and the training of the region proposal network."""
