@@ -41,8 +41,8 @@ from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.photos import decoding, source
-from udq.segments import PHOTOS, Indexed
-from udq.transaction import Transaction
+from udq.store.segments import PHOTOS, Indexed
+from udq.store.transaction import Transaction
 
 LONGER, SHORTER = 1155, 866
 """Sides of a query's photo, one megapixel."""

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udq import segments, update
+from udq import update
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.features import cache
 from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.ranking import rank
+from udq.store import segments
 
 QUICK = IndexConfig().replace(
     {

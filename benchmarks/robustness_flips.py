@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from robustness_common import QUICK, answers, build, command, complaint, forked, opened, small_pieces, take
 
-from udq import storage
 from udq.errors import UdqError
+from udq.store import manifest as manifests
 from udq.verify import repair, verify
 
 # Photos of each collection; some are removed from it.
@@ -71,13 +71,13 @@ def _collection(files: list[Path], scratch: Path, codewords: int) -> Path:
     path = build(scratch / "photos", scratch / f"k{codewords}.udq", config)
     forked(lambda: opened(path).remove([file.name for file in files[:_REMOVED]]))
     # The change before left files that are of no state any more, until the next one.
-    manifest = storage.read_manifest(path)
+    manifest = manifests.read_manifest(path)
     assert (manifest.document["removed"] or {}).get("images") == _REMOVED
     return path
 
 
 def _files(path: Path) -> list[str]:
-    return [storage.MANIFEST, storage.COPY, *storage.files_of(storage.read_manifest(path))]
+    return [manifests.MANIFEST, manifests.COPY, *manifests.files_of(manifests.read_manifest(path))]
 
 
 def _kind(file: str) -> str:

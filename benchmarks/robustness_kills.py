@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from robustness_common import QUICK, answers, build, ended, fork, forked, opened, small_pieces, take, warmed
 
-from udq import transaction, writer
 from udq.collection import Collection
+from udq.store import builder, transaction
 from udq.verify import verify
 
 HELD, NEW = 60, 24
@@ -156,7 +156,7 @@ def _reference(operation: Operation, scratch: Path) -> Reference:
             swap(*arguments)
             states.append(answers(opened(path)))
 
-        transaction.swap = writer.swap = swapped
+        transaction.swap = builder.swap = swapped
         operation.run(path)
         noted.write_text(json.dumps({"states": states, "events": events[0]}))
 

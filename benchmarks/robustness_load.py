@@ -29,14 +29,14 @@ from robustness_common import (
     warmed,
 )
 
-from udq import transaction
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.encode import encode
 from udq.photos.source import Source
 from udq.ranking import rank
-from udq.segments import PHOTOS, Indexed
-from udq.transaction import Transaction
+from udq.store import transaction
+from udq.store.segments import PHOTOS, Indexed
+from udq.store.transaction import Transaction
 from udq.verify import verify
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})

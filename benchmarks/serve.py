@@ -41,7 +41,7 @@ from robustness_load import UNTRAINED, replicate
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.segments import Image
+from udq.store.segments import Image
 
 PHOTOS = 150
 KEPT_BOXES = 200

@@ -43,9 +43,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import storage, writer
 from udq.common import files as disk_files
 from udq.common.provenance import provenance
+from udq.store import builder
+from udq.store import manifest as manifests
 
 BATCH = 4096
 """Photos of a segment, and of a transaction while a collection is built."""
@@ -292,7 +293,7 @@ class Files(Segments):
 
     def put(self, path: Path, values: Mapping[str, bytes]) -> None:
         path.mkdir(exist_ok=True)
-        manifest = self._manifest(path) if (path / storage.MANIFEST).exists() else {"change": 0, "files": {}}
+        manifest = self._manifest(path) if (path / manifests.MANIFEST).exists() else {"change": 0, "files": {}}
         manifest["change"] += 1
         folders = {path}
         for name, data in values.items():
@@ -301,13 +302,13 @@ class Files(Segments):
             if file.parent not in folders:
                 file.parent.mkdir(exist_ok=True)
                 folders.add(file.parent)
-            writer.write_whole(file, data)
+            builder.write_whole(file, data)
             facts = {"bytes": len(data), "sha256": disk_files.checksum(data)}
             manifest["files"][name] = {"file": file.relative_to(path).as_posix(), **facts}
         for folder in folders:
             _flush(folder)
-        manifest["sha256"] = storage.document_sum(manifest)
-        writer.write_whole(path / storage.MANIFEST, json.dumps(manifest, indent=1).encode())
+        manifest["sha256"] = manifests.document_sum(manifest)
+        builder.write_whole(path / manifests.MANIFEST, json.dumps(manifest, indent=1).encode())
         _flush(path)
 
     def get(self, path: Path, wanted: Sequence[str]) -> tuple[dict[str, Any], object]:
@@ -334,8 +335,8 @@ class Files(Segments):
 
     @staticmethod
     def _manifest(path: Path) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((path / storage.MANIFEST).read_bytes())
-        if document["sha256"] != storage.document_sum(document):
+        document: dict[str, Any] = json.loads((path / manifests.MANIFEST).read_bytes())
+        if document["sha256"] != manifests.document_sum(document):
             raise ValueError("the manifest is damaged")
         return document
 

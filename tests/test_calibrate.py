@@ -16,7 +16,7 @@ from udq.calibrate import DEPTH, THRESHOLD, Calibration
 from udq.database import LocalDatabase
 from udq.errors import InputError
 from udq.quantization.quantizer import Quantizer
-from udq.segments import PHOTO, Image, Segment
+from udq.store.segments import PHOTO, Image, Segment
 
 M, K, LENGTH = 8, 64, 8
 REGIONS = 12

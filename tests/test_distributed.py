@@ -143,7 +143,7 @@ def test_a_lost_worker_and_a_lost_node_cost_nothing(cluster, many, whole, tmp_pa
 
 
 def test_what_a_kill_of_the_driver_leaves_goes_on(cluster, many, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr("udq.segments.PHOTOS", 32)
+    monkeypatch.setattr("udq.store.segments.PHOTOS", 32)
 
     def stop():
         raise KeyboardInterrupt
@@ -236,7 +236,7 @@ def test_a_collection_is_trained_by_the_cluster(cluster, many, tmp_path):
 def pieces(library, many, tmp_path_factory):
     """A collection of six segments; some of its photos were removed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("udq.segments.PHOTOS", 20)
+        patch.setattr("udq.store.segments.PHOTOS", 20)
         path = tmp_path_factory.mktemp("pieces") / "x.udq"
         built = Collection.build(many, path, config=QUICK, device="cpu")
     return built.remove(["01*"])[0]

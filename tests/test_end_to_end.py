@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from udq import Collection, IndexConfig, UdqError, index, storage
+from udq import Collection, IndexConfig, UdqError, index
 from udq.datasets import GroundTruth, Query
 from udq.evaluate import evaluate
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.photos.source import Source, find
+from udq.store import manifest
 from udq.training import sampling
 from udq.training.end_to_end import EndToEnd
 
@@ -79,7 +80,7 @@ def test_a_gradient_reaches_the_convolutions_but_for_the_first_groups(prepared):
 
 def test_the_collection_keeps_the_trained_convolutions_and_encodes_with_them(trained, photos):
     usual = Trunk(SMALL.features).state()
-    kept = storage.read_backbone(trained.path, storage.read_manifest(trained.path))
+    kept = manifest.read_backbone(trained.path, manifest.read_manifest(trained.path))
     moved = {name: float(np.abs(kept[name] - usual[name]).max()) for name in usual}
     query = photos / "coffee.png"
     reopened = Collection.open(trained.path, device="cpu")

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_storage import write
 
-from udq import Collection, storage
+from udq import Collection
 from udq.cli import _parse_box
 from udq.common import files
 from udq.datasets import boxes, detection
 from udq.errors import UdqError
 from udq.photos.boxes import check_box
 from udq.ranking import rank
+from udq.store import manifest
 from udq.verify import verify
 
 FILES = ("model-000001.npz", *(f"segments/000001/{name}" for name in
@@ -73,17 +74,17 @@ def edited(data, edits):
 
 def put(path, whole, name, data):
     """Write a file of a collection, all others as they were, and make the checksums fit as an attacker would."""
-    for other in (storage.MANIFEST, *FILES):
+    for other in (manifest.MANIFEST, *FILES):
         shutil.copy(whole / other, path / other)
-    document = json.loads((whole / storage.MANIFEST).read_text())
+    document = json.loads((whole / manifest.MANIFEST).read_text())
     (path / name).write_bytes(data)
-    storage.facts_of(document)[name].update(bytes=len(data), sha256=files.checksum(data))
+    manifest.facts_of(document)[name].update(bytes=len(data), sha256=files.checksum(data))
     put_manifest(path, document)
 
 
 def put_manifest(path, document):
-    document["sha256"] = storage.document_sum(document)
-    (path / storage.MANIFEST).write_text(json.dumps(document))
+    document["sha256"] = manifest.document_sum(document)
+    (path / manifest.MANIFEST).write_text(json.dumps(document))
 
 
 def use(path):
@@ -167,7 +168,7 @@ def places(document, before=()):
 @settings(SHARED, max_examples=100)
 def test_other_values_in_a_manifest(whole, path, data):
     put(path, whole, FILES[0], (whole / FILES[0]).read_bytes())
-    document = json.loads((whole / storage.MANIFEST).read_text())
+    document = json.loads((whole / manifest.MANIFEST).read_text())
     *inner, last = data.draw(st.sampled_from(list(places(document))))
     place = document
     for key in inner:
@@ -183,10 +184,10 @@ def test_other_values_in_a_manifest(whole, path, data):
 @given(st.one_of(edits, st.integers(1, 10**5)))
 @SHARED
 def test_a_manifest_that_is_no_manifest(whole, path, edits):
-    text = (whole / storage.MANIFEST).read_bytes()
+    text = (whole / manifest.MANIFEST).read_bytes()
     nested = b'{"format": "udq-collection", "version": 3, "x": ' + b"[" * edits + b"]" * edits + b"}" if isinstance(
         edits, int) else b""  # fmt: skip
-    (path / storage.MANIFEST).write_bytes(nested or edited(text, edits))
+    (path / manifest.MANIFEST).write_bytes(nested or edited(text, edits))
     use(path)
 
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from udq import evaluate, segments
+from udq import evaluate
 from udq.common.progress import silent
 from udq.database import LocalDatabase
 from udq.errors import InputError
 from udq.localise import localise
+from udq.store import segments
 
 
 def by_hand(distance, boxes, ranked):

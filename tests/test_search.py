@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from udq import scan, search
 from udq.database import LocalDatabase
 from udq.ranking import rank_by
-from udq.segments import PHOTO, Image, Segment
+from udq.store.segments import PHOTO, Image, Segment
 from udq.types import Features
 
 SUBSPACES, CODEWORDS = 8, 256

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import segments, storage, writer
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.photos.source import Content
 from udq.quantization.head import Head, Layer
 from udq.quantization.model import Model
 from udq.quantization.quantizer import Quantizer
+from udq.store import builder, segments
+from udq.store import manifest as manifests
 from udq.types import Codes
 from udq.verify import verify
 
@@ -55,7 +56,7 @@ def indexed(codes, counts, names):
 
 def write(path):
     """A collection of two segments, photos of 100 x 80 pixels."""
-    with writer.Writer(path, fingerprint="one") as made:
+    with builder.Writer(path, fingerprint="one") as made:
         made.put_model(small_model())
         for codes, counts, names in SEGMENTS:
             made.put_segment(list(indexed(codes, counts, names)), codewords=codes.codewords, done=len(names))
@@ -71,13 +72,13 @@ def write(path):
 def change(path, **entries):
     """Change the manifest and make its checksum fit, as an attacker would."""
     document = json.loads((path / "collection.json").read_text()) | entries
-    document["sha256"] = storage.document_sum(document)
+    document["sha256"] = manifests.document_sum(document)
     (path / "collection.json").write_text(json.dumps(document))
 
 
 def read(path):
-    manifest = storage.read_manifest(path)
-    storage.read_model(path, manifest)
+    manifest = manifests.read_manifest(path)
+    manifests.read_model(path, manifest)
     return list(segments.read(path, manifest, subspaces=4, codewords=32))
 
 
@@ -100,8 +101,8 @@ def test_codes_come_back_from_exactly_m_log2_k_bits(regions, subspaces, codeword
 
 def test_what_was_written_comes_back(tmp_path):
     path = write(tmp_path / "x.udq")
-    manifest = storage.read_manifest(path)
-    model, found = storage.read_model(path, manifest), read(path)
+    manifest = manifests.read_manifest(path)
+    model, found = manifests.read_model(path, manifest), read(path)
 
     assert (manifest.images, manifest.regions, manifest.config) == (3, 8, IndexConfig())
     assert manifest.broken == [{"image": "x.jpg", "reason": "x.jpg: empty file"}]
@@ -124,7 +125,7 @@ def test_what_is_at_the_destination_stays(tmp_path, what):
     {"folder": place.mkdir, "file": place.touch, "dangling link": lambda: place.symlink_to("gone")}[what]()
 
     with pytest.raises(InputError, match="already exists"):
-        writer.Writer(place, fingerprint="one")
+        builder.Writer(place, fingerprint="one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
@@ -132,7 +133,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(UdqError, match="cannot create a collection here"):
-        writer.Writer(tmp_path / "file" / "x.udq", fingerprint="one")
+        builder.Writer(tmp_path / "file" / "x.udq", fingerprint="one")
 
 
 def test_a_single_changed_byte_is_found_in_every_file(tmp_path):
@@ -148,7 +149,7 @@ def test_a_single_changed_byte_is_found_in_every_file(tmp_path):
 
 def test_a_truncated_or_missing_file_is_refused_when_opened(tmp_path):
     path = write(tmp_path / "x.udq")
-    for file in [file for file in path.rglob("*") if file.is_file() and file.name not in ("lock", storage.COPY)]:
+    for file in [file for file in path.rglob("*") if file.is_file() and file.name not in ("lock", manifests.COPY)]:
         whole = file.read_bytes()
         file.write_bytes(whole[:-3])
         with pytest.raises(CollectionError, match="damaged"):
@@ -166,15 +167,15 @@ def test_a_changed_manifest_is_refused(tmp_path):
     (path / "collection.json").write_text(text.replace('"regions": 5', '"regions": 6'))
 
     with pytest.raises(CollectionError, match="checksum differs"):
-        storage.read_manifest(path)
+        manifests.read_manifest(path)
 
 
 def test_a_newer_version_is_refused_by_its_number(tmp_path):
     path = write(tmp_path / "x.udq")
-    change(path, version=storage.VERSION + 1)
+    change(path, version=manifests.VERSION + 1)
 
     with pytest.raises(CollectionError, match=r"format version 4 is newer than this udq reads \(3\); upgrade udq"):
-        storage.read_manifest(path)
+        manifests.read_manifest(path)
 
 
 def test_an_older_version_is_refused_by_its_number(tmp_path):
@@ -182,7 +183,7 @@ def test_an_older_version_is_refused_by_its_number(tmp_path):
     change(path, version=1)
 
     with pytest.raises(CollectionError, match=r"format version 1 is older than this udq reads \(2\); build it again"):
-        storage.read_manifest(path)
+        manifests.read_manifest(path)
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "segments/../../x/codes.npy", "model-000001.npz/.."])
@@ -192,7 +193,7 @@ def test_a_manifest_cannot_lead_out_of_the_collection(tmp_path, name):
     change(path, model=entry | {"file": name})
 
     with pytest.raises(CollectionError, match="no file of a collection"):
-        storage.read_model(path, storage.read_manifest(path))
+        manifests.read_model(path, manifests.read_manifest(path))
 
 
 def test_other_things_are_not_collections(tmp_path):
@@ -202,7 +203,7 @@ def test_other_things_are_not_collections(tmp_path):
     (tmp_path / "other" / "collection.json").write_text('{"format": "something", "version": 1}')
 
     with pytest.raises(InputError, match="no such collection"):
-        storage.read_manifest(tmp_path / "nowhere")
+        manifests.read_manifest(tmp_path / "nowhere")
     for name in ("file", "folder", "other"):
         with pytest.raises(CollectionError, match="not a udq collection"):
-            storage.read_manifest(tmp_path / name)
+            manifests.read_manifest(tmp_path / name)

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, storage, update
+from udq import Collection, IndexConfig, update
 from udq.common import files
 from udq.errors import DiskError, InputError
 from udq.photos.source import Source
 from udq.ranking import rank
-from udq.transaction import Transaction
-from udq.writer import Writer
+from udq.store import manifest as manifests
+from udq.store.builder import Writer
+from udq.store.transaction import Transaction
 
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
 FIRST, LATER = ("astronaut.png", "coffee.png", "coins.png", "rocket.png"), ("chelsea.png", "page.png")  # conftest
@@ -72,11 +73,11 @@ def test_adding_is_encoding_as_a_build_does(place, photos):
 
 
 def test_what_is_there_already_is_left_alone(place):
-    before = storage.read_manifest(place / "x.udq")
+    before = manifests.read_manifest(place / "x.udq")
     after, changes = opened(place).add(place / "photos")
 
     assert (changes.added, changes.same) == (0, 4)
-    assert storage.read_manifest(place / "x.udq") == before
+    assert manifests.read_manifest(place / "x.udq") == before
     os.utime(place / "photos" / "coins.png", (1, 1))  # another time, the same bytes
     after, changes = opened(place).add(place / "photos")
     assert (changes.moved, changes.same) == (1, 3)
@@ -181,7 +182,7 @@ def test_a_name_of_no_photo_removes_nothing(place):
 
 
 def test_compacting_changes_no_answer_and_frees_the_room(place, photos, monkeypatch):
-    monkeypatch.setattr("udq.segments.PHOTOS", 2)
+    monkeypatch.setattr("udq.store.segments.PHOTOS", 2)
     whole, _ = opened(place).add(photos / "views")
     before, _ = whole.remove(["coffee.png"])
     assert len(before.segments) == 2
@@ -199,7 +200,7 @@ def test_compacting_changes_no_answer_and_frees_the_room(place, photos, monkeypa
 
 
 def test_a_full_segment_is_left_alone_and_the_last_one_grows(place, photos, monkeypatch):
-    monkeypatch.setattr("udq.segments.PHOTOS", 6)
+    monkeypatch.setattr("udq.store.segments.PHOTOS", 6)
     monkeypatch.setattr(update, "_BATCH", 1)
     first, _ = opened(place).add([photos / name for name in LATER])
     assert [len(segment.images) for segment in first.segments] == [6]
@@ -230,7 +231,7 @@ def test_who_changes_a_collection_is_alone_and_named(place, photos):
 
 
 def test_an_unfinished_retraining_is_not_thrown_away(place):
-    manifest = storage.read_manifest(place / "x.udq")
+    manifest = manifests.read_manifest(place / "x.udq")
     with Writer(place / "x.udq", fingerprint="one", replaces=manifest) as writer:
         writer.put_model(opened(place).model)
     with pytest.raises(InputError, match=r"an interrupted 'udq retrain' waits to go on in .*run it again to finish it"):
@@ -263,7 +264,7 @@ def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path,
     assert ids(new) == ids(old) | {"page.png": {2: 3, 3: 4}[version]}  # there was a page before in the later one
     for before, after in zip(answers(old), answers(new), strict=True):
         assert before.items() <= after.items()
-    assert new.info()["format_version"] == storage.VERSION
+    assert new.info()["format_version"] == manifests.VERSION
     assert new.remove(["coffee.png"])[0].compact().verify() == []
 
 
@@ -310,7 +311,7 @@ def test_a_name_that_is_no_unicode_goes_all_the_way(udq, photos, tmp_path):
 
 
 def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhile(place, photos, monkeypatch):
-    monkeypatch.setattr("udq.segments.PHOTOS", 6)
+    monkeypatch.setattr("udq.store.segments.PHOTOS", 6)
     monkeypatch.setattr(update, "_BATCH", 1)
     for name in LATER:
         shutil.copy(photos / name, place / "photos")
@@ -347,7 +348,7 @@ def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
             raise DiskError("no room")
         return write_new(path, data)
 
-    monkeypatch.setattr("udq.segments.write_new", full)
+    monkeypatch.setattr("udq.store.segments.write_new", full)
     with pytest.raises(DiskError):
         opened(place).add([photos / "page.png"])
     assert sorted(file for file in (place / "x.udq").rglob("*")) == before
@@ -377,19 +378,19 @@ def test_a_copy_elsewhere_leaves_the_photos_where_they_are(place):
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(udq, place, photos):
     (place / "photos" / "coins.png").unlink()
     shutil.copy(photos / "page.png", place / "photos")
-    before = storage.read_manifest(place / "x.udq")
+    before = manifests.read_manifest(place / "x.udq")
     code, out, _ = udq("add", place / "x.udq", place / "photos", "--sync", "--dry-run")
     assert (code, "1 added, 1 removed, 3 left as they were" in out) == (0, True)
-    assert storage.read_manifest(place / "x.udq") == before
+    assert manifests.read_manifest(place / "x.udq") == before
 
 
 def test_a_repeated_addition_changes_nothing(place):
     (place / "photos" / "notes.txt").touch()
     (place / "photos" / "broken.png").write_bytes(b"no photo")
     opened(place).add(place / "photos")
-    before = storage.read_manifest(place / "x.udq")
+    before = manifests.read_manifest(place / "x.udq")
     assert opened(place).add(place / "photos")[1].broken
-    assert storage.read_manifest(place / "x.udq") == before
+    assert manifests.read_manifest(place / "x.udq") == before
     (place / "photos" / "broken.png").unlink()
     assert opened(place).remove("broken.png")[0].broken == []
 
@@ -427,5 +428,5 @@ def test_a_reader_asks_with_the_network_of_the_codes_that_it_reads(place, photos
 def test_ids_of_format_2_outlive_its_changes(tmp_path):
     path = shutil.copytree(Path(__file__).parent / "collections" / "format-2", tmp_path / "x.udq")
     new, _ = Collection.open(path, device="cpu").remove(["coffee.png"])
-    assert storage.read_manifest(path).segments[0]["first_id"] == 0
+    assert manifests.read_manifest(path).segments[0]["first_id"] == 0
     assert ids(new) == {"coins.png": 1, "rocket.png": 2}

@@ -8,8 +8,9 @@ import shutil
 import pytest
 from test_update import answers, ids, opened
 
-from udq import Collection, storage
+from udq import Collection
 from udq.errors import CollectionError, InputError
+from udq.store import manifest as manifests
 from udq.verify import Repaired, repair, verify
 
 
@@ -20,9 +21,9 @@ def flip(file, at=-1):
 
 
 def test_a_whole_collection_needs_no_repair(place):
-    before = storage.read_manifest(place / "x.udq")
+    before = manifests.read_manifest(place / "x.udq")
     assert repair(place / "x.udq", device="cpu") == Repaired()
-    assert storage.read_manifest(place / "x.udq") == before
+    assert manifests.read_manifest(place / "x.udq") == before
 
 
 @pytest.mark.parametrize("name", ["codes.npy", "boxes.npy", "offsets.npy"])
@@ -164,10 +165,10 @@ def test_a_model_without_any_photo_to_train_it_on_is_left_for_a_better_day(place
     path = place / "x.udq"
     flip(path / opened(place)._manifest.document["model"]["file"])
     (place / "photos").rename(place / "away")
-    before = storage.read_manifest(path)
+    before = manifests.read_manifest(path)
     with pytest.raises(CollectionError, match="not one of its photos is there to train it anew; put them back"):
         repair(path, device="cpu")
-    assert storage.read_manifest(path) == before
+    assert manifests.read_manifest(path) == before
     (place / "away").rename(place / "photos")
     assert len(repair(path, device="cpu").restored) == 4
     assert verify(path) == []
@@ -180,7 +181,7 @@ def test_a_repair_that_is_interrupted_in_training_goes_on(place, monkeypatch):
     def stop(self, photos, **_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("udq.writer.Writer.put_segment", stop)
+    monkeypatch.setattr("udq.store.builder.Writer.put_segment", stop)
     with pytest.raises(KeyboardInterrupt):
         repair(path, device="cpu")
     monkeypatch.undo()
@@ -193,7 +194,7 @@ def test_a_repair_that_is_interrupted_in_training_goes_on(place, monkeypatch):
 
 
 def test_of_a_changed_photo_only_its_new_self_comes_back_where_what_was_removed_is_lost(place, photos, monkeypatch):
-    monkeypatch.setattr("udq.segments.PHOTOS", 4)  # so that the old one's segment is left alone
+    monkeypatch.setattr("udq.store.segments.PHOTOS", 4)  # so that the old one's segment is left alone
     shutil.copy(photos / "brick.png", place / "photos" / "coins.png")
     before, changes = opened(place).add(place / "photos")
     assert changes.changed == 1
@@ -220,7 +221,7 @@ def test_a_damaged_model_beside_damaged_offsets_and_removed_photos_is_trained_an
 
 def test_a_collection_that_changes_under_verification_is_not_called_damaged(place, monkeypatch):
     path = place / "x.udq"
-    check, changed = storage.check, []
+    check, changed = manifests.check, []
 
     def checked(file, facts):
         if not changed:
@@ -228,6 +229,6 @@ def test_a_collection_that_changes_under_verification_is_not_called_damaged(plac
             opened(place).remove(["coins.png"])[0].compact().remove(["coffee.png"])
         check(file, facts)
 
-    monkeypatch.setattr(storage, "check", checked)
+    monkeypatch.setattr(manifests, "check", checked)
     assert verify(path) == []
     assert changed

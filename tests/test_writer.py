@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from test_storage import SEGMENTS, change, indexed, read, small_model, write
 
-from udq import Collection, index, segments, storage, writer
+from udq import Collection, index
 from udq.config import IndexConfig
 from udq.errors import InputError, UdqError
+from udq.store import builder, segments
+from udq.store import manifest as manifests
 from udq.verify import verify
 
 
@@ -27,7 +29,7 @@ def put(made, number):
 
 def stop_after_one_segment(path, fingerprint="one", error=KeyboardInterrupt):
     def build():
-        with writer.Writer(path, fingerprint=fingerprint) as made:
+        with builder.Writer(path, fingerprint=fingerprint) as made:
             made.put_model(small_model(), training={"stopped": None})
             put(made, 0)
             raise error
@@ -55,7 +57,7 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
     stop_after_one_segment(tmp_path / "x.udq", error=error)
     assert [entry.name for entry in tmp_path.iterdir()] == [".x.udq.partial"]
 
-    with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
         assert (made.has_model, made.done) == (True, 2)
         assert made.read_model().to_bytes() == small_model().to_bytes()
         put(made, 1)
@@ -68,7 +70,7 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
 
 def test_another_build_of_the_same_name_starts_anew(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq")
-    with writer.Writer(tmp_path / "x.udq", fingerprint="two") as made:
+    with builder.Writer(tmp_path / "x.udq", fingerprint="two") as made:
         assert (made.has_model, made.done) == (False, 0)
     assert list(tmp_path.iterdir()) == []
 
@@ -76,25 +78,25 @@ def test_another_build_of_the_same_name_starts_anew(tmp_path):
 def test_a_damaged_rest_is_not_gone_on_from(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq")
     (tmp_path / ".x.udq.partial" / "segments" / "000001" / "codes.npy").write_bytes(b"short")
-    with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 0
 
 
 def test_a_try_that_has_done_nothing_leaves_nothing(tmp_path):
-    with pytest.raises(InputError), writer.Writer(tmp_path / "x.udq", fingerprint="one"):
+    with pytest.raises(InputError), builder.Writer(tmp_path / "x.udq", fingerprint="one"):
         raise InputError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_input_error_of_one_try_does_not_cost_the_work_of_another(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq", error=InputError)
-    with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 2
 
 
 def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
     def build():
-        with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+        with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
             made.put_model(small_model())
             put(made, 0)
             put(made, 1)
@@ -106,7 +108,7 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
         build()
     assert [entry.name for entry in (tmp_path / "x.udq").iterdir()] == ["mine.txt"]
     shutil.rmtree(tmp_path / "x.udq")
-    with writer.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 3
         made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
     assert contents(tmp_path / "x.udq") == contents(write(tmp_path / "y.udq"))
@@ -114,23 +116,23 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
 
 def whole(path, manifest):
     """Whether all files of a manifest are as they were written."""
-    for name, facts in storage.facts_of(manifest.document).items():
-        storage.check(path / name, facts)
+    for name, facts in manifests.facts_of(manifest.document).items():
+        manifests.check(path / name, facts)
     return True
 
 
 def replacing(path, fingerprint="three"):
-    return writer.Writer(path, fingerprint=fingerprint, replaces=storage.read_manifest(path))
+    return builder.Writer(path, fingerprint=fingerprint, replaces=manifests.read_manifest(path))
 
 
 def test_a_collection_that_changed_meanwhile_is_not_replaced(tmp_path):
     path = write(tmp_path / "x.udq")
-    old = storage.read_manifest(path)
+    old = manifests.read_manifest(path)
     shutil.rmtree(path)
     write(path)
     change(path, created="another time")
     with pytest.raises(InputError, match="was changed meanwhile; run the same command again"):
-        writer.Writer(path, fingerprint="three", replaces=old)
+        builder.Writer(path, fingerprint="three", replaces=old)
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
@@ -164,40 +166,40 @@ def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeyp
         assert made.read_model().to_bytes() == small_model().to_bytes()
         made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
     assert verify(path) == []
-    assert storage.read_manifest(path).images == 1
+    assert manifests.read_manifest(path).images == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
 def test_two_builds_of_one_name_do_not_meet(tmp_path):
-    with writer.Writer(tmp_path / "x.udq", fingerprint="one"):
+    with builder.Writer(tmp_path / "x.udq", fingerprint="one"):
         other = filelock.FileLock(tmp_path / ".x.udq.partial" / "lock")
         with pytest.raises(filelock.Timeout):
             other.acquire(timeout=0)
         with pytest.raises(InputError, match=r"another udq \(process \d+ on .* is changing it; wait"):
-            writer.Writer(tmp_path / "x.udq", fingerprint="one")
+            builder.Writer(tmp_path / "x.udq", fingerprint="one")
 
 
 def test_what_replaces_a_collection_appears_at_once_and_only_own_files_ever_go(tmp_path):
     path = write(tmp_path / "x.udq")
-    old = storage.read_manifest(path)
+    old = manifests.read_manifest(path)
     (path / "pictures").mkdir()
     (path / "pictures" / "found.jpg").touch()
     for generation in (2, 3):
-        before = storage.read_manifest(path)
+        before = manifests.read_manifest(path)
         with replacing(path) as made:
             made.put_model(small_model(), backbone={"weight": np.full(3, generation, np.float32)})
             put(made, 1)
             assert whole(path, before)
             made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
-        new = storage.read_manifest(path)
+        new = manifests.read_manifest(path)
 
         assert whole(path, new)
         assert whole(path, before)  # for those who have it open
-        assert not set(storage.files_of(new)) & set(storage.files_of(before))
-        assert storage.read_backbone(path, new)["weight"].tolist() == [generation] * 3
-    assert not any((path / name).exists() for name in storage.files_of(old))
+        assert not set(manifests.files_of(new)) & set(manifests.files_of(before))
+        assert manifests.read_backbone(path, new)["weight"].tolist() == [generation] * 3
+    assert not any((path / name).exists() for name in manifests.files_of(old))
     assert (path / "pictures" / "found.jpg").exists()
-    assert set(contents(path)) == {"pictures/found.jpg", *storage.files_of(new), *storage.files_of(before)}
+    assert set(contents(path)) == {"pictures/found.jpg", *manifests.files_of(new), *manifests.files_of(before)}
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 

@@ -39,7 +39,7 @@ from udq import scan
 from udq.errors import InputError
 from udq.quantization.quantizer import Quantizer
 from udq.scan import Part
-from udq.segments import Indexed
+from udq.store.segments import Indexed
 from udq.types import Codes, Features
 
 THRESHOLD = 0.95

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, scan, storage
+from udq import drift, scan
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.database import LocalDatabase
@@ -16,6 +16,7 @@ from udq.datasets import protocol
 from udq.drift import Drift
 from udq.features import runtime
 from udq.reader import OpenDatabase, Reader
+from udq.store import manifest
 from udq.types import Example, SearchResult
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class Collection(Reader):
     def info(self) -> dict[str, Any]:
         """Return what the collection holds, JSON-serialisable."""
         document = self.manifest.document
-        size = sum(storage.sizes_of(document).values())
+        size = sum(manifest.sizes_of(document).values())
         measured = self.drift
         return {
             "path": str(self.path),

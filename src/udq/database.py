@@ -12,14 +12,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan, segments
+from udq import scan
 from udq.calibrate import Calibration
 from udq.features import proposals
 from udq.inverted import InvertedIndex
 from udq.quantization.model import Model
 from udq.scan import Part
-from udq.segments import Image, Indexed, Segment
-from udq.storage import Manifest
+from udq.store import segments
+from udq.store.manifest import Manifest
+from udq.store.segments import Image, Indexed, Segment
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from udq.segments import Segment
+from udq.store.segments import Segment
 
 # Fewer newer photos than these, or than this share of all, are not worth training anew, whatever their error.
 _LEAST = 10

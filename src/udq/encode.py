@@ -13,7 +13,7 @@ from udq.features.extractor import Extracted, Extractor
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source
 from udq.quantization.model import Model
-from udq.segments import Image, Indexed
+from udq.store.segments import Image, Indexed
 from udq.types import Arrays, Regions
 
 Seen = Indexed | dict[str, str]

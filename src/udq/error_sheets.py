@@ -12,7 +12,7 @@ from udq.errors import ImageError
 from udq.failures import KEPT, Failures
 from udq.photos import decoding
 from udq.scoring import TOP, Outcome
-from udq.segments import Image
+from udq.store.segments import Image
 from udq.types import Box, Match
 
 # Ranks of positives that a section names; photos whose last thumbnails are kept, since the queries of one object share

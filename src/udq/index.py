@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from udq import segments, storage
 from udq._version import __version__
 from udq.common import files
 from udq.common.progress import Progress, silent, tracked
@@ -29,13 +28,15 @@ from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.photos import source as photo_source
 from udq.quantization.model import Model
-from udq.segments import Indexed
+from udq.store import manifest as manifests
+from udq.store import segments
+from udq.store.builder import Writer
+from udq.store.segments import Indexed
 from udq.training import fitting
 from udq.training.algorithm import Trained, train
 from udq.training.end_to_end import EndToEnd
 from udq.training.fitting import FileCheckpoint, Measure, Trainer
 from udq.training.sampling import Sample, draw, training_sample
-from udq.writer import Writer
 
 Hire = Callable[[Extractor, IndexConfig], AbstractContextManager[Workforce]]
 """Factory for the extraction workers of an extractor and its settings; closes them on exit."""
@@ -107,7 +108,7 @@ def rebuild(
         InputError: photos are gone.
         CollectionError: a file of weights that it was built with is gone.
     """
-    manifest = storage.read_manifest(path)
+    manifest = manifests.read_manifest(path)
     held = segments.read_living(path, manifest)
     sources = [photo_source.Source(image.name, image.path) for image in held]
     gone = [source.path for source in sources if not source.path.is_file()]
@@ -121,7 +122,7 @@ def rebuild(
     given = dict(manifest.given)
     if "rpn" not in config.features.proposals:
         given["rpn"] = None  # regions come from elsewhere now
-    weights, rpn = (storage.given_file(given, name) for name in ("weights", "rpn"))
+    weights, rpn = (manifests.given_file(given, name) for name in ("weights", "rpn"))
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with Writer(path, fingerprint=same, replaces=manifest) as writer:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from udq import storage
 from udq.config import IndexConfig
 from udq.database import Database, LocalDatabase
 from udq.errors import CollectionError, UdqError
 from udq.quantization.model import Model
-from udq.segments import Image, Segment
-from udq.storage import Manifest
+from udq.store import manifest as manifests
+from udq.store.manifest import Manifest
+from udq.store.segments import Image, Segment
 from udq.types import Arrays
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str
     extractor = Extractor(
         manifest.config.images,
         manifest.config.features,
-        weights=storage.given_file(manifest.given, "weights"),
-        rpn=storage.given_file(manifest.given, "rpn"),
+        weights=manifests.given_file(manifest.given, "weights"),
+        rpn=manifests.given_file(manifest.given, "rpn"),
         device=device,
         network=network,
     )
@@ -58,7 +58,7 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str
 
 def _same_network(one: Manifest, other: Manifest) -> bool:
     """Whether the networks of two states are the same."""
-    parts = ("config", "backbone", *storage.GIVEN)
+    parts = ("config", "backbone", *manifests.GIVEN)
     return all(one.document.get(part) == other.document.get(part) for part in parts)
 
 
@@ -90,7 +90,7 @@ class Reader:
         """
         self.path = path
         self.device = device
-        self.manifest = storage.read_manifest(path)
+        self.manifest = manifests.read_manifest(path)
         self._network = network
         self._open_database = open_database
         self._lock = threading.Lock()
@@ -100,7 +100,7 @@ class Reader:
 
     def refreshed(self) -> Self:
         """Return the collection as it is now: itself if nothing has changed since it was opened."""
-        if storage.read_manifest(self.path) == self.manifest:
+        if manifests.read_manifest(self.path) == self.manifest:
             return self
         opened = type(self)(self.path, device=self.device, network=self._network, open_database=self._open_database)
         opened._extractor = self._extractor  # loading it takes longer than all the rest
@@ -176,12 +176,12 @@ class Reader:
         with self._lock:
             while self._read is None:
                 try:
-                    model = storage.read_model(self.path, self.manifest)
+                    model = manifests.read_model(self.path, self.manifest)
                     database = self._open_database(self.path, self.manifest, model)
-                    backbone = storage.read_backbone(self.path, self.manifest)
+                    backbone = manifests.read_backbone(self.path, self.manifest)
                     self._read = _State(self.manifest, database, backbone)
                 except CollectionError:
-                    newest = storage.read_manifest(self.path)
+                    newest = manifests.read_manifest(self.path)
                     if newest == self.manifest:
                         raise
                     self.manifest = newest

@@ -10,7 +10,7 @@ from udq.common.progress import Progress, silent
 from udq.errors import ImageError, InputError
 from udq.photos import source as photo_source
 from udq.photos.source import Content, Source
-from udq.segments import Image
+from udq.store.segments import Image
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udq import segments
 from udq.common.progress import Progress, silent
 from udq.errors import InputError
 from udq.photos import source as photo_source
 from udq.photos.source import Content, Source
-from udq.segments import Indexed, Segment
+from udq.store import segments
+from udq.store.segments import Indexed, Segment
+from udq.store.transaction import Transaction, sweep
 from udq.sync import plan
-from udq.transaction import Transaction, sweep
 
 if TYPE_CHECKING:
     from udq.reader import Reader

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udq import segments, storage
 from udq.common import npz
 from udq.common.files import write_whole
 from udq.common.lock import Lock
@@ -20,9 +19,11 @@ from udq.errors import CollectionError
 from udq.photos.source import Source
 from udq.quantization.model import Model
 from udq.reader import Reader, extractor_of
-from udq.segments import Image, Indexed
-from udq.storage import COPY, MANIFEST, Manifest
-from udq.transaction import Transaction
+from udq.store import manifest as manifests
+from udq.store import segments
+from udq.store.manifest import COPY, MANIFEST, Manifest
+from udq.store.segments import Image, Indexed
+from udq.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from udq.features.extractor import Extractor
@@ -103,7 +104,7 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
         manifest, damage = _manifest(path)
         if damage:
             for name in (MANIFEST, COPY):
-                write_whole(path / name, storage.dump(manifest.document))
+                write_whole(path / name, manifests.dump(manifest.document))
         found = _files(path, manifest)
     finally:
         lock.release()
@@ -116,7 +117,7 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
     if any(map(_is_model, found)):
         from udq import index
 
-        config = storage.read_manifest(path).config
+        config = manifests.read_manifest(path).config
         index.rebuild(path, config=config, device=device, progress=progress)
         names = tuple(Reader(path).names)
         mended = replace(mended, restored=names)
@@ -136,10 +137,10 @@ def _all_there(path: Path, manifest: Manifest) -> bool:
 def _manifest(path: Path) -> tuple[Manifest, list[Damage]]:
     """Return the manifest, or its copy where it is damaged, and what is damaged of the two."""
     try:
-        manifest = storage.read_manifest(path)
+        manifest = manifests.read_manifest(path)
     except CollectionError:
         try:
-            copy = storage.read_manifest(path, COPY)
+            copy = manifests.read_manifest(path, COPY)
         except CollectionError:
             copy = None
         if copy is None:
@@ -147,11 +148,11 @@ def _manifest(path: Path) -> tuple[Manifest, list[Damage]]:
         return copy, [Damage(MANIFEST, "the whole collection; its copy is whole")]
     found = []
     raw = (path / MANIFEST).read_bytes()
-    if raw != storage.dump(manifest.document):
+    if raw != manifests.dump(manifest.document):
         found.append(Damage(MANIFEST, "nothing that it says"))
     if manifest.document["version"] > 2:  # which had no copy
         try:
-            whole = (path / COPY).read_bytes() == storage.dump(storage.read_manifest(path, COPY).document)
+            whole = (path / COPY).read_bytes() == manifests.dump(manifests.read_manifest(path, COPY).document)
         except (CollectionError, OSError):
             whole = False
         if not whole:
@@ -162,9 +163,9 @@ def _manifest(path: Path) -> tuple[Manifest, list[Damage]]:
 def _files(path: Path, manifest: Manifest) -> list[Damage]:
     """Compare the files that a manifest names with their checksums."""
     found = []
-    for name, facts in storage.facts_of(manifest.document).items():
+    for name, facts in manifests.facts_of(manifest.document).items():
         try:
-            storage.check(storage.inside(path, name), facts)
+            manifests.check(manifests.inside(path, name), facts)
         except CollectionError:
             found.append(_damage(path, manifest, name))
     return found
@@ -195,7 +196,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
     """Commit a state in which nothing is damaged but the model, where it is."""
     path, manifest = change.path, change.manifest
     try:
-        removed, back = set(storage.read_removed(path, manifest).tolist()), 0
+        removed, back = set(manifests.read_removed(path, manifest).tolist()), 0
     except CollectionError:
         removed = _replaced(path, manifest)
         back = manifest.removed["images"] - len(removed)
@@ -211,8 +212,8 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
             f"{path}: its model is damaged, and not one of its photos is there to train it anew; put them back, "
             "or restore the collection from a copy"
         )
-    for name in storage.GIVEN:
-        storage.given_file(manifest.given, name)  # before anything is dropped: without it no photo can be looked at
+    for name in manifests.GIVEN:
+        manifests.given_file(manifest.given, name)  # before anything is dropped: without it no photo can be looked at
     look = _Look(path, manifest, device, progress)
     for place, entry in enumerate(manifest.segments):
         try:
@@ -297,11 +298,11 @@ class _Look:
 
     @cached_property
     def _model(self) -> Model:
-        return storage.read_model(self._path, self._manifest)
+        return manifests.read_model(self._path, self._manifest)
 
     @cached_property
     def _extractor(self) -> Extractor:
-        backbone = storage.read_backbone(self._path, self._manifest)
+        backbone = manifests.read_backbone(self._path, self._manifest)
         return extractor_of(self._manifest, backbone, self._device).proposing()
 
     @property

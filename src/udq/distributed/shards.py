@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import segments, storage
 from udq.calibrate import Calibration
 from udq.common.text import counted
 from udq.database import LocalDatabase, Nearest
@@ -28,8 +27,10 @@ from udq.distributed import cluster
 from udq.errors import InputError, UdqError
 from udq.features import proposals
 from udq.quantization.model import Model
-from udq.segments import Image, Indexed
-from udq.storage import Manifest
+from udq.store import manifest as manifests
+from udq.store import segments
+from udq.store.manifest import Manifest
+from udq.store.segments import Image, Indexed
 
 PATIENCE = 5.0
 """Seconds that a shard has for an answer: a scan of 200 million codes takes a tenth of one."""
@@ -66,9 +67,9 @@ class Shard:
 
     def __init__(self, path: Path, manifest: Manifest, first: int, last: int, looked_at: float | None) -> None:
         """Read segments first..last - 1 of a collection; every byte is compared with its checksum."""
-        model = storage.read_model(path, manifest)
+        model = manifests.read_model(path, manifest)
         shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
-        removed = storage.read_removed(path, manifest)
+        removed = manifests.read_removed(path, manifest)
         held = [segments.read_one(path, manifest, i, removed=removed, **shape) for i in range(first, last)]
         ranked = manifest.config.features.proposals in proposals.RANKED
         self._database = LocalDatabase(model, tuple(held), ranked, looked_at, threads=1)

@@ -12,7 +12,7 @@ from udq.database import LocalDatabase
 from udq.encode import encode
 from udq.features.extractor import Extracted
 from udq.quantization.model import Model
-from udq.segments import Indexed, Segment
+from udq.store.segments import Indexed, Segment
 
 Floats = NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from udq import calibrate, scan
 from udq.database import Database
 from udq.photos import decoding
 from udq.ranking import Ranking, rank_by
-from udq.segments import Indexed
+from udq.store.segments import Indexed
 from udq.types import Codes, Example, Features
 
 # A place in Database.images -> the share of true matches expected among the photos at least as near.

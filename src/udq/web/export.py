@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from udq.segments import Image
+from udq.store.segments import Image
 from udq.types import Box
 
 

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from udq import storage
 from udq.collection import Collection
 from udq.common.byte_cache import Cache
 from udq.common.text import shown
 from udq.errors import UdqError
-from udq.segments import Image
+from udq.store import manifest
+from udq.store.segments import Image
 from udq.web.problems import Problem
 
 log = logging.getLogger("udq.web")
@@ -136,7 +136,7 @@ class Living:
     def _mark(collection: Collection) -> tuple[int, int, int] | None:
         """What tells one manifest from the next, which takes its place in one step."""
         try:
-            found = (collection.path / storage.MANIFEST).stat()
+            found = (collection.path / manifest.MANIFEST).stat()
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size

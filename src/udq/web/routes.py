@@ -20,7 +20,7 @@ from udq._version import __version__
 from udq.common.text import shown
 from udq.errors import InputError
 from udq.photos import boxes, decoding
-from udq.segments import Image
+from udq.store.segments import Image
 from udq.types import Box, SearchResult
 from udq.web import export, schema, serving, uploads
 from udq.web.living import State

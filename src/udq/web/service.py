@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from udq.collection import Collection
 from udq.photos.sandbox import Decoder
-from udq.segments import Image
+from udq.store.segments import Image
 from udq.web.living import Living, State
 from udq.web.metrics import Metrics
 from udq.web.pictures import Pictures, Shown, within

@@ -12,7 +12,7 @@ from udq.collection import Collection
 from udq.common.text import shown
 from udq.errors import ImageError, InputError
 from udq.photos.source import SUFFIXES
-from udq.segments import Image
+from udq.store.segments import Image
 from udq.update import Changes
 from udq.web.living import Living
 from udq.web.problems import Problem

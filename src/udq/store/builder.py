@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from udq import segments, storage
 from udq._version import __version__
 from udq.common import files, npz
 from udq.common.files import guarded, partial_folder, sync_folder, write_new, write_whole
@@ -26,9 +25,11 @@ from udq.common.lock import OWNER, Lock
 from udq.config import IndexConfig
 from udq.errors import DiskError, InputError
 from udq.quantization.model import Model
-from udq.segments import Indexed
-from udq.storage import Manifest
-from udq.transaction import JOURNAL, now, swap
+from udq.store import manifest as manifests
+from udq.store import segments
+from udq.store.manifest import Manifest, now
+from udq.store.segments import Indexed
+from udq.store.transaction import JOURNAL, swap
 from udq.types import Arrays
 
 
@@ -110,7 +111,7 @@ class Writer:
     def read_backbone(self) -> Arrays:
         """Read the trained convolutions of an earlier try, by name; empty where they were left alone."""
         entry = self._journal["backbone"]
-        return {} if entry is None else storage.arrays_from(self._find(entry["file"]).read_bytes())
+        return {} if entry is None else manifests.arrays_from(self._find(entry["file"]).read_bytes())
 
     def put_model(
         self,
@@ -167,8 +168,8 @@ class Writer:
             passed_over: files that are no photos.
         """
         document = {
-            "format": storage.FORMAT,
-            "version": storage.VERSION,
+            "format": manifests.FORMAT,
+            "version": manifests.VERSION,
             "udq": __version__,
             "created": now(),
             "config": config.to_dict(),
@@ -183,7 +184,7 @@ class Writer:
             "broken": list(broken),
             "passed_over": passed_over,
         }
-        document["sha256"] = storage.document_sum(document)
+        document["sha256"] = manifests.document_sum(document)
         shutil.rmtree(self.scratch, ignore_errors=True)
         try:
             if self._replaces is None:
@@ -199,8 +200,8 @@ class Writer:
     def _put_in_place(self, manifest: Manifest) -> None:
         """Write the manifest and rename the folder."""
         (self._partial / "segments").mkdir(exist_ok=True)
-        for name in (storage.COPY, storage.MANIFEST):
-            write_new(self._partial / name, storage.dump(manifest.document))
+        for name in (manifests.COPY, manifests.MANIFEST):
+            write_new(self._partial / name, manifests.dump(manifest.document))
         for folder in (self._partial / "segments", self._partial):
             sync_folder(folder)
         self._lock.release_for_windows()
@@ -211,7 +212,7 @@ class Writer:
 
     def _replace(self, manifest: Manifest, before: Manifest) -> None:
         """Bring the new files beside the old ones and swap the manifest."""
-        listed = storage.files_of(manifest)
+        listed = manifests.files_of(manifest)
         for name in listed:
             target = self._path / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -227,18 +228,18 @@ class Writer:
         if self._replaces is None:
             if path.exists() or path.is_symlink():
                 raise InputError(f"{path}: already exists; choose another name, or delete it first")
-        elif storage.read_manifest(path).document["sha256"] != self._replaces.document["sha256"]:
+        elif manifests.read_manifest(path).document["sha256"] != self._replaces.document["sha256"]:
             raise InputError(f"{path}: was changed meanwhile; run the same command again")
 
     def _resumable(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the journal of an earlier try of the same build, where its files are whole."""
         try:
             journal: dict[str, Any] = json.loads((self._partial / JOURNAL).read_bytes())
-            expected = storage.sizes_of(journal)
+            expected = manifests.sizes_of(journal)
             whole = all(self._find(name).stat().st_size == size for name, size in expected.items())
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        for name in (storage.MANIFEST, storage.COPY):
+        for name in (manifests.MANIFEST, manifests.COPY):
             (self._partial / name).unlink(missing_ok=True)
         return journal if whole and journal["fingerprint"] == fingerprint else None
 
@@ -252,7 +253,7 @@ class Writer:
         journal: dict[str, Any] = {"fingerprint": fingerprint, "model": {}, "backbone": None, "training": None}
         journal |= {"segments": [], "done": 0, "broken": []}
         # Numbers of its files, after those of what it replaces.
-        journal["first"] = {kind: storage.next_number(self._path, kind) for kind in ("model", "backbone", "segments")}
+        journal["first"] = {kind: manifests.next_number(self._path, kind) for kind in ("model", "backbone", "segments")}
         write_whole(self._partial / JOURNAL, json.dumps(journal).encode())
         return journal
 
@@ -262,7 +263,7 @@ class Writer:
 
     def _name(self, kind: str, *, after: int = 0) -> str:
         """The name of a file or folder of this build."""
-        return storage.numbered(kind, self._journal["first"][kind] + after)
+        return manifests.numbered(kind, self._journal["first"][kind] + after)
 
     def _find(self, name: str) -> Path:
         """Where a file of this build is: a try that stopped in its last step may have moved it into place."""

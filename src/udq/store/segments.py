@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import storage
 from udq.common import npz
 from udq.common.files import guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
 from udq.photos.source import Content, Source
-from udq.storage import Manifest
+from udq.store import manifest as manifests
+from udq.store.manifest import Manifest
 from udq.types import Codes
 
 # What photos.npy holds of each photo: its id, what its file was (size -1 where that is not known), and the mean
@@ -143,7 +143,7 @@ def read(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> I
     Raises:
         CollectionError: a file is missing, or not as it was written.
     """
-    removed = storage.read_removed(path, manifest)
+    removed = manifests.read_removed(path, manifest)
     read = partial(read_one, path, manifest, removed=removed, subspaces=subspaces, codewords=codewords)
     # Half of the work is checksums, which threads take side by side.
     with ThreadPoolExecutor(_READERS) as pool:
@@ -156,9 +156,9 @@ def read_one(
     """Read the segment at a place in the manifest; ``removed`` is of ``storage.read_removed``."""
     images, photos = read_photos(path, manifest, place)
     entry = manifest.segments[place]
-    folder = storage.inside(path, entry["folder"])
+    folder = manifests.inside(path, entry["folder"])
     for name in ("codes.npy", "boxes.npy", "offsets.npy"):
-        storage.check(folder / name, entry["files"][name])
+        manifests.check(folder / name, entry["files"][name])
     try:
         stored = npz.read_array(folder / "codes.npy", mapped=True)
         boxes = npz.read_array(folder / "boxes.npy", mapped=True)
@@ -174,9 +174,9 @@ def read_one(
             and (offsets[1:] > offsets[:-1]).all()
         )
     except ValueError as error:
-        raise CollectionError(f"{folder}: damaged ({error}); {storage.REMEDY}") from error
+        raise CollectionError(f"{folder}: damaged ({error}); {manifests.REMEDY}") from error
     if not whole:
-        raise CollectionError(f"{folder}: damaged (its files disagree); {storage.REMEDY}")
+        raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
     gone = np.isin(photos["id"], removed, assume_unique=True)
     return Segment(entry["folder"], codes, boxes, offsets, images, photos, gone)
 
@@ -188,15 +188,15 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
         The photos, and (N,) of ``PHOTO``.
     """
     entry = manifest.segments[place]
-    folder = storage.inside(path, entry["folder"])
+    folder = manifests.inside(path, entry["folder"])
     if "photos.npy" in entry["files"]:
-        storage.check(folder / "photos.npy", entry["files"]["photos.npy"])
+        manifests.check(folder / "photos.npy", entry["files"]["photos.npy"])
     listed = _listing(path, manifest, place)
     try:
         if "photos.npy" in entry["files"]:
             photos = npz.read_array(folder / "photos.npy")
         else:  # of format 2, where an id was the place among all photos
-            first = storage.numbered_photos(manifest).segments[place]["first_id"]
+            first = manifests.numbered_photos(manifest).segments[place]["first_id"]
             photos = np.zeros(len(listed["names"]), PHOTO)
             photos["id"], photos["size"], photos["error"] = np.arange(first, first + len(photos)), -1, np.nan
         images = tuple(
@@ -209,15 +209,15 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
             raise ValueError("something else than photos")
         whole = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise CollectionError(f"{folder}: damaged ({npz.in_a_line(error)}); {storage.REMEDY}") from error
+        raise CollectionError(f"{folder}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
     if not whole:
-        raise CollectionError(f"{folder}: damaged (its files disagree); {storage.REMEDY}")
+        raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
     return images, photos
 
 
 def read_living(path: Path, manifest: Manifest) -> list[Image]:
     """Read what photos a collection holds, in the order of their ids, without their codes."""
-    removed = set(storage.read_removed(path, manifest).tolist())
+    removed = set(manifests.read_removed(path, manifest).tolist())
     held = (read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
     return [image for photos in held for image in photos if image.id not in removed]
 
@@ -230,20 +230,20 @@ def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ..
             Source(name, Path(root, name)) for name, root in zip(listed["names"], listed["roots"], strict=True)
         )
     except (ValueError, TypeError) as error:
-        raise CollectionError(f"{path}: damaged ({npz.in_a_line(error)}); {storage.REMEDY}") from error
+        raise CollectionError(f"{path}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
 
 
 def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
     """Read names, folders and sizes of the photos of a segment."""
     entry = manifest.segments[place]
-    file = storage.inside(path, entry["folder"]) / "images.json"
-    storage.check(file, entry["files"]["images.json"])
+    file = manifests.inside(path, entry["folder"]) / "images.json"
+    manifests.check(file, entry["files"]["images.json"])
     try:
         listed: dict[str, Any] = json.loads(file.read_bytes())
         if not all(isinstance(listed[of], list) for of in ("names", "roots", "sizes")):
             raise ValueError("something else than photos")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CollectionError(f"{file}: damaged ({npz.in_a_line(error)}); {storage.REMEDY}") from error
+        raise CollectionError(f"{file}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
     return listed
 
 

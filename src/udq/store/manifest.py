@@ -27,6 +27,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common import npz
-from udq.common.files import Fingerprint, checksum, fingerprint
+from udq.common.files import (
+    Fingerprint,
+    checksum,
+    fingerprint,
+)
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.quantization.model import Model
@@ -325,3 +330,11 @@ def inside(path: Path, name: str) -> Path:
     if not (_OWN.fullmatch(name) or re.fullmatch(r"segments/\d{6}", name)):
         raise CollectionError(f"{path}: its {MANIFEST} names '{name}', which is no file of a collection")
     return path / name
+
+
+pass
+
+
+def now() -> str:
+    """Return the time in the manifest's words."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

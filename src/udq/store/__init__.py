@@ -1,0 +1,1 @@
+"""A collection on disk: manifest, segments, and changes that are atomic."""
