@@ -5,7 +5,7 @@
 TRUTH is a CSV of the dataset ``boxes``, or ``places`` for photos in folders, a place a folder. Each query is ranked
 twice without its own photo, with its positives and without them. Without them, whatever is found is a false alarm; with
 them, positives of a lower confidence than the threshold are lost. Rows are thresholds on the confidence of
-``udq.calibrate``, and the default one comes first.
+``udq.search.confidence``, and the default one comes first.
 
 ``reliability``  photos of the first page by confidence: how many, its mean, the share of true matches among them, and
                  among all photos that score at least as high as each of them, which is what confidence says.
@@ -31,13 +31,14 @@ import numpy as np
 from numpy.typing import NDArray
 from places import answers
 
-from udq import datasets, scan
-from udq.calibrate import THRESHOLD, Calibration
+from udq import datasets
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.database import LocalDatabase
 from udq.datasets import Query
-from udq.ranking import rank_by
+from udq.search.confidence import THRESHOLD, Calibration
+from udq.search.database import LocalDatabase
+from udq.search.ranking import rank_by
+from udq.search.scan import kernels
 
 THRESHOLDS = (THRESHOLD, 0.99, 0.97, 0.9, 0.8, 0.7, 0.5)
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 1.0)
@@ -234,7 +235,7 @@ def main() -> None:
             show(f"{name}, {part}", built_anew[name][part])
     facts = {
         "default_threshold": THRESHOLD,
-        "scan": scan.kernel(),
+        "scan": kernels.kernel(),
         "collections": collections,
         "foreign": built_anew,
         "provenance": provenance(seed=0),

@@ -23,13 +23,14 @@ import numpy as np
 import places
 import torch
 
-from udq import datasets, metrics, scan
+from udq import datasets, metrics
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find
 from udq.quantization import model
+from udq.search.scan import exhaustive
 from udq.training import fitting, sampling
 from udq.types import Features
 
@@ -125,7 +126,7 @@ class Fitted:
         for query, feature in queries:
             positives = (query.positives - {query.image}) & held
             if query.image in held and positives:
-                order = scan.rank(scan.best_regions(self.model.lookup_tables(feature), codes, offsets))
+                order = exhaustive.rank(exhaustive.best_regions(self.model.lookup_tables(feature), codes, offsets))
                 ranked = [names[i] for i in order if names[i] != query.image]
                 found.append(metrics.average_precision(ranked, positives, query.junk))
         return statistics.mean(found) if found else float("nan")

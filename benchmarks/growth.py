@@ -31,12 +31,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
-from udq.inverted import InvertedIndex
-from udq.scan import Part
+from udq.search.scan import exhaustive, kernels
+from udq.search.scan.exhaustive import Part
+from udq.search.scan.inverted import InvertedIndex
 from udq.types import Features
 
 SIZES = [100_000, 1_000_000, 10_000_000, 21_000_000, 50_000_000, 100_000_000, 200_000_000]
@@ -110,12 +110,12 @@ def joined(parts: list[Part]) -> list[Part]:
 def contenders(parts: list[Part], lookups: Floats, index: InvertedIndex, looked_at: float) -> dict[str, Search]:
     def batch(query: int, threads: int) -> None:
         chosen = lookups[np.arange(query, query + BATCH) % len(lookups)]
-        scan.nearest_images_of_each(chosen, parts, WANTED, threads=threads)
+        exhaustive.nearest_images_of_each(chosen, parts, WANTED, threads=threads)
 
     found: dict[str, Search] = {}
     for threads in (1, 2):
         found |= {
-            f"scan, {threads}": lambda q, n=threads: scan.nearest_images(lookups[q], parts, WANTED, threads=n),
+            f"scan, {threads}": lambda q, n=threads: exhaustive.nearest_images(lookups[q], parts, WANTED, threads=n),
             f"{BATCH} queries, {threads}": lambda q, n=threads: batch(q, n),
             f"exact index, {threads}": lambda q, n=threads: index.nearest_images(lookups[q], WANTED, threads=n),
             f"index, {threads}": lambda q, n=threads: index.nearest_images(
@@ -188,7 +188,7 @@ def measure(codes: Codes, wanted: int, turns: int, peer: bool) -> dict[str, Any]
     sorting = time.perf_counter() - start
     answers, shares = [], []
     for lookup in lookups:
-        exact, found = scan.nearest_images(lookup, parts, WANTED), index.nearest_images(lookup, WANTED)
+        exact, found = exhaustive.nearest_images(lookup, parts, WANTED), index.nearest_images(lookup, WANTED)
         for name in ("image", "distance", "region"):
             np.testing.assert_array_equal(getattr(exact, name), getattr(found, name))
         answers.append(exact.image)
@@ -249,7 +249,7 @@ def main() -> None:
         **provenance(seed=0),
         "setting": {
             "wanted": WANTED, "batch": BATCH, "among": AMONG, "kept": KEPT,
-            "queries": options.queries, "turns": options.turns, "kernel": scan.kernel(),
+            "queries": options.queries, "turns": options.turns, "kernel": kernels.kernel(),
         },
         "sizes": sizes,
     }  # fmt: skip

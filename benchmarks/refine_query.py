@@ -5,7 +5,7 @@
 Each query of a benchmark (dataset ``boxes``) is asked once; of its first 20 photos, the visitor marks the first three
 that are right and the first three that are not, each with the box that was found, and asks again with these marks.
 Photos that were marked are then left out of both rankings: what counts is what the marks did for the rest. A row is a
-weight GAMMA of wrong marks (``udq.search``); 0 is right marks alone.
+weight GAMMA of wrong marks (``udq.search.query``); 0 is right marks alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics, search
+from udq import metrics
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
-from udq.ranking import rank, rank_by
+from udq.search import query as searching
+from udq.search.ranking import rank, rank_by
 from udq.types import Features
 
 PAGE, MARKS = 20, 3
@@ -66,7 +67,7 @@ def average_precision(
 ) -> float | None:
     """Return the average precision over the photos that nobody marked; None where no right one is left."""
     signs = np.arange(len(vectors)) >= len(vectors) - wrong
-    query = search.combined(vectors, signs, gamma=gamma)
+    query = searching.combined(vectors, signs, gamma=gamma)
     ranking = rank_by(collection.database, collection.model.quantizer.lookup_tables(query))
     left_out = {marked.own, *marked.right, *marked.wrong}
     names = [collection.images[place].name for place in ranking.order.tolist() if place not in left_out]
@@ -116,7 +117,7 @@ def main() -> None:
             rows.append(row)
             print("{mAP_of_the_rest}  {mAP_of_the_rest_where_some_are_wrong}  {marks}, gamma {gamma}".format(**row))
     facts = {
-        "setting": {"page": PAGE, "marks": MARKS, "gamma": search.GAMMA},
+        "setting": {"page": PAGE, "marks": MARKS, "gamma": searching.GAMMA},
         "queries": len(every),
         "queries_where_some_are_wrong": len(hard),
         "right_marks": sum(len(each.right) for each in every),

@@ -27,13 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import calibrate, rerank, scan, scoring
+from udq import scoring
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
-from udq.ranking import Ranking
-from udq.rerank import diffusion, expansion
-from udq.rerank.ranked import Ranked
+from udq.search import confidence, rerank
+from udq.search.ranking import Ranking
+from udq.search.rerank import diffusion, query_expansion
+from udq.search.rerank.ranked import Ranked
+from udq.search.scan import exhaustive
 from udq.training import refinement
 from udq.types import Codes, Example, Features
 
@@ -123,7 +125,7 @@ def measure(collection: Collection, asked: Sequence[Asked], stage: Callable[[Ran
 def milliseconds(collection: Collection, asked: Sequence[Asked], names: Sequence[str]) -> float:
     """Return the median time of stages; of the scan where there are none."""
     taken = []
-    wanted = max(WANTED, rerank.depth(names), calibrate.DEPTH)
+    wanted = max(WANTED, rerank.depth(names), confidence.DEPTH)
     collection.database.calibration.photos  # noqa: B018  learned once
     with threadpool_limits(1):
         for each in asked:
@@ -142,9 +144,9 @@ def reordered(ranked: Ranked, neighbours: int) -> Ranked:
     return ranked.reordered(np.argsort(-flow, kind="stable"))
 
 
-def expanded(ranked: Ranked, depth: int, alpha: float, least: float = expansion.LEAST) -> Ranked:
+def expanded(ranked: Ranked, depth: int, alpha: float, least: float = query_expansion.LEAST) -> Ranked:
     """Query expansion by another number of photos."""
-    return ranked.again(expansion.expanded(ranked.query, ranked.found(depth, least=least), alpha))
+    return ranked.again(query_expansion.expanded(ranked.query, ranked.found(depth, least=least), alpha))
 
 
 def augmented(collection: Collection, asked: Sequence[Asked]) -> list[dict[str, Any]]:
@@ -168,7 +170,7 @@ def augmented(collection: Collection, asked: Sequence[Asked]) -> list[dict[str, 
         encoded = quantizer.encode(Features(total).unit()).values
         outcomes = []
         for each in asked:
-            best = scan.best_regions(quantizer.lookup_tables(each.vector), encoded, offsets)
+            best = exhaustive.best_regions(quantizer.lookup_tables(each.vector), encoded, offsets)
             order = np.argsort(best.distance, kind="stable")
             ranking = Ranking(order, best.distance, lambda _: np.array([0, 0, 1, 1], np.float32))
             path = collection.images[ids[each.query.image]].path
@@ -213,8 +215,12 @@ def study(name: str, path: Path, truth: Path) -> dict[str, Any]:
     sweeps = {}
     for what, values, stage in (
         ("diffusion, neighbours", NEIGHBOURS, lambda ranked, value: reordered(ranked, value)),
-        ("alpha-qe, photos", DEPTHS, lambda ranked, value: expanded(ranked, value, expansion.ALPHA)),
-        ("alpha-qe, photos, however unsure", DEPTHS, lambda ranked, value: expanded(ranked, value, expansion.ALPHA, 0)),
+        ("alpha-qe, photos", DEPTHS, lambda ranked, value: expanded(ranked, value, query_expansion.ALPHA)),
+        (
+            "alpha-qe, photos, however unsure",
+            DEPTHS,
+            lambda ranked, value: expanded(ranked, value, query_expansion.ALPHA, 0),
+        ),
         ("average-qe, photos", DEPTHS, lambda ranked, value: expanded(ranked, value, 0.0)),
     ):
         sweeps[what] = {

@@ -23,7 +23,7 @@ from udq.config import IndexConfig
 from udq.features import cache
 from udq.features.extractor import Extractor
 from udq.photos.source import find
-from udq.ranking import rank
+from udq.search.ranking import rank
 from udq.store import segments
 
 QUICK = IndexConfig().replace(

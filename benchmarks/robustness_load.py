@@ -33,7 +33,7 @@ from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.encode import encode
 from udq.photos.source import Source
-from udq.ranking import rank
+from udq.search.ranking import rank
 from udq.store import transaction
 from udq.store.segments import PHOTOS, Indexed
 from udq.store.transaction import Transaction

@@ -32,7 +32,6 @@ import numpy as np
 from query import grow
 
 from udq import Collection, IndexConfig
-from udq.calibrate import DEPTH
 from udq.common.provenance import provenance
 from udq.distributed import cluster
 from udq.distributed.workers import Workers
@@ -40,6 +39,7 @@ from udq.encode import Here, Workforce
 from udq.features.extractor import Extractor
 from udq.photos import source
 from udq.quantization.model import Model
+from udq.search.confidence import DEPTH
 from udq.types import Codes
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})

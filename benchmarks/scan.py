@@ -87,7 +87,8 @@ def enlarge(index: faiss.IndexPQ, codes: int, rng: np.random.Generator) -> None:
 
 def contenders(index: faiss.IndexPQ) -> dict[str, Callable[[Floats], Ranking]]:
     """Each takes a query vector (d,) to a ranking of images."""
-    from udq.scan import Part, best_regions, kernels, nearest_images, rank
+    from udq.search.scan.exhaustive import Part, best_regions, nearest_images, rank
+    from udq.search.scan.kernels import kernels
 
     codes = faiss.vector_to_array(index.codes).reshape(-1, SUBSPACES)
     codebooks = faiss.vector_to_array(index.pq.centroids).reshape(SUBSPACES, CODEWORDS, -1)
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures here as well")
     options = parser.parse_args()
     from udq.common.provenance import provenance
-    from udq.scan import kernels
+    from udq.search.scan.kernels import kernels
 
     rng = np.random.default_rng(options.seed)
     index, queries = build(max(1, min(options.codes[0], BUILT) // REGIONS_PER_IMAGE), options.queries, rng)

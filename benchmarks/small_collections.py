@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from udq import datasets, metrics, scan
+from udq import datasets, metrics
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find
 from udq.quantization import model
+from udq.search.scan import exhaustive
 from udq.training import fitting, sampling
 
 SIZES = (3, 10, 30, 60, 90, 150, 300, 600)
@@ -79,7 +80,7 @@ def mean_average_precision(
     offsets = np.cumsum([0] + [len(photo.regions) for photo in held]).astype(np.int64)
     found = []
     for query in queries:
-        order = scan.rank(scan.best_regions(encoder.lookup_tables(described[key(query)]), codes, offsets))
+        order = exhaustive.rank(exhaustive.best_regions(encoder.lookup_tables(described[key(query)]), codes, offsets))
         ranked = [held[i].source.name for i in order if held[i].source.name != query.image]
         found.append(metrics.average_precision(ranked, query.positives & chosen - {query.image}, query.junk))
     return float(np.mean(found))

@@ -678,7 +678,7 @@ def step_remove(engine: Engine, path: Path, total: int, count: int) -> dict[str,
 
 def step_scan(engine: Engine, path: Path) -> dict[str, Any]:
     """Open a collection that no cache holds, and scan it twice."""
-    from udq.scan import best_regions
+    from udq.search.scan.exhaustive import best_regions
 
     importlib.import_module(engine.module)
     lookup = np.random.default_rng(3).random((SUBSPACES, CODEWORDS), dtype=np.float32)

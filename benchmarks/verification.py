@@ -38,9 +38,10 @@ from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
 from udq.features.device import threads
 from udq.photos import source as photo_source
-from udq.ranking import rank
-from udq.rerank import fusion, local_features
-from udq.rerank.verification import LEAST, Verifier
+from udq.search.ranking import rank
+from udq.search.rerank import local_features
+from udq.search.rerank import verify as verification
+from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Box, Verification
 
 TOP = 50
@@ -227,7 +228,7 @@ def rankings(every: Sequence[Asked], found: Sequence[Found], least: int) -> list
         ("verified first, in the order of the index", lambda candidate, n: float(n >= least)),
     ]
     for weight in WEIGHTS:
-        raised = partial(fusion.raised, weight=weight, least=least)
+        raised = partial(verification.raised, weight=weight, least=least)
         rules.append((f"score (1 + {weight} log(2 + inliers - least))", lambda c, n, raised=raised: raised(c.score, n)))
     return [{"rule": name, "least": least, **accuracy(every, found, key)} for name, key in rules]
 
@@ -236,7 +237,7 @@ def boxes_of(candidate: Candidate, found: Verification) -> dict[str, Box]:
     """Return the boxes of a verified photo that are compared, by name."""
     x1, y1 = np.maximum(found.polygon.min(axis=0), 0).tolist()
     x2, y2 = np.minimum(found.polygon.max(axis=0), (candidate.width, candidate.height)).tolist()
-    merged = {f"merged, {share:.2f}": fusion.merged(candidate.box, found, share=share) for share in SHARES}
+    merged = {f"merged, {share:.2f}": verification.merged(candidate.box, found, share=share) for share in SHARES}
     return {"index": candidate.box, "round the corners": (x1, y1, x2, y2), "verified": found.box, **merged}
 
 
@@ -333,7 +334,7 @@ def main() -> None:
         for box in row["boxes"]:
             print(f"  {box}", flush=True)
     facts = {
-        "setting": {"first": TOP, "least": LEAST, "weight": fusion.WEIGHT, "threads": threads()},
+        "setting": {"first": TOP, "least": LEAST, "weight": verification.WEIGHT, "threads": threads()},
         "opencv": cv2.__version__,
         "queries": len(every),
         "photos_of_12_megapixels": twelve,

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from udq.photos import decoding
-from udq.rerank import geometry, local_features
-from udq.rerank.local_features import LocalFeatures
-from udq.rerank.verification import MARGIN
+from udq.search.rerank import geometry, local_features
+from udq.search.rerank.local_features import LocalFeatures
+from udq.search.rerank.verifier import MARGIN
 from udq.types import Box, Verification
 
 # As the package looks at photos; XFeat, whose features know no scale, is given more pixels.

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from udq import Collection, calibrate, scan
-from udq.calibrate import DEPTH, THRESHOLD, Calibration
-from udq.database import LocalDatabase
+from udq import Collection
 from udq.errors import InputError
 from udq.quantization.quantizer import Quantizer
+from udq.search import confidence as confidences
+from udq.search.confidence import DEPTH, THRESHOLD, Calibration
+from udq.search.database import LocalDatabase
+from udq.search.scan import exhaustive
 from udq.store.segments import PHOTO, Image, Segment
 
 M, K, LENGTH = 8, 64, 8
@@ -68,7 +70,7 @@ def collection_of(count, quantizer, seed=0, plant=0):
 
 
 def ranked(held, lookup):
-    return np.sort(scan.best_regions(lookup, held.codes, held.offsets).distance)
+    return np.sort(exhaustive.best_regions(lookup, held.codes, held.offsets).distance)
 
 
 def again(held, lookup, quantizer, distance):
@@ -95,7 +97,7 @@ def again(held, lookup, quantizer, distance):
         0.65 * np.log(5) / stats.scoreatpercentile(low, 25), 0.57 * np.log(5) / stats.scoreatpercentile(high, 50)
     )
     rate = min(rate, 30) * count / (count + 10)
-    median = np.median(np.sqrt(scan.best_regions(lookup, held.codes, held.offsets).distance.astype(float)))
+    median = np.median(np.sqrt(exhaustive.best_regions(lookup, held.codes, held.offsets).distance.astype(float)))
     q = [count / 2 * np.exp(-rate * (median - np.sqrt(float(d)))) / j for j, d in enumerate(distance, start=1)]
     return rate, [max(0.0, 1 - min(q[i:DEPTH])) for i in range(min(DEPTH, len(q)))]
 
@@ -187,7 +189,7 @@ def test_photos_that_are_all_alike_are_no_find(quantizer):
     st.floats(0.5, 30),
 )
 def test_it_is_a_share_and_never_rises(distances, photos, rate):
-    sample = scan.Part(np.zeros((1, 1), np.uint8), np.array([0, 1]))
+    sample = exhaustive.Part(np.zeros((1, 1), np.uint8), np.array([0, 1]))
     distance = np.sort(np.array(distances, np.float32))
     confidence = Calibration(photos, rate, sample).confidence(np.full((1, 2), 1.5, np.float32), distance)
 
@@ -214,8 +216,8 @@ def test_a_collection_of_photos_is_calibrated_alike_each_time(collection):
 
 
 def test_large_collections_are_sampled_evenly(quantizer, monkeypatch):
-    monkeypatch.setattr(calibrate, "PHOTOS", 50)
-    monkeypatch.setattr(calibrate, "QUERIES", 20)
+    monkeypatch.setattr(confidences, "PHOTOS", 50)
+    monkeypatch.setattr(confidences, "QUERIES", 20)
     held, _ = collection_of(200, quantizer)
     calibration = learned([held], quantizer)
 

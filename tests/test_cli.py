@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import scan
+from udq.search.scan import kernels
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_index_builds_and_info_tells(udq, photos, tmp_path):
     assert code == 0
     assert "3 bytes a code (M = 4, K = 64)" in out
     assert f"\nscan          {built['scan']}\n" in out
-    assert built["scan"] == scan.kernel()
+    assert built["scan"] == kernels.kernel()
 
 
 def test_no_train_keeps_the_pretrained_features(udq, photos, tmp_path):

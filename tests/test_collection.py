@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, UdqError, scan
+from udq import Collection, IndexConfig, UdqError
 from udq.datasets import REGISTRY
 from udq.demo.cutouts import photo
 from udq.demo.story import tell
 from udq.errors import CollectionError, ImageError, InputError
 from udq.evaluate import evaluate
-from udq.localise import localise
-from udq.ranking import rank
+from udq.search.localisation import localise
+from udq.search.ranking import rank
+from udq.search.scan import kernels
 
 # Fitting takes most of the time of so small a build, and what it costs in accuracy is not looked at here.
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
@@ -46,7 +47,7 @@ def test_several_queries_share_a_pass(collection, photos):
         collection.search_many(queries, k=0)
 
 
-@pytest.mark.skipif(scan.kernels() == ("numba",), reason="the extension was not built")
+@pytest.mark.skipif(kernels.kernels() == ("numba",), reason="the extension was not built")
 def test_an_inverted_index_finds_the_same(collection, photos):
     inverted = Collection.open(collection.path, looked_at=1)
     assert inverted.refreshed().database.looked_at == 1

@@ -28,7 +28,7 @@ from udq.experiments.settings import Settings
 from udq.experiments.shelf import Shelf
 from udq.features.extractor import Extractor
 from udq.photos.source import find
-from udq.ranking import rank
+from udq.search.ranking import rank
 from udq.training import algorithm
 
 QUICK = """

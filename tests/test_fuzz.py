@@ -18,7 +18,7 @@ from udq.common import files
 from udq.datasets import boxes, detection
 from udq.errors import UdqError
 from udq.photos.boxes import check_box
-from udq.ranking import rank
+from udq.search.ranking import rank
 from udq.store import manifest
 from udq.verify import verify
 

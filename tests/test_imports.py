@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import udq
-from udq import scan
+from udq.search.scan import kernels
 
 SOURCE = Path(udq.__file__).parent
 TORCH_FREE = "names decode decoding_process inference "
@@ -93,7 +93,7 @@ def test_opening_and_scanning_a_collection_never_imports_torch(collection):
     script = (
         "import sys, numpy as np, udq\n"
         "from udq import Collection\n"
-        "from udq.ranking import rank\n"
+        "from udq.search.ranking import rank\n"
         f"opened = Collection.open({str(collection.path)!r})\n"
         "ranking = rank(opened.database, np.ones(1280, np.float32))\n"
         "assert len(ranking.order) == len(opened) == 12\n"
@@ -124,7 +124,7 @@ def test_info_never_imports_torch(collection):
 def test_a_search_waits_for_nothing_that_it_does_not_use(collection, photos):
     search = ["search", str(collection.path), str(photos / "coffee.png")]
     of_the_proposer, of_fitting = ["torchvision", "udq.features.proposals.rpn"], ["faiss", "scipy"]
-    of_another_kernel = [] if scan.kernel() == "numba" else ["numba"]
+    of_another_kernel = [] if kernels.kernel() == "numba" else ["numba"]
     of_pictures = ["matplotlib", "udq.picture", "PIL.ImageDraw", "PIL.FpxImagePlugin"]
 
     unused = [*of_the_proposer, *of_fitting, *of_another_kernel, *of_pictures, "rich"]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from udq import evaluate
 from udq.common.progress import silent
-from udq.database import LocalDatabase
 from udq.errors import InputError
-from udq.localise import localise
+from udq.search.database import LocalDatabase
+from udq.search.localisation import localise
 from udq.store import segments
 
 
@@ -191,7 +191,7 @@ def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
 def test_boxes_are_looked_for_in_reported_photos_alone(collection, photos, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "udq.ranking.localise", lambda *given, ranked: asked.append(ranked) or localise(*given, ranked=ranked)
+        "udq.search.ranking.localise", lambda *given, ranked: asked.append(ranked) or localise(*given, ranked=ranked)
     )
     collection.search(photos / "coffee.png", k=3)
 

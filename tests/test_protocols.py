@@ -15,7 +15,7 @@ import scipy.io
 from udq import metrics, scoring
 from udq.datasets import Answers, GroundTruth, Query, load, matching, matfile, oxford_paris
 from udq.errors import InputError
-from udq.ranking import Ranking
+from udq.search.ranking import Ranking
 
 # --- miniature ground truths -------------------------------------------------------------------------------------
 

@@ -15,9 +15,9 @@ from udq import Collection
 from udq.datasets import REGISTRY
 from udq.errors import InputError
 from udq.evaluate import evaluate
-from udq.ranking import rank_by
-from udq.rerank import STAGES, diffusion, expansion
-from udq.rerank.ranked import Ranked
+from udq.search.ranking import rank_by
+from udq.search.rerank import STAGES, diffusion, query_expansion
+from udq.search.rerank.ranked import Ranked
 from udq.types import Example
 
 BOX = (81, 20, 478, 386)
@@ -37,7 +37,7 @@ def test_an_expanded_query_is_the_weighted_mean(count, alpha, seed):
     total = query.astype(np.float64)
     for each in found.astype(np.float64):
         total = total + max(float(each @ query), 0.0) ** alpha * each
-    np.testing.assert_allclose(expansion.expanded(query, found, alpha), total / np.linalg.norm(total), atol=1e-5)
+    np.testing.assert_allclose(query_expansion.expanded(query, found, alpha), total / np.linalg.norm(total), atol=1e-5)
 
 
 def test_the_query_flows_along_a_chain_of_views_and_not_to_what_is_apart():
@@ -107,7 +107,7 @@ def test_stages_come_one_after_another_and_what_is_left_out_stays_out(collection
 
     both = STAGES["diffusion"].apply(STAGES["alpha-qe"].apply(ranked))
 
-    expanded = expansion.expanded(query, ranked.found(10, least=expansion.LEAST), expansion.ALPHA)
+    expanded = query_expansion.expanded(query, ranked.found(10, least=query_expansion.LEAST), query_expansion.ALPHA)
     np.testing.assert_array_equal(both.query, expanded)
     every = rank_by(collection.database, quantizer.lookup_tables(expanded)).order
     order = [place for place in every.tolist() if place != 3]
@@ -149,7 +149,7 @@ def test_only_what_is_likely_to_show_the_object_expands_the_query(collection, ph
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
     ranked = Ranked.by(collection.database, query, wanted=None)
-    assert max(map(ranked.sure, ranked.ranking.order.tolist())) < expansion.LEAST  # nothing shows noise
+    assert max(map(ranked.sure, ranked.ranking.order.tolist())) < query_expansion.LEAST  # nothing shows noise
 
     np.testing.assert_allclose(STAGES["average-qe"].apply(ranked).query, query, atol=1e-6)
 

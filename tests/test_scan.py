@@ -13,13 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import scan, scan_numba
 from udq.errors import InputError
-from udq.inverted import InvertedIndex
-from udq.scan import BestRegions, Part, best_regions, distances, nearest_images, nearest_images_of_each, rank
+from udq.search.scan import exhaustive, kernels, numba_kernels
+from udq.search.scan.exhaustive import (
+    BestRegions,
+    Part,
+    best_regions,
+    distances,
+    nearest_images,
+    nearest_images_of_each,
+    rank,
+)
+from udq.search.scan.inverted import InvertedIndex
 
 SUBSPACES = (1, 2, 3, 4, 8, 16)  # numba compiles each for each dtype: words, half words, single codes
-KERNELS = scan.kernels()
+KERNELS = kernels.kernels()
 CODEWORDS = [(16, np.uint8), (200, np.uint8), (256, np.uint8), (257, np.uint16), (512, np.uint16)]
 
 
@@ -381,16 +389,16 @@ def test_nearest_images_of_nothing(kernel):
 
 
 def test_kernels():
-    assert scan.kernel() == KERNELS[0] == "numba" if len(KERNELS) == 1 else "portable" in KERNELS
+    assert kernels.kernel() == KERNELS[0] == "numba" if len(KERNELS) == 1 else "portable" in KERNELS
     with using("gpu"), pytest.raises(InputError, match=f"UDQ_SCAN_KERNEL to be one of {', '.join(KERNELS)}, found gpu"):
-        scan.kernel()
+        kernels.kernel()
 
 
 @pytest.mark.skipif(len(KERNELS) == 1, reason="the extension was not built")
 def test_the_extension_needs_no_numba():
     script = (
         "import sys, numpy as np\n"
-        "from udq.scan import Part, best_regions, nearest_images, rank\n"
+        "from udq.search.scan.exhaustive import Part, best_regions, nearest_images, rank\n"
         "lookup, codes, offsets = np.ones((8, 256), np.float32), np.zeros((9, 8), np.uint8), np.arange(10)\n"
         "rank(best_regions(lookup, codes, offsets)), nearest_images(lookup, [Part(codes, offsets)], 3)\n"
         "print('numba' in sys.modules)"
@@ -413,7 +421,7 @@ def test_the_extension_needs_no_numba():
 def test_rank_orders_by_distance_then_image(distances, k, select):
     best = BestRegions(np.array(distances, np.float32), np.zeros(len(distances), np.int64))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan, "IMAGES_TO_SELECT", 0 if select else len(distances))
+        patch.setattr(exhaustive, "IMAGES_TO_SELECT", 0 if select else len(distances))
         order = rank(best, k)
     assert order.dtype == np.int64
     np.testing.assert_array_equal(order, np.argsort(best.distance, kind="stable")[:k])
@@ -421,7 +429,7 @@ def test_rank_orders_by_distance_then_image(distances, k, select):
 
 def test_rank_at_size(kernel):
     rng = np.random.default_rng(4)
-    distance = rng.integers(0, 50_000, scan.IMAGES_TO_SELECT + 1).astype(np.float32)  # many ties
+    distance = rng.integers(0, 50_000, exhaustive.IMAGES_TO_SELECT + 1).astype(np.float32)  # many ties
     best = BestRegions(distance, np.zeros(len(distance), np.int64))
     expected = np.argsort(distance, kind="stable")
     for k in (None, 1, 20, 1000, len(distance) // 2):
@@ -503,12 +511,12 @@ def test_rank_errors():
 
 
 def test_compiles_where_no_cache_can_be_written(monkeypatch):
-    njit = scan_numba.numba.njit
+    njit = numba_kernels.numba.njit
 
     def without_cache(*, cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(scan_numba.numba, "njit", without_cache)
-    assert scan_numba.compiled(lambda a, b: a + b)(1, 2) == 3
+    monkeypatch.setattr(numba_kernels.numba, "njit", without_cache)
+    assert numba_kernels.compiled(lambda a, b: a + b)(1, 2) == 3

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udq import scan, search
-from udq.database import LocalDatabase
-from udq.ranking import rank_by
+from udq.search import query as searching
+from udq.search.database import LocalDatabase
+from udq.search.ranking import rank_by
+from udq.search.scan import kernels
 from udq.store.segments import PHOTO, Image, Segment
 from udq.types import Features
 
@@ -28,12 +29,12 @@ def segment(rng, photos, removed):
     return Segment("segments/000001", codes, boxes, offsets, images, np.zeros(photos, PHOTO), gone)
 
 
-@pytest.mark.parametrize("kernel", scan.kernels())
+@pytest.mark.parametrize("kernel", kernels.kernels())
 @pytest.mark.parametrize("removed", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("sizes", [(), (50,), (300, 1, 120, 7)])
 def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, inverted):
-    if inverted and scan.kernels() == ("numba",):
+    if inverted and kernels.kernels() == ("numba",):
         pytest.skip("the extension was not built")
     monkeypatch.setenv("UDQ_SCAN_KERNEL", kernel)
     rng = np.random.default_rng(7)
@@ -62,12 +63,12 @@ def test_wrong_examples_push_the_query_away(seed, right, wrong):
     rng = np.random.default_rng(seed)
     vectors = np.concatenate([unit(rng, right), unit(rng, wrong)])
     signs = np.arange(right + wrong) >= right
-    query = search.combined(vectors, signs)
+    query = searching.combined(vectors, signs)
     order = rng.permutation(len(vectors))
-    without = search.combined(vectors[:right], signs[:right])
+    without = searching.combined(vectors[:right], signs[:right])
 
     assert np.linalg.norm(query) == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(search.combined(vectors[order], signs[order]), query, atol=1e-5)
+    np.testing.assert_allclose(searching.combined(vectors[order], signs[order]), query, atol=1e-5)
     if wrong:
         away = vectors[right:].mean(axis=0)
         assert query @ away <= without @ away + 1e-5
@@ -75,7 +76,7 @@ def test_wrong_examples_push_the_query_away(seed, right, wrong):
 
 def test_several_right_examples_are_their_mean():
     vectors = np.eye(3, dtype=np.float32)
-    query = search.combined(vectors, np.array([False, False, True]), gamma=0.5)
+    query = searching.combined(vectors, np.array([False, False, True]), gamma=0.5)
 
     np.testing.assert_allclose(query, np.array([0.5, 0.5, -0.5]) / np.sqrt(0.75), atol=1e-6)
-    assert (search.combined(vectors[:1], np.array([False])) == vectors[0]).all()
+    assert (searching.combined(vectors[:1], np.array([False])) == vectors[0]).all()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from udq import scan
 from udq.config import QuantizerConfig, TrainConfig
 from udq.quantization import model
 from udq.quantization.head import Head, Layer
+from udq.search.scan import exhaustive
 from udq.training import algorithm
 from udq.training.sampling import Sample
 from udq.training.trainable_head import Network
@@ -73,7 +73,9 @@ def found(head, sample=SAMPLE, shown=SHOWN):
     offsets = np.arange(len(codes) + 1)
     right = []
     for row in range(0, len(codes), 16):
-        order = scan.rank(scan.best_regions(fitted.lookup_tables(sample.features.vectors[row]), codes, offsets))
+        order = exhaustive.rank(
+            exhaustive.best_regions(fitted.lookup_tables(sample.features.vectors[row]), codes, offsets)
+        )
         others = order[sample.images[order] != sample.images[row]][:10]
         right.append((shown[others] == shown[row]).mean())
     return float(np.mean(right))

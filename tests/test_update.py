@@ -19,7 +19,7 @@ from udq import Collection, IndexConfig, update
 from udq.common import files
 from udq.errors import DiskError, InputError
 from udq.photos.source import Source
-from udq.ranking import rank
+from udq.search.ranking import rank
 from udq.store import manifest as manifests
 from udq.store.builder import Writer
 from udq.store.transaction import Transaction

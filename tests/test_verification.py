@@ -14,8 +14,8 @@ from PIL import Image
 from udq import match_picture, picture
 from udq.errors import DependencyError, ImageError, InputError
 from udq.metrics import intersection_over_union
-from udq.rerank import fusion, geometry, local_features
-from udq.rerank.verification import LEAST, Verifier
+from udq.search.rerank import geometry, local_features, verify
+from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Verification
 
 cv2 = pytest.importorskip("cv2")
@@ -287,12 +287,12 @@ def test_points_on_one_line_are_no_homography():
 def test_inliers_raise_a_score_and_boxes_are_merged(cup, moved):
     (found,) = cup.verify([(moved, None)])
 
-    assert fusion.raised(2.0, 0) == fusion.raised(2.0, LEAST - 1) == 2.0
-    scores = [fusion.raised(2.0, inliers) for inliers in range(LEAST, LEAST + 50)]
+    assert verify.raised(2.0, 0) == verify.raised(2.0, LEAST - 1) == 2.0
+    scores = [verify.raised(2.0, inliers) for inliers in range(LEAST, LEAST + 50)]
     assert scores == sorted(scores)
     assert scores[0] > 2.0
-    assert fusion.merged(found.box, found) == pytest.approx(found.box)
-    assert fusion.merged((0.0, 0.0, 1.0, 1.0), found, share=0.5)[2] == pytest.approx((1 + found.box[2]) / 2)
+    assert verify.merged(found.box, found) == pytest.approx(found.box)
+    assert verify.merged((0.0, 0.0, 1.0, 1.0), found, share=0.5)[2] == pytest.approx((1 + found.box[2]) / 2)
 
 
 def test_the_box_of_a_turned_polygon_leaves_its_corners_out():

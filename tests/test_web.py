@@ -20,7 +20,7 @@ from PIL import Image
 from udq import Collection, Example
 from udq.datasets.detection import load_all
 from udq.errors import InputError
-from udq.rerank import STAGES
+from udq.search.rerank import STAGES
 from udq.web import app, pictures
 from udq.web.guard import Access
 from udq.web.service import Service

@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift, scan
+from udq import drift
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.database import LocalDatabase
 from udq.datasets import protocol
 from udq.drift import Drift
 from udq.features import runtime
-from udq.reader import OpenDatabase, Reader
+from udq.search.database import LocalDatabase
+from udq.search.reader import OpenDatabase, Reader
+from udq.search.scan import kernels
 from udq.store import manifest
 from udq.types import Example, SearchResult
 
@@ -182,7 +183,7 @@ class Collection(Reader):
             query: a photo, in the collection or not.
             box: x1, y1, x2, y2 in pixels of that photo as a viewer shows it; the whole photo where None.
             k: photos wanted, >= 1; fewer come where the collection has fewer.
-            rerank: stages of post-processing, names of ``udq.rerank.STAGES``, one after another.
+            rerank: stages of post-processing, names of ``udq.search.rerank.STAGES``, one after another.
         """
         return self.search_examples([Example(query, box)], k=k, rerank=rerank)
 
@@ -195,9 +196,9 @@ class Collection(Reader):
             k: photos wanted, >= 1; fewer come where the collection has fewer.
             rerank: as in ``search``.
         """
-        from udq import search
+        from udq.search import query as searching
 
-        return search.search(self, examples, k=k, stages=rerank)
+        return searching.search(self, examples, k=k, stages=rerank)
 
     def search_many(
         self, queries: Sequence[tuple[PathLike, Sequence[float] | None]], *, k: int = 20
@@ -208,9 +209,9 @@ class Collection(Reader):
             queries: photos, and a box of each or None.
             k: photos wanted for each, >= 1.
         """
-        from udq import search
+        from udq.search import query as searching
 
-        return search.search_many(self, [[Example(query, box)] for query, box in queries], k=k)
+        return searching.search_many(self, [[Example(query, box)] for query, box in queries], k=k)
 
     def add(
         self,
@@ -305,7 +306,7 @@ class Collection(Reader):
             "config": document["config"],
             **self.manifest.given,
             "network": runtime.engine(),
-            "scan": scan.kernel(),
+            "scan": kernels.kernel(),
             "drift": None if measured is None else measured.to_json(),
             "broken": self.broken,
             "passed_over": document["passed_over"],

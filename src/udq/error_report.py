@@ -19,7 +19,7 @@ from udq.scoring import TOP
 
 if TYPE_CHECKING:
     from udq.evaluate import Evaluation
-    from udq.reader import Reader
+    from udq.search.reader import Reader
 
 # Queries that are shown with photos: some 0.2 MB each, and more than most people read.
 SHEETS = 30

@@ -12,7 +12,7 @@ from udq.failures import LEAST_OVERLAP, Failures
 from udq.scoring import RANKS, TOP, Outcome
 
 if TYPE_CHECKING:
-    from udq.reader import Reader
+    from udq.search.reader import Reader
 
 _BARS = 10
 # A longer table is folded, so that the photos below it are in reach.

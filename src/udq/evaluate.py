@@ -11,21 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import rerank, scoring
+from udq import scoring
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
-from udq.database import Database
 from udq.datasets import GroundTruth, Query, matching, protocol
 from udq.errors import InputError
 from udq.features import proposals
-from udq.localise import localise
 from udq.photos import boxes as photo_boxes
 from udq.photos import decoding
 from udq.photos.source import Source
-from udq.ranking import Ranking
-from udq.reader import Reader
-from udq.rerank.ranked import Ranked
 from udq.scoring import Outcome
+from udq.search import rerank
+from udq.search.database import Database
+from udq.search.localisation import localise
+from udq.search.ranking import Ranking
+from udq.search.reader import Reader
+from udq.search.rerank.ranked import Ranked
 from udq.types import Box, Example, Features
 
 
@@ -57,7 +58,7 @@ def evaluate(
             they are looked for beside the ground truth and in the folders of the collection's photos.
         real_valued: whether to look at all photos again and also rank by their features before quantization,
             to show what the codes lose. Takes about as long as building the collection did.
-        stages: names of ``udq.rerank.STAGES``, by which rankings by codes are ranked again.
+        stages: names of ``udq.search.rerank.STAGES``, by which rankings by codes are ranked again.
         progress: is told of each query.
 
     Raises:
@@ -159,7 +160,7 @@ def rank(
         database: the photos in codes.
         asked: the queries; a photo that the protocol leaves out of its own ranking is in none.
         vectors: (Q, d) unit features of the queries.
-        stages: names of ``udq.rerank.STAGES``, by which each ranking is ranked again.
+        stages: names of ``udq.search.rerank.STAGES``, by which each ranking is ranked again.
     """
     places = {image.name: place for place, image in enumerate(database.images)}
     for query, box, vector in zip(asked.truth.queries, asked.boxes, vectors, strict=True):

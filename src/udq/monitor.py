@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics, scan
+from udq import metrics
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.features.cache import Spool
@@ -17,6 +17,7 @@ from udq.photos.source import Source
 from udq.quantization import model
 from udq.quantization.head import Head
 from udq.quantization.model import Model
+from udq.search.scan import exhaustive
 from udq.training.sampling import draw
 from udq.types import Arrays
 
@@ -98,7 +99,7 @@ def mean_average_precision(
         positives = (query.positives - {query.image}) & held
         if not positives:
             continue
-        order = scan.rank(scan.best_regions(fitted.lookup_tables(feature), codes, offsets))
+        order = exhaustive.rank(exhaustive.best_regions(fitted.lookup_tables(feature), codes, offsets))
         ranked = [names[i] for i in order if names[i] != query.image]
         found.append(metrics.average_precision(ranked, positives, query.junk))
     return float(np.mean(found)) if found else None

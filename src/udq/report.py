@@ -17,8 +17,8 @@ from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:
     from udq.evaluate import Evaluation
-    from udq.reader import Reader
     from udq.scoring import Outcome
+    from udq.search.reader import Reader
 
 _SHOWN = 8
 _BEST_AND_WORST = 5

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from udq import metrics
 from udq.datasets import Answers, Query
 from udq.failures import Failures, failures
-from udq.ranking import Ranking
+from udq.search.ranking import Ranking
 from udq.types import Match
 
 # A person looks at the first page of results.

@@ -99,7 +99,7 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """How a photo shows the object of a query, by local features of both (``udq.rerank.verification``).
+    """How a photo shows the object of a query, by local features of both (``udq.search.rerank.verifier``).
 
     Attributes:
         inliers: matches of local features that one movement of the object explains.
@@ -138,11 +138,11 @@ class Match:
         image: name of the photo, as indexed.
         distance: expected distance of the query and the best region, by its code (eq. 5 and its residual), >= 0.
         score: similarity of eq. 2, 1 / distance; higher is better.
-        box: where the object is, by all regions of the photo (``udq.localise``); x1, y1, x2, y2 in its pixels.
+        box: where the object is, by all regions of the photo (``udq.search.localisation``); x1, y1, x2, y2 in its pixels.
         id: the photo's id in its collection; None where a ranking is of no collection on disk.
         width, height: pixels of the photo as a viewer shows it; None as for ``id``.
         confidence: the share of true matches expected among the photos that are at least as near, 0..1, by
-            ``udq.calibrate``; 1 for a photo that the query was drawn in. None where nothing is known of chance.
+            ``udq.search.confidence``; 1 for a photo that the query was drawn in. None where nothing is known of chance.
         verified: where post-processing looked at the photo and saw the object in it; ``box`` and ``score`` heed it.
     """
 

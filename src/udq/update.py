@@ -26,7 +26,7 @@ from udq.store.transaction import Transaction, sweep
 from udq.sync import plan
 
 if TYPE_CHECKING:
-    from udq.reader import Reader
+    from udq.search.reader import Reader
 
 # Photos a commit: some seconds of work, which is all that a kill can cost.
 _BATCH = 256

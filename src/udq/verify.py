@@ -18,7 +18,7 @@ from udq.common.progress import Progress, silent
 from udq.errors import CollectionError
 from udq.photos.source import Source
 from udq.quantization.model import Model
-from udq.reader import Reader, extractor_of
+from udq.search.reader import Reader, extractor_of
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import COPY, MANIFEST, Manifest

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.calibrate import Calibration
 from udq.common.text import counted
-from udq.database import LocalDatabase, Nearest
 from udq.distributed import cluster
 from udq.errors import InputError, UdqError
 from udq.features import proposals
 from udq.quantization.model import Model
+from udq.search.confidence import Calibration
+from udq.search.database import LocalDatabase, Nearest
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest
@@ -109,7 +109,7 @@ class _Share:
 
 
 class ShardedDatabase:
-    """What is searched, in the memory of many actors (``udq.database.Database``)."""
+    """What is searched, in the memory of many actors (``udq.search.database.Database``)."""
 
     def __init__(self, path: Path, manifest: Manifest, model: Model, spread: Spread, looked_at: float | None) -> None:
         """Start the actors, and wait until all have read what they hold.

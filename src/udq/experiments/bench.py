@@ -22,7 +22,6 @@ import numpy as np
 from udq import evaluate, scoring
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.database import Database
 from udq.evaluate import Asked
 from udq.experiments.encoded import Encoded, Floats, in_codes
 from udq.experiments.looked import Photos
@@ -31,8 +30,9 @@ from udq.features.extractor import Extracted, Extractor
 from udq.features.trunk import Trunk
 from udq.photos import source
 from udq.quantization.model import Model
-from udq.ranking import Ranking
 from udq.scoring import Outcome
+from udq.search.database import Database
+from udq.search.ranking import Ranking
 from udq.training import fitting, sampling
 from udq.training.end_to_end import EndToEnd
 from udq.types import Arrays, Features

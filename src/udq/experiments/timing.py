@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import scan
 from udq.experiments.bench import Bench
 from udq.experiments.encoded import Floats
 from udq.quantization.model import Model
-from udq.scan_numba import compiled
+from udq.search.scan import exhaustive
+from udq.search.scan.numba_kernels import compiled
 
 _TURNS = 40
 
@@ -66,7 +66,7 @@ def contenders(
     hashes = _hashes(vectors, planes)
 
     def by_codes(query: Floats) -> Ranking:
-        return scan.rank(scan.best_regions(model.quantizer.lookup_tables(query), codes, offsets, threads=1))
+        return exhaustive.rank(exhaustive.best_regions(model.quantizer.lookup_tables(query), codes, offsets, threads=1))
 
     def by_hashes(query: Floats) -> Ranking:
         distance = np.empty(len(offsets) - 1, np.int64)

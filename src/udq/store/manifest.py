@@ -35,11 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common import npz
-from udq.common.files import (
-    Fingerprint,
-    checksum,
-    fingerprint,
-)
+from udq.common.files import Fingerprint, checksum, fingerprint
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.quantization.model import Model

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from udq import search
 from udq.common.byte_cache import Cache
 from udq.photos.sandbox import Decoder
+from udq.search import query
 from udq.types import Box, Example, SearchResult
 from udq.web.living import State
 from udq.web.metrics import Metrics
@@ -209,7 +209,7 @@ class Searches:
             return kept
 
         examples = [Example(each.photo.path, each.box, each.wrong) for each in asked]
-        return search.search(
+        return query.search(
             state.collection,
             examples,
             k=k,

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
-from udq.database import Database
-from udq.localise import localise
+from udq.search.database import Database
+from udq.search.localisation import localise
+from udq.search.scan import exhaustive
 from udq.types import Box, Match, Verification
 
 
@@ -82,7 +82,7 @@ def rank_by(database: Database, lookup: NDArray[np.float32], *, k: int | None = 
     if k is not None:
         return nearest(database, lookup[None], k)[0]
     distance = database.distances(lookup)
-    order = scan.rank(scan.BestRegions(distance, np.zeros(len(distance), np.int64)))
+    order = exhaustive.rank(exhaustive.BestRegions(distance, np.zeros(len(distance), np.int64)))
     return Ranking(order, distance, partial(_locate, database, lookup))
 
 
@@ -99,6 +99,6 @@ def nearest(database: Database, lookups: NDArray[np.float32], k: int) -> list[Ra
 def _locate(database: Database, lookup: NDArray[np.float32], image: int) -> NDArray[np.float32]:
     """Return where in an image the object is, (4,) float32, by the codes of all its regions."""
     (photo,) = database.photos([image])
-    distance = scan.distances(lookup, photo.codes)[None]
+    distance = exhaustive.distances(lookup, photo.codes)[None]
     found: NDArray[np.float32] = localise(distance, photo.boxes, ranked=database.ranked)[0]
     return found

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from udq.config import IndexConfig
-from udq.database import Database, LocalDatabase
 from udq.errors import CollectionError, UdqError
 from udq.quantization.model import Model
+from udq.search.database import Database, LocalDatabase
 from udq.store import manifest as manifests
 from udq.store.manifest import Manifest
 from udq.store.segments import Image, Segment

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from udq.errors import ImageError
 from udq.photos import boxes, decoding
-from udq.rerank import geometry, local_features
+from udq.search.rerank import geometry, local_features
 from udq.types import Box, Verification
 
 # Matches that agree, from which on a photo counts as verified: of wrong photos among the first 50, far fewer than one

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.rerank.ranked import Ranked
+from udq.search.rerank.ranked import Ranked
 
 # Measured by benchmarks/rerank.py, which shows how much each matters.
 DEPTH = 300

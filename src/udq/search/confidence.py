@@ -35,10 +35,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
 from udq.errors import InputError
 from udq.quantization.quantizer import Quantizer
-from udq.scan import Part
+from udq.search.scan import exhaustive
+from udq.search.scan.exhaustive import Part
 from udq.store.segments import Indexed
 from udq.types import Codes, Features
 
@@ -169,7 +169,7 @@ def _rate(sample: Part, asking: NDArray[np.int64], regions: Sequence[int], quant
 
 def _distances(lookup: NDArray[np.float32], sample: Part) -> NDArray[np.float64]:
     """Return the distance (N,) of each photo of a sample."""
-    return _root(scan.best_regions(lookup, sample.codes, sample.offsets, threads=1).distance)
+    return _root(exhaustive.best_regions(lookup, sample.codes, sample.offsets, threads=1).distance)
 
 
 def _root(squared: NDArray[np.float32]) -> NDArray[np.float64]:

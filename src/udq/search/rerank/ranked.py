@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import calibrate, scan
-from udq.database import Database
 from udq.photos import decoding
-from udq.ranking import Ranking, rank_by
+from udq.search import confidence
+from udq.search.database import Database
+from udq.search.ranking import Ranking, rank_by
+from udq.search.scan import exhaustive
 from udq.store.segments import Indexed
 from udq.types import Codes, Example, Features
 
@@ -65,7 +66,7 @@ class Ranked:
 
     @cached_property
     def sure(self) -> Confidence:
-        """How sure each photo is, by the plain ranking alone (``udq.calibrate``): stages know no more of chance.
+        """How sure each photo is, by the plain ranking alone (``udq.search.confidence``): stages know no more of chance.
 
         Photos that the examples are of come out with 1, and speak for no others.
         """
@@ -78,7 +79,7 @@ class Ranked:
             return path.name in drawn_on and os.path.realpath(path) == drawn_on[path.name]
 
         # What comes after the first few changes no answer before it.
-        order = self.ranking.order[: max(self.wanted or 0, calibrate.DEPTH)].tolist()
+        order = self.ranking.order[: max(self.wanted or 0, confidence.DEPTH)].tolist()
         own = {place for place, photo in zip(order, self.database.photos(order), strict=True) if drawn(photo)}
         others = [place for place in order if place not in own]
         values = self.database.calibration.confidence(self.lookup, self.ranking.distance[others]).tolist()
@@ -111,7 +112,7 @@ class Ranked:
         if least > 0:
             first = [image for image in first if self.sure(image) >= least]
         for photo in self.database.photos(first):
-            best.append(photo.codes[scan.distances(self.lookup, photo.codes).argmin()])
+            best.append(photo.codes[exhaustive.distances(self.lookup, photo.codes).argmin()])
         if not best:
             return np.empty((0, quantizer.dimensions), np.float32)
         return quantizer.reconstruct(Codes(np.stack(best), quantizer.codewords)).unit().vectors

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import calibrate, rerank
-from udq.database import Database
 from udq.errors import InputError
 from udq.photos import decoding
-from udq.ranking import Ranking, nearest
-from udq.rerank.ranked import Confidence, Ranked
+from udq.search import confidence, rerank
+from udq.search.database import Database
+from udq.search.ranking import Ranking, nearest
+from udq.search.rerank.ranked import Confidence, Ranked
 from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
-    from udq.reader import Reader
+    from udq.search.reader import Reader
 
 # An example -> its box and its pooled feature (D,).
 Describe = Callable[[Example], tuple[Box, NDArray[np.float32]]]
@@ -71,7 +71,7 @@ def search(
         k: photos wanted, >= 1.
         offset: so many of the best are left out, for pages.
         min_score: photos of a lower score are left out.
-        stages: names of ``udq.rerank.STAGES``, by which what was found is ranked again.
+        stages: names of ``udq.search.rerank.STAGES``, by which what was found is ranked again.
         describe: encodes an example; the collection's own network where None.
         load_crop: decodes the examples for stages that look at them.
     """
@@ -83,7 +83,7 @@ def search(
     ranked = Ranked.by(
         collection.database,
         asked.query,
-        wanted=max(offset + k, rerank.depth(names), calibrate.DEPTH),
+        wanted=max(offset + k, rerank.depth(names), confidence.DEPTH),
         examples=asked.examples,
         load_crop=load_crop,
     )
@@ -105,7 +105,7 @@ def search_many(collection: Reader, queries: Sequence[Sequence[Example]], *, k: 
     started = time.perf_counter()
     database = collection.database
     lookups = np.stack([database.model.quantizer.lookup_tables(each.query) for each in asked])
-    rankings = nearest(database, lookups, max(k, calibrate.DEPTH))
+    rankings = nearest(database, lookups, max(k, confidence.DEPTH))
     share = (time.perf_counter() - started) / len(asked)
     return [
         _result(
@@ -163,7 +163,7 @@ def _result(
         matches.append(replace(match, id=image.id, width=image.width, height=image.height, confidence=sure(i)))
     seconds = {**took, "total": sum(took.values()) + time.perf_counter() - started}
     elapsed = {name: 1e3 * value for name, value in seconds.items()}
-    return SearchResult(asked.examples, tuple(matches), elapsed, stages, calibrate.THRESHOLD, ranking.missing)
+    return SearchResult(asked.examples, tuple(matches), elapsed, stages, confidence.THRESHOLD, ranking.missing)
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
 from udq.errors import DependencyError, InputError
-from udq.scan import BOUNDED_PER_THREAD, MATCH, NearestImages, Part
+from udq.search.scan import checks, exhaustive, kernels
+from udq.search.scan.exhaustive import BOUNDED_PER_THREAD, NearestImages, Part
+from udq.search.scan.kernels import MATCH
 
 LOOKED_AT = 16
 """Of so many codes one is looked at, more or less: how much work a search is taken to be."""
@@ -55,7 +56,7 @@ class InvertedIndex:
         A code of K or more is an InputError that names its row in its part; DependencyError where udq was built
         without a C++ compiler.
         """
-        if scan.kernels() == ("numba",):
+        if kernels.kernels() == ("numba",):
             raise DependencyError("an inverted index needs udq's extension: install a C++ compiler, then udq once more")
         from udq import _scan
 
@@ -66,7 +67,7 @@ class InvertedIndex:
         ((dtype, subspaces),) = kinds
         held = np.zeros(codewords ** min(subspaces, 2), np.int64)
         for part in parts:
-            scan.refuse_codes_from(codewords, part.codes)
+            checks.refuse_codes_from(codewords, part.codes)
             cell = part.codes[:, 0].astype(np.int64)
             if subspaces > 1:
                 cell = cell * codewords + part.codes[:, 1]
@@ -75,7 +76,7 @@ class InvertedIndex:
         codes, of_region, first = np.empty((regions, subspaces), dtype), np.empty(regions, np.uint32), 0
         following = starts[:-1].copy()
         for part in parts:
-            its = scan.plain(part.codes)
+            its = kernels.plain(part.codes)
             _scan.sort_by_cell(its, dtype.itemsize, subspaces, codewords, first, following, codes, of_region)
             first += len(its)
         offsets = np.concatenate([[0], *(np.diff(part.offsets) for part in parts)]).cumsum()
@@ -92,15 +93,15 @@ class InvertedIndex:
         looked_at: part of the codes, above 0 and at most 1, that are looked at; regions elsewhere are not found.
         threads: how many to use; None takes the processors of this process as far as the work is worth them.
         """
-        scan.check(lookup, self.codes, np.array([0, len(self.codes)]))
+        checks.check(lookup, self.codes, np.array([0, len(self.codes)]))
         if not 0 < looked_at <= 1:
             raise InputError(f"expected a part of the codes above 0 and at most 1, found {looked_at}")
         wanted = min(k, sum(part.kept for part in self.parts))
-        shares = scan.threads_for(threads, len(self.codes) // LOOKED_AT, BOUNDED_PER_THREAD)
-        kernel = scan.kernel()
+        shares = kernels.threads_for(threads, len(self.codes) // LOOKED_AT, BOUNDED_PER_THREAD)
+        kernel = kernels.kernel()
         found = np.empty(0, MATCH)
         if wanted > 0 and kernel != "numba":
-            each = scan.in_threads(
+            each = kernels.in_threads(
                 lambda share: self._share(kernel, lookup, wanted, share, shares, looked_at), zip(range(shares))
             )
             found = np.concatenate(each)
@@ -108,8 +109,8 @@ class InvertedIndex:
             found = found[np.lexsort((found["region"], found["distance"], found["image"]))]
             found = found[np.diff(found["image"], prepend=-1) > 0]
         if len(found) < wanted:  # no bound holds for these tables, or more images are wanted than these cells have
-            return scan.nearest_images(lookup, self.parts, k, threads=threads)
-        return scan.in_order(self._of_parts(found), wanted)
+            return exhaustive.nearest_images(lookup, self.parts, k, threads=threads)
+        return exhaustive.in_order(self._of_parts(found), wanted)
 
     def _of_parts(self, found: NDArray[np.void]) -> NDArray[np.void]:
         """Number regions within their parts."""
@@ -124,7 +125,7 @@ class InvertedIndex:
         from udq import _scan
 
         found = np.empty(k, MATCH)
-        tables = scan.plain(lookup)
+        tables = kernels.plain(lookup)
         index = self.codes, self.codes.itemsize, self.starts, self.regions, self.offsets, self.keep
         count = _scan.nearest_by_cell(kernel, tables, len(tables), *index, share, shares, looked_at, found)
         return found[: max(count, 0)]

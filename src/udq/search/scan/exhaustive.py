@@ -14,31 +14,30 @@ faster, as lower bounds rule out most regions (src/native/scan.cpp).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.errors import InputError
+from udq.search.scan.checks import (
+    _check_codes,
+    _check_lookup,
+    _columns,
+    _expect,
+    _expect_array,
+    _expect_fitting,
+    check,
+    refuse_codes_from,
+)
+from udq.search.scan.kernels import MATCH, REGIONS_PER_THREAD, _read_only, in_threads, kernel, plain, threads_for
 
 try:
     from udq import _scan
 except ImportError:  # built without a compiler
     _scan = None  # type: ignore[assignment]
-
-Result = TypeVar("Result")
-
-MAX_CODEWORDS = 512
-"""Largest K: the tables of M = 8 subspaces then take 16 KiB and stay in the first-level cache."""
-
-REGIONS_PER_THREAD = 1 << 17
-"""Fewer regions than this (about 0.2 ms of work) are not worth starting one more thread (up to 0.1 ms)."""
 
 BOUNDED_PER_THREAD = 1 << 20
 """The same of ``nearest_images``, which does not look at most of them closely."""
@@ -121,10 +120,6 @@ class NearestImages:
         return len(self.image)
 
 
-MATCH = np.dtype([("distance", np.float32), ("image", np.int64), ("region", np.int64)], align=True)
-"""An image of the extension's heap."""
-
-
 def best_regions(
     lookup: NDArray[np.float32],
     codes: NDArray[np.uint8] | NDArray[np.uint16],
@@ -149,9 +144,9 @@ def best_regions(
     region = np.empty(images, np.int64)
     scan: Callable[[int, int], bool]
     if kernel() == "numba":
-        from udq import scan_numba
+        from udq.search.scan import numba_kernels
 
-        scan = scan_numba.best_regions(
+        scan = numba_kernels.best_regions(
             lookup, _read_only(codes), _read_only(offsets), distance, region, _columns(codes)
         )
     else:
@@ -287,46 +282,15 @@ def rank(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:
     return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-# --- kernels ---
-
-
-def kernels() -> tuple[str, ...]:
-    """Return the kernels that this machine has, fastest first; results of all are the same.
-
-    ``avx512-vbmi``, ``avx2`` and ``portable`` are of the extension; ``numba`` is what there is without it.
-    """
-    return (*(_scan.kernels() if _scan else ()), "numba")
-
-
-def kernel() -> str:
-    """Return the kernel in use: the fastest, or the one that the environment variable UDQ_SCAN_KERNEL names."""
-    wanted = os.environ.get("UDQ_SCAN_KERNEL")
-    found = kernels()
-    _expect(not wanted or wanted in found, f"UDQ_SCAN_KERNEL to be one of {', '.join(found)}", wanted)
-    return wanted or found[0]
-
-
-def _columns(codes: NDArray[Any]) -> int:
-    """How many codewords a code can name: a power of two."""
-    return 256 if codes.itemsize == 1 else MAX_CODEWORDS
-
-
 def _sort_by_high_half(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Sort keys whose low halves already rise: linear in their number, and several times faster than np.sort."""
     if kernel() == "numba":
-        from udq import scan_numba
+        from udq.search.scan import numba_kernels
 
-        sorted_keys: NDArray[np.uint64] = scan_numba.sort_by_high_half(keys)
+        sorted_keys: NDArray[np.uint64] = numba_kernels.sort_by_high_half(keys)
         return sorted_keys
     _scan.sort_by_high_half(keys)
     return keys
-
-
-def threads_for(wanted: int | None, regions: int, worth_one: int) -> int:
-    """Return how many threads to use: as many as wanted, or as there are processors and ``worth_one`` regions for."""
-    threads = min(_processors(), 1 + regions // worth_one) if wanted is None else wanted
-    _expect(threads >= 1, "at least 1 thread", threads)
-    return threads
 
 
 def _cuts(offsets: NDArray[np.int64], start: int, regions: int, threads: int) -> list[int]:
@@ -336,84 +300,3 @@ def _cuts(offsets: NDArray[np.int64], start: int, regions: int, threads: int) ->
     """
     rows = np.linspace(0, regions, threads + 1)[1:-1] - start
     return [0, *np.searchsorted(offsets[:-1], rows).tolist(), len(offsets) - 1]
-
-
-def in_threads(work: Callable[..., Result], calls: Iterable[tuple[int, ...]]) -> list[Result]:
-    """Make all calls at the same time, the first in this thread."""
-    first, *others = calls
-    if not others:
-        return [work(*first)]
-    with ThreadPoolExecutor(len(others)) as pool:
-        waiting = [pool.submit(work, *call) for call in others]
-        return [work(*first), *(each.result() for each in waiting)]
-
-
-def plain(array: NDArray[Any]) -> NDArray[Any]:
-    """The array as the extension reads it: C-contiguous and aligned, a copy only where it is not."""
-    return np.require(array, requirements=["C", "A"])
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view; memory maps and arrays in memory are then one type and compile once."""
-    view = np.asarray(array).view()
-    view.flags.writeable = False
-    return view
-
-
-def _processors() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# --- checks ---
-
-
-def _expect(holds: bool | np.bool_, expected: str, found: object) -> None:
-    if not holds:
-        raise InputError(f"expected {expected}, found {found}")
-
-
-def _expect_array(name: str, array: NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> None:
-    """Hold an array to its dtype and shape (None: any length)."""
-    fits = array.ndim == len(shape) and all(n in (None, found) for n, found in zip(shape, array.shape, strict=True))
-    if not (fits and array.dtype == dtype):
-        wanted = f"{np.dtype(dtype)} ({', '.join('*' if n is None else str(n) for n in shape)})"
-        raise InputError(f"expected {name} {wanted}, found {array.dtype} {array.shape}")
-
-
-def _check_lookup(lookup: NDArray[Any]) -> None:
-    _expect_array("lookup", lookup, np.float32, (None, None))
-    _expect(min(lookup.shape) >= 1, "a lookup (M, K) with M and K of at least 1", lookup.shape)
-    _expect(np.isfinite(lookup).all(), "a finite lookup", "inf or nan")
-
-
-def check(lookup: NDArray[Any], codes: NDArray[Any], offsets: NDArray[Any]) -> None:
-    """Raise InputError where tables and codes are not as ``best_regions`` takes them."""
-    _check_lookup(lookup)
-    _expect_fitting(lookup.shape, codes)
-    _check_codes(codes, offsets)
-
-
-def _expect_fitting(shape: tuple[int, ...], codes: NDArray[Any]) -> None:
-    """Hold codes to the (M, K) of tables."""
-    subspaces, codewords = shape
-    _expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, subspaces))
-    limit = _columns(codes)
-    _expect(codewords <= limit, f"at most {limit} codewords for codes of {codes.itemsize} bytes", codewords)
-
-
-def _check_codes(codes: NDArray[Any], offsets: NDArray[Any]) -> None:
-    _expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, None))
-    _expect(codes.flags.c_contiguous, "C-contiguous codes", codes.strides)
-    _expect_array("offsets", offsets, np.int64, (None,))
-    _expect(len(offsets) >= 1, "N + 1 offsets", "none")
-    _expect(offsets[0] == 0 and offsets[-1] == len(codes), f"offsets from 0 to {len(codes)}", offsets)
-    _expect((offsets[1:] >= offsets[:-1]).all(), "offsets that never fall", "one that does")
-
-
-def refuse_codes_from(codewords: int, codes: NDArray[Any]) -> None:
-    """Name the first code out of range. There may be none: a sum of finite terms can be inf as well."""
-    beyond = np.argwhere(codes >= codewords)
-    if len(beyond):
-        row, m = beyond[0].tolist()
-        _expect(False, f"codes below the {codewords} codewords", f"{codes[row, m]} in row {row}, subspace {m}")

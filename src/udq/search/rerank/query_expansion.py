@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.rerank.ranked import Ranked, unit
+from udq.search.rerank.ranked import Ranked, unit
 
 # Measured by benchmarks/rerank.py: more photos gain more where an object is in many, and lose where it is in few.
 DEPTH = 10

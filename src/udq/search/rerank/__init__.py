@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from udq.errors import InputError
-from udq.rerank import diffusion, expansion, verified
-from udq.rerank.ranked import Ranked
+from udq.search.rerank import diffusion, query_expansion, verify
+from udq.search.rerank.ranked import Ranked
 
 
 class Stage(NamedTuple):
@@ -26,10 +26,10 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "average-qe": Stage(expansion.average, expansion.DEPTH),
-    "alpha-qe": Stage(expansion.alpha, expansion.DEPTH),
+    "average-qe": Stage(query_expansion.average, query_expansion.DEPTH),
+    "alpha-qe": Stage(query_expansion.alpha, query_expansion.DEPTH),
     "diffusion": Stage(diffusion.diffuse, diffusion.DEPTH),
-    "verify": Stage(verified.verify, verified.DEPTH),
+    "verify": Stage(verify.verify, verify.DEPTH),
 }
 
 

@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scan
-from udq.calibrate import Calibration
 from udq.features import proposals
-from udq.inverted import InvertedIndex
 from udq.quantization.model import Model
-from udq.scan import Part
+from udq.search.confidence import Calibration
+from udq.search.scan import exhaustive
+from udq.search.scan.exhaustive import Part
+from udq.search.scan.inverted import InvertedIndex
 from udq.store import segments
 from udq.store.manifest import Manifest
 from udq.store.segments import Image, Indexed, Segment
@@ -144,7 +144,9 @@ class LocalDatabase:
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the squared distance (N,) of each photo's best region by a query's (M, K) tables."""
         # A removed photo is scanned along with the others: its codes lie between theirs, until it is compacted away.
-        every = (scan.best_regions(lookup, s.codes, s.offsets, threads=self.threads).distance for s in self.segments)
+        every = (
+            exhaustive.best_regions(lookup, s.codes, s.offsets, threads=self.threads).distance for s in self.segments
+        )
         living = [found[segment.living] for found, segment in zip(every, self.segments, strict=True)]
         return np.concatenate([np.empty(0, np.float32), *living])
 
@@ -153,7 +155,7 @@ class LocalDatabase:
         if self.looked_at is not None and self.segments:
             found = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
         else:
-            found = scan.nearest_images_of_each(lookups, self._parts, k, threads=self.threads)
+            found = exhaustive.nearest_images_of_each(lookups, self._parts, k, threads=self.threads)
         return [Nearest(self._places(images.image), images.distance) for images in found]
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

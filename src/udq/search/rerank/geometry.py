@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.rerank.local_features import LocalFeatures, opencv
+from udq.search.rerank.local_features import LocalFeatures, opencv
 from udq.types import Box
 
 # What agrees with a movement: as far off as a tenth of the box's diagonal, since few objects are flat; turned by less

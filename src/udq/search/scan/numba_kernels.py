@@ -1,4 +1,4 @@
-"""The scan compiled by numba: what ``udq.scan`` does where its extension could not be built."""
+"""The scan compiled by numba: what ``udq.search.scan.exhaustive`` does where its extension could not be built."""
 
 from __future__ import annotations
 

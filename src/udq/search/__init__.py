@@ -1,0 +1,1 @@
+"""A query and the codes of a collection -> ranked photos with boxes."""
