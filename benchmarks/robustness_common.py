@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udq import update
 from udq.collection import Collection
 from udq.config import IndexConfig
 from udq.features import cache
 from udq.features.extractor import Extractor
+from udq.indexing import update
 from udq.photos.source import find
 from udq.search.ranking import rank
 from udq.store import segments

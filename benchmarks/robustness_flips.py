@@ -12,8 +12,9 @@ import numpy as np
 from robustness_common import QUICK, answers, build, command, complaint, forked, opened, small_pieces, take
 
 from udq.errors import UdqError
+from udq.indexing.repair import repair
+from udq.indexing.verify import verify
 from udq.store import manifest as manifests
-from udq.verify import repair, verify
 
 # Photos of each collection; some are removed from it.
 _HELD, _REMOVED = 30, 4

@@ -18,8 +18,8 @@ import numpy as np
 from robustness_common import QUICK, answers, build, ended, fork, forked, opened, small_pieces, take, warmed
 
 from udq.collection import Collection
+from udq.indexing.verify import verify
 from udq.store import builder, transaction
-from udq.verify import verify
 
 HELD, NEW = 60, 24
 # Of 20 kills.

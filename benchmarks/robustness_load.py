@@ -31,13 +31,13 @@ from robustness_common import (
 
 from udq.collection import Collection
 from udq.config import IndexConfig
-from udq.encode import encode
+from udq.indexing.encode import encode
+from udq.indexing.verify import verify
 from udq.photos.source import Source
 from udq.search.ranking import rank
 from udq.store import transaction
 from udq.store.segments import PHOTOS, Indexed
 from udq.store.transaction import Transaction
-from udq.verify import verify
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})
 READERS = 8

@@ -25,8 +25,8 @@ from robustness_common import (
 )
 
 from udq.collection import Collection
+from udq.indexing.verify import verify
 from udq.store import manifest
-from udq.verify import verify
 
 _SIZE = 96 * 2**20
 # Bytes that are left on the disk: some of a change fits, all of it does not.

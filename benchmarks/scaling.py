@@ -35,8 +35,8 @@ from udq import Collection, IndexConfig
 from udq.common.provenance import provenance
 from udq.distributed import cluster
 from udq.distributed.workers import Workers
-from udq.encode import Here, Workforce
 from udq.features.extractor import Extractor
+from udq.indexing.workers import Here, Workforce
 from udq.photos import source
 from udq.quantization.model import Model
 from udq.search.confidence import DEPTH

@@ -8,7 +8,7 @@ import pytest
 
 from udq import Collection, IndexConfig
 from udq.demo.cutouts import photo
-from udq.drift import Drift
+from udq.indexing.drift import Drift
 
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
 

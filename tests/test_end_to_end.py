@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from udq import Collection, IndexConfig, UdqError, index
+from udq import Collection, IndexConfig, UdqError
 from udq.datasets import GroundTruth, Query
 from udq.evaluate import evaluate
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
+from udq.indexing import build
 from udq.photos.source import Source, find
 from udq.store import manifest
 from udq.training import sampling
@@ -100,13 +101,13 @@ def test_the_collection_keeps_the_trained_convolutions_and_encodes_with_them(tra
 
 
 def test_the_same_seed_gives_the_same_collection_after_a_stop_between_rounds(trained, photos, tmp_path, monkeypatch):
-    write = index._Checkpoint.write
+    write = build._Checkpoint.write
 
     def stop(self, state):
         write(self, state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(index._Checkpoint, "write", stop)
+    monkeypatch.setattr(build._Checkpoint, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         Collection.build(photos, tmp_path / "x.udq", config=SMALL, device="cpu")
     monkeypatch.undo()

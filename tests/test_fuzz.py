@@ -17,10 +17,10 @@ from udq.cli import _parse_box
 from udq.common import files
 from udq.datasets import boxes, detection
 from udq.errors import UdqError
+from udq.indexing.verify import verify
 from udq.photos.boxes import check_box
 from udq.search.ranking import rank
 from udq.store import manifest
-from udq.verify import verify
 
 FILES = ("model-000001.npz", *(f"segments/000001/{name}" for name in
          ("codes.npy", "boxes.npy", "offsets.npy", "photos.npy", "images.json")))  # fmt: skip

@@ -13,7 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udq import index
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.errors import DependencyError, InputError, UdqError
 from udq.features import runtime
@@ -21,6 +20,7 @@ from udq.features.extractor import Extractor
 from udq.features.openvino import Compiled
 from udq.features.proposals import rpn
 from udq.features.trunk import Maps, Trunk
+from udq.indexing import build
 from udq.photos.decoding import load
 from udq.photos.source import Source
 from udq.training.rpn_training import box_iou
@@ -191,7 +191,7 @@ def test_an_operation_that_is_not_known_is_named_with_a_way_round_it():
 def test_a_build_does_not_go_on_with_what_another_engine_saw(photos, monkeypatch):
     sources = [Source("coffee.png", photos / "coffee.png")]
     prints = {
-        index.fingerprint(sources, IndexConfig(), extracted(photos, monkeypatch, library)[0], {})
+        build.fingerprint(sources, IndexConfig(), extracted(photos, monkeypatch, library)[0], {})
         for library in runtime.engines()
     }
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
+from udq.indexing.verify import verify
 from udq.photos.source import Content
 from udq.quantization.head import Head, Layer
 from udq.quantization.model import Model
@@ -19,7 +20,6 @@ from udq.quantization.quantizer import Quantizer
 from udq.store import builder, segments
 from udq.store import manifest as manifests
 from udq.types import Codes
-from udq.verify import verify
 
 
 def small_model(subspaces=4, codewords=32):

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, update
+from udq import Collection, IndexConfig
 from udq.common import files
 from udq.errors import DiskError, InputError
+from udq.indexing import update
 from udq.photos.source import Source
 from udq.search.ranking import rank
 from udq.store import manifest as manifests

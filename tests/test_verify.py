@@ -10,8 +10,9 @@ from test_update import answers, ids, opened
 
 from udq import Collection
 from udq.errors import CollectionError, InputError
+from udq.indexing.repair import Repaired, repair
+from udq.indexing.verify import verify
 from udq.store import manifest as manifests
-from udq.verify import Repaired, repair, verify
 
 
 def flip(file, at=-1):

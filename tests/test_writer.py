@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from test_storage import SEGMENTS, change, indexed, read, small_model, write
 
-from udq import Collection, index
+from udq import Collection
 from udq.config import IndexConfig
 from udq.errors import InputError, UdqError
+from udq.indexing import build as index_build
+from udq.indexing.verify import verify
 from udq.store import builder, segments
 from udq.store import manifest as manifests
-from udq.verify import verify
 
 
 def put(made, number):
@@ -243,14 +244,14 @@ def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_p
         assert output.exists() == again
     monkeypatch.setattr(segments, "PHOTOS", 16)
     passed = []
-    extract = index.Extractor.extract
+    extract = index_build.Extractor.extract
 
     def noted(self, *given):
         for photo in extract(self, *given):
             passed.append(photo.source.name)
             yield photo
 
-    monkeypatch.setattr(index.Extractor, "extract", noted)
+    monkeypatch.setattr(index_build.Extractor, "extract", noted)
     if again:
         resumed = Collection.retrain(output, config=config, device="cpu")
         looked_at = len(passed)

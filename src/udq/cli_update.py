@@ -16,8 +16,9 @@ from udq.errors import CollectionError
 
 if TYPE_CHECKING:
     from udq.collection import Collection
-    from udq.update import Changes
-    from udq.verify import Damage, Repaired
+    from udq.indexing.repair import Repaired
+    from udq.indexing.update import Changes
+    from udq.indexing.verify import Damage
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -97,10 +98,11 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Read every byte of a collection and compare it with its checksums; exit 1 where one differs."""
-    from udq import verify as verification
+    from udq.indexing import repair as repairs
+    from udq.indexing import verify as verification
 
     if repair:
-        _print_repaired(collection, verification.repair(collection, device=device, progress=progress), as_json=as_json)
+        _print_repaired(collection, repairs.repair(collection, device=device, progress=progress), as_json=as_json)
         return
     damage = verification.verify(collection)
     if as_json:

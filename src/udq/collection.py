@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import drift
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.datasets import protocol
-from udq.drift import Drift
 from udq.features import runtime
+from udq.indexing import drift
+from udq.indexing.drift import Drift
 from udq.search.database import LocalDatabase
 from udq.search.reader import OpenDatabase, Reader
 from udq.search.scan import kernels
@@ -22,9 +22,9 @@ from udq.types import Example, SearchResult
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
-    from udq.index import Monitor
-    from udq.update import Changes
-    from udq.verify import Damage
+    from udq.indexing.build import Monitor
+    from udq.indexing.update import Changes
+    from udq.indexing.verify import Damage
 
 PathLike = str | os.PathLike[str]
 
@@ -116,7 +116,7 @@ class Collection(Reader):
             InputError: a path is missing, no cluster answers at ``ray``, or something is already at ``path``.
             ImageError: not one photo can be read. Single broken photos are no error: see ``broken``.
         """
-        from udq import index
+        from udq.indexing import build as index_build
         from udq.photos import remote
 
         config = config or IndexConfig()
@@ -126,7 +126,7 @@ class Collection(Reader):
             from udq.distributed import training, workers
 
             elsewhere = {"hire": partial(workers.hired, ray), "trainer": training.train}
-        index.build(
+        index_build.build(
             sources,
             Path(path),
             passed_over=passed_over,
@@ -163,7 +163,7 @@ class Collection(Reader):
         Raises:
             InputError: some of its photos are gone: no features are kept, so that photos must be looked at again.
         """
-        from udq import index
+        from udq.indexing import build as index_build
 
         opened = Collection.open(path)
         if config is None:
@@ -171,7 +171,7 @@ class Collection(Reader):
         monitor = None
         if truth is not None:
             monitor = _monitor(truth, config, opened.names, (entry["image"] for entry in opened.broken))
-        index.rebuild(Path(path), config=config, device=device, monitor=monitor, progress=progress)
+        index_build.rebuild(Path(path), config=config, device=device, monitor=monitor, progress=progress)
         return Collection.open(path, device=device)
 
     def search(
@@ -239,7 +239,7 @@ class Collection(Reader):
             InputError: a path is missing, another process is changing the collection, or with ``sync`` not one of the
                 collection's photos is among ``images``.
         """
-        from udq import update
+        from udq.indexing import update
 
         arguments = [images] if isinstance(images, str | os.PathLike) else list(images)
         changes = update.add(self, arguments, mirror=sync, dry_run=dry_run, progress=progress)
@@ -255,7 +255,7 @@ class Collection(Reader):
         Raises:
             InputError: one of them names no photo; nothing is removed then.
         """
-        from udq import update
+        from udq.indexing import update
 
         changes = update.remove(self, [names] if isinstance(names, str) else names)
         return self.refreshed(), changes
@@ -265,14 +265,14 @@ class Collection(Reader):
 
         Answers stay what they were.
         """
-        from udq import update
+        from udq.indexing import update
 
         update.compact(self)
         return self.refreshed()
 
     def verify(self) -> list[Damage]:
         """Read every byte of the collection and return what is not as it was written."""
-        from udq import verify
+        from udq.indexing import verify
 
         return verify.verify(self.path)
 

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster who look at photos and encode them (``udq.encode.Workforce``).
+"""Workers on a Ray cluster who look at photos and encode them (``udq.indexing.workers.Workforce``).
 
 Ray Data gives each worker some photos at a time and keeps their order; what a lost worker or node had in hand, others
 do. What comes back of a photo are its codes and boxes, some 3 kB, and one process writes them: so each photo is in the
@@ -18,9 +18,10 @@ import numpy as np
 
 from udq.config import IndexConfig
 from udq.distributed import cluster
-from udq.encode import Here, Seen
 from udq.errors import UdqError
 from udq.features.extractor import Extracted, Extractor
+from udq.indexing.encode import Seen
+from udq.indexing.workers import Here
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source
 from udq.quantization.model import Model
@@ -131,7 +132,7 @@ class Workers:
 
 @contextmanager
 def hired(address: str, extractor: Extractor, config: IndexConfig) -> Iterator[Workers]:
-    """Have workers of a cluster meanwhile (``udq.index.Hire``); its address is as in ``cluster.connected``."""
+    """Have workers of a cluster meanwhile (``udq.indexing.build.Hire``); its address is as in ``cluster.connected``."""
     with cluster.connected(address):
         yield Workers(extractor, config)
 

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from udq import index, picture, report, scoring
+from udq import picture, report, scoring
 from udq.common import files
 from udq.common.files import write_whole
 from udq.common.progress import Progress
@@ -31,6 +31,7 @@ from udq.experiments.shelf import Material
 from udq.experiments.tables import ACCURACIES, Cell
 from udq.features import proposals
 from udq.features.extractor import Extractor
+from udq.indexing import build
 from udq.photos import source as photo_source
 
 # Queries and photos of each on a sheet of fig. 5.
@@ -87,7 +88,7 @@ class Desk:
             photo_source.Source(name, path) for name, path in sorted(self._asked.paths.items()) if name not in held
         ]
         seen = IndexConfig(images=look.images, features=look.features, sample=look.sample)
-        self._seen = index.fingerprint([*self._sources, *apart], seen, self._extractor, self._given)
+        self._seen = build.fingerprint([*self._sources, *apart], seen, self._extractor, self._given)
         self.scratch = self._output / "scratch" / self._fingerprint(seen, "look")[:16]
         self._looked = Looked(self._sources, self._extractor, progress, self.scratch)
         self._fitted: tuple[IndexConfig, Fitted] | None = None

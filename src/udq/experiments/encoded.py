@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.encode import encode
 from udq.features.extractor import Extracted
+from udq.indexing.encode import encode
 from udq.quantization.model import Model
 from udq.search.database import LocalDatabase
 from udq.store.segments import Indexed, Segment

@@ -11,9 +11,9 @@ from pathlib import Path
 from udq.collection import Collection
 from udq.common.text import shown
 from udq.errors import ImageError, InputError
+from udq.indexing.update import Changes
 from udq.photos.source import SUFFIXES
 from udq.store.segments import Image
-from udq.update import Changes
 from udq.web.living import Living
 from udq.web.problems import Problem
 from udq.web.uploads import Upload

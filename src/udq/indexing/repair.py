@@ -1,4 +1,4 @@
-"""Whether a collection is as it was written, byte for byte; and making it whole again from its photos."""
+"""Making a damaged collection whole again from its photos."""
 
 from __future__ import annotations
 
@@ -27,23 +27,7 @@ from udq.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from udq.features.extractor import Extractor
-
-_MODEL = ("model", "backbone")
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A file that is not as it was written.
-
-    Attributes:
-        file: its name in the collection.
-        affects: what of the collection depends on it, in words.
-        images: names of the photos whose regions it holds; none where it concerns all, or they cannot be told.
-    """
-
-    file: str
-    affects: str
-    images: tuple[str, ...] = ()
+from udq.indexing.verify import _MODEL, Damage, _files, _manifest
 
 
 @dataclass(frozen=True)
@@ -63,25 +47,6 @@ class Repaired:
     dropped: tuple[str, ...] = ()
     nameless: int = 0
     back: int = 0
-
-
-def verify(path: Path) -> list[Damage]:
-    """Read every byte of a collection and return what is not as it was written.
-
-    Raises:
-        InputError: there is no such collection.
-        CollectionError: it is none, or of another format version.
-    """
-    found = _look_over(path)
-    # A writer may have put another state in its place meanwhile: damage is what is there twice.
-    while found[1] and (again := _look_over(path)) != found:
-        found = again
-    return found[1]
-
-
-def _look_over(path: Path) -> tuple[Manifest, list[Damage]]:
-    manifest, damage = _manifest(path)
-    return manifest, [*damage, *_files(path, manifest)]
 
 
 def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> Repaired:
@@ -115,10 +80,10 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
             found = _files(path, change.manifest)
             mended = _mend(change, {each.file for each in found}, device, progress)
     if any(map(_is_model, found)):
-        from udq import index
+        from udq.indexing import build
 
         config = manifests.read_manifest(path).config
-        index.rebuild(path, config=config, device=device, progress=progress)
+        build.rebuild(path, config=config, device=device, progress=progress)
         names = tuple(Reader(path).names)
         mended = replace(mended, restored=names)
     return replace(mended, damage=(*damage, *found))
@@ -132,64 +97,6 @@ def _all_there(path: Path, manifest: Manifest) -> bool:
     """Whether the photos of a collection whose segments are whole can be looked at, and there are any."""
     living = segments.read_living(path, manifest)
     return bool(living) and all(image.path.is_file() for image in living)
-
-
-def _manifest(path: Path) -> tuple[Manifest, list[Damage]]:
-    """Return the manifest, or its copy where it is damaged, and what is damaged of the two."""
-    try:
-        manifest = manifests.read_manifest(path)
-    except CollectionError:
-        try:
-            copy = manifests.read_manifest(path, COPY)
-        except CollectionError:
-            copy = None
-        if copy is None:
-            raise
-        return copy, [Damage(MANIFEST, "the whole collection; its copy is whole")]
-    found = []
-    raw = (path / MANIFEST).read_bytes()
-    if raw != manifests.dump(manifest.document):
-        found.append(Damage(MANIFEST, "nothing that it says"))
-    if manifest.document["version"] > 2:  # which had no copy
-        try:
-            whole = (path / COPY).read_bytes() == manifests.dump(manifests.read_manifest(path, COPY).document)
-        except (CollectionError, OSError):
-            whole = False
-        if not whole:
-            found.append(Damage(COPY, "nothing as long as the manifest itself is whole"))
-    return manifest, found
-
-
-def _files(path: Path, manifest: Manifest) -> list[Damage]:
-    """Compare the files that a manifest names with their checksums."""
-    found = []
-    for name, facts in manifests.facts_of(manifest.document).items():
-        try:
-            manifests.check(manifests.inside(path, name), facts)
-        except CollectionError:
-            found.append(_damage(path, manifest, name))
-    return found
-
-
-def _damage(path: Path, manifest: Manifest, name: str) -> Damage:
-    if name.startswith(_MODEL):
-        return Damage(name, "every search and every photo: the collection must be trained anew")
-    if name.startswith("removed"):
-        return Damage(name, f"which {manifest.removed['images']} photos were removed")
-    place = next(i for i, entry in enumerate(manifest.segments) if name.startswith(entry["folder"] + "/"))
-    photos = manifest.segments[place]["images"]
-    names = _names(path, manifest, place)
-    if not names:
-        return Damage(name, f"{photos} photos whose names cannot be told from it")
-    return Damage(name, f"{photos} photos, '{names[0]}' first", names)
-
-
-def _names(path: Path, manifest: Manifest, place: int) -> tuple[str, ...]:
-    """Return the names of the photos of a segment, removed ones too; none where they are lost."""
-    try:
-        return tuple(source.name for source in segments.read_sources(path, manifest, place))
-    except CollectionError:
-        return ()
 
 
 def _mend(change: Transaction, damaged: set[str], device: str, progress: Progress) -> Repaired:
@@ -312,8 +219,8 @@ class _Look:
 
     def at(self, photos: Sequence[Image]) -> list[Indexed]:
         """Return photos under the ids that they have; those that cannot be read are left out."""
-        from udq import encode
         from udq.common import progress as progresss  # imports torch
+        from udq.indexing import encode
 
         sources = [Source(image.name, image.path) for image in photos]
         with self._progress("looking at photos again", len(photos)) as step:

@@ -20,12 +20,13 @@ from udq._version import __version__
 from udq.common import files
 from udq.common.progress import Progress, silent, tracked
 from udq.config import IndexConfig
-from udq.encode import Here, Seen, Workforce, seen
 from udq.errors import ImageError, InputError
 from udq.features.cache import Spool
 from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
+from udq.indexing.encode import Seen, seen
+from udq.indexing.workers import Here, Workforce
 from udq.photos import source as photo_source
 from udq.quantization.model import Model
 from udq.store import manifest as manifests

@@ -18,12 +18,12 @@ import numpy as np
 
 from udq.common.progress import Progress, silent
 from udq.errors import InputError
+from udq.indexing.sync import plan
 from udq.photos import source as photo_source
 from udq.photos.source import Content, Source
 from udq.store import segments
 from udq.store.segments import Indexed, Segment
 from udq.store.transaction import Transaction, sweep
-from udq.sync import plan
 
 if TYPE_CHECKING:
     from udq.search.reader import Reader
@@ -182,9 +182,9 @@ def _encode(
     if not (new or changed):
         return 0, unread
     from udq.common import progress as progresss  # imports torch
-    from udq.encode import encode, why_broken
     from udq.features import device
     from udq.features.device import in_gpu_memory
+    from udq.indexing.encode import encode, why_broken
 
     fitted, codewords, extractor = opened.model, _codewords(opened), opened.extractor.proposing()
     held = list(opened.segments)

@@ -1,0 +1,1 @@
+"""Building, changing, verifying and repairing collections."""
