@@ -19,7 +19,7 @@ from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
-from udq.evaluate import evaluate
+from udq.evaluation.benchmark import evaluate
 from udq.features import device as devices
 
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {

@@ -23,10 +23,11 @@ import numpy as np
 import places
 import torch
 
-from udq import datasets, metrics
+from udq import datasets
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
+from udq.evaluation import metrics
 from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find
 from udq.quantization import model

@@ -24,10 +24,10 @@ from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
 from udq.datasets import REGISTRY, GroundTruth
-from udq.evaluate import evaluate
+from udq.evaluation.benchmark import evaluate
+from udq.evaluation.metrics import intersection_over_union
 from udq.features import proposals
 from udq.features.extractor import Extractor
-from udq.metrics import intersection_over_union
 from udq.photos import decoding
 
 COUNTS = (50, 100, 200, 500)

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
+from udq.evaluation import metrics
 from udq.search import query as searching
 from udq.search.ranking import rank, rank_by
 from udq.types import Features

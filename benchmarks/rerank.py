@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq import scoring
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
+from udq.evaluation import scoring
 from udq.search import confidence, rerank
 from udq.search.ranking import Ranking
 from udq.search.rerank import diffusion, query_expansion

@@ -25,7 +25,7 @@ from udq import datasets
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
-from udq.evaluate import ask
+from udq.evaluation.benchmark import ask
 from udq.experiments.bench import Bench, describe
 from udq.features import proposals
 from udq.features.extractor import Extracted, Extractor

@@ -32,10 +32,10 @@ import numpy as np
 import verification_features as others
 from PIL import Image
 
-from udq import metrics
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
+from udq.evaluation import metrics
 from udq.features.device import threads
 from udq.photos import source as photo_source
 from udq.search.ranking import rank

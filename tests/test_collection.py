@@ -15,7 +15,7 @@ from udq.datasets import REGISTRY
 from udq.demo.cutouts import photo
 from udq.demo.story import tell
 from udq.errors import CollectionError, ImageError, InputError
-from udq.evaluate import evaluate
+from udq.evaluation.benchmark import evaluate
 from udq.search.localisation import localise
 from udq.search.ranking import rank
 from udq.search.scan import kernels

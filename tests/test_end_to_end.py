@@ -8,7 +8,7 @@ import torch
 
 from udq import Collection, IndexConfig, UdqError
 from udq.datasets import GroundTruth, Query
-from udq.evaluate import evaluate
+from udq.evaluation.benchmark import evaluate
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.indexing import build

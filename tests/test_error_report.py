@@ -14,11 +14,12 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from udq import Collection, datasets, error_report, error_tables, evaluate, thumbnails
+from udq import Collection, datasets, error_report, error_tables, thumbnails
 from udq.config import IndexConfig
 from udq.demo.cutouts import photo
 from udq.errors import InputError, UdqError
-from udq.evaluate import Evaluation
+from udq.evaluation import benchmark
+from udq.evaluation.benchmark import Evaluation
 
 QUERY = "<img src=x onerror=alert(1)>.png"
 SECOND_VIEW = "a & \"b\" 'c' javascript:alert(1).png"
@@ -60,7 +61,7 @@ def measured(folder):
     """(collection, evaluation) of those photos."""
     settings = IndexConfig().replace({"training": {"enabled": False}})
     collection = Collection.build(folder / "photos", folder / "hostile.udq", config=settings, device="cpu")
-    return collection, evaluate.evaluate(collection, datasets.load("boxes", folder / "truth.csv"))
+    return collection, benchmark.evaluate(collection, datasets.load("boxes", folder / "truth.csv"))
 
 
 def written(measured, path):

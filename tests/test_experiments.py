@@ -16,10 +16,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from udq import Collection, datasets, evaluate
+from udq import Collection, datasets
 from udq.common.progress import silent
 from udq.config import IndexConfig
 from udq.errors import DiskError
+from udq.evaluation import benchmark
 from udq.experiments import runner, tables, timing
 from udq.experiments.bench import Bench, describe
 from udq.experiments.looked import Looked
@@ -176,11 +177,11 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
             device="cpu",
         )
         truth = datasets.load("boxes", data / "ground_truth.csv")
-        report = evaluate.evaluate(built, truth).report
+        report = benchmark.evaluate(built, truth).report
 
         assert 0 < report["mAP"] < 1
         assert cell["measured"] == pytest.approx(report["mAP"], abs=1e-6)
-        again = evaluate.evaluate(built, truth, real_valued=False, stages=["diffusion"]).report
+        again = benchmark.evaluate(built, truth, real_valued=False, stages=["diffusion"]).report
         assert cell["on"]["values"]["codes_diffusion"] == pytest.approx(again["mAP"], abs=1e-6)
         assert cell["on"]["values"]["real_valued"] == pytest.approx(report["real_valued"]["mAP"], abs=1e-6)
         assert cell["on"]["config"] == report["config"]
@@ -347,7 +348,7 @@ def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path)
     extractor = Extractor(config.images, config.features, device="cpu")
     sources = find([photos])[0]
     truth = datasets.GroundTruth("boxes", (datasets.Query("coffee.png", None, frozenset({"rocket.png"})),))
-    asked = evaluate.ask(truth, {source.name: source.path for source in sources})
+    asked = benchmark.ask(truth, {source.name: source.path for source in sources})
 
     def bench(name):
         folder = tmp_path / name

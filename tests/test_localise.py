@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from udq import evaluate
 from udq.common.progress import silent
 from udq.errors import InputError
+from udq.evaluation import benchmark
 from udq.search.database import LocalDatabase
 from udq.search.localisation import localise
 from udq.store import segments
@@ -176,9 +176,9 @@ def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
         seen.append((distance, localise(distance, boxes, ranked=ranked), ranked))
         return seen[-1][1]
 
-    monkeypatch.setattr(evaluate, "localise", recorded)
+    monkeypatch.setattr(benchmark, "localise", recorded)
     features = np.random.default_rng(0).random((2, 1280)).astype(np.float32)
-    rankings = list(evaluate._rank_real_valued(collection, features, silent))
+    rankings = list(benchmark._rank_real_valued(collection, features, silent))
 
     assert len(seen) == len(collection)
     for image, (distance, boxes, ranked) in enumerate(seen):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udq.metrics import average_precision, intersection_over_union, places, precision_at
+from udq.evaluation.metrics import average_precision, intersection_over_union, places, precision_at
 
 
 def compute_ap(ranked, positives, junk):

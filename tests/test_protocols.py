@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from udq import metrics, scoring
 from udq.datasets import Answers, GroundTruth, Query, load, matching, matfile, oxford_paris
 from udq.errors import InputError
+from udq.evaluation import metrics, scoring
 from udq.search.ranking import Ranking
 
 # --- miniature ground truths -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from PIL import Image
 from udq import Collection
 from udq.datasets import REGISTRY
 from udq.errors import InputError
-from udq.evaluate import evaluate
+from udq.evaluation.benchmark import evaluate
 from udq.search.ranking import rank_by
 from udq.search.rerank import STAGES, diffusion, query_expansion
 from udq.search.rerank.ranked import Ranked

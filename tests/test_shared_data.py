@@ -6,7 +6,7 @@ import pytest
 
 from udq import Collection
 from udq.datasets import REGISTRY
-from udq.evaluate import evaluate
+from udq.evaluation.benchmark import evaluate
 
 pytestmark = pytest.mark.shared_data
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from udq import match_picture, picture
 from udq.errors import DependencyError, ImageError, InputError
-from udq.metrics import intersection_over_union
+from udq.evaluation.metrics import intersection_over_union
 from udq.search.rerank import geometry, local_features, verify
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Verification

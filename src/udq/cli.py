@@ -313,9 +313,9 @@ def evaluate(
 ) -> None:
     """Measure a collection against a benchmark: mean average precision, and how well the boxes sit."""
     from udq import datasets, error_report
-    from udq import evaluate as evaluation
     from udq import picture as pictures
     from udq.collection import Collection
+    from udq.evaluation import benchmark as evaluation
 
     if picture is not None:
         pictures.file_format(picture)

@@ -44,7 +44,7 @@ def _monitor(
     """Return what measures a ground truth after each round of training, after checking that its photos are there."""
     if truth is None:
         return None
-    from udq.monitor import RoundMonitor
+    from udq.evaluation.monitor import RoundMonitor
 
     protocol.check_names(truth, set(names), set(broken))
     return partial(RoundMonitor, truth, config)

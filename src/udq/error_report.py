@@ -15,10 +15,10 @@ from udq.common.progress import Progress, silent
 from udq.error_sheets import Sheets
 from udq.error_tables import Row, share
 from udq.errors import InputError
-from udq.scoring import TOP
+from udq.evaluation.scoring import TOP
 
 if TYPE_CHECKING:
-    from udq.evaluate import Evaluation
+    from udq.evaluation.benchmark import Evaluation
     from udq.search.reader import Reader
 
 # Queries that are shown with photos: some 0.2 MB each, and more than most people read.

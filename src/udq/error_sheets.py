@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 
-from udq import metrics, page, thumbnails
+from udq import page, thumbnails
 from udq.common.text import counted
 from udq.errors import ImageError
-from udq.failures import KEPT, Failures
+from udq.evaluation import metrics
+from udq.evaluation.failures import KEPT, Failures
+from udq.evaluation.scoring import TOP, Outcome
 from udq.photos import decoding
-from udq.scoring import TOP, Outcome
 from udq.store.segments import Image
 from udq.types import Box, Match
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from udq import page
 from udq.common.text import counted
-from udq.failures import LEAST_OVERLAP, Failures
-from udq.scoring import RANKS, TOP, Outcome
+from udq.evaluation.failures import LEAST_OVERLAP, Failures
+from udq.evaluation.scoring import RANKS, TOP, Outcome
 
 if TYPE_CHECKING:
     from udq.search.reader import Reader

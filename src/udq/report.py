@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 
-from udq import metrics
 from udq.errors import ImageError, InputError
+from udq.evaluation import metrics
 from udq.photos import decoding
 from udq.picture import QUERY, RIGHT, WRONG, Tile, sheet
 from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:
-    from udq.evaluate import Evaluation
-    from udq.scoring import Outcome
+    from udq.evaluation.benchmark import Evaluation
+    from udq.evaluation.scoring import Outcome
     from udq.search.reader import Reader
 
 _SHOWN = 8

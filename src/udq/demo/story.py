@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from udq import evaluate, metrics, picture, report, scoring
+from udq import picture, report
 from udq.collection import Collection
 from udq.common.progress import Progress, silent
 from udq.datasets import REGISTRY
 from udq.demo.compose import PHOTO_COUNT, compose
 from udq.demo.page import MatchView, QueryView, write_page
 from udq.errors import InputError
+from udq.evaluation import benchmark, metrics, scoring
 
 _SHOWN = 10  # matches of a query on the page
 
@@ -48,7 +49,7 @@ def _tell(output: Path, device: str, progress: Progress) -> dict[str, Any]:
         answers = compose(output, on_photo=step)
     collection = Collection.build(photos, path, device=device, progress=progress)
     truth = REGISTRY["boxes"](answers)
-    done = evaluate.evaluate(collection, truth, progress=progress)
+    done = benchmark.evaluate(collection, truth, progress=progress)
 
     first = truth.queries[0]
     found = collection.search(photos / first.image, first.box, k=8)

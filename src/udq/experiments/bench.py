@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from udq import evaluate, scoring
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.evaluate import Asked
+from udq.evaluation import benchmark, scoring
+from udq.evaluation.benchmark import Asked
+from udq.evaluation.scoring import Outcome
 from udq.experiments.encoded import Encoded, Floats, in_codes
 from udq.experiments.looked import Photos
 from udq.experiments.rounds import Rounds
@@ -30,7 +31,6 @@ from udq.features.extractor import Extracted, Extractor
 from udq.features.trunk import Trunk
 from udq.photos import source
 from udq.quantization.model import Model
-from udq.scoring import Outcome
 from udq.search.database import Database
 from udq.search.ranking import Ranking
 from udq.training import fitting, sampling
@@ -120,9 +120,9 @@ class Bench:
         plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
         by_eq5 = replace(database, model=replace(model, quantizer=plain))
         rankings = {
-            "codes": evaluate.rank(database, self.asked, asked),
-            "codes_diffusion": evaluate.rank(database, self.asked, asked, ["diffusion"]),
-            "codes_by_eq5": evaluate.rank(by_eq5, self.asked, asked),
+            "codes": benchmark.rank(database, self.asked, asked),
+            "codes_diffusion": benchmark.rank(database, self.asked, asked, ["diffusion"]),
+            "codes_by_eq5": benchmark.rank(by_eq5, self.asked, asked),
             "real_valued": (Ranking(np.argsort(row, kind="stable"), row, _nowhere) for row in encoded.nearest),
         }
         return {measure: self._map(database, found) for measure, found in rankings.items()}
@@ -130,7 +130,7 @@ class Bench:
     def outcomes(self, model: Model) -> tuple[Outcome, ...]:
         """Return every query's ranking by codes, scored, with where its object was found in the first photos."""
         database = self.encode(model).database
-        return evaluate.score(database, self.asked, evaluate.rank(database, self.asked, self.features(model)))
+        return benchmark.score(database, self.asked, benchmark.rank(database, self.asked, self.features(model)))
 
     def features(self, model: Model) -> Floats:
         """Return the unit features (Q, d) of the queries."""
@@ -185,7 +185,7 @@ class Bench:
         # Boxes of positives would have the place of each object worked out, which mAP does not ask for.
         queries = tuple(replace(query, boxes={}) for query in self.asked.truth.queries)
         asked = replace(self.asked, truth=replace(self.asked.truth, queries=queries))
-        mean: float = scoring.summary(evaluate.score(database, asked, rankings))["mAP"]
+        mean: float = scoring.summary(benchmark.score(database, asked, rankings))["mAP"]
         return mean
 
 

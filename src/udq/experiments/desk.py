@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from udq import picture, report, scoring
+from udq import picture, report
 from udq.common import files
 from udq.common.files import write_whole
 from udq.common.progress import Progress
@@ -22,7 +22,8 @@ from udq.common.provenance import provenance, versions
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth
 from udq.datasets.protocol import notes
-from udq.evaluate import ask
+from udq.evaluation import scoring
+from udq.evaluation.benchmark import ask
 from udq.experiments import timing
 from udq.experiments.bench import Bench, Fitted, describe
 from udq.experiments.looked import Looked

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
+from udq.evaluation import metrics
 from udq.features.cache import Spool
 from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import Source

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import metrics
 from udq.datasets import Answers, Query
-from udq.failures import Failures, failures
+from udq.evaluation import metrics
+from udq.evaluation.failures import Failures, failures
 from udq.search.ranking import Ranking
 from udq.types import Match
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq import scoring
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
 from udq.datasets import GroundTruth, Query, matching, protocol
 from udq.errors import InputError
+from udq.evaluation import scoring
+from udq.evaluation.scoring import Outcome
 from udq.features import proposals
 from udq.photos import boxes as photo_boxes
 from udq.photos import decoding
 from udq.photos.source import Source
-from udq.scoring import Outcome
 from udq.search import rerank
 from udq.search.database import Database
 from udq.search.localisation import localise
