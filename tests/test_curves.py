@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import curves
 from udq.errors import InputError, UdqError
+from udq.reports import curves
 
 
 def history(rounds=2, epochs=3, stopped=None, **further):

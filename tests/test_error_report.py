@@ -14,12 +14,13 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from udq import Collection, datasets, error_report, error_tables, thumbnails
+from udq import Collection, datasets
 from udq.config import IndexConfig
 from udq.demo.cutouts import photo
 from udq.errors import InputError, UdqError
 from udq.evaluation import benchmark
 from udq.evaluation.benchmark import Evaluation
+from udq.reports import error_tables, errors, thumbnails
 
 QUERY = "<img src=x onerror=alert(1)>.png"
 SECOND_VIEW = "a & \"b\" 'c' javascript:alert(1).png"
@@ -66,7 +67,7 @@ def measured(folder):
 
 def written(measured, path):
     """Write a report and read it."""
-    size = error_report.write(*measured, path)
+    size = errors.write(*measured, path)
     assert size == path.stat().st_size
     return Page(path.read_text(encoding="utf-8"))
 
@@ -180,7 +181,7 @@ def test_photos_are_small(page, measured, tmp_path):
     assert len(pictures) > 8
     assert all(max(picture.size) <= thumbnails.SIDE for _, picture in pictures)
     assert all(size <= thumbnails.MOST_BYTES for size, _ in pictures)
-    size = error_report.write(*measured, tmp_path / "again.html")
+    size = errors.write(*measured, tmp_path / "again.html")
     assert size < len(pictures) * thumbnails.MOST_BYTES * 4 / 3 + 50_000
 
 
@@ -221,7 +222,7 @@ def test_of_many_queries_the_worst_are_shown_and_all_are_listed(measured, tmp_pa
     many = evaluation.report | {"per_query": evaluation.report["per_query"] * 40}
     page = written((collection, Evaluation(many, evaluation.outcomes * 40)), tmp_path / "many.html")
     ids = {each["id"] for each in page.all("section")}
-    assert len(ids) == error_report.SHEETS + 1  # and how it was measured
+    assert len(ids) == errors.SHEETS + 1  # and how it was measured
     assert {link["href"] for link in page.all("a")} == {f"#{each}" for each in ids}
     assert len(page.all("tr")) > 80
     assert "open" not in page.all("details")[0]
@@ -255,7 +256,7 @@ def test_an_interrupted_report_leaves_the_older_one(measured, tmp_path):
 
     (tmp_path / "errors.html").write_text("older")
     with pytest.raises(KeyboardInterrupt):
-        error_report.write(*measured, tmp_path / "errors.html", progress=interrupted)
+        errors.write(*measured, tmp_path / "errors.html", progress=interrupted)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
 
 
@@ -272,7 +273,7 @@ def test_what_cannot_be_written_is_one_line(measured, tmp_path):
     (tmp_path / "folder.html").mkdir()
     for name, says in (("x.pdf", "suffix of .html"), ("no/x.html", "found no folder"), ("folder.html", "a folder$")):
         with pytest.raises(InputError, match=says) as caught:
-            error_report.write(*measured, tmp_path / name)
+            errors.write(*measured, tmp_path / name)
         assert "\n" not in str(caught.value)
     with pytest.raises(UdqError, match="the page cannot be written"):
-        error_report.write(*measured, tmp_path / f"{'x' * 250}.html")
+        errors.write(*measured, tmp_path / f"{'x' * 250}.html")

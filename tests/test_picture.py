@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageColor
 
-from udq import picture
 from udq.errors import InputError, UdqError
-from udq.picture import QUERY, RIGHT, WRONG, Tile, save, sheet
+from udq.reports import sheet as sheets
+from udq.reports.sheet import QUERY, RIGHT, WRONG, Tile, save, sheet
 
 
 def _photo(width: int = 400, height: int = 300, level: int = 128) -> np.ndarray:
@@ -85,17 +85,17 @@ def test_marks_tell_without_colour() -> None:
 
 
 def test_a_long_name_loses_its_middle() -> None:
-    font = picture._Look(180).caption
+    font = sheets._Look(180).caption
     name = "holidays/2021/a-very-long-name-of-a-folder/IMG_20210714_183042.jpg"
-    fitted = picture._fitted(name, font, 200)
+    fitted = sheets._fitted(name, font, 200)
     start, end = fitted.split("…")
     assert name.startswith(start)
     assert name.endswith(end)
     assert abs(len(start) - len(end)) <= 1
     assert len(start) > 5
     assert font.getlength(fitted) <= 200 < font.getlength(name)
-    assert picture._fitted("short.jpg", font, 200) == "short.jpg"
-    assert picture._fitted(name, font, 1) == "…"
+    assert sheets._fitted("short.jpg", font, 200) == "short.jpg"
+    assert sheets._fitted(name, font, 1) == "…"
 
 
 def test_text_never_leaves_its_place() -> None:

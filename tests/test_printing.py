@@ -11,8 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from udq import page, printing
-from udq.picture import Tile, sheet
+from udq import printing
+from udq.reports import html
+from udq.reports.sheet import Tile, sheet
 
 NAME = "caf\udce9 \x1b[2J é\n.jpg"
 SHOWN = r"caf\xe9 \x1b[2J é\x0a.jpg"
@@ -55,8 +56,8 @@ def test_a_terminal_without_the_letters_of_a_name_gets_escapes(collection, tmp_p
 
 
 def test_pages_and_pictures_show_bytes_that_are_no_text_as_escapes(tmp_path):
-    body = [page.name(NAME), page.facts([(NAME, NAME)]), page.photo(None, (4, 3), [], NAME)]
-    page.write(tmp_path / "x.html", page.document(NAME, body, alone=True))
+    body = [html.name(NAME), html.facts([(NAME, NAME)]), html.photo(None, (4, 3), [], NAME)]
+    html.write(tmp_path / "x.html", html.document(NAME, body, alone=True))
     grey = np.full((60, 80, 3), 128, np.uint8)
 
     assert (tmp_path / "x.html").read_text(encoding="utf-8").count(SHOWN) == 5

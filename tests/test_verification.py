@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from udq import match_picture, picture
 from udq.errors import DependencyError, ImageError, InputError
 from udq.evaluation.metrics import intersection_over_union
+from udq.reports import match_lines, sheet
 from udq.search.rerank import geometry, local_features, verify
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Verification
@@ -309,8 +309,8 @@ def test_the_box_of_a_turned_polygon_leaves_its_corners_out():
 def test_a_picture_shows_lines_and_the_polygon(cup, photos, moved, tmp_path):
     (found,) = cup.verify([(moved, None)])
 
-    drawn = match_picture.draw(photos / "coffee.png", CUP, moved, found, height=240)
-    picture.save(drawn, tmp_path / "lines.png")
+    drawn = match_lines.draw(photos / "coffee.png", CUP, moved, found, height=240)
+    sheet.save(drawn, tmp_path / "lines.png")
 
     assert drawn.size == (360 + 16 + 320, 240)
     assert Image.open(tmp_path / "lines.png").size == drawn.size
@@ -319,4 +319,4 @@ def test_a_picture_shows_lines_and_the_polygon(cup, photos, moved, tmp_path):
     colours = {colour for _, colour in drawn.getcolors(1 << 24)}
     assert {(0x3D, 0x9C, 0xFF), (0xFF, 0xE1, 0x4D)} <= colours
     with pytest.raises(ImageError):
-        match_picture.draw(photos / "coffee.png", CUP, tmp_path / "gone.png", found)
+        match_lines.draw(photos / "coffee.png", CUP, tmp_path / "gone.png", found)

@@ -236,7 +236,7 @@ def search(
         from udq.types import Example
 
         if picture is not None or lines is not None:
-            from udq import picture as pictures
+            from udq.reports import sheet as pictures
 
             for file in filter(None, (picture, lines)):
                 pictures.file_format(file)
@@ -245,15 +245,15 @@ def search(
         examples = [Example(image, None if box is None else _parse_box(box)), *map(_parse_example, also or ())]
         result = opened.search_examples(examples, k=k, rerank=stages)
     if picture is not None:
-        from udq import report
+        from udq.reports import results
 
-        pictures.save(report.search_sheet(opened, result), picture)
+        pictures.save(results.search_sheet(opened, result), picture)
     drawn = None
     if lines is not None:
-        from udq import match_picture
+        from udq.reports import match_lines
 
         held = {image.id: image.path for image in opened.images}
-        drawn = match_picture.sheet(result, [held[match.id] for match in result.matches if match.id is not None])
+        drawn = match_lines.sheet(result, [held[match.id] for match in result.matches if match.id is not None])
         if drawn is not None:
             pictures.save(drawn, lines)
     if as_json:
@@ -312,15 +312,16 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a collection against a benchmark: mean average precision, and how well the boxes sit."""
-    from udq import datasets, error_report
-    from udq import picture as pictures
+    from udq import datasets
     from udq.collection import Collection
     from udq.evaluation import benchmark as evaluation
+    from udq.reports import errors
+    from udq.reports import sheet as pictures
 
     if picture is not None:
         pictures.file_format(picture)
     if report is not None:
-        error_report.check(report)
+        errors.check(report)
     opened = Collection.open(collection, device=device)
     done = evaluation.evaluate(
         opened,
@@ -332,10 +333,10 @@ def evaluate(
         progress=progress,
     )
     if picture is not None:
-        from udq.report import evaluation_sheet
+        from udq.reports.results import evaluation_sheet
 
         pictures.save(evaluation_sheet(opened, done), picture)
-    size = 0 if report is None else error_report.write(opened, done, report, progress=progress)
+    size = 0 if report is None else errors.write(opened, done, report, progress=progress)
     printing.print_evaluation(done.report, as_json=as_json)
     if as_json:
         return
@@ -421,7 +422,7 @@ def info(
     from udq.collection import Collection
 
     if picture is not None:
-        from udq import curves  # imports matplotlib
+        from udq.reports import curves  # imports matplotlib
 
         curves.file_format(picture)
     opened = Collection.open(collection)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from udq import page
 from udq.errors import InputError
+from udq.reports import html
 from udq.types import Box
 
 
@@ -83,10 +83,10 @@ def write_page(folder: Path, *, title: str, facts: Sequence[tuple[str, str]], qu
     file = folder / "index.html"
     body = [
         f"<h1>{escape(title)}</h1>\n{_LEAD}",
-        page.facts(facts),
+        html.facts(facts),
         *(_section(query) for query in queries),
     ]
-    page.write(file, page.document(title, body))
+    html.write(file, html.document(title, body))
     return file
 
 
@@ -99,7 +99,7 @@ def _section(query: QueryView) -> str:
         [
             f"<section>\n<header><h2>{escape(query.name)}</h2>",
             f"<p>{summary}</p></header>",
-            f'<div class="row">\n<div class="query">{page.card(drawn, "The drawn box", page.name(query.photo))}</div>',
+            f'<div class="row">\n<div class="query">{html.card(drawn, "The drawn box", html.name(query.photo))}</div>',
             "<ol>",
             *(_match(rank, match) for rank, match in enumerate(matches, start=1)),
             "</ol>\n</div>\n</section>",
@@ -108,17 +108,17 @@ def _section(query: QueryView) -> str:
 
 
 def _match(rank: int, match: MatchView) -> str:
-    kind: page.Kind = "right" if match.is_right else "wrong"
+    kind: html.Kind = "right" if match.is_right else "wrong"
     mark = "✓ right" if match.is_right else "✗ wrong"
     overlap = "" if match.iou is None else f" · IoU {match.iou:.2f}"
     shown = _photo(match.photo, match.size, match.box, kind, f"Match {rank}, {kind}: {match.photo}")
     verdict = f'{rank}. <span class="{kind}">{mark}</span>'
-    return f"<li>{page.card(shown, verdict, f'score {match.score:.3g}{overlap}', page.name(match.photo))}</li>"
+    return f"<li>{html.card(shown, verdict, f'score {match.score:.3g}{overlap}', html.name(match.photo))}</li>"
 
 
-def _photo(photo: str, size: tuple[int, int], box: Box, kind: page.Kind, alt: str) -> str:
+def _photo(photo: str, size: tuple[int, int], box: Box, kind: html.Kind, alt: str) -> str:
     link = _link(photo)
-    return page.photo(link, size, [(box, kind)], alt, link=link)
+    return html.photo(link, size, [(box, kind)], alt, link=link)
 
 
 def _link(photo: str) -> str:

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from udq import picture, report
 from udq.collection import Collection
 from udq.common.progress import Progress, silent
 from udq.datasets import REGISTRY
@@ -14,6 +13,8 @@ from udq.demo.compose import PHOTO_COUNT, compose
 from udq.demo.page import MatchView, QueryView, write_page
 from udq.errors import InputError
 from udq.evaluation import benchmark, metrics, scoring
+from udq.reports import results
+from udq.reports import sheet as sheets
 
 _SHOWN = 10  # matches of a query on the page
 
@@ -54,8 +55,8 @@ def _tell(output: Path, device: str, progress: Progress) -> dict[str, Any]:
     first = truth.queries[0]
     found = collection.search(photos / first.image, first.box, k=8)
     search_picture, sheet = output / "search.jpg", output / "best-and-worst.jpg"
-    picture.save(report.search_sheet(collection, found), search_picture)
-    picture.save(report.evaluation_sheet(collection, done), sheet)
+    sheets.save(results.search_sheet(collection, found), search_picture)
+    sheets.save(results.evaluation_sheet(collection, done), sheet)
     page = write_page(
         output,
         title="udq: object instance search",

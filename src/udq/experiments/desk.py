@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from udq import picture, report
 from udq.common import files
 from udq.common.files import write_whole
 from udq.common.progress import Progress
@@ -34,6 +33,8 @@ from udq.features import proposals
 from udq.features.extractor import Extractor
 from udq.indexing import build
 from udq.photos import source as photo_source
+from udq.reports import results
+from udq.reports import sheet as sheets
 
 # Queries and photos of each on a sheet of fig. 5.
 _QUERIES, _SHOWN = 5, 5
@@ -157,7 +158,7 @@ class Desk:
         outcomes = fitted.bench.outcomes(fitted.model)
         shown = outcomes[:: max(1, len(outcomes) // _QUERIES)][:_QUERIES]
         paths = {source.name: source.path for source in self._sources}
-        picture.save(report.outcomes_sheet(shown, paths, _SHOWN), sheet)
+        sheets.save(results.outcomes_sheet(shown, paths, _SHOWN), sheet)
         return {"codes": scoring.summary(outcomes)["mAP"]}
 
     def _notes(self) -> list[str]:

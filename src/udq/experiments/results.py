@@ -31,8 +31,8 @@ def write(experiment: Experiment, results: Sequence[Result], settings: Settings)
     write_whole(written[0], (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     write_whole(written[1], to_markdown(experiment, results, settings).encode())
     if experiment.axis and any(result.measured is not None for result in results):
-        from udq import curves
         from udq.experiments import plot
+        from udq.reports import curves
 
         written.append(stem.with_suffix(".png"))
         curves.save(plot.figure(experiment, results), written[-1])

@@ -10,12 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq import error_tables, page
 from udq.common.progress import Progress, silent
-from udq.error_sheets import Sheets
-from udq.error_tables import Row, share
 from udq.errors import InputError
 from udq.evaluation.scoring import TOP
+from udq.reports import error_tables, html
+from udq.reports.error_sections import Sheets
+from udq.reports.error_tables import Row, share
 
 if TYPE_CHECKING:
     from udq.evaluation.benchmark import Evaluation
@@ -66,7 +66,7 @@ def write(collection: Reader, evaluation: Evaluation, path: Path, *, progress: P
     rows = [Row(*pair) for pair in zip(facts["per_query"], evaluation.outcomes, strict=True)]
     # Queries without positives have no average precision, and come last.
     rows.sort(key=lambda row: (row.outcome.failures is None, row.outcome.ap, row.outcome.query.image))
-    page.write(path, page.document(title, _body(collection, facts, title, rows, progress), alone=True))
+    html.write(path, html.document(title, _body(collection, facts, title, rows, progress), alone=True))
     return path.stat().st_size
 
 
@@ -75,15 +75,15 @@ def _body(
 ) -> Iterator[str]:
     scored = [row for row in rows if row.outcome.failures is not None]
     worst = scored[:SHEETS]
-    yield f"<h1>{page.name(title)}</h1>"
+    yield f"<h1>{html.name(title)}</h1>"
     made = facts["provenance"]
     yield (
         f'<p class="quiet">{escape(made["date"])} · udq {escape(made["versions"].get("udq", ""))} · '
         '<a href="#how">how this was measured</a></p>'
     )
-    yield page.facts(_headline(facts))
+    yield html.facts(_headline(facts))
     yield error_tables.figures(facts)
-    yield from (f"<p>Note: {page.words(note)}</p>" for note in facts["notes"])
+    yield from (f"<p>Note: {html.words(note)}</p>" for note in facts["notes"])
     yield "<h2>Average precision of the queries</h2>"
     yield error_tables.histogram([row.outcome.ap for row in scored])
     yield from error_tables.queries(rows, len(worst))

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from udq.errors import ImageError, InputError
 from udq.evaluation import metrics
 from udq.photos import decoding
-from udq.picture import QUERY, RIGHT, WRONG, Tile, sheet
+from udq.reports.sheet import QUERY, RIGHT, WRONG, Tile, sheet
 from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 
-from udq import page, thumbnails
 from udq.common.text import counted
 from udq.errors import ImageError
 from udq.evaluation import metrics
 from udq.evaluation.failures import KEPT, Failures
 from udq.evaluation.scoring import TOP, Outcome
 from udq.photos import decoding
+from udq.reports import html, thumbnails
 from udq.store.segments import Image
 from udq.types import Box, Match
 
@@ -49,7 +49,7 @@ class Sheets:
         place = "rank" if len(failures.ranks) == 1 else "ranks"
         return "\n".join(
             [
-                f'<section id="{anchor}">\n<header><h2>{page.name(query.label or query.image)}</h2>',
+                f'<section id="{anchor}">\n<header><h2>{html.name(query.label or query.image)}</h2>',
                 f"<p>AP {outcome.ap:.3f}{exact}</p>",
                 f"<p>{counted(total, 'positive')}, at {place} {ranks or '–'}</p></header>",
                 f'<div class="row">\n<div class="query">{self._query(outcome)}</div>\n<div>',
@@ -64,16 +64,16 @@ class Sheets:
         try:
             size = (held.width, held.height) if held else decoding.shown_size(outcome.photo)
         except ImageError:  # gone since it was searched for
-            return page.card(page.photo(None, _UNKNOWN, [], f"Query: {query.image}"), "Query", page.name(query.image))
+            return html.card(html.photo(None, _UNKNOWN, [], f"Query: {query.image}"), "Query", html.name(query.image))
         source = self._thumbnail(outcome.photo)
         if query.box is None:
-            whole = page.photo(source, size, [], f"Query: {query.image}")
-            return page.card(whole, "Query: the whole photo", page.name(query.image))
-        drawn = page.photo(source, size, [(query.box, "drawn")], f"Query: {query.image}, with the drawn box")
-        cards = page.card(drawn, "Query: the drawn box", page.name(query.image))
+            whole = html.photo(source, size, [], f"Query: {query.image}")
+            return html.card(whole, "Query: the whole photo", html.name(query.image))
+        drawn = html.photo(source, size, [(query.box, "drawn")], f"Query: {query.image}, with the drawn box")
+        cards = html.card(drawn, "Query: the drawn box", html.name(query.image))
         inside = thumbnails.cut(outcome.photo, _within(query.box, size))
         if inside is not None:
-            cards += page.card(page.photo(*inside, [], "What is in the drawn box"), "What is searched for")
+            cards += html.card(html.photo(*inside, [], "What is in the drawn box"), "What is searched for")
         return cards
 
     def _failures(self, found: Failures, boxes: Mapping[str, Box]) -> list[str]:
@@ -105,35 +105,35 @@ class Sheets:
 
     def _wrong(self, match: Match) -> str:
         shown = self._photo(match, [(match.box, "wrong")], f"Rank {match.rank}, wrong: {match.image}")
-        return page.card(
-            shown, f'{match.rank:,}. <span class="wrong">✗ wrong</span>', _score(match), page.name(match.image)
+        return html.card(
+            shown, f'{match.rank:,}. <span class="wrong">✗ wrong</span>', _score(match), html.name(match.image)
         )
 
     def _late(self, match: Match, true: Box | None) -> str:
-        boxes: list[tuple[Box, page.Kind]] = [(match.box, "right")]
+        boxes: list[tuple[Box, html.Kind]] = [(match.box, "right")]
         overlap = ""
         if true is not None:
             boxes.append((true, "true"))
             overlap = f" · IoU {metrics.intersection_over_union(match.box, true):.2f}"
         shown = self._photo(match, boxes, f"Rank {match.rank}, right but late: {match.image}")
         verdict = f'{match.rank:,}. <span class="right">✓ right</span>, late'
-        return page.card(shown, verdict, _score(match) + overlap, page.name(match.image))
+        return html.card(shown, verdict, _score(match) + overlap, html.name(match.image))
 
     def _misplaced(self, match: Match, true: Box, overlap: float) -> str:
         alt = f"Rank {match.rank}, right, but its box sits badly: {match.image}"
         shown = self._photo(match, [(match.box, "right"), (true, "true")], alt)
         verdict = f'{match.rank:,}. <span class="right">✓ right</span>, IoU {overlap:.3f}'
-        return page.card(shown, verdict, _score(match), page.name(match.image))
+        return html.card(shown, verdict, _score(match), html.name(match.image))
 
-    def _photo(self, match: Match, boxes: Sequence[tuple[Box, page.Kind]], alt: str) -> str:
+    def _photo(self, match: Match, boxes: Sequence[tuple[Box, html.Kind]], alt: str) -> str:
         photo = self._photos[match.image]
-        return page.photo(self._thumbnail(photo.path), (photo.width, photo.height), boxes, alt)
+        return html.photo(self._thumbnail(photo.path), (photo.width, photo.height), boxes, alt)
 
 
 def _never(name: str) -> str:
     reason = "could not be read when the collection was built"
-    shown = page.photo(None, _UNKNOWN, [], f"Never ranked: {name}")
-    return page.card(shown, '<span class="right">✓ right</span>, never ranked', reason, page.name(name))
+    shown = html.photo(None, _UNKNOWN, [], f"Never ranked: {name}")
+    return html.card(shown, '<span class="right">✓ right</span>, never ranked', reason, html.name(name))
 
 
 def _list(cards: Iterable[str]) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from udq import page
 from udq.common.text import counted
 from udq.evaluation.failures import LEAST_OVERLAP, Failures
 from udq.evaluation.scoring import RANKS, TOP, Outcome
+from udq.reports import html
 
 if TYPE_CHECKING:
     from udq.search.reader import Reader
@@ -86,7 +86,7 @@ def queries(rows: Sequence[Row], shown: int) -> Iterator[str]:
     lines = []
     for number, (facts, outcome) in enumerate(rows, start=1):
         query = outcome.query
-        name = page.name(query.image) + (f" ({page.name(query.label)})" if query.label else "")
+        name = html.name(query.image) + (f" ({html.name(query.label)})" if query.label else "")
         cells = [f'<a href="#q{number}">{name}</a>' if number <= shown else name, share(facts["ap"])]
         cells += [share(facts["ap_real_valued"])] if exact else []
         cells += [share(facts["difficulties"][level]["ap"]) for level in names]
@@ -122,7 +122,7 @@ def origin(collection: Reader, facts: dict[str, Any]) -> str:
         "seed": f"{made['seed']}",
         "machine": f"{made['machine']['cpu']}, {made['machine']['cores']} cores, {made['machine']['system']}",
     }
-    lines = "".join(f"<tr><th>{name}</th><td>{page.words(str(value))}</td></tr>" for name, value in rows.items())
+    lines = "".join(f"<tr><th>{name}</th><td>{html.words(str(value))}</td></tr>" for name, value in rows.items())
     return f'<section id="how"><h2>How this was measured</h2>\n<table>{lines}</table></section>'
 
 

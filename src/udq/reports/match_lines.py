@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from udq.photos import decoding
-from udq.picture import QUERY, RIGHT
+from udq.reports.sheet import QUERY, RIGHT
 from udq.types import Box, SearchResult, Verification
 
 _INK = "#1b1f24"
