@@ -328,19 +328,19 @@ def test_with_two_replicas_nobody_notices_that_one_died(cluster, pieces, photos)
 def test_ray_serve_deploys_the_page_and_the_api(cluster, pieces):
     from ray import serve
 
-    from udq.distributed import deployment
+    from udq.web import ray_serve
 
     with pytest.raises(InputError, match="expected collection=PATH"):
-        deployment.page({"colection": "x"})
+        ray_serve.page({"colection": "x"})
     for wrong, said in (({"token": ""}, "16 or more"), ({"shards": "two"}, "whole numbers")):
         with pytest.raises(InputError, match=said):
-            deployment.page({"collection": str(pieces.path), **wrong})
+            ray_serve.page({"collection": str(pieces.path), **wrong})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
-        serve.run(deployment.page({"collection": str(pieces.path), "shards": "2"}), name="udq")
+        serve.run(ray_serve.page({"collection": str(pieces.path), "shards": "2"}), name="udq")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             assert client.get("/readyz").text == "ready\n"
             assert "<title>" in client.get("/").text

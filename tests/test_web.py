@@ -21,7 +21,7 @@ from udq import Collection, Example
 from udq.datasets.detection import load_all
 from udq.errors import InputError
 from udq.search.rerank import STAGES
-from udq.web import app, pictures
+from udq.web import app, renditions
 from udq.web.guard import Access
 from udq.web.service import Service
 
@@ -191,7 +191,7 @@ def test_examples_that_are_no_search_are_told_why(collection, photos):
 
 
 def test_a_mistake_of_ours_is_a_problem_too(client, monkeypatch, caplog):
-    monkeypatch.setattr("udq.web.living.Living.now", lambda living: 1 // 0)
+    monkeypatch.setattr("udq.web.live_collection.Living.now", lambda living: 1 // 0)
     told = client.get("/api/v1/photos")
 
     assert "its log says more" in problem(told, 500, "internal")
@@ -466,7 +466,7 @@ def test_a_page_that_is_named_as_a_photo_is_never_served(changing):
 
 
 def test_the_first_bytes_say_what_a_file_is():
-    assert pictures.media_type(b"<html>") is None
-    assert pictures.media_type(b"") is None
-    assert pictures.media_type(b"RIFF\0\0\0\0WAVE") is None
-    assert pictures.media_type(b"\0\0\0\x20ftypheic") is None
+    assert renditions.media_type(b"<html>") is None
+    assert renditions.media_type(b"") is None
+    assert renditions.media_type(b"RIFF\0\0\0\0WAVE") is None
+    assert renditions.media_type(b"\0\0\0\x20ftypheic") is None

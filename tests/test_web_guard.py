@@ -24,7 +24,7 @@ from udq.common.byte_cache import Cache
 from udq.web import guard, server, uploads
 from udq.web.guard import Access, is_loopback
 from udq.web.problems import Problem
-from udq.web.searching import Line
+from udq.web.queue import Line
 from udq.web.service import Service
 from udq.web.uploads import Uploads
 

@@ -15,7 +15,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from udq._version import __version__
-from udq.web import problems, routes, schema, uploads
+from udq.web import problems, uploads
+from udq.web.api import routes, schema
 from udq.web.guard import Access, Guard, Watch
 from udq.web.problems import Problem, documented
 from udq.web.service import Service

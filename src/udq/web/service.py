@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 from udq.collection import Collection
 from udq.photos.sandbox import Decoder
 from udq.store.segments import Image
-from udq.web.living import Living, State
+from udq.web.changes import Writer
+from udq.web.live_collection import Living, State
 from udq.web.metrics import Metrics
-from udq.web.pictures import Pictures, Shown, within
 from udq.web.problems import Problem
-from udq.web.searching import LINE, Line, Searches
+from udq.web.queue import LINE, Line, Searches
+from udq.web.renditions import Pictures, Shown, within
 from udq.web.uploads import Uploads
-from udq.web.writing import Writer
 
 Result = TypeVar("Result")
 

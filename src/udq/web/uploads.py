@@ -14,8 +14,8 @@ from typing import BinaryIO
 from udq.common.text import shown
 from udq.errors import ImageError
 from udq.photos.sandbox import Decoder
-from udq.web.pictures import THUMBNAIL, Shown, within
 from udq.web.problems import Problem
+from udq.web.renditions import THUMBNAIL, Shown, within
 
 # Of one photo, and of all together.
 MOST_BYTES = 32 * 2**20

@@ -22,11 +22,12 @@ from udq.errors import InputError
 from udq.photos import boxes, decoding
 from udq.store.segments import Image
 from udq.types import Box, SearchResult
-from udq.web import export, schema, serving, uploads
-from udq.web.living import State
-from udq.web.pictures import LARGEST, Shown
+from udq.web import uploads
+from udq.web.api import export, photo_responses, schema
+from udq.web.live_collection import State
 from udq.web.problems import Problem, documented
-from udq.web.searching import Asked
+from udq.web.queue import Asked
+from udq.web.renditions import LARGEST, Shown
 from udq.web.service import Service, shown_of
 
 PREFIX = "/api/v1"
@@ -121,13 +122,13 @@ def router(service: Service) -> APIRouter:
     @api.get("/photos/{number}/file", response_class=Response, responses=_PHOTO | gone_or_bad)
     async def photo_file(request: Request, number: PhotoId, width: Width = None) -> Response:
         """Return a photo as a browser can show it: its file, or where browsers do not know its format, a JPEG."""
-        return await serving.file(service, request, (await service.find(number))[1], width)
+        return await photo_responses.file(service, request, (await service.find(number))[1], width)
 
     @api.get("/photos/{number}/thumbnail", response_class=Response, responses=_JPEG | gone_or_bad)
     async def photo_thumbnail(request: Request, number: PhotoId, box: BoxText = None) -> Response:
         """Return a small JPEG of a photo, or of what is inside a box of it."""
         photo = (await service.find(number))[1]
-        return await serving.thumbnail(service, request, photo, _box(box, photo))
+        return await photo_responses.thumbnail(service, request, photo, _box(box, photo))
 
     @api.post(
         "/photos",
@@ -193,13 +194,13 @@ def router(service: Service) -> APIRouter:
     @api.get("/uploads/{number}/file", response_class=Response, responses=_PHOTO | gone_or_bad)
     async def upload_file(request: Request, number: UploadId, width: Width = None) -> Response:
         """Return a photo that was brought, as a browser can show it."""
-        return await serving.file(service, request, service.uploads.shown(number), width)
+        return await photo_responses.file(service, request, service.uploads.shown(number), width)
 
     @api.get("/uploads/{number}/thumbnail", response_class=Response, responses=_JPEG | gone_or_bad)
     async def upload_thumbnail(request: Request, number: UploadId, box: BoxText = None) -> Response:
         """Return a small JPEG of a photo that was brought, or of what is inside a box of it."""
         photo = service.uploads.shown(number)
-        return await serving.thumbnail(service, request, photo, _box(box, photo))
+        return await photo_responses.thumbnail(service, request, photo, _box(box, photo))
 
     @api.post(
         "/export",
@@ -295,7 +296,7 @@ async def _received(service: Service, request: Request) -> uploads.Upload:
                         "too-large", f"a photo may have {uploads.MOST_BYTES // 2**20} MiB; send a smaller one"
                     )
                 return await service.receiving.run(
-                    serving.never, partial(service.uploads.take, file.file, file.filename)
+                    photo_responses.never, partial(service.uploads.take, file.file, file.filename)
                 )
     except Problem:
         raise

@@ -1,6 +1,6 @@
 """The page and the API as a deployment of Ray Serve, which starts it anew where it dies.
 
-    serve run udq.distributed.deployment:page collection=/data/photos.udq shards=8 replicas=2
+    serve run udq.web.ray_serve:page collection=/data/photos.udq shards=8 replicas=2
 
 There is one of it: photos that visitors bring are kept where they came in.
 """

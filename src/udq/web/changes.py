@@ -14,7 +14,7 @@ from udq.errors import ImageError, InputError
 from udq.indexing.update import Changes
 from udq.photos.source import SUFFIXES
 from udq.store.segments import Image
-from udq.web.living import Living
+from udq.web.live_collection import Living
 from udq.web.problems import Problem
 from udq.web.uploads import Upload
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from udq.types import Box
-from udq.web.pictures import Shown, tag
+from udq.web.renditions import Shown, tag
 from udq.web.service import Service
 
 # A photo may change under its address; a browser asks again after ten minutes, and learns by the ETag that it has not.

@@ -28,10 +28,10 @@ from udq.common.byte_cache import Cache
 from udq.photos.sandbox import Decoder
 from udq.search import query
 from udq.types import Box, Example, SearchResult
-from udq.web.living import State
+from udq.web.live_collection import State
 from udq.web.metrics import Metrics
-from udq.web.pictures import Shown, within
 from udq.web.problems import Problem
+from udq.web.renditions import Shown, within
 
 if TYPE_CHECKING:
     from udq.features.extractor import Extractor

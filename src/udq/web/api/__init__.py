@@ -1,0 +1,1 @@
+"""The HTTP API: routes, and the JSON that they take and return."""
