@@ -32,7 +32,7 @@ from PIL import Image
 
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig
-from udq.demo.cutouts import photo
+from udq.experiments.demo.cutouts import photo
 from udq.features.extractor import Extractor
 from udq.photos.decoding import MAX_PIXELS, MAX_SIDE
 from udq.photos.sandbox import TIME_LIMIT, Decoder

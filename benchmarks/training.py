@@ -26,7 +26,7 @@ from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.evaluation.benchmark import ask
-from udq.experiments.bench import Bench, describe
+from udq.experiments.paper.testbed import Bench, describe
 from udq.features import proposals
 from udq.features.extractor import Extracted, Extractor
 from udq.photos.source import find

@@ -14,7 +14,7 @@ import torchvision
 
 from udq import Collection, IndexConfig
 from udq.cli import main
-from udq.demo.cutouts import photo
+from udq.experiments.demo.cutouts import photo
 
 NAMES = (
     "astronaut",
@@ -95,9 +95,9 @@ def random_weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     """What `udq demo` says of itself, told once in a folder named as in README; read-only by convention."""
-    from udq.demo import story
+    from udq.experiments.demo import run as runs
 
-    return story.tell(tmp_path_factory.mktemp("demo") / "udq-demo", device="cpu")
+    return runs.tell(tmp_path_factory.mktemp("demo") / "udq-demo", device="cpu")
 
 
 @pytest.fixture

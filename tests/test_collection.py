@@ -12,10 +12,10 @@ from PIL import Image
 
 from udq import Collection, IndexConfig, UdqError
 from udq.datasets import REGISTRY
-from udq.demo.cutouts import photo
-from udq.demo.story import tell
 from udq.errors import CollectionError, ImageError, InputError
 from udq.evaluation.benchmark import evaluate
+from udq.experiments.demo.cutouts import photo
+from udq.experiments.demo.run import tell
 from udq.search.localisation import localise
 from udq.search.ranking import rank
 from udq.search.scan import kernels

@@ -14,11 +14,11 @@ from udq.types import Box
 if not all(importlib.util.find_spec(name) for name in ("skimage", "sklearn")):
     pytest.skip('needs pip install "udq[demo]"', allow_module_level=True)
 
-from udq.demo import compose as composing
-from udq.demo import cutouts
-from udq.demo.compose import PHOTO_COUNT, compose
-from udq.demo.cutouts import BACKDROPS, DISTRACTORS, GROUNDS, OBJECTS, PHOTOS, STEREO
-from udq.demo.studio import Plan, Studio
+from udq.experiments.demo import compose as composing
+from udq.experiments.demo import cutouts
+from udq.experiments.demo.compose import PHOTO_COUNT, compose
+from udq.experiments.demo.cutouts import BACKDROPS, DISTRACTORS, GROUNDS, OBJECTS, PHOTOS, STEREO
+from udq.experiments.demo.studio import Plan, Studio
 
 Row = dict[str, str]
 

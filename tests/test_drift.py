@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from udq import Collection, IndexConfig
-from udq.demo.cutouts import photo
+from udq.experiments.demo.cutouts import photo
 from udq.indexing.drift import Drift
 
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})

@@ -16,10 +16,10 @@ from PIL import Image
 
 from udq import Collection, datasets
 from udq.config import IndexConfig
-from udq.demo.cutouts import photo
 from udq.errors import InputError, UdqError
 from udq.evaluation import benchmark
 from udq.evaluation.benchmark import Evaluation
+from udq.experiments.demo.cutouts import photo
 from udq.reports import error_tables, errors, thumbnails
 
 QUERY = "<img src=x onerror=alert(1)>.png"

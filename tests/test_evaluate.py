@@ -12,7 +12,7 @@ from html_page import Page
 
 from udq.datasets import GroundTruth
 from udq.datasets.protocol import notes
-from udq.demo.cutouts import photo
+from udq.experiments.demo.cutouts import photo
 
 # Official names -> photos with one object in two views, and others.
 NAMES = {

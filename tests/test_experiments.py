@@ -21,12 +21,12 @@ from udq.common.progress import silent
 from udq.config import IndexConfig
 from udq.errors import DiskError
 from udq.evaluation import benchmark
-from udq.experiments import runner, tables, timing
-from udq.experiments.bench import Bench, describe
-from udq.experiments.looked import Looked
-from udq.experiments.rounds import Rounds
-from udq.experiments.settings import Settings
-from udq.experiments.shelf import Shelf
+from udq.experiments.paper import runner, tables, timing
+from udq.experiments.paper.checkpoints import Rounds
+from udq.experiments.paper.data import Shelf
+from udq.experiments.paper.features import Looked
+from udq.experiments.paper.settings import Settings
+from udq.experiments.paper.testbed import Bench, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.search.ranking import rank
@@ -391,7 +391,7 @@ def test_a_value_of_other_photos_or_versions_is_measured_anew(udq, data, quick, 
     assert json.loads((tmp_path / "out" / "table2.json").read_text())["cells"][0]["on"]["photos"] == 11
     assert "boxes: 11 photos" in (tmp_path / "out" / "table2.md").read_text()
 
-    monkeypatch.setattr("udq.experiments.desk.versions", lambda: {"faiss-cpu": "another"})
+    monkeypatch.setattr("udq.experiments.paper.cells.versions", lambda: {"faiss-cpu": "another"})
     udq("reproduce", "table2", "--data", other, *arguments)
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 3
 
@@ -479,7 +479,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(udq, data, quick,
         raise DiskError(f"{path}: cannot be written (No space left on device); make room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("udq.experiments.desk.write_whole", full)
+        patch.setattr("udq.experiments.paper.cells.write_whole", full)
         code, _, err = udq(*arguments, "--limit", 3)
     assert code == 1
     assert "No space left on device" in told(err)

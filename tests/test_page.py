@@ -7,8 +7,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from html_page import Page
 
-from udq.demo.page import MatchView, QueryView, write_page
 from udq.errors import InputError, UdqError
+from udq.experiments.demo.page import MatchView, QueryView, write_page
 
 NASTY = 'photos/a & <b> "c" 50% #1 é: d?.jpg'
 

@@ -448,9 +448,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Show the whole story on photos that installed packages bring: build, search, measure, look."""
-    from udq.demo import story
+    from udq.experiments.demo import run
 
-    facts = story.tell(output, device=device, progress=progress)
+    facts = run.tell(output, device=device, progress=progress)
     if as_json:
         printing.print_json(facts)
         return

@@ -15,8 +15,8 @@ from udq.errors import InputError, UdqError
 from udq.features import backbones
 
 if TYPE_CHECKING:
-    from udq.experiments.desk import Result
-    from udq.experiments.tables import Experiment
+    from udq.experiments.paper.cells import Result
+    from udq.experiments.paper.tables import Experiment
 
 _ALL = "all"
 
@@ -70,7 +70,7 @@ def reproduce(
 
     Killed or interrupted, the same command goes on: finished cells are kept.
     """
-    from udq.experiments import tables
+    from udq.experiments.paper import tables
 
     if list_them:
         _print_list([tables.load(each) for each in tables.NAMES], as_json=as_json)
@@ -82,9 +82,9 @@ def reproduce(
         raise InputError("reproduce: expected --data DIR, where photos and answers are; see udq reproduce --help")
     if limit is not None and limit < 1:
         raise InputError(f"--limit: expected 1 or more, found {limit}")
-    from udq.experiments import results, runner
-    from udq.experiments.settings import Settings
-    from udq.experiments.shelf import Shelf
+    from udq.experiments.paper import results, runner
+    from udq.experiments.paper.data import Shelf
+    from udq.experiments.paper.settings import Settings
 
     settings = Settings(
         Shelf(data, dataset, ground_truth), output, preset, config_file, _files(weights, "--weights"),

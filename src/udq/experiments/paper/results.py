@@ -11,9 +11,9 @@ from typing import Any
 from udq.common.files import write_whole
 from udq.common.provenance import provenance
 from udq.common.text import counted
-from udq.experiments.desk import Result
-from udq.experiments.settings import PAPER, Settings
-from udq.experiments.tables import NETWORKS, TIMES, Cell, Experiment
+from udq.experiments.paper.cells import Result
+from udq.experiments.paper.settings import PAPER, Settings
+from udq.experiments.paper.tables import NETWORKS, TIMES, Cell, Experiment
 
 
 def write(experiment: Experiment, results: Sequence[Result], settings: Settings) -> list[Path]:
@@ -31,7 +31,7 @@ def write(experiment: Experiment, results: Sequence[Result], settings: Settings)
     write_whole(written[0], (json.dumps(facts, indent=1, ensure_ascii=False) + "\n").encode())
     write_whole(written[1], to_markdown(experiment, results, settings).encode())
     if experiment.axis and any(result.measured is not None for result in results):
-        from udq.experiments import plot
+        from udq.experiments.paper import plot
         from udq.reports import curves
 
         written.append(stem.with_suffix(".png"))

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from udq.experiments.bench import Bench
-from udq.experiments.encoded import Floats
+from udq.experiments.paper.codes import Floats
+from udq.experiments.paper.testbed import Bench
 from udq.quantization.model import Model
 from udq.search.scan import exhaustive
 from udq.search.scan.numba_kernels import compiled

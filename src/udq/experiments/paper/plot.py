@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from udq.experiments.desk import Result
-from udq.experiments.tables import Experiment
+from udq.experiments.paper.cells import Result
+from udq.experiments.paper.tables import Experiment
 
 _MEASURED, _PAPER, _LEVELS = "#0072b2", "#d55e00", ("#007a5a", "#a8577e")
 _INK, _QUIET, _GRID = "#1b1f24", "#5c6670", "#dfe3e7"

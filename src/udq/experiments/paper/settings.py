@@ -8,8 +8,8 @@ from pathlib import Path
 
 from udq import config
 from udq.config import IndexConfig
-from udq.experiments.shelf import Shelf
-from udq.experiments.tables import NETWORKS, Cell
+from udq.experiments.paper.data import Shelf
+from udq.experiments.paper.tables import NETWORKS, Cell
 
 PAPER = "paper"
 """The preset that stands for the paper's of each cell's network."""

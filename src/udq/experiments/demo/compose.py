@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from udq.demo.cutouts import BACKDROPS, GROUNDS, OBJECTS, PHOTOS, STEREO, cut, photo
-from udq.demo.studio import Plan, Sight, Studio, extent
 from udq.errors import InputError, UdqError
+from udq.experiments.demo.cutouts import BACKDROPS, GROUNDS, OBJECTS, PHOTOS, STEREO, cut, photo
+from udq.experiments.demo.studio import Plan, Sight, Studio, extent
 from udq.types import Box
 
 _SINGLES = 6  # photos of each object without another object; two more show it beside another one

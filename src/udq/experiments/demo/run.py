@@ -9,10 +9,10 @@ from typing import Any
 from udq.collection import Collection
 from udq.common.progress import Progress, silent
 from udq.datasets import REGISTRY
-from udq.demo.compose import PHOTO_COUNT, compose
-from udq.demo.page import MatchView, QueryView, write_page
 from udq.errors import InputError
 from udq.evaluation import benchmark, metrics, scoring
+from udq.experiments.demo.compose import PHOTO_COUNT, compose
+from udq.experiments.demo.page import MatchView, QueryView, write_page
 from udq.reports import results
 from udq.reports import sheet as sheets
 

@@ -24,9 +24,9 @@ from udq.config import IndexConfig
 from udq.evaluation import benchmark, scoring
 from udq.evaluation.benchmark import Asked
 from udq.evaluation.scoring import Outcome
-from udq.experiments.encoded import Encoded, Floats, in_codes
-from udq.experiments.looked import Photos
-from udq.experiments.rounds import Rounds
+from udq.experiments.paper.checkpoints import Rounds
+from udq.experiments.paper.codes import Encoded, Floats, in_codes
+from udq.experiments.paper.features import Photos
 from udq.features.extractor import Extracted, Extractor
 from udq.features.trunk import Trunk
 from udq.photos import source

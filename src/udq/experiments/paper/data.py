@@ -13,7 +13,7 @@ from pathlib import Path
 from udq import datasets
 from udq.datasets import GroundTruth
 from udq.errors import InputError
-from udq.experiments.tables import DATASETS
+from udq.experiments.paper.tables import DATASETS
 
 _OWN = "boxes"
 _PHOTOS = ("photos", "images")

@@ -23,12 +23,12 @@ from udq.datasets import GroundTruth
 from udq.datasets.protocol import notes
 from udq.evaluation import scoring
 from udq.evaluation.benchmark import ask
-from udq.experiments import timing
-from udq.experiments.bench import Bench, Fitted, describe
-from udq.experiments.looked import Looked
-from udq.experiments.settings import Settings
-from udq.experiments.shelf import Material
-from udq.experiments.tables import ACCURACIES, Cell
+from udq.experiments.paper import timing
+from udq.experiments.paper.data import Material
+from udq.experiments.paper.features import Looked
+from udq.experiments.paper.settings import Settings
+from udq.experiments.paper.tables import ACCURACIES, Cell
+from udq.experiments.paper.testbed import Bench, Fitted, describe
 from udq.features import proposals
 from udq.features.extractor import Extractor
 from udq.indexing import build

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
-from udq.demo.cutouts import BACKDROPS, GROUNDS, find, photo
+from udq.experiments.demo.cutouts import BACKDROPS, GROUNDS, find, photo
 
 # Dark and light end of the tones that grey pieces are shown in.
 _TONES = (

@@ -21,10 +21,10 @@ import filelock
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.errors import DiskError, InputError, UdqError
-from udq.experiments.desk import Desk, Result
-from udq.experiments.settings import Settings
-from udq.experiments.shelf import Material, Shelf
-from udq.experiments.tables import TIMES, Cell, Experiment
+from udq.experiments.paper.cells import Desk, Result
+from udq.experiments.paper.data import Material, Shelf
+from udq.experiments.paper.settings import Settings
+from udq.experiments.paper.tables import TIMES, Cell, Experiment
 from udq.features.device import device_of
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from udq.demo.cutouts import DISTRACTORS, OBJECTS, cut
-from udq.demo.scenes import pieces, scene
+from udq.experiments.demo.cutouts import DISTRACTORS, OBJECTS, cut
+from udq.experiments.demo.scenes import pieces, scene
 from udq.types import Box
 
 SIZES = ((640, 480), (640, 480), (640, 427), (600, 450), (480, 640))
