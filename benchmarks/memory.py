@@ -31,7 +31,15 @@ def repeat(folder: Path, times: int, into: Path) -> None:
 
 def index(photos: Path, collection: Path) -> dict[str, float]:
     """Index in a new process; return its peak memory, its time and what it made."""
-    command = [sys.executable, "-c", "from udq.cli import main; main()", "index", str(photos), "-o", str(collection)]
+    command = [
+        sys.executable,
+        "-c",
+        "from udq.cli.main import main; main()",
+        "index",
+        str(photos),
+        "-o",
+        str(collection),
+    ]
     started = time.perf_counter()
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None

@@ -235,7 +235,7 @@ def process(line: Sequence[str]) -> dict[str, float]:
 def cold(collections: dict[str, Path], query: Query, turns: int) -> dict[str, Any]:
     """Seconds of `udq search` as a command on each collection, and of what it cannot go below, in turns."""
     file, box = query
-    run = "from udq.cli import main; main()"
+    run = "from udq.cli.main import main; main()"
     words = [str(file), "--box", ",".join(f"{side:g}" for side in box)]
     lines = {name: [sys.executable, "-c", run, "search", str(path), *words] for name, path in collections.items()}
     lines |= {"import torch": [sys.executable, "-c", "import torch"]}

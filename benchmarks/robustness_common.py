@@ -149,7 +149,7 @@ def build(photos: Sequence[Path] | Path, path: Path, config: IndexConfig = QUICK
 
 def command(*words: object, prelude: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``udq`` as a user does."""
-    script = f"{prelude}\nfrom udq.cli import main; main()"
+    script = f"{prelude}\nfrom udq.cli.main import main; main()"
     line = [sys.executable, "-c", script, *map(str, words)]
     return subprocess.run(line, capture_output=True, text=True, check=False)
 

@@ -91,7 +91,7 @@ def _status(process: int, name: str) -> float:
 def serving(collection: Path) -> Iterator[Server]:
     """Start a server, and end it as Ctrl-C does."""
     started = time.perf_counter()
-    command = [sys.executable, "-c", "from udq.cli import main; main()", "serve", str(collection), "--port", "0"]
+    command = [sys.executable, "-c", "from udq.cli.main import main; main()", "serve", str(collection), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     port = int(process.stdout.readline().rsplit(":", 1)[1].strip().rstrip("/"))

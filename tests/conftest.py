@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 from udq import Collection, IndexConfig
-from udq.cli import main
+from udq.cli.main import main
 from udq.experiments.demo.cutouts import photo
 
 NAMES = (

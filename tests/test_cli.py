@@ -401,7 +401,7 @@ def test_ctrl_c_stops_an_index_and_says_how_to_go_on(photos, tmp_path):
     command = [
         sys.executable,
         "-c",
-        "from udq.cli import main; main()",
+        "from udq.cli.main import main; main()",
         "index",
         str(many),
         "-o",
@@ -425,7 +425,7 @@ def test_ctrl_c_stops_an_index_and_says_how_to_go_on(photos, tmp_path):
 
 
 def test_a_reader_that_goes_away_is_no_error(collection):
-    script = f"{sys.executable} -c 'from udq.cli import main; main()' info {collection.path} --json | head -1"
+    script = f"{sys.executable} -c 'from udq.cli.main import main; main()' info {collection.path} --json | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, check=False)
 
     assert done.stdout.strip() == "{"

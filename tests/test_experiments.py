@@ -327,7 +327,7 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
 
 def test_a_run_that_was_killed_outright_ends_with_the_same_values(udq, data, quick, tmp_path):
     arguments = ["reproduce", "table2", "--data", data, "--config", quick, "--device", "cpu", "--limit", "3", "-o"]
-    run = [sys.executable, "-c", "from udq.cli import main; main()", *map(str, arguments)]
+    run = [sys.executable, "-c", "from udq.cli.main import main; main()", *map(str, arguments)]
     for wanted in ("scratch/*/training-*/round-01.npz", "cells/*.json"):
         output = tmp_path / wanted.partition("/")[2].replace("/", "").replace("*", "")
         running = subprocess.Popen([*run, str(output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -620,7 +620,7 @@ def test_the_papers_network_without_its_proposals_says_so(data, random_weights, 
 
 
 def test_a_file_of_weights_may_be_of_one_network(tmp_path):
-    from udq.cli_reproduce import _files
+    from udq.cli.reproduce import _files
 
     one, other = tmp_path / "a=b.pt", tmp_path / "c.pt"
     one.touch()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_storage import write
 
 from udq import Collection
-from udq.cli import _parse_box
+from udq.cli.main import _parse_box
 from udq.common import files
 from udq.datasets import boxes, detection
 from udq.errors import UdqError

@@ -110,7 +110,7 @@ def imports(arguments, *names):
     script = (
         "import sys\n"
         f"sys.argv = ['udq', *{arguments!r}]\n"
-        "from udq.cli import main\n"
+        "from udq.cli.main import main\n"
         f"try:\n    main()\nexcept SystemExit:\n    print(*(name for name in {names!r} if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from udq import printing
+from udq.cli import printing
 from udq.reports import html
 from udq.reports.sheet import Tile, sheet
 
@@ -45,7 +45,7 @@ def test_an_error_shows_bytes_that_are_no_text_as_escapes(udq, tmp_path):
 def test_a_terminal_without_the_letters_of_a_name_gets_escapes(collection, tmp_path):
     shutil.copytree(collection.path, tmp_path / "é.udq")
     done = subprocess.run(
-        [sys.executable, "-c", "from udq.cli import main; main()", "info", tmp_path / "é.udq"],
+        [sys.executable, "-c", "from udq.cli.main import main; main()", "info", tmp_path / "é.udq"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=True,

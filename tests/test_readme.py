@@ -38,7 +38,7 @@ def test_the_console_prints_what_readme_shows(folder):
             command, _, expected = step.partition("\n")
             program, *arguments = shlex.split(command)
             assert program == "udq"
-            run = [sys.executable, "-c", "from udq.cli import main; main()", *arguments]
+            run = [sys.executable, "-c", "from udq.cli.main import main; main()", *arguments]
             done = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False)
 
             assert done.returncode == 0, done.stderr

@@ -270,7 +270,7 @@ def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path,
 
 
 def test_a_killed_addition_keeps_what_was_committed_and_goes_on(place, photos, tmp_path):
-    script = "from udq import update; update._BATCH = 1; from udq.cli import main; main()"
+    script = "from udq import update; update._BATCH = 1; from udq.cli.main import main; main()"
     words = [sys.executable, "-c", script, "add", str(place / "x.udq"), str(photos)]
     shutil.rmtree(place / "photos")  # so that no name is taken by another folder
     opened(place).remove(["*"])

@@ -456,7 +456,7 @@ def test_too_many_photos_at_a_time_are_told_to_come_again(client, service, monke
 
 
 def test_the_command_serves_until_ctrl_c(collection, tmp_path):
-    command = [sys.executable, "-c", "from udq.cli import main; main()", "serve", collection.path, "--port", "0"]
+    command = [sys.executable, "-c", "from udq.cli.main import main; main()", "serve", collection.path, "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
     )

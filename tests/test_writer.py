@@ -218,7 +218,7 @@ SETTINGS = "[training]\nstop_early = false\n[sample]\nphotos = 40\n[quantizer]\n
 
 def command(words, settings):
     small = "from udq import segments, spool; spool._PHOTOS = segments.PHOTOS = 16"
-    return [sys.executable, "-c", f"{small}; from udq.cli import main; main()", *words, "--config", str(settings)]
+    return [sys.executable, "-c", f"{small}; from udq.cli.main import main; main()", *words, "--config", str(settings)]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["index", "retrain"])
@@ -283,7 +283,7 @@ def test_a_disk_without_room_is_one_line_and_the_same_command_goes_on(photos, tm
     words = ["index", str(photos), "-o", str(tmp_path / "x.udq"), "--config", str(settings)]
     # The system refuses what a file has beyond 100 kB, as it refuses what a full disk has no room for.
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))"
-    script = f"{limited}; from udq.cli import main; main()"
+    script = f"{limited}; from udq.cli.main import main; main()"
     full = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
 
     assert full.returncode == 1
@@ -291,5 +291,7 @@ def test_a_disk_without_room_is_one_line_and_the_same_command_goes_on(photos, tm
     assert full.stderr.endswith("; make room, and run the same command again to go on\n")
     assert "Traceback" not in full.stderr
     assert not (tmp_path / "x.udq").exists()
-    subprocess.run([sys.executable, "-c", "from udq.cli import main; main()", *words], capture_output=True, check=True)
+    subprocess.run(
+        [sys.executable, "-c", "from udq.cli.main import main; main()", *words], capture_output=True, check=True
+    )
     assert Collection.open(tmp_path / "x.udq", device="cpu").verify() == []

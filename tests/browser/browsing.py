@@ -33,7 +33,7 @@ def chromium():
 @contextmanager
 def serving(collection):
     """`udq serve` in a process of its own, until the end of the block: the address that it prints."""
-    command = [sys.executable, "-c", "from udq.cli import main; main()", "serve", str(collection), "--port", "0"]
+    command = [sys.executable, "-c", "from udq.cli.main import main; main()", "serve", str(collection), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield server.stdout.readline().split()[-1].rstrip("/")

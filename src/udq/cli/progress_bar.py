@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from udq.printing import say
+from udq.cli.printing import say
 
 # Signals of Ctrl-C so far: code that was called from C may swallow the exception of one, so each step looks here.
 interrupts: list[int] = []

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from udq import config, printing
-from udq.bar import progress, resumable
+from udq import config
+from udq.cli import printing
+from udq.cli.progress_bar import progress, resumable
 from udq.errors import InputError, UdqError
 from udq.features import backbones
 

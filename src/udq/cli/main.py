@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from udq import config, printing
+from udq import config
 from udq._version import __version__
-from udq.bar import INTERRUPTED, interrupts, progress, resumable, timed
-from udq.cli_datasets import app as datasets_app
-from udq.cli_reproduce import reproduce
-from udq.cli_serve import serve
-from udq.cli_update import CollectionPath, Device, Json, add, compact, remove, verify
+from udq.cli import printing
+from udq.cli.datasets import app as datasets_app
+from udq.cli.progress_bar import INTERRUPTED, interrupts, progress, resumable, timed
+from udq.cli.reproduce import reproduce
+from udq.cli.serve import serve
+from udq.cli.update import CollectionPath, Device, Json, add, compact, remove, verify
 from udq.errors import InputError, UdqError
 from udq.features import backbones
 from udq.features import proposals as proposers

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from udq import printing
-from udq.bar import progress, resumable, timed
+from udq.cli import printing
+from udq.cli.progress_bar import progress, resumable, timed
 from udq.common.text import counted
 from udq.errors import CollectionError
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from udq import printing
-from udq.bar import progress, resumable
+from udq.cli import printing
+from udq.cli.progress_bar import progress, resumable
 from udq.errors import InputError, UdqError
 
 app = typer.Typer(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from udq import printing
-from udq.cli_update import CollectionPath, Device
+from udq.cli import printing
+from udq.cli.update import CollectionPath, Device
 from udq.common.text import counted
 from udq.errors import InputError
 
