@@ -180,7 +180,7 @@ def _write(
 
     def announced(place: Path, manifest: Any, before: Any) -> None:
         coming = opened(place)
-        coming._manifest = manifest
+        coming.manifest = manifest
         with log.open("a") as file:
             file.write(answers(coming) + "\n")
         swap(place, manifest, before)

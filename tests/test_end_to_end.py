@@ -11,10 +11,9 @@ from udq.datasets import GroundTruth, Query
 from udq.evaluation.benchmark import evaluate
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
-from udq.indexing import build
 from udq.photos.source import Source, find
 from udq.store import manifest
-from udq.training import sampling
+from udq.training import fitting, sampling
 from udq.training.end_to_end import EndToEnd
 
 SMALL = IndexConfig().replace(
@@ -101,13 +100,13 @@ def test_the_collection_keeps_the_trained_convolutions_and_encodes_with_them(tra
 
 
 def test_the_same_seed_gives_the_same_collection_after_a_stop_between_rounds(trained, photos, tmp_path, monkeypatch):
-    write = build._Checkpoint.write
+    write = fitting.FileCheckpoint.write
 
     def stop(self, state):
         write(self, state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build._Checkpoint, "write", stop)
+    monkeypatch.setattr(fitting.FileCheckpoint, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         Collection.build(photos, tmp_path / "x.udq", config=SMALL, device="cpu")
     monkeypatch.undo()

@@ -120,7 +120,7 @@ def test_a_damaged_manifest_is_restored_from_its_copy(place, at):
 
 def test_a_damaged_model_is_trained_anew(place):
     before = ids(opened(place))
-    flip(place / "x.udq" / opened(place)._manifest.document["model"]["file"])
+    flip(place / "x.udq" / opened(place).manifest.document["model"]["file"])
     with pytest.raises(CollectionError, match="damaged"):
         opened(place).search(place / "photos" / "coins.png")
     (place / "photos" / "coins.png").unlink()
@@ -164,7 +164,7 @@ def test_the_command_says_what_was_found_and_done(udq, place):
 
 def test_a_model_without_any_photo_to_train_it_on_is_left_for_a_better_day(place):
     path = place / "x.udq"
-    flip(path / opened(place)._manifest.document["model"]["file"])
+    flip(path / opened(place).manifest.document["model"]["file"])
     (place / "photos").rename(place / "away")
     before = manifests.read_manifest(path)
     with pytest.raises(CollectionError, match="not one of its photos is there to train it anew; put them back"):
@@ -177,7 +177,7 @@ def test_a_model_without_any_photo_to_train_it_on_is_left_for_a_better_day(place
 
 def test_a_repair_that_is_interrupted_in_training_goes_on(place, monkeypatch):
     path = place / "x.udq"
-    flip(path / opened(place)._manifest.document["model"]["file"])
+    flip(path / opened(place).manifest.document["model"]["file"])
 
     def stop(self, photos, **_):
         raise KeyboardInterrupt
@@ -212,7 +212,7 @@ def test_a_damaged_model_beside_damaged_offsets_and_removed_photos_is_trained_an
     after, _ = opened(place).remove(["coins.png"])
     [segment] = after.segments
     flip(path / segment.folder / "offsets.npy", -6)  # the last photo starts far off
-    flip(path / after._manifest.document["model"]["file"])
+    flip(path / after.manifest.document["model"]["file"])
     done = repair(path, device="cpu")
 
     assert set(done.restored) == {"astronaut.png", "coffee.png", "rocket.png"}

@@ -235,7 +235,7 @@ PyMethodDef METHODS[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "udq._scan", "The scan, compiled.", 0, METHODS,
+PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "udq.search.scan._scan", "The scan, compiled.", 0, METHODS,
                       nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace

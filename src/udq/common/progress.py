@@ -17,7 +17,7 @@ def silent(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
-_Item = TypeVar("_Photo")
+_Item = TypeVar("_Item")
 
 
 def tracked(photos: Iterable[_Item], step: Callable[[], None]) -> Iterator[_Item]:

@@ -1,1 +1,1 @@
-"""The paper's tables and figures: data files of what it measured on what, and one runner that measures it again."""
+"""The paper measured again, and the demonstration: what is built on top of collections."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from udq.common.files import guarded, npy, partial_folder, sync_folder, write_new, write_whole
 from udq.common.lock import Lock
 from udq.errors import CollectionError, InputError, UdqError
-from udq.store import manifest as manifest_module
+from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest, now
 from udq.store.segments import Indexed
@@ -46,12 +46,12 @@ class Transaction:
             InputError: another process is changing the collection, or an interrupted ``udq retrain`` waits to go on.
             CollectionError: the collection is damaged.
         """
-        manifest_module.read_manifest(path)  # before a lock is written to what is no collection
+        manifests.read_manifest(path)  # before a lock is written to what is no collection
         self.path = path
         self._lock = Lock(path, path)
         self._written: list[str] = []
         try:
-            self.manifest = manifest_module.numbered_photos(manifest_module.read_manifest(path))
+            self.manifest = manifests.numbered_photos(manifests.read_manifest(path))
             waiting = partial_folder(path)
             if _is_done(waiting, self.manifest):  # but for this, when it was killed
                 shutil.rmtree(waiting, ignore_errors=True)
@@ -78,7 +78,7 @@ class Transaction:
             photos: at least one, in ascending order of ids.
             codewords: K.
         """
-        name = manifest_module.numbered("segments", manifest_module.next_number(self.path, "segments"))
+        name = manifests.numbered("segments", manifests.next_number(self.path, "segments"))
         self._written.append(name)
         return segments.write(self.path, name, photos, codewords=codewords)
 
@@ -93,10 +93,10 @@ class Transaction:
         before = self.manifest
         counted = {"next_id": before.next_id, "fitted_before": before.fitted_before}  # in format 2, not written down
         document = before.document | counted | facts
-        document |= {"version": manifest_module.VERSION, "segments": list(entries), "changed": now()}
+        document |= {"version": manifests.VERSION, "segments": list(entries), "changed": now()}
         ids = np.array(sorted(removed), np.int64)
         document["removed"] = self._put_removed(ids, sum(removed.values()))
-        document["sha256"] = manifest_module.document_sum(document)
+        document["sha256"] = manifests.document_sum(document)
         if (self.path / "segments").is_dir():
             sync_folder(self.path / "segments")
         self.manifest = Manifest(document)
@@ -109,8 +109,8 @@ class Transaction:
         if not self._written:
             return
         with contextlib.suppress(UdqError, OSError):
-            named = set(manifest_module.files_of(manifest_module.read_manifest(self.path)))  # as it is on the disk
-            for name in set(manifest_module.own_files(self.path)) - named:
+            named = set(manifests.files_of(manifests.read_manifest(self.path)))  # as it is on the disk
+            for name in set(manifests.own_files(self.path)) - named:
                 if name.startswith(tuple(self._written)):
                     (self.path / name).unlink()
             for folder in self._written:
@@ -121,28 +121,28 @@ class Transaction:
         if not len(ids):
             return None
         with contextlib.suppress(CollectionError):  # being repaired
-            if np.array_equal(ids, manifest_module.read_removed(self.path, self.manifest)):
+            if np.array_equal(ids, manifests.read_removed(self.path, self.manifest)):
                 entry: dict[str, Any] = self.manifest.document["removed"]
                 return entry
-        name = manifest_module.numbered("removed", manifest_module.next_number(self.path, "removed"))
+        name = manifests.numbered("removed", manifests.next_number(self.path, "removed"))
         self._written.append(name)
         return {"file": name, "images": len(ids), "regions": regions, **write_new(self.path / name, npy(ids))}
 
 
 def swap(path: Path, manifest: Manifest, before: Manifest) -> None:
     """Put a manifest in place of the one before, and sweep away what neither of them names."""
-    data = manifest_module.dump(manifest.document)
+    data = manifests.dump(manifest.document)
     # The copy first: where it stands for a damaged manifest, it must not bring back what was removed.
-    write_whole(path / manifest_module.COPY, data)
-    write_whole(path / manifest_module.MANIFEST, data)
+    write_whole(path / manifests.COPY, data)
+    write_whole(path / manifests.MANIFEST, data)
     guarded(path, lambda: sync_folder(path))
     sweep(path, manifest, before)
 
 
-def sweep(path: Path, *manifests: Manifest) -> None:
+def sweep(path: Path, *named: Manifest) -> None:
     """Delete what is of a collection by its name and that no given manifest names."""
-    kept = {name for manifest in manifests for name in manifest_module.files_of(manifest)}
-    for name in set(manifest_module.own_files(path)) - kept:
+    kept = {name for manifest in named for name in manifests.files_of(manifest)}
+    for name in set(manifests.own_files(path)) - kept:
         with contextlib.suppress(OSError):  # Windows keeps a file that is open; the next change tries again
             (path / name).unlink()
     for folder in path.glob("segments/*"):

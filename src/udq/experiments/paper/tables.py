@@ -105,7 +105,7 @@ def load(name: str) -> Experiment:
     """Read a table or figure; raises InputError with the names there are."""
     if name not in NAMES:
         raise InputError(f"experiment '{name}': expected one of {', '.join(NAMES)} or all")
-    table = tomllib.loads(resources.files("udq.experiments").joinpath("data", f"{name}.toml").read_text("utf-8"))
+    table = tomllib.loads(resources.files("udq.experiments.paper").joinpath("data", f"{name}.toml").read_text("utf-8"))
     cells = [
         _cell(table, column, row, printed)
         for row in table["rows"]

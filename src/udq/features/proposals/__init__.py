@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from udq.config import FeatureConfig
 from udq.errors import InputError
+from udq.features.proposals.base import Proposer
 from udq.features.proposals.grid import grid
 from udq.types import Regions
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from udq.features.device import Engine
     from udq.features.trunk import Maps
     from udq.photos.decoding import Photo
-from udq.features.proposals.base import Proposer
 
 
 def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Proposer:

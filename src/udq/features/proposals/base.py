@@ -1,4 +1,4 @@
-"""TODO"""
+"""What every region proposer returns: regions in pixels of the photo, the whole photo last."""
 
 from __future__ import annotations
 

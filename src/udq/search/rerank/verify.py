@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from udq.search.ranking import LookedAt
-from udq.search.rerank import verify as verification
 from udq.search.rerank.ranked import Ranked
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Box, Verification
@@ -62,15 +61,13 @@ def verify(ranked: Ranked) -> Ranked:
     for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
         best = _best([each[row] for each in seen])
         if best is not None:
-            score = verification.raised(ranking.score(place), best.inliers)
-            looked_at[place] = LookedAt(score, verification.merged(box, best), best)
+            score = raised(ranking.score(place), best.inliers)
+            looked_at[place] = LookedAt(score, merged(box, best), best)
     # After diffusion photos are not in the order of scores: what was seen then moves a photo up among those alone.
-    raised = np.array(
-        [verification.raised(1.0, looked_at[p].verified.inliers) if p in looked_at else 1.0 for p in first]
-    )
+    rises = np.array([raised(1.0, looked_at[p].verified.inliers) if p in looked_at else 1.0 for p in first])
     plain = np.sort([ranking.score(place) for place in first])[::-1]
     ranked = replace(ranked, ranking=replace(ranking, looked_at={**ranking.looked_at, **looked_at}))
-    return ranked.reordered(np.argsort(-raised * plain, kind="stable"))
+    return ranked.reordered(np.argsort(-rises * plain, kind="stable"))
 
 
 def _best(found: Sequence[Verification | None]) -> Verification | None:

@@ -32,12 +32,16 @@ from udq.search.scan.checks import (
     check,
     refuse_codes_from,
 )
-from udq.search.scan.kernels import MATCH, REGIONS_PER_THREAD, _read_only, in_threads, kernel, plain, threads_for
-
-try:
-    from udq import _scan
-except ImportError:  # built without a compiler
-    _scan = None  # type: ignore[assignment]
+from udq.search.scan.kernels import (
+    MATCH,
+    REGIONS_PER_THREAD,
+    _read_only,
+    extension,
+    in_threads,
+    kernel,
+    plain,
+    threads_for,
+)
 
 BOUNDED_PER_THREAD = 1 << 20
 """The same of ``nearest_images``, which does not look at most of them closely."""
@@ -153,7 +157,7 @@ def best_regions(
         arrays = plain(lookup), len(lookup), plain(codes), codes.itemsize, plain(offsets)
 
         def scan(first: int, last: int) -> bool:
-            return _scan.best(*arrays, first, last, distance, region)
+            return extension.best(*arrays, first, last, distance, region)
 
     cuts = _cuts(offsets, 0, len(codes), threads)
     if not all(in_threads(scan, pairwise(cuts))):
@@ -212,7 +216,7 @@ def nearest_images_of_each(
             (plain(part.codes), part.offsets, part.keep, cut[share], cut[share + 1], number)
             for part, number, cut in zip(parts, numbers, cuts, strict=False)
         ]
-        unsound = _scan.nearest(using, tables, queries, subspaces, min(kinds), shares, found, counts)
+        unsound = extension.nearest(using, tables, queries, subspaces, min(kinds), shares, found, counts)
         if unsound >= 0:
             refuse_codes_from(codewords, parts[unsound].codes)
         return found, counts
@@ -289,7 +293,7 @@ def _sort_by_high_half(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
         sorted_keys: NDArray[np.uint64] = numba_kernels.sort_by_high_half(keys)
         return sorted_keys
-    _scan.sort_by_high_half(keys)
+    extension.sort_by_high_half(keys)
     return keys
 
 

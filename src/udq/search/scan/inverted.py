@@ -58,7 +58,7 @@ class InvertedIndex:
         """
         if kernels.kernels() == ("numba",):
             raise DependencyError("an inverted index needs udq's extension: install a C++ compiler, then udq once more")
-        from udq import _scan
+        from udq.search.scan import _scan
 
         regions = sum(len(part.codes) for part in parts)
         kinds = {(part.codes.dtype, part.codes.shape[1]) for part in parts}
@@ -122,7 +122,7 @@ class InvertedIndex:
         self, kernel: str, lookup: NDArray[np.float32], k: int, share: int, shares: int, looked_at: float
     ) -> NDArray[np.void]:
         """Return the nearest images of one thread's cells, in no order; none where no bound holds."""
-        from udq import _scan
+        from udq.search.scan import _scan
 
         found = np.empty(k, MATCH)
         tables = kernels.plain(lookup)

@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from udq.search.scan.checks import _expect
 
+try:
+    from udq.search.scan import _scan
+except ImportError:  # built without a compiler
+    _scan = None  # type: ignore[assignment]
+extension = _scan
+"""The compiled kernels; None if udq was built without a compiler."""
+
 Result = TypeVar("Result")
 
 REGIONS_PER_THREAD = 1 << 17
@@ -30,7 +37,7 @@ def kernels() -> tuple[str, ...]:
 
     ``avx512-vbmi``, ``avx2`` and ``portable`` are of the extension; ``numba`` is what there is without it.
     """
-    return (*(_scan.kernels() if _scan else ()), "numba")
+    return (*(extension.kernels() if extension else ()), "numba")
 
 
 def kernel() -> str:
