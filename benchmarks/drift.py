@@ -28,7 +28,7 @@ from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.evaluation import metrics
-from udq.features.extractor import Extracted, Extractor
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos.source import find
 from udq.quantization import model
 from udq.search.scan import exhaustive
@@ -70,10 +70,10 @@ class Pool:
         queries: with their answers, and the pooled feature of each.
     """
 
-    photos: dict[str, list[Extracted]]
+    photos: dict[str, list[ExtractedPhoto]]
     queries: list[tuple[Query, np.ndarray]]
 
-    def some(self, counts: Counts, after: Counts, seed: int) -> list[Extracted]:
+    def some(self, counts: Counts, after: Counts, seed: int) -> list[ExtractedPhoto]:
         """Return photos of each kind, the next ones after so many in an order drawn at random."""
         chosen = []
         for kind, count in counts.items():
@@ -89,7 +89,7 @@ class Pool:
 class Fitted:
     """A model of some photos, and what it makes of photos, each encoded once."""
 
-    def __init__(self, photos: Sequence[Extracted], config: IndexConfig) -> None:
+    def __init__(self, photos: Sequence[ExtractedPhoto], config: IndexConfig) -> None:
         self.config, self.photos = config, photos
         self.rows = sampling.training_sample(len(photos), config.sample)
         self.sample = sampling.draw((photos[i] for i in self.rows), len(self.rows), config.sample)
@@ -97,7 +97,7 @@ class Fitted:
         self.model = fitting.encoder(self.sample, self.trained, config)
         self._encoded: dict[str, tuple[np.ndarray, float]] = {}
 
-    def encoded(self, photo: Extracted) -> tuple[np.ndarray, float]:
+    def encoded(self, photo: ExtractedPhoto) -> tuple[np.ndarray, float]:
         """Return the codes of a photo, and their mean squared error."""
         name = photo.source.name
         if name not in self._encoded:
@@ -105,7 +105,7 @@ class Fitted:
             self._encoded[name] = codes.values, error
         return self._encoded[name]
 
-    def error(self, photos: Sequence[Extracted]) -> float:
+    def error(self, photos: Sequence[ExtractedPhoto]) -> float:
         """Return the mean squared quantization error of photos."""
         return statistics.mean(self.encoded(photo)[1] for photo in photos)
 
@@ -117,7 +117,9 @@ class Fitted:
         part = model.fit(Features(vectors[within]), head, settings, seed=self.config.sample.seed)
         return part.measured(Features(vectors[~within]))[1]
 
-    def mean_average_precision(self, photos: Sequence[Extracted], queries: list[tuple[Query, np.ndarray]]) -> float:
+    def mean_average_precision(
+        self, photos: Sequence[ExtractedPhoto], queries: list[tuple[Query, np.ndarray]]
+    ) -> float:
         """Return the mAP of the queries that have an answer among the photos."""
         names = [photo.source.name for photo in photos]
         held = set(names)

@@ -33,12 +33,12 @@ from training import Benchmark
 from udq.common.provenance import provenance
 from udq.config import IndexConfig, TrainConfig
 from udq.datasets import Query
-from udq.features.extractor import Extracted, Extractor
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos import decoding
 from udq.quantization import model
 from udq.quantization.model import Model
 from udq.training import algorithm, fitting, losses, refinement, sampling
-from udq.training.algorithm import Cached, Supervision, TrainingJob
+from udq.training.algorithm import CachedFeatures, Supervision, TrainingJob
 from udq.training.sampling import Sample
 from udq.types import Box, Codes, Features, Regions
 
@@ -110,7 +110,7 @@ class Options(Benchmark):
         return np.stack(found).reshape(len(SCALES), 2, -1)
 
 
-class Seen(Cached):
+class Seen(CachedFeatures):
     """Each region of a batch is seen as it is or through one of its views, drawn anew every time.
 
     Labels and targets are those of the region as it is.
@@ -127,7 +127,7 @@ class Seen(Cached):
         return torch.from_numpy(np.stack([self._seen[v][row] for v, row in zip(drawn, rows.tolist(), strict=True)]))
 
 
-class Weighted(Cached):
+class Weighted(CachedFeatures):
     """Regions enter batches as often as their weights (G,) say, which on average weighs their losses."""
 
     def __init__(self, features: Features, weights: Vectors) -> None:
@@ -148,9 +148,9 @@ class Default:
         """Return the regions that the model is fitted to."""
         return sampling.draw(iter(benchmark.photos), len(benchmark.photos), config.sample)
 
-    def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> Cached:
+    def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> CachedFeatures:
         """Return what the fully connected layers are trained on."""
-        return Cached(sample.features, CPU)
+        return CachedFeatures(sample.features, CPU)
 
     def patched(self) -> AbstractContextManager[None]:
         """Replace parts of training while it runs."""
@@ -163,7 +163,7 @@ class Views(Default):
 
     names: tuple[str, ...]
 
-    def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> Cached:
+    def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> CachedFeatures:
         """Return the regions and their views."""
         rng = np.random.default_rng(config.sample.seed)
         starts = np.searchsorted(sample.images, np.arange(len(benchmark.photos) + 1))
@@ -212,7 +212,7 @@ class Drawn(Default):
         """Return regions drawn by the weight: it takes the place of the area of their boxes."""
         return sampling.draw(map(self._weighted, benchmark.photos), len(benchmark.photos), config.sample)
 
-    def _weighted(self, photo: Extracted) -> Extracted:
+    def _weighted(self, photo: ExtractedPhoto) -> ExtractedPhoto:
         weights = self.weight(photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2])
         boxes = np.tile(np.array([0, 0, 0, 1], np.float32), (len(weights), 1))
         boxes[:, 2] = weights
@@ -229,7 +229,7 @@ class Alike(Default):
 
     lonely: bool = False
 
-    def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> Cached:
+    def pooled(self, benchmark: Options, sample: Sample, config: IndexConfig) -> CachedFeatures:
         """Return the regions, with their weights."""
         features = model.start(sample.features, config.supervision()).apply(sample.features)
         nearest = refinement.neighbours(features, sample.images, count=config.training.neighbours, elsewhere=True)

@@ -41,7 +41,7 @@ from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.photos import decoding, source
-from udq.store.segments import PHOTOS, Indexed
+from udq.store.segments import PHOTOS, StoredPhoto
 from udq.store.transaction import Transaction
 
 LONGER, SHORTER = 1155, 866
@@ -63,7 +63,7 @@ def grow(path: Path, codes: int, rng: np.random.Generator) -> None:
     originals = [segment.indexed(int(row)) for segment in held.segments for row in segment.living]
     codewords, regions, number = held.model.quantizer.codewords, held.regions, 0
 
-    def again() -> Indexed:
+    def again() -> StoredPhoto:
         nonlocal number
         copy, which = divmod(number, len(originals))
         photo, number = originals[which], number + 1
@@ -75,7 +75,7 @@ def grow(path: Path, codes: int, rng: np.random.Generator) -> None:
     with Transaction(path) as change:
         next_id, entries = change.manifest.next_id, list(change.manifest.segments)
         while regions < codes:
-            batch: list[Indexed] = []
+            batch: list[StoredPhoto] = []
             while regions < codes and len(batch) < PHOTOS:
                 batch.append(again())
                 regions += len(batch[-1].codes)

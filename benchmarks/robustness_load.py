@@ -36,7 +36,7 @@ from udq.indexing.verify import verify
 from udq.photos.source import Source
 from udq.search.ranking import rank
 from udq.store import transaction
-from udq.store.segments import PHOTOS, Indexed
+from udq.store.segments import PHOTOS, StoredPhoto
 from udq.store.transaction import Transaction
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})
@@ -118,7 +118,7 @@ def replicate(path: Path, photos: int, *, named: str = "copy-{number:06d}/{name}
         change.commit(entries, {}, next_id=first + len(copies))
 
 
-def _again(photo: Indexed, number: int, named: str) -> Indexed:
+def _again(photo: StoredPhoto, number: int, named: str) -> StoredPhoto:
     image = dataclasses.replace(photo.image, id=number, name=named.format(number=number, name=photo.image.name))
     return dataclasses.replace(photo, image=image)
 
@@ -173,7 +173,7 @@ def readers(photos: Path, scratch: Path, minutes: float) -> dict[str, Any]:
 
 
 def _write(
-    path: Path, log: Path, until: float, spare: Sequence[Indexed], extractor: Any, scratch: Path, noted: Path
+    path: Path, log: Path, until: float, spare: Sequence[StoredPhoto], extractor: Any, scratch: Path, noted: Path
 ) -> None:
     """Change a collection again and again; what a state answers is told to the readers before it is there."""
     swap, count = transaction.swap, Counter[str]()
@@ -206,7 +206,7 @@ def _write(
     noted.write_text(json.dumps(count))
 
 
-def _append(path: Path, photos: Sequence[Indexed], codewords: int) -> None:
+def _append(path: Path, photos: Sequence[StoredPhoto], codewords: int) -> None:
     """Add photos that were looked at before."""
     with Transaction(path) as change:
         first = change.manifest.next_id

@@ -34,9 +34,9 @@ from query import grow
 from udq import Collection, IndexConfig
 from udq.common.provenance import provenance
 from udq.distributed import cluster
-from udq.distributed.workers import Workers
+from udq.distributed.workers import RayWorkers
 from udq.features.extractor import Extractor
-from udq.indexing.workers import Here, Workforce
+from udq.indexing.workers import LocalWorkers, Workers
 from udq.photos import source
 from udq.quantization.model import Model
 from udq.search.confidence import DEPTH
@@ -52,10 +52,10 @@ def once(photos: Path, model: Path, by: str) -> dict[str, float]:
     sources, _ = source.find([photos])
     extractor = Extractor(UNTRAINED.images, UNTRAINED.features, device="cpu").proposing()
     fitted = Model.from_bytes(model.read_bytes())
-    workforce: Workforce = Here(extractor)
+    workforce: Workers = LocalWorkers(extractor)
     if by == "workers":
         cluster.connect(cluster.LOCAL)
-        workforce = Workers(extractor, UNTRAINED)
+        workforce = RayWorkers(extractor, UNTRAINED)
     started = time.perf_counter()
     times, kept = [], 0
     for photo in workforce.encode(enumerate(sources), fitted):

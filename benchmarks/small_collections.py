@@ -21,7 +21,7 @@ from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import Query
 from udq.evaluation import metrics
-from udq.features.extractor import Extracted, Extractor
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos.source import find
 from udq.quantization import model
 from udq.search.scan import exhaustive
@@ -31,12 +31,12 @@ SIZES = (3, 10, 30, 60, 90, 150, 300, 600)
 REPEATS = 5
 
 
-def look(folders: list[Path], extractor: Extractor) -> list[Extracted]:
+def look(folders: list[Path], extractor: Extractor) -> list[ExtractedPhoto]:
     """Regions and features of all photos that can be read."""
     return [photo for photo in extractor.extract(find(folders)[0]) if photo.broken is None]
 
 
-def fit(photos: list[Extracted], config: IndexConfig) -> model.Model:
+def fit(photos: list[ExtractedPhoto], config: IndexConfig) -> model.Model:
     """The model that `udq index --no-train` would fit to these photos."""
     sample = sampling.draw(iter(photos), len(photos), config.sample)
     return fitting.encoder(sample, fitting.learn(sample, config, torch.device("cpu")), config)
@@ -71,7 +71,7 @@ def key(query: Query) -> str:
 def mean_average_precision(
     chosen: set[str],
     queries: list[Query],
-    photos: dict[str, Extracted],
+    photos: dict[str, ExtractedPhoto],
     encoder: model.Model,
     described: dict[str, np.ndarray],
 ) -> float:

@@ -26,7 +26,7 @@ from udq.config import IndexConfig
 from udq.quantization import model
 from udq.quantization.head import Head
 from udq.training import refinement, sampling
-from udq.training.algorithm import Cached, State, TrainingJob, participation_ratio, train
+from udq.training.algorithm import CachedFeatures, TrainingJob, TrainingState, participation_ratio, train
 
 ITERATIONS = 5
 
@@ -57,17 +57,17 @@ def run(benchmark: Benchmark, seed: int) -> list[dict[str, float]]:
     class Measured:
         """A checkpoint that measures every state."""
 
-        def read(self) -> State | None:
+        def read(self) -> TrainingState | None:
             """Start from the beginning."""
 
-        def write(self, state: State) -> None:
+        def write(self, state: TrainingState) -> None:
             """Measure."""
             measure(state.averaged({}, share=config.training.share)[0], state.head)
 
     measure(start, start)
     codewords = model.codewords(len(sample.features), config.quantizer)
     job = TrainingJob(sample.images, start, config.training, config.quantizer, codewords, seed, device)
-    train(job, Cached(sample.features, device), checkpoint=Measured())
+    train(job, CachedFeatures(sample.features, device), checkpoint=Measured())
     return rows
 
 

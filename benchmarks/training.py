@@ -25,10 +25,10 @@ from udq import datasets
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
-from udq.evaluation.benchmark import ask
-from udq.experiments.paper.testbed import Bench, describe
+from udq.evaluation.benchmark import protocol_queries
+from udq.experiments.paper.testbed import Testbed, describe
 from udq.features import proposals
-from udq.features.extractor import Extracted, Extractor
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos.source import find
 
 Changes = dict[str, dict[str, Any]]
@@ -76,10 +76,10 @@ SWEEPS: dict[str, dict[str, Changes]] = {
 }
 
 
-class Held(list[Extracted]):
+class Held(list[ExtractedPhoto]):
     """What the network makes of the photos that can be read, in memory: ``looked.Photos``."""
 
-    def some(self, rows: Sequence[int]) -> Iterator[Extracted]:
+    def some(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
         """Yield the photos of these places."""
         return (self[i] for i in rows)
 
@@ -88,7 +88,7 @@ class Held(list[Extracted]):
         return Held(extractor.extract(photo.source for photo in self))
 
 
-class Benchmark(Bench):
+class Benchmark(Testbed):
     """Pooled features of all photos, and of all queries."""
 
     def __init__(self, folder: Path, truth: tuple[Query, ...]) -> None:
@@ -98,7 +98,7 @@ class Benchmark(Bench):
         photos = Held(photo for photo in looked if photo.broken is None)
         held = {photo.source.name: photo.source.path for photo in photos}
         broken = {photo.source.name for photo in looked} - set(held)
-        asked = ask(GroundTruth("boxes", truth), held, broken)
+        asked = protocol_queries(GroundTruth("boxes", truth), held, broken)
         self._kept = TemporaryDirectory()
         ranked = config.features.proposals in proposals.RANKED
         super().__init__(extractor, photos, asked, describe(extractor, asked), Path(self._kept.name), ranked)

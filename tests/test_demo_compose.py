@@ -18,7 +18,7 @@ from udq.experiments.demo import compose as composing
 from udq.experiments.demo import cutouts
 from udq.experiments.demo.compose import PHOTO_COUNT, compose
 from udq.experiments.demo.cutouts import BACKDROPS, DISTRACTORS, GROUNDS, OBJECTS, PHOTOS, STEREO
-from udq.experiments.demo.studio import Plan, Studio
+from udq.experiments.demo.studio import ScenePlan, Studio
 
 Row = dict[str, str]
 
@@ -134,7 +134,7 @@ def test_box_is_what_is_visible(studio: Studio, seed: int, hidden: bool, monkeyp
     ImageDraw.Draw(thing).ellipse((0, 0, 299, 219), fill=(255, 0, 255, 255))
     monkeypatch.setitem(studio._things, "cat", thing)
     grey = BACKDROPS.index(("moon", 0, 0, 512, 512))
-    photo, sights = studio.shoot(Plan(("cat",), hidden, False, grey, None), "p.jpg", np.random.default_rng(seed))
+    photo, sights = studio.shoot(ScenePlan(("cat",), hidden, False, grey, None), "p.jpg", np.random.default_rng(seed))
     [(name, sight)] = sights
     assert (name, sight.photo, sight.whole) == ("cat", "p.jpg", not hidden)
     red, green, blue = np.moveaxis(np.asarray(photo, np.int16), 2, 0)
@@ -150,7 +150,7 @@ def test_box_is_what_is_visible(studio: Studio, seed: int, hidden: bool, monkeyp
 def test_a_thing_in_front_hides_some_but_not_most(studio: Studio) -> None:
     for seed in range(4):
         bare, covered = (
-            studio.shoot(Plan(("dahlia",), hidden, False, 8, None), "p.jpg", np.random.default_rng(seed))
+            studio.shoot(ScenePlan(("dahlia",), hidden, False, 8, None), "p.jpg", np.random.default_rng(seed))
             for hidden in (False, True)
         )
         whole, left = bare[1][0][1].box, covered[1][0][1].box

@@ -22,11 +22,11 @@ from udq.config import IndexConfig
 from udq.errors import DiskError
 from udq.evaluation import benchmark
 from udq.experiments.paper import runner, tables, timing
-from udq.experiments.paper.checkpoints import Rounds
-from udq.experiments.paper.data import Shelf
-from udq.experiments.paper.features import Looked
+from udq.experiments.paper.checkpoints import RoundCheckpoints
+from udq.experiments.paper.data import DataFolder
+from udq.experiments.paper.features import CachedPhotos
 from udq.experiments.paper.settings import Settings
-from udq.experiments.paper.testbed import Bench, describe
+from udq.experiments.paper.testbed import Testbed, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.search.ranking import rank
@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
         "reproduce", "fig3", "--data", data, "--config", quick, "-o", tmp_path / "out", "--device", "cpu",
         "--limit", 13,
     )  # fmt: skip
-    accuracy, looked, fitted = Bench.accuracy, [], []
+    accuracy, looked, fitted = Testbed.accuracy, [], []
     extract = Extractor.extract
 
     def counted(self, model, queries=None):
@@ -299,13 +299,13 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
         fitted.append(model)
         return accuracy(self, model, queries)
 
-    monkeypatch.setattr(Bench, "accuracy", counted)
+    monkeypatch.setattr(Testbed, "accuracy", counted)
     code, _, err = udq(*arguments)
     assert code == 130
     assert "the same command goes on" in err
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
 
-    monkeypatch.setattr(Bench, "accuracy", accuracy)
+    monkeypatch.setattr(Testbed, "accuracy", accuracy)
     monkeypatch.setattr(
         Extractor, "extract", lambda self, sources: looked.extend(sources := list(sources)) or extract(self, sources)
     )
@@ -348,12 +348,12 @@ def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path)
     extractor = Extractor(config.images, config.features, device="cpu")
     sources = find([photos])[0]
     truth = datasets.GroundTruth("boxes", (datasets.Query("coffee.png", None, frozenset({"rocket.png"})),))
-    asked = benchmark.ask(truth, {source.name: source.path for source in sources})
+    asked = benchmark.protocol_queries(truth, {source.name: source.path for source in sources})
 
     def bench(name):
         folder = tmp_path / name
         queries = describe(extractor, asked)
-        return Bench(extractor, Looked(sources, extractor, silent, folder), asked, queries, folder, ranked=True)
+        return Testbed(extractor, CachedPhotos(sources, extractor, silent, folder), asked, queries, folder, ranked=True)
 
     one, stepwise = bench("one"), bench("stepwise")
     for iterations in (0, 1, 2):
@@ -363,8 +363,8 @@ def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path)
     fewer = stepwise.fit(config.replace({"training": {"iterations": 0}}))
     assert np.abs(fewer.model.quantizer.codebooks - there.model.quantizer.codebooks).max() > 0
     (states,) = (tmp_path / "stepwise").glob("training-*")
-    assert len(Rounds(states, 0).read().rounds) == 1
-    assert len(Rounds(states, 9).read().rounds) == 3
+    assert len(RoundCheckpoints(states, 0).read().rounds) == 1
+    assert len(RoundCheckpoints(states, 9).read().rounds) == 3
 
     stepwise.fit(config.replace({"training": {"weight": 0.5, "iterations": 0}}))
     assert len(list((tmp_path / "stepwise").glob("training-*"))) == 1  # states of another training are gone
@@ -400,15 +400,15 @@ def test_a_photo_replaced_while_others_are_measured_does_not_pass_for_what_was(u
     other = tmp_path / "other"
     shutil.copytree(data, other)
     arguments = ("--data", other, "--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 2)
-    accuracy = Bench.accuracy
+    accuracy = Testbed.accuracy
 
     def replaced(self, model, queries=None):
         shutil.copyfile(other / "images" / "page.png", other / "images" / "brick.png")
         return accuracy(self, model, queries)
 
-    monkeypatch.setattr(Bench, "accuracy", replaced)
+    monkeypatch.setattr(Testbed, "accuracy", replaced)
     udq("reproduce", "table2", *arguments)
-    monkeypatch.setattr(Bench, "accuracy", accuracy)
+    monkeypatch.setattr(Testbed, "accuracy", accuracy)
     udq("reproduce", "table2", *arguments)
 
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 4  # both cells of the photo as it was, and as it is
@@ -440,15 +440,15 @@ def test_a_query_photo_that_changed_outside_the_database_is_asked_anew(udq, phot
 
 
 def test_a_table_is_written_when_its_last_cell_is_done(udq, data, quick, tmp_path, monkeypatch):
-    accuracy = Bench.accuracy
+    accuracy = Testbed.accuracy
 
     def interrupted(self, model, queries=None):
         if model.quantizer.subspaces == 4:  # which figure 4 alone has among these
             raise KeyboardInterrupt
         return accuracy(self, model, queries)
 
-    monkeypatch.setattr(Bench, "accuracy", interrupted)
-    settings = Settings(Shelf(data), tmp_path, "default", quick, limit=1, device="cpu")
+    monkeypatch.setattr(Testbed, "accuracy", interrupted)
+    settings = Settings(DataFolder(data), tmp_path, "default", quick, limit=1, device="cpu")
     written = []
     with pytest.raises(KeyboardInterrupt):
         runner.run(
@@ -605,7 +605,7 @@ def test_without_any_data_every_cell_says_so_and_the_command_fails(udq, tmp_path
 
 def test_the_papers_network_without_its_proposals_says_so(data, random_weights, tmp_path):
     settings = Settings(
-        Shelf(data), tmp_path, "paper", weights={"resnet101": random_weights("resnet101")}, device="cpu", limit=1
+        DataFolder(data), tmp_path, "paper", weights={"resnet101": random_weights("resnet101")}, device="cpu", limit=1
     )
     (result,) = [
         result

@@ -18,7 +18,7 @@ from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
 from udq.features import device as devices
 from udq.features.backbones import REGISTRY, backbone
-from udq.features.cache import Spool
+from udq.features.cache import FeatureCache
 from udq.features.extractor import Extractor
 from udq.photos.decoding import load_crop
 from udq.photos.source import Source, content
@@ -135,7 +135,7 @@ def test_the_content_of_a_photos_file_comes_along_and_a_spool_keeps_it(extractor
     (tmp_path / "empty.jpg").touch()
     paths = [photos / "coffee.png", tmp_path / "empty.jpg", tmp_path / "gone.jpg"]
     sources = [Source(path.name, path) for path in paths]
-    spool = Spool(tmp_path / "spool", sources, extractor.extract)
+    spool = FeatureCache(tmp_path / "spool", sources, extractor.extract)
     found = list(spool.fill())
 
     assert [photo.content for photo in found] == [content(paths[0]), content(paths[1]), None]

@@ -12,7 +12,7 @@ from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 
 from udq.datasets.download import transfer
-from udq.datasets.download.fetch import fetch, mark_of
+from udq.datasets.download.fetching import fetch, mark_of
 from udq.errors import UdqError
 
 CONTENT = bytes(range(256)) * 16_000  # 4 MB

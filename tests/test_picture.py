@@ -85,7 +85,7 @@ def test_marks_tell_without_colour() -> None:
 
 
 def test_a_long_name_loses_its_middle() -> None:
-    font = sheets._Look(180).caption
+    font = sheets._Style(180).caption
     name = "holidays/2021/a-very-long-name-of-a-folder/IMG_20210714_183042.jpg"
     fitted = sheets._fitted(name, font, 200)
     start, end = fitted.split("…")

@@ -39,7 +39,7 @@ def maps(rows, columns):
 def network():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return rpn.Network(LITE).eval()
+        return rpn.ProposalNetwork(LITE).eval()
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_a_backbones_fine_map_has_the_promised_depth(name, random_weights):
     trunk = Trunk(FeatureConfig(backbone=name), weights=weights)
     with torch.inference_mode():
         seen = trunk.maps(torch.zeros(64, 96, 3, dtype=torch.uint8))
-        boxes = rpn.Network(REGISTRY[name]).eval()(seen, 64, 96)
+        boxes = rpn.ProposalNetwork(REGISTRY[name]).eval()(seen, 64, 96)
 
     assert seen.fine.shape == (REGISTRY[name].fine_channels or REGISTRY[name].channels, 4, 6)
     assert boxes.shape[1] == 4
@@ -190,7 +190,7 @@ def test_boxes_of_a_view_follow_its_pixels(seed, view):
     right, bottom = left + rng.integers(30, 240 - left), top + rng.integers(30, 160 - top)
     pixels[top:bottom, left:right] = 255
     box = np.array([[left, top, right, bottom]], np.float32)
-    seen, objects = rpn_views._seen(Image.fromarray(pixels), box, view, ImageConfig(), rng)
+    seen, objects = rpn_views.seen_labels(Image.fromarray(pixels), box, view, ImageConfig(), rng)
 
     assert len(objects) == 1
     ys, xs = np.nonzero(seen[..., 0] > 127)
@@ -207,8 +207,8 @@ def test_recall_counts_objects_that_a_first_proposal_covers():
             return torch.cat([torch.tensor([[0.0, 0, 100, 100]]), far, torch.tensor([[0.0, 0, 100, 55]])])
 
     views = [
-        rpn_views.View(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 60], [200.0, 0, 300, 100]])),
-        rpn_views.View(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 90]])),
+        rpn_views.TrainingView(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 60], [200.0, 0, 300, 100]])),
+        rpn_views.TrainingView(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 90]])),
     ]
     found = rpn_training.recall(Proposing(), views)
 

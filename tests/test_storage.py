@@ -51,12 +51,12 @@ def indexed(codes, counts, names):
         boxes = np.tile(np.array([[0, 0, 100, 80]], np.uint16), (counts[i], 1))
         image = segments.Image(name, "/photos/", 100, 80, first + i)
         content = Content(1000 + i, 10**18 + i, bytes([first + i]) * 16)
-        yield segments.Indexed(image, content, boxes, codes.values[rows[i] : rows[i + 1]], 0.25)
+        yield segments.StoredPhoto(image, content, boxes, codes.values[rows[i] : rows[i + 1]], 0.25)
 
 
 def write(path):
     """A collection of two segments, photos of 100 x 80 pixels."""
-    with builder.Writer(path, fingerprint="one") as made:
+    with builder.CollectionBuilder(path, fingerprint="one") as made:
         made.put_model(small_model())
         for codes, counts, names in SEGMENTS:
             made.put_segment(list(indexed(codes, counts, names)), codewords=codes.codewords, done=len(names))
@@ -125,7 +125,7 @@ def test_what_is_at_the_destination_stays(tmp_path, what):
     {"folder": place.mkdir, "file": place.touch, "dangling link": lambda: place.symlink_to("gone")}[what]()
 
     with pytest.raises(InputError, match="already exists"):
-        builder.Writer(place, fingerprint="one")
+        builder.CollectionBuilder(place, fingerprint="one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
@@ -133,7 +133,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(UdqError, match="cannot create a collection here"):
-        builder.Writer(tmp_path / "file" / "x.udq", fingerprint="one")
+        builder.CollectionBuilder(tmp_path / "file" / "x.udq", fingerprint="one")
 
 
 def test_a_single_changed_byte_is_found_in_every_file(tmp_path):

@@ -15,7 +15,7 @@ from udq.quantization.head import Head, Layer
 from udq.search.scan import exhaustive
 from udq.training import algorithm
 from udq.training.sampling import Sample
-from udq.training.trainable_head import Network
+from udq.training.trainable_head import TrainableHead
 from udq.types import Features, Regions
 
 DIMENSIONS, OBJECTS, PHOTOS, REGIONS = 48, 40, 120, 8
@@ -50,7 +50,9 @@ def job(sample=SAMPLE, training=TRAINING, seed=0):
 
 
 def run(sample=SAMPLE, training=TRAINING, seed=0, **more):
-    return algorithm.train(job(sample, training, seed), algorithm.Cached(sample.features, torch.device("cpu")), **more)
+    return algorithm.train(
+        job(sample, training, seed), algorithm.CachedFeatures(sample.features, torch.device("cpu")), **more
+    )
 
 
 class Kept:
@@ -86,12 +88,12 @@ def test_more_layers_change_nothing_before_they_are_trained():
     expected = head.apply(SAMPLE.features).vectors
 
     assert head.deepened(2).apply(SAMPLE.features).vectors == pytest.approx(expected, abs=1e-5)
-    assert Network(head.deepened(2)).apply_to(SAMPLE.features).vectors == pytest.approx(expected, abs=1e-5)
+    assert TrainableHead(head.deepened(2)).apply_to(SAMPLE.features).vectors == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_network_gives_back_the_head_it_was_made_of():
     head = model.start(SAMPLE.features, QUANTIZER).deepened(1)
-    back = Network(head).head()
+    back = TrainableHead(head).head()
 
     assert [layer.weight.tolist() for layer in back.layers] == [layer.weight.tolist() for layer in head.layers]
     assert Head.from_arrays(back.arrays()).dimensions == head.dimensions
@@ -108,7 +110,7 @@ def test_a_head_is_its_layers_with_relu_between_in_numpy():
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
 
     assert Head((one, two)).apply(Features(x)).vectors == pytest.approx(expected, abs=1e-5)
-    assert Network(Head((one, two))).apply_to(Features(x)).vectors == pytest.approx(expected, abs=1e-5)
+    assert TrainableHead(Head((one, two))).apply_to(Features(x)).vectors == pytest.approx(expected, abs=1e-5)
 
 
 def test_folding_a_rotation_into_the_last_layer_rotates_the_features():
@@ -129,7 +131,7 @@ def test_classifiers_start_at_the_labels_of_the_quantizer():
     features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
     plain = dataclasses.replace(TRAINING, refine="none")
     told = algorithm.supervise(features, job(training=plain), seed=0)
-    network = Network(model.start(SAMPLE.features, QUANTIZER).rotated(told.rotation))
+    network = TrainableHead(model.start(SAMPLE.features, QUANTIZER).rotated(told.rotation))
     network.classify(told.codebooks, sharpness=5.0)
     with torch.no_grad():
         logits = network.logits(network(torch.tensor(SAMPLE.features.vectors)))
@@ -172,7 +174,7 @@ def test_the_same_seed_gives_the_same_head():
 def test_training_goes_on_from_a_state_to_the_same_head():
     kept = Kept()
     whole = run(checkpoint=kept)
-    again = [run(checkpoint=Kept(algorithm.State.from_bytes(state.to_bytes()))) for state in kept.written]
+    again = [run(checkpoint=Kept(algorithm.TrainingState.from_bytes(state.to_bytes()))) for state in kept.written]
 
     assert [len(state.rounds) for state in kept.written] == [1, 2, 3]
     for trained in again:

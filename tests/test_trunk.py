@@ -54,7 +54,9 @@ def paper(photos, random_weights, tmp_path_factory):
             config = preset(name).replace(SMALL).replace({"training": {"end_to_end": name != "paper"}})
             weights = random_weights(config.features.backbone)
             backbone = config.features.backbone
-            (folder / f"{name}.npz").write_bytes(rpn.to_bytes(rpn.Network(REGISTRY[backbone]), {"backbone": backbone}))
+            (folder / f"{name}.npz").write_bytes(
+                rpn.to_bytes(rpn.ProposalNetwork(REGISTRY[backbone]), {"backbone": backbone})
+            )
             built[name] = Collection.build(
                 folder / "photos",
                 folder / f"{name}.udq",

@@ -22,7 +22,7 @@ from udq.indexing import update
 from udq.photos.source import Source
 from udq.search.ranking import rank
 from udq.store import manifest as manifests
-from udq.store.builder import Writer
+from udq.store.builder import CollectionBuilder
 from udq.store.transaction import Transaction
 
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
@@ -233,7 +233,7 @@ def test_who_changes_a_collection_is_alone_and_named(place, photos):
 
 def test_an_unfinished_retraining_is_not_thrown_away(place):
     manifest = manifests.read_manifest(place / "x.udq")
-    with Writer(place / "x.udq", fingerprint="one", replaces=manifest) as writer:
+    with CollectionBuilder(place / "x.udq", fingerprint="one", replaces=manifest) as writer:
         writer.put_model(opened(place).model)
     with pytest.raises(InputError, match=r"an interrupted 'udq retrain' waits to go on in .*run it again to finish it"):
         opened(place).remove(["coins.png"])
@@ -326,7 +326,7 @@ def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhi
 
 
 def test_what_is_left_of_a_retraining_that_was_killed_when_it_was_done_is_swept_away(place, monkeypatch):
-    monkeypatch.setattr(Writer, "abandon", lambda self: None)
+    monkeypatch.setattr(CollectionBuilder, "abandon", lambda self: None)
     Collection.retrain(place / "x.udq", config=QUICK, device="cpu")
     monkeypatch.undo()
     assert (place / ".x.udq.partial").exists()

@@ -182,7 +182,7 @@ def test_a_repair_that_is_interrupted_in_training_goes_on(place, monkeypatch):
     def stop(self, photos, **_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("udq.store.builder.Writer.put_segment", stop)
+    monkeypatch.setattr("udq.store.builder.CollectionBuilder.put_segment", stop)
     with pytest.raises(KeyboardInterrupt):
         repair(path, device="cpu")
     monkeypatch.undo()

@@ -191,7 +191,7 @@ def test_examples_that_are_no_search_are_told_why(collection, photos):
 
 
 def test_a_mistake_of_ours_is_a_problem_too(client, monkeypatch, caplog):
-    monkeypatch.setattr("udq.web.live_collection.Living.now", lambda living: 1 // 0)
+    monkeypatch.setattr("udq.web.live_collection.LiveCollection.now", lambda living: 1 // 0)
     told = client.get("/api/v1/photos")
 
     assert "its log says more" in problem(told, 500, "internal")

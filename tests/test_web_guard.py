@@ -24,7 +24,7 @@ from udq.common.byte_cache import Cache
 from udq.web import guard, server, uploads
 from udq.web.guard import Access, is_loopback
 from udq.web.problems import Problem
-from udq.web.queue import Line
+from udq.web.queue import WorkQueue
 from udq.web.service import Service
 from udq.web.uploads import Uploads
 
@@ -399,7 +399,7 @@ async def stays():
 
 def test_who_comes_first_is_served_first_and_too_many_are_told_when_to_come_back():
     async def scene():
-        line, started, hold, order = Line(1, 3), threading.Event(), threading.Event(), []
+        line, started, hold, order = WorkQueue(1, 3), threading.Event(), threading.Event(), []
 
         def first():
             started.set()
@@ -428,7 +428,7 @@ def test_work_that_nobody_waits_for_is_not_done():
         return True
 
     async def scene():
-        line = Line(1, 1)
+        line = WorkQueue(1, 1)
         with pytest.raises(Problem, match="has gone"):
             await line.run(left, lambda: pytest.fail("done"))
         assert await line.run(stays, lambda: 7) == 7  # its place is free again
@@ -438,7 +438,7 @@ def test_work_that_nobody_waits_for_is_not_done():
 
 
 def test_a_server_that_is_busy_says_so(client, service, monkeypatch):
-    monkeypatch.setattr(service.searches, "line", Line(1, 0))
+    monkeypatch.setattr(service.searches, "line", WorkQueue(1, 0))
     told = client.post("/api/v1/search", json={"examples": [{"photo": 0}]})
 
     assert "ask again in 1 s" in problem(told, 503, "busy")

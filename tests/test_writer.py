@@ -30,7 +30,7 @@ def put(made, number):
 
 def stop_after_one_segment(path, fingerprint="one", error=KeyboardInterrupt):
     def build():
-        with builder.Writer(path, fingerprint=fingerprint) as made:
+        with builder.CollectionBuilder(path, fingerprint=fingerprint) as made:
             made.put_model(small_model(), training={"stopped": None})
             put(made, 0)
             raise error
@@ -58,7 +58,7 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
     stop_after_one_segment(tmp_path / "x.udq", error=error)
     assert [entry.name for entry in tmp_path.iterdir()] == [".x.udq.partial"]
 
-    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
         assert (made.has_model, made.done) == (True, 2)
         assert made.read_model().to_bytes() == small_model().to_bytes()
         put(made, 1)
@@ -71,7 +71,7 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
 
 def test_another_build_of_the_same_name_starts_anew(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq")
-    with builder.Writer(tmp_path / "x.udq", fingerprint="two") as made:
+    with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="two") as made:
         assert (made.has_model, made.done) == (False, 0)
     assert list(tmp_path.iterdir()) == []
 
@@ -79,25 +79,25 @@ def test_another_build_of_the_same_name_starts_anew(tmp_path):
 def test_a_damaged_rest_is_not_gone_on_from(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq")
     (tmp_path / ".x.udq.partial" / "segments" / "000001" / "codes.npy").write_bytes(b"short")
-    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 0
 
 
 def test_a_try_that_has_done_nothing_leaves_nothing(tmp_path):
-    with pytest.raises(InputError), builder.Writer(tmp_path / "x.udq", fingerprint="one"):
+    with pytest.raises(InputError), builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one"):
         raise InputError
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_input_error_of_one_try_does_not_cost_the_work_of_another(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq", error=InputError)
-    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 2
 
 
 def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
     def build():
-        with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+        with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
             made.put_model(small_model())
             put(made, 0)
             put(made, 1)
@@ -109,7 +109,7 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
         build()
     assert [entry.name for entry in (tmp_path / "x.udq").iterdir()] == ["mine.txt"]
     shutil.rmtree(tmp_path / "x.udq")
-    with builder.Writer(tmp_path / "x.udq", fingerprint="one") as made:
+    with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 3
         made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
     assert contents(tmp_path / "x.udq") == contents(write(tmp_path / "y.udq"))
@@ -123,7 +123,7 @@ def whole(path, manifest):
 
 
 def replacing(path, fingerprint="three"):
-    return builder.Writer(path, fingerprint=fingerprint, replaces=manifests.read_manifest(path))
+    return builder.CollectionBuilder(path, fingerprint=fingerprint, replaces=manifests.read_manifest(path))
 
 
 def test_a_collection_that_changed_meanwhile_is_not_replaced(tmp_path):
@@ -133,7 +133,7 @@ def test_a_collection_that_changed_meanwhile_is_not_replaced(tmp_path):
     write(path)
     change(path, created="another time")
     with pytest.raises(InputError, match="was changed meanwhile; run the same command again"):
-        builder.Writer(path, fingerprint="three", replaces=old)
+        builder.CollectionBuilder(path, fingerprint="three", replaces=old)
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
@@ -172,12 +172,12 @@ def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeyp
 
 
 def test_two_builds_of_one_name_do_not_meet(tmp_path):
-    with builder.Writer(tmp_path / "x.udq", fingerprint="one"):
+    with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one"):
         other = filelock.FileLock(tmp_path / ".x.udq.partial" / "lock")
         with pytest.raises(filelock.Timeout):
             other.acquire(timeout=0)
         with pytest.raises(InputError, match=r"another udq \(process \d+ on .* is changing it; wait"):
-            builder.Writer(tmp_path / "x.udq", fingerprint="one")
+            builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one")
 
 
 def test_what_replaces_a_collection_appears_at_once_and_only_own_files_ever_go(tmp_path):

@@ -22,7 +22,7 @@ from udq.types import Example, SearchResult
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
-    from udq.indexing.build import Monitor
+    from udq.indexing.build import MonitorFactory
     from udq.indexing.update import Changes
     from udq.indexing.verify import Damage
 
@@ -40,7 +40,7 @@ def _database_opener(looked_at: float | None, ray: str | None, shards: int | Non
 
 def _monitor(
     truth: GroundTruth | None, config: IndexConfig, names: Iterable[str], broken: Iterable[str]
-) -> Monitor | None:
+) -> MonitorFactory | None:
     """Return what measures a ground truth after each round of training, after checking that its photos are there."""
     if truth is None:
         return None
@@ -125,7 +125,7 @@ class Collection(Reader):
         if ray is not None:
             from udq.distributed import training, workers
 
-            elsewhere = {"hire": partial(workers.hired, ray), "trainer": training.train}
+            elsewhere = {"hire": partial(workers.ray_workers, ray), "trainer": training.train}
         index_build.build(
             sources,
             Path(path),

@@ -55,7 +55,7 @@ def download(
     from udq.datasets import download as downloads
 
     dataset = catalogue.find(name)
-    plan = downloads.Plan(dataset, output, mirror=mirror, source=source)
+    plan = downloads.DownloadPlan(dataset, output, mirror=mirror, source=source)
     if plan.fetched and not yes:
         _ask(plan.question())
     with resumable(plan.left):

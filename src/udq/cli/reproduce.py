@@ -84,11 +84,11 @@ def reproduce(
     if limit is not None and limit < 1:
         raise InputError(f"--limit: expected 1 or more, found {limit}")
     from udq.experiments.paper import results, runner
-    from udq.experiments.paper.data import Shelf
+    from udq.experiments.paper.data import DataFolder
     from udq.experiments.paper.settings import Settings
 
     settings = Settings(
-        Shelf(data, dataset, ground_truth), output, preset, config_file, _files(weights, "--weights"),
+        DataFolder(data, dataset, ground_truth), output, preset, config_file, _files(weights, "--weights"),
         _files(rpn, "--rpn"), limit, device,
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from udq.search.database import LocalDatabase, Nearest
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest
-from udq.store.segments import Image, Indexed
+from udq.store.segments import Image, StoredPhoto
 
 PATIENCE = 5.0
 """Seconds that a shard has for an answer: a scan of 200 million codes takes a tenth of one."""
@@ -88,7 +88,7 @@ class Shard:
         """Return the distance of each of its photos."""
         return self._database.distances(lookup)
 
-    def photos(self, places: Sequence[int]) -> list[Indexed]:
+    def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
         """Return what is kept of some of its photos."""
         return self._database.photos(places)
 
@@ -127,7 +127,7 @@ class ShardedDatabase:
         self.model = model
         self.ranked = manifest.config.features.proposals in proposals.RANKED
         self._path, self._manifest = path, manifest
-        self._photos: OrderedDict[int, Indexed] = OrderedDict()
+        self._photos: OrderedDict[int, StoredPhoto] = OrderedDict()
         self._lock = threading.Lock()
         engine = cluster.ray()
         cluster.connect(spread.address)
@@ -168,7 +168,7 @@ class ShardedDatabase:
         """All photos, by their places; read from disk, as only lists of all photos need them."""
         return segments.read_living(self._path, self._manifest)
 
-    def photos(self, places: Sequence[int]) -> list[Indexed]:
+    def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
         """Return what is kept of some photos; raises UdqError where a shard does not answer."""
         found, silent = self._fetched(places)
         self._expect_all(silent)
@@ -203,7 +203,7 @@ class ShardedDatabase:
         if silent:
             raise UdqError(f"{counted(photos, 'photo')} cannot be searched: who holds them does not answer; try again")
 
-    def _fetched(self, places: Sequence[int]) -> tuple[dict[int, Indexed], list[int]]:
+    def _fetched(self, places: Sequence[int]) -> tuple[dict[int, StoredPhoto], list[int]]:
         """Return what is kept of some photos, and the numbers of shards that do not say theirs."""
         with self._lock:
             found = {place: self._photos[place] for place in places if place in self._photos}
@@ -216,7 +216,7 @@ class ShardedDatabase:
             (self._shares[number], "photos", ([place - starts[number] for place in group],))
             for number, group in by_share.items()
         ]
-        fresh: dict[int, Indexed] = {}
+        fresh: dict[int, StoredPhoto] = {}
         silent = []
         for (number, group), answer in zip(by_share.items(), self._asked(asked), strict=True):
             if answer is None:

@@ -22,9 +22,9 @@ from torch import Tensor, distributed
 from udq.common.progress import Progress, silent
 from udq.distributed import cluster
 from udq.quantization.head import Head
-from udq.training.algorithm import Cached, Checkpoint, Pooled, State, Trained, TrainingJob
+from udq.training.algorithm import CachedFeatures, Checkpoint, PooledFeatures, Trained, TrainingJob, TrainingState
 from udq.training.algorithm import train as train_here
-from udq.training.process_group import Team
+from udq.training.process_group import ProcessGroup
 from udq.types import Arrays
 
 # Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
@@ -36,14 +36,14 @@ _LOOK_EVERY = 0.3
 _Value = TypeVar("_Value")
 
 
-class _Together:
-    """A team of torch.distributed."""
+class _TorchProcessGroup:
+    """A group of torch.distributed."""
 
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the team."""
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the group."""
         # As one: each exchange has to be waited for.
         together = torch.cat([tensor.reshape(-1) for tensor in tensors])
         distributed.all_reduce(together)
@@ -51,16 +51,16 @@ class _Together:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def agree(self, value: _Value) -> _Value:
-        """Return the value of the first of the team."""
+    def broadcast(self, value: _Value) -> _Value:
+        """Return the value of the first of the group."""
         held: list[Any] = [value if self.rank == 0 else None]
         distributed.broadcast_object_list(held)
         agreed: _Value = held[0]
         return agreed
 
 
-class _Desk:
-    """Where the first of the team leaves how far it is; an actor."""
+class _ProgressActor:
+    """Where the first of the group leaves how far it is; an actor."""
 
     def __init__(self, state: bytes | None) -> None:
         self._steps, self._kept = 0, 0
@@ -90,7 +90,7 @@ class _Desk:
 
 def train(
     job: TrainingJob,
-    pooled: Pooled,
+    pooled: PooledFeatures,
     *,
     progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
@@ -101,7 +101,7 @@ def train(
     Args and what is returned are those of ``udq.training.algorithm.train``.
     """
     size = min(cluster.free("GPU" if job.device.type == "cuda" else "CPU"), MOST)
-    if measure is not None or size < 2 or not isinstance(pooled, Cached):
+    if measure is not None or size < 2 or not isinstance(pooled, CachedFeatures):
         return train_here(job, pooled, progress=progress, checkpoint=checkpoint, measure=measure)
     engine = cluster.ray()
     ray_train: Any = importlib.import_module("ray.train")
@@ -110,7 +110,7 @@ def train(
 
     # Here, as what it holds must outlive every other machine.
     here = NodeAffinitySchedulingStrategy(engine.get_runtime_context().get_node_id(), soft=False)
-    desk = engine.remote(_Desk).options(num_cpus=0, scheduling_strategy=here)
+    desk = engine.remote(_ProgressActor).options(num_cpus=0, scheduling_strategy=here)
     resumed = None if checkpoint is None else checkpoint.read()
     desk = desk.remote(None if resumed is None else resumed.to_bytes())
     # In a list, so that it goes as it is to those who ask for it.
@@ -143,20 +143,20 @@ def train(
                     step()
                 done, kept = max(done, reached), count
                 if state is not None and checkpoint is not None:
-                    checkpoint.write(State.from_bytes(state))
+                    checkpoint.write(TrainingState.from_bytes(state))
             if fitting.failure is not None:
                 raise cluster.reason(fitting.failure, cluster.GO_ON) from fitting.failure
             trained: Trained = engine.get(desk.trained.remote())
         except engine.exceptions.RayError as error:
             raise cluster.reason(error, cluster.GO_ON) from error
         except BaseException:
-            engine.kill(desk)  # so that the team ends too, with its next round
+            engine.kill(desk)  # so that the group ends too, with its next round
             raise
     return trained
 
 
 class _Fitting(threading.Thread):
-    """Waits for the team, and for nobody's sake keeps this process from ending."""
+    """Waits for the group, and for nobody's sake keeps this process from ending."""
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(daemon=True)
@@ -171,28 +171,28 @@ class _Fitting(threading.Thread):
             self.failure = error
 
 
-class _DeskCheckpoint:
+class _ActorCheckpoint:
     """States of training on the desk: every process reads what the first one reads, and the first one writes."""
 
-    def __init__(self, desk: Any, team: Team) -> None:
-        self._desk, self._team = desk, team
+    def __init__(self, desk: Any, group: ProcessGroup) -> None:
+        self._desk, self._team = desk, group
 
-    def read(self) -> State | None:
+    def read(self) -> TrainingState | None:
         """Return the last state."""
-        left = self._team.agree(cluster.ray().get(self._desk.state.remote()))
-        return None if left is None else State.from_bytes(left)
+        left = self._team.broadcast(cluster.ray().get(self._desk.state.remote()))
+        return None if left is None else TrainingState.from_bytes(left)
 
-    def write(self, state: State) -> None:
+    def write(self, state: TrainingState) -> None:
         """Save a state."""
         if self._team.rank == 0:
             cluster.ray().get(self._desk.keep.remote(state.to_bytes()))
 
 
 def _work(told: dict[str, Any]) -> None:
-    """Train as one of the team."""
+    """Train as one of the group."""
     engine, desk = cluster.ray(), told["desk"]
     job, features = engine.get(told["work"][0])
-    team = _Together()
+    group = _TorchProcessGroup()
     if job.device.type == "cuda":
         from ray.train.torch import get_device
 
@@ -211,13 +211,13 @@ def _work(told: dict[str, Any]) -> None:
 
         yield step
 
-    first = team.rank == 0
+    first = group.rank == 0
     trained = train_here(
         job,
-        Cached(features, job.device, parts=team.size),
+        CachedFeatures(features, job.device, parts=group.size),
         progress=progress if first else silent,
-        checkpoint=_DeskCheckpoint(desk, team),
-        team=team,
+        checkpoint=_ActorCheckpoint(desk, group),
+        group=group,
     )
     if first:
         engine.get(desk.end.remote(trained))

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster who look at photos and encode them (``udq.indexing.workers.Workforce``).
+"""Workers on a Ray cluster who look at photos and encode them (``udq.indexing.workers.Workers``).
 
 Ray Data gives each worker some photos at a time and keeps their order; what a lost worker or node had in hand, others
 do. What comes back of a photo are its codes and boxes, some 3 kB, and one process writes them: so each photo is in the
@@ -19,9 +19,9 @@ import numpy as np
 from udq.config import IndexConfig
 from udq.distributed import cluster
 from udq.errors import UdqError
-from udq.features.extractor import Extracted, Extractor
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.indexing.encode import Seen
-from udq.indexing.workers import Here
+from udq.indexing.workers import LocalWorkers
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source
 from udq.quantization.model import Model
@@ -32,7 +32,7 @@ _PHOTOS = 16
 
 
 @dataclass(frozen=True)
-class Sight:
+class ExtractorSpec:
     """How photos are looked at, everywhere the same.
 
     Attributes:
@@ -67,22 +67,22 @@ class Sight:
 class _Worker:
     """A process of the cluster."""
 
-    def __init__(self, sight: Sight, fitted: Model | None) -> None:
+    def __init__(self, sight: ExtractorSpec, fitted: Model | None) -> None:
         self._sight = sight
         self._fitted = fitted
-        self._here: Here | None = None
+        self._here: LocalWorkers | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         # Not before: Ray would start a worker that cannot be built over and over again.
         if self._here is None:
-            self._here = Here(self._sight.extractor(), Decoder())
+            self._here = LocalWorkers(self._sight.extractor(), Decoder())
         photos = batch["photo"].tolist()
         sources = (source for _, source in photos)
         seen = self._here.extract(sources) if self._fitted is None else self._here.encode(photos, self._fitted)
         return {"seen": _column(list(seen))}
 
 
-class Workers:
+class RayWorkers:
     """Workers on the cluster that this process is connected to, one a processor."""
 
     def __init__(self, extractor: Extractor, config: IndexConfig) -> None:
@@ -93,9 +93,9 @@ class Workers:
             config: what it was built with.
         """
         weights, rpn = (file and file.absolute() for file in (extractor.weights, extractor.rpn))
-        self._sight = Sight(config, weights, rpn, extractor.device.type, tuple(extractor.engine.facts()), {})
+        self._sight = ExtractorSpec(config, weights, rpn, extractor.device.type, tuple(extractor.engine.facts()), {})
 
-    def extract(self, sources: Iterable[Source]) -> Iterator[Extracted]:
+    def extract(self, sources: Iterable[Source]) -> Iterator[ExtractedPhoto]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason."""
         return self._shared(((0, source) for source in sources), None)
 
@@ -131,10 +131,10 @@ class Workers:
 
 
 @contextmanager
-def hired(address: str, extractor: Extractor, config: IndexConfig) -> Iterator[Workers]:
-    """Have workers of a cluster meanwhile (``udq.indexing.build.Hire``); its address is as in ``cluster.connected``."""
+def ray_workers(address: str, extractor: Extractor, config: IndexConfig) -> Iterator[RayWorkers]:
+    """Have workers of a cluster meanwhile (``udq.indexing.build.WorkerFactory``); its address is as in ``cluster.connected``."""
     with cluster.connected(address):
-        yield Workers(extractor, config)
+        yield RayWorkers(extractor, config)
 
 
 def _ray_data() -> Any:

@@ -68,7 +68,7 @@ def evaluate(
     stages = rerank.check(stages)
     held = {photo.name: photo.path for photo in collection.images}
     broken = {entry["image"] for entry in collection.broken}
-    asked = ask(truth, held, broken, keep_query=keep_query, queries=queries)
+    asked = protocol_queries(truth, held, broken, keep_query=keep_query, queries=queries)
     truth, paths, kept = asked.truth, asked.paths, asked.kept
     features = []
     with progress("queries", len(truth.queries)) as step:
@@ -106,7 +106,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProtocolQueries:
     """The queries of a benchmark, as a database of photos can answer them.
 
     Attributes:
@@ -122,14 +122,14 @@ class Asked:
     kept: bool
 
 
-def ask(
+def protocol_queries(
     truth: GroundTruth,
     held: Mapping[str, Path],
     broken: Names[str] = (),
     *,
     keep_query: bool = False,
     queries: Path | None = None,
-) -> Asked:
+) -> ProtocolQueries:
     """Bring a benchmark and a database of photos together, as the benchmark's protocol says.
 
     Args:
@@ -148,11 +148,11 @@ def ask(
     kept = keep_query or truth.own_photo == "kept"
     if not kept:
         protocol.check_positives(truth)
-    return Asked(truth, paths, tuple(_box(query, paths[query.image]) for query in truth.queries), kept)
+    return ProtocolQueries(truth, paths, tuple(_box(query, paths[query.image]) for query in truth.queries), kept)
 
 
 def rank(
-    database: Database, asked: Asked, vectors: NDArray[np.float32], stages: Sequence[str] = ()
+    database: Database, asked: ProtocolQueries, vectors: NDArray[np.float32], stages: Sequence[str] = ()
 ) -> Iterator[Ranking]:
     """Rank all photos by each query of a benchmark.
 
@@ -170,7 +170,7 @@ def rank(
         yield rerank.rerank(ranked, stages).ranking
 
 
-def score(database: Database, asked: Asked, rankings: Iterable[Ranking]) -> tuple[Outcome, ...]:
+def score(database: Database, asked: ProtocolQueries, rankings: Iterable[Ranking]) -> tuple[Outcome, ...]:
     """Score the rankings of a benchmark's queries, one each, by its protocol."""
     names = [image.name for image in database.images]
     places = {name: place for place, name in enumerate(names)}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.evaluation import metrics
-from udq.features.cache import Spool
-from udq.features.extractor import Extracted, Extractor
+from udq.features.cache import FeatureCache
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos.source import Source
 from udq.quantization import model
 from udq.quantization.head import Head
@@ -30,7 +30,7 @@ class RoundMonitor:
         truth: GroundTruth,
         config: IndexConfig,
         sources: Sequence[Source],
-        spool: Spool,
+        spool: FeatureCache,
         extractor: Extractor,
     ) -> None:
         """Encode the queries at once, so that one that cannot be read fails before hours of training.
@@ -62,7 +62,7 @@ class RoundMonitor:
             )
             extractor.load(convolutions)
             folder = self._spool.folder.with_name("photos-watched")
-            spool, described = Spool(folder, self._spool.sources, extractor.extract), self._describe(extractor)
+            spool, described = FeatureCache(folder, self._spool.sources, extractor.extract), self._describe(extractor)
             shutil.rmtree(spool.folder, ignore_errors=True)
         features = draw(spool.fill(), len(spool.sources), config.sample).features
         fitted = model.fit(features, head, config.quantizer, seed=config.sample.seed)
@@ -76,7 +76,7 @@ def mean_average_precision(
     fitted: Model,
     queries: Sequence[Query],
     described: Sequence[NDArray[np.float32]],
-    photos: Iterable[Extracted],
+    photos: Iterable[ExtractedPhoto],
 ) -> float | None:
     """Encode photos, rank them by each query, and return the mAP; a query's own photo is left out of its ranking.
 

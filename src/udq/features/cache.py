@@ -11,17 +11,17 @@ import numpy as np
 
 from udq.common import npz
 from udq.common.files import write_whole
-from udq.features.extractor import Extracted
+from udq.features.extractor import ExtractedPhoto
 from udq.photos import source as photo_source
 from udq.types import Features, Regions
 
-Extract = Callable[[Iterable[photo_source.Source]], Iterator[Extracted]]
+Extract = Callable[[Iterable[photo_source.Source]], Iterator[ExtractedPhoto]]
 
 # Photos a file: 36 MB with the default backbone.
 _PHOTOS = 64
 
 
-class Spool:
+class FeatureCache:
     """What was extracted from the training photos, waiting to be encoded: files of some photos each."""
 
     def __init__(self, folder: Path, sources: Sequence[photo_source.Source], extract: Extract) -> None:
@@ -37,7 +37,7 @@ class Spool:
         self._extract = extract
         self.broken: list[str] = []
 
-    def fill(self) -> Iterator[Extracted]:
+    def fill(self) -> Iterator[ExtractedPhoto]:
         """Yield the photos, extracted now or by an earlier try, and keep them."""
         self.folder.mkdir(exist_ok=True)
         done = 0
@@ -52,7 +52,7 @@ class Spool:
             write_whole(self._file(number), self._bytes(some))
             yield from map(self._noticed, some)
 
-    def drain(self, *, skip: int) -> Iterator[Extracted]:
+    def drain(self, *, skip: int) -> Iterator[ExtractedPhoto]:
         """Yield the photos again, in the same order, but for the first ones."""
         sources = iter(self.sources)
         read = (self._read(file, sources) for file in self._files())
@@ -65,12 +65,12 @@ class Spool:
         """Files without a gap, in order."""
         return itertools.takewhile(Path.exists, map(self._file, itertools.count(1)))
 
-    def _noticed(self, photo: Extracted) -> Extracted:
+    def _noticed(self, photo: ExtractedPhoto) -> ExtractedPhoto:
         if photo.broken is not None:
             self.broken.append(photo.broken)
         return photo
 
-    def _bytes(self, photos: Sequence[Extracted]) -> bytes:
+    def _bytes(self, photos: Sequence[ExtractedPhoto]) -> bytes:
         facts = [
             [
                 photo.width,
@@ -89,7 +89,7 @@ class Spool:
             }
         )
 
-    def _read(self, file: Path, sources: Iterator[photo_source.Source]) -> list[Extracted]:
+    def _read(self, file: Path, sources: Iterator[photo_source.Source]) -> list[ExtractedPhoto]:
         arrays = npz.from_bytes(file.read_bytes())
         facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
         found, start = [], 0
@@ -98,5 +98,5 @@ class Spool:
             rows = slice(start, start := start + count)
             content = held and photo_source.Content(held[0], held[1], bytes.fromhex(held[2]))
             regions, features = Regions(boxes[rows]), Features(vectors[rows])
-            found.append(Extracted(source, width, height, regions, features, broken, content))
+            found.append(ExtractedPhoto(source, width, height, regions, features, broken, content))
         return found

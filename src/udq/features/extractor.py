@@ -31,7 +31,7 @@ from udq.types import Arrays, Box, Features, Regions
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractedPhoto:
     """Regions and features of one photo, or the reason why there are none.
 
     Attributes:
@@ -145,7 +145,9 @@ class Extractor:
             see = self._compiled[at_once]
         return Maps(*see(self.trunk.normalised(torch.from_numpy(pixels.copy()))))
 
-    def extract(self, sources: Iterable[photo_source.Source], decoder: Decoder | None = None) -> Iterator[Extracted]:
+    def extract(
+        self, sources: Iterable[photo_source.Source], decoder: Decoder | None = None
+    ) -> Iterator[ExtractedPhoto]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason.
 
         Each worker takes a photo from file to features on one thread: the layers of a light network are too small
@@ -164,7 +166,7 @@ class Extractor:
             # Closed first: workers that are under way need not wait for their photos any more.
             Decoder() if decoder is None else nullcontext(decoder) as opened,
         ):
-            waiting: deque[Future[Extracted]] = deque()
+            waiting: deque[Future[ExtractedPhoto]] = deque()
             try:
                 for source in sources:
                     waiting.append(pool.submit(self._extract, source, propose, opened, at_once))
@@ -200,7 +202,9 @@ class Extractor:
     def _describe(self, view: decoding.Photo, box: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._pool(view, self.maps(view.pixels, at_once=self._at_once).features, box)
 
-    def _extract(self, source: photo_source.Source, propose: Proposer, decoder: Decoder, at_once: int) -> Extracted:
+    def _extract(
+        self, source: photo_source.Source, propose: Proposer, decoder: Decoder, at_once: int
+    ) -> ExtractedPhoto:
         scale = {"shorter": self._image.shorter, "longer": self._image.longer}
         try:
             with source.local() as file:
@@ -211,11 +215,11 @@ class Extractor:
         photo = decoded.photo
         if photo is None:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
-            return Extracted(source, 0, 0, *nothing, broken, decoded.content)
+            return ExtractedPhoto(source, 0, 0, *nothing, broken, decoded.content)
         maps = self.maps(photo.pixels, at_once=at_once)
         regions = propose(photo, maps)
         features = Features(self._pool(photo, maps.features, regions.boxes))
-        return Extracted(source, photo.width, photo.height, regions, features, content=decoded.content)
+        return ExtractedPhoto(source, photo.width, photo.height, regions, features, content=decoded.content)
 
     @torch.inference_mode()
     def _pool(

@@ -21,28 +21,28 @@ from udq.common import files
 from udq.common.progress import Progress, silent, tracked
 from udq.config import IndexConfig
 from udq.errors import ImageError, InputError
-from udq.features.cache import Spool
+from udq.features.cache import FeatureCache
 from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.indexing.encode import Seen, seen
-from udq.indexing.workers import Here, Workforce
+from udq.indexing.workers import LocalWorkers, Workers
 from udq.photos import source as photo_source
 from udq.quantization.model import Model
 from udq.store import manifest as manifests
 from udq.store import segments
-from udq.store.builder import Writer
-from udq.store.segments import Indexed
+from udq.store.builder import CollectionBuilder
+from udq.store.segments import StoredPhoto
 from udq.training import fitting
 from udq.training.algorithm import Trained, train
 from udq.training.end_to_end import EndToEnd
 from udq.training.fitting import FileCheckpoint, Measure, Trainer
 from udq.training.sampling import Sample, draw, training_sample
 
-Hire = Callable[[Extractor, IndexConfig], AbstractContextManager[Workforce]]
+WorkerFactory = Callable[[Extractor, IndexConfig], AbstractContextManager[Workers]]
 """Factory for the extraction workers of an extractor and its settings; closes them on exit."""
 
-Monitor = Callable[[Sequence[photo_source.Source], Spool, Extractor], Measure]
+MonitorFactory = Callable[[Sequence[photo_source.Source], FeatureCache, Extractor], Measure]
 """Photos, features of the training photos, and the network -> what measures a benchmark after each round."""
 
 
@@ -55,8 +55,8 @@ def build(
     weights: Path | None = None,
     rpn: Path | None = None,
     device: str = "auto",
-    monitor: Monitor | None = None,
-    hire: Hire | None = None,
+    monitor: MonitorFactory | None = None,
+    hire: WorkerFactory | None = None,
     trainer: Trainer = train,
     progress: Progress = silent,
 ) -> None:
@@ -78,8 +78,8 @@ def build(
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
     with (
-        Writer(path, fingerprint=fingerprint(sources, config, extractor, given)) as writer,
-        nullcontext(Here(extractor)) if hire is None else hire(extractor, config) as workforce,
+        CollectionBuilder(path, fingerprint=fingerprint(sources, config, extractor, given)) as writer,
+        nullcontext(LocalWorkers(extractor)) if hire is None else hire(extractor, config) as workforce,
     ):
         build = _Build(sources, range(len(sources)), writer, extractor, workforce, config, progress)
         broken = build.run(monitor, trainer)
@@ -91,7 +91,7 @@ def rebuild(
     *,
     config: IndexConfig,
     device: str = "auto",
-    monitor: Monitor | None = None,
+    monitor: MonitorFactory | None = None,
     progress: Progress = silent,
 ) -> None:
     """Train an existing collection anew on its photos as they are now, and encode them anew, in its place.
@@ -126,9 +126,9 @@ def rebuild(
     weights, rpn = (manifests.given_file(given, name) for name in ("weights", "rpn"))
     extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
     same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
-    with Writer(path, fingerprint=same, replaces=manifest) as writer:
+    with CollectionBuilder(path, fingerprint=same, replaces=manifest) as writer:
         ids = [image.id for image in held]
-        found = _Build(sources, ids, writer, extractor, Here(extractor), config, progress).run(monitor)
+        found = _Build(sources, ids, writer, extractor, LocalWorkers(extractor), config, progress).run(monitor)
         broken = [*manifest.broken, *found]
         writer.commit(
             config,
@@ -155,13 +155,13 @@ class _Build:
 
     sources: Sequence[photo_source.Source]
     ids: Sequence[int]
-    writer: Writer
+    writer: CollectionBuilder
     extractor: Extractor
-    workforce: Workforce
+    workforce: Workers
     config: IndexConfig
     progress: Progress
 
-    def run(self, monitor: Monitor | None = None, trainer: Trainer = train) -> list[dict[str, str]]:
+    def run(self, monitor: MonitorFactory | None = None, trainer: Trainer = train) -> list[dict[str, str]]:
         """Fit a model to a sample of the photos and encode all of them; return the photos that could not be read."""
         if not self.writer.has_model:
             self._fit(monitor, trainer)
@@ -172,27 +172,29 @@ class _Build:
         """Indices of the training photos."""
         return training_sample(len(self.sources), self.config.sample)
 
-    def _spool(self, name: str) -> Spool:
+    def _spool(self, name: str) -> FeatureCache:
         """Return the kept features of the training photos, in a scratch folder of that name."""
-        return Spool(self.writer.scratch / name, [self.sources[i] for i in self._training], self.workforce.extract)
+        return FeatureCache(
+            self.writer.scratch / name, [self.sources[i] for i in self._training], self.workforce.extract
+        )
 
     @cached_property
-    def _first(self) -> Spool:
+    def _first(self) -> FeatureCache:
         """Features by the network as it is before training."""
         return self._spool("photos")
 
     @cached_property
-    def _again(self) -> Spool:
+    def _again(self) -> FeatureCache:
         """Features by the network with trained convolutions."""
         return self._spool("photos-again")
 
-    def _sample(self, spool: Spool, stage: str) -> Sample:
+    def _sample(self, spool: FeatureCache, stage: str) -> Sample:
         """Extract the training photos, and draw the regions that the model is fitted to."""
         count = len(self._training)
         with self.progress(stage, count) as step, self._gpu_memory():
             return draw(tracked(spool.fill(), step), count, self.config.sample)
 
-    def _fit(self, monitor: Monitor | None, trainer: Trainer) -> None:
+    def _fit(self, monitor: MonitorFactory | None, trainer: Trainer) -> None:
         """Train the head, fit the quantizer, and write both."""
         measure = None if monitor is None else monitor(self.sources, self._first, self.extractor)
         sample = self._sample(self._first, "looking at photos")
@@ -236,7 +238,7 @@ class _Build:
                 step()
             return _put(tracked(self._encoded(fitted, spool), step), fitted.quantizer.codewords, self.writer)
 
-    def _encoded(self, fitted: Model, spool: Spool) -> Iterator[Seen]:
+    def _encoded(self, fitted: Model, spool: FeatureCache) -> Iterator[Seen]:
         """Yield the photos that are not written yet in order: training photos from kept features, others extracted."""
         training = set(self._training)
         left = range(self.writer.done, len(self.sources))
@@ -250,13 +252,13 @@ class _Build:
         return in_gpu_memory(SCALE.format(self.config.images.longer))
 
 
-def _put(photos: Iterable[Seen], codewords: int, writer: Writer) -> list[dict[str, str]]:
+def _put(photos: Iterable[Seen], codewords: int, writer: CollectionBuilder) -> list[dict[str, str]]:
     """Write the photos that are still to do in segments; return all that are broken."""
     done, broken = writer.done, writer.broken
-    whole: list[Indexed] = []
+    whole: list[StoredPhoto] = []
     for photo in photos:
         done += 1
-        if isinstance(photo, Indexed):
+        if isinstance(photo, StoredPhoto):
             whole.append(photo)
         else:
             broken.append(photo)

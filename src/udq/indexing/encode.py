@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.features.extractor import Extracted
+from udq.features.extractor import ExtractedPhoto
 from udq.quantization.model import Model
-from udq.store.segments import Image, Indexed
+from udq.store.segments import Image, StoredPhoto
 from udq.types import Regions
 
-Seen = Indexed | dict[str, str]
+Seen = StoredPhoto | dict[str, str]
 """What a collection keeps of a photo; of one that could not be read, ``image`` and ``reason``."""
 
 
-def seen(photo: Extracted, number: int, fitted: Model) -> Seen:
+def seen(photo: ExtractedPhoto, number: int, fitted: Model) -> Seen:
     """Return what a collection keeps of a photo, or why it cannot; everything else as in ``encode``."""
     return encode(photo, number, fitted) if photo.broken is None else why_broken(photo)
 
 
-def encode(photo: Extracted, number: int, fitted: Model) -> Indexed:
+def encode(photo: ExtractedPhoto, number: int, fitted: Model) -> StoredPhoto:
     """Return what a collection keeps of a photo.
 
     Args:
@@ -29,10 +29,10 @@ def encode(photo: Extracted, number: int, fitted: Model) -> Indexed:
     """
     codes, error = fitted.measured(photo.features)
     image = Image(photo.source.name, photo.source.root, photo.width, photo.height, number)
-    return Indexed(image, photo.content, _whole_pixels(photo.regions), codes.values, error)
+    return StoredPhoto(image, photo.content, _whole_pixels(photo.regions), codes.values, error)
 
 
-def why_broken(photo: Extracted) -> dict[str, str]:
+def why_broken(photo: ExtractedPhoto) -> dict[str, str]:
     """Return what a collection says of a photo that could not be read."""
     return {"image": photo.source.name, "reason": str(photo.broken)}
 

@@ -22,7 +22,7 @@ from udq.search.reader import Reader, extractor_of
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import COPY, MANIFEST, Manifest
-from udq.store.segments import Image, Indexed
+from udq.store.segments import Image, StoredPhoto
 from udq.store.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
         )
     for name in manifests.GIVEN:
         manifests.given_file(manifest.given, name)  # before anything is dropped: without it no photo can be looked at
-    look = _Look(path, manifest, device, progress)
+    look = _Reindexer(path, manifest, device, progress)
     for place, entry in enumerate(manifest.segments):
         try:
             photos = segments.read_photos(path, manifest, place)[0]
@@ -197,7 +197,7 @@ def _regions(path: Path, entry: Mapping[str, Any], damaged: set[str]) -> list[in
     return [int(number) for number in np.diff(npz.read_array(path / name))]
 
 
-class _Look:
+class _Reindexer:
     """Looks at photos again, as those of a collection whose model is whole were looked at."""
 
     def __init__(self, path: Path, manifest: Manifest, device: str, progress: Progress) -> None:
@@ -217,7 +217,7 @@ class _Look:
         """K."""
         return self._model.quantizer.codewords
 
-    def at(self, photos: Sequence[Image]) -> list[Indexed]:
+    def at(self, photos: Sequence[Image]) -> list[StoredPhoto]:
         """Return photos under the ids that they have; those that cannot be read are left out."""
         from udq.common import progress as progresss  # imports torch
         from udq.indexing import encode

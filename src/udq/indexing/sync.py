@@ -14,7 +14,7 @@ from udq.store.segments import Image
 
 
 @dataclass(frozen=True)
-class Plan:
+class SyncPlan:
     """What makes a collection hold photos.
 
     Attributes:
@@ -38,7 +38,7 @@ def plan(
     *,
     mirror: bool,
     progress: Progress = silent,
-) -> Plan:
+) -> SyncPlan:
     """Compare what a collection holds with photos.
 
     A file is read where its size or time is not what it was, or where it may be another one renamed.
@@ -98,7 +98,7 @@ def plan(
         else:
             new.append(source)
     gone = sorted({image.id for image, _ in free} - moved.keys() - set(changed.values()))
-    return Plan(tuple(new), changed, moved, tuple(gone), same)
+    return SyncPlan(tuple(new), changed, moved, tuple(gone), same)
 
 
 def _missing(names: Iterable[str], sources: Sequence[Source]) -> set[str]:

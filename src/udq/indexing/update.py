@@ -22,7 +22,7 @@ from udq.indexing.sync import plan
 from udq.photos import source as photo_source
 from udq.photos.source import Content, Source
 from udq.store import segments
-from udq.store.segments import Indexed, Segment
+from udq.store.segments import Segment, StoredPhoto
 from udq.store.transaction import Transaction, sweep
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _rewrite(
     change.commit(entries, _lost(kept, gone), **facts)
 
 
-def _moved(photo: Indexed, moved: Mapping[int, tuple[Source, Content]]) -> Indexed:
+def _moved(photo: StoredPhoto, moved: Mapping[int, tuple[Source, Content]]) -> StoredPhoto:
     if photo.image.id not in moved:
         return photo
     source, content = moved[photo.image.id]
@@ -190,7 +190,7 @@ def _encode(
     held = list(opened.segments)
     filled: dict[int, int] = {}
     entries: list[Mapping[str, Any]] = list(change.manifest.segments)
-    growing: list[Indexed] = []
+    growing: list[StoredPhoto] = []
     if held and len(held[-1].living) < segments.PHOTOS:
         entries.pop()
         tail = held.pop()

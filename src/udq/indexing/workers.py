@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from udq.features.extractor import Extracted, Extractor
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.indexing.encode import Seen, seen
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source
@@ -14,10 +14,10 @@ from udq.quantization.model import Model
 from udq.types import Arrays
 
 
-class Workforce(Protocol):
+class Workers(Protocol):
     """Those who look at photos and encode them."""
 
-    def extract(self, sources: Iterable[Source]) -> Iterator[Extracted]:
+    def extract(self, sources: Iterable[Source]) -> Iterator[ExtractedPhoto]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason."""
 
     def encode(self, photos: Iterable[tuple[int, Source]], fitted: Model) -> Iterator[Seen]:
@@ -27,7 +27,7 @@ class Workforce(Protocol):
         """Take over trained convolutions; none leave the network as it is."""
 
 
-class Here:
+class LocalWorkers:
     """This process alone."""
 
     def __init__(self, extractor: Extractor, decoder: Decoder | None = None) -> None:
@@ -35,7 +35,7 @@ class Here:
         self._extractor = extractor
         self._decoder = decoder
 
-    def extract(self, sources: Iterable[Source]) -> Iterator[Extracted]:
+    def extract(self, sources: Iterable[Source]) -> Iterator[ExtractedPhoto]:
         """Yield regions and features of each photo, in order; a broken photo is yielded with its reason."""
         return self._extractor.extract(sources, self._decoder)
 

@@ -79,7 +79,7 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class View:
+class Crop:
     """A decoded part of a photo.
 
     Attributes:
@@ -175,7 +175,7 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
 
 def load_window(
     path: Path, box: Sequence[float] | None, *, margin: float, longer: int, enlarged: float, most: int
-) -> View:
+) -> Crop:
     """Decode the part of a photo in and around ``box``, at a scale of its own.
 
     Args:
@@ -209,7 +209,7 @@ def load_window(
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
     except Exception as error:
         raise _image_error(path, error) from error
-    return View(pixels, (left, top, right, bottom), width, height)
+    return Crop(pixels, (left, top, right, bottom), width, height)
 
 
 def load_full(path: Path) -> Image.Image:

@@ -97,7 +97,7 @@ class Decoder:
         Raises:
             UdqError: no process can be started, or the decoder was closed.
         """
-        return self._ask(path, _Asked(WHOLE, shorter, longer))
+        return self._ask(path, _DecodeRequest(WHOLE, shorter, longer))
 
     def load_crop(
         self, path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int
@@ -108,12 +108,12 @@ class Decoder:
             UdqError: no process can be started, or the decoder was closed.
         """
         drawn = None if box is None else boxes.check_shape(box)
-        found = self._ask(path, _Asked(UNBOXED if drawn is None else BOXED, shorter, longer, least, drawn))
+        found = self._ask(path, _DecodeRequest(UNBOXED if drawn is None else BOXED, shorter, longer, least, drawn))
         if found.photo is None:
             raise (InputError if found.asked_wrongly else ImageError)(found.broken)
         return found.photo, drawn or (0.0, 0.0, float(found.photo.width), float(found.photo.height))
 
-    def _ask(self, path: Path, asked: _Asked) -> Decoded:
+    def _ask(self, path: Path, asked: _DecodeRequest) -> Decoded:
         process = self._take()
         try:
             return process.decode(path, asked, seconds=self._time_limit)
@@ -159,7 +159,7 @@ class Decoder:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _DecodeRequest:
     """What is asked of a photo, in the terms of ``REQUEST``."""
 
     what: int
@@ -205,7 +205,7 @@ class _Process:
     def alive(self) -> bool:
         return not self._expired and self._process.poll() is None
 
-    def decode(self, path: Path, asked: _Asked, *, seconds: float) -> Decoded:
+    def decode(self, path: Path, asked: _DecodeRequest, *, seconds: float) -> Decoded:
         """Have a photo decoded; raises EOFError with the reason where the process comes to an end over it."""
         name = os.fsencode(path)
         scale = asked.shorter, asked.longer, asked.least

@@ -76,7 +76,7 @@ def sheet(
         raise InputError(f"expected a title for each of {len(rows)} rows, found {len(titles)}")
     if tile_height < 60:
         raise InputError(f"expected a tile_height of at least 60 pixels, found {tile_height}")
-    look = _Look(tile_height)
+    look = _Style(tile_height)
     lines = max(len(tile.caption.splitlines()) or bool(tile.mark) for row in rows for tile in row)
     columns = max(len(row) for row in rows)
     title_height = look.title_height if titles is not None else 0
@@ -125,7 +125,7 @@ def save(picture: Image.Image, path: Path) -> None:
     write_with(path, lambda partial: shown.save(partial, chosen, quality=90))
 
 
-class _Look:
+class _Style:
     """Measures of a sheet that follow from the tile's height: lengths in pixels, fonts."""
 
     def __init__(self, tile_height: int) -> None:
@@ -148,7 +148,7 @@ def _font_height(font: _Font) -> float:
     return bottom - min(top, 0)
 
 
-def _draw_tile(picture: Image.Image, tile: Tile, corner: tuple[int, int], look: _Look, *, is_query: bool) -> None:
+def _draw_tile(picture: Image.Image, tile: Tile, corner: tuple[int, int], look: _Style, *, is_query: bool) -> None:
     """Draw a tile with its place's upper left corner at ``corner``."""
     draw = ImageDraw.Draw(picture)
     left, top = corner
@@ -190,7 +190,7 @@ def _draw_box(photo: Image.Image, box: Box, colour: str, stroke: int) -> None:
         draw.rectangle((x1, y1, x2, y2), outline=colour)
 
 
-def _draw_mark(draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int], look: _Look) -> int:
+def _draw_mark(draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int], look: _Style) -> int:
     """Draw the mark at the start of the caption's first line; return how far the caption moves, in pixels."""
     colour = tile.boxes[0][1] if tile.boxes else _EMPTY
     red, green, blue = ImageColor.getrgb(colour)[:3]

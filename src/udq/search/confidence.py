@@ -39,7 +39,7 @@ from udq.errors import InputError
 from udq.quantization.quantizer import Quantizer
 from udq.search.scan import exhaustive
 from udq.search.scan.exhaustive import Part
-from udq.store.segments import Indexed
+from udq.store.segments import StoredPhoto
 from udq.types import Codes, Features
 
 THRESHOLD = 0.95
@@ -81,7 +81,7 @@ class Calibration:
     sample: Part
 
     @staticmethod
-    def of(photos: int, kept: Callable[[Sequence[int]], Sequence[Indexed]], quantizer: Quantizer) -> Calibration:
+    def of(photos: int, kept: Callable[[Sequence[int]], Sequence[StoredPhoto]], quantizer: Quantizer) -> Calibration:
         """Learn from the codes of a collection; the same codes give the same answer.
 
         Args:

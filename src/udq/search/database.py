@@ -20,7 +20,7 @@ from udq.search.scan.exhaustive import Part
 from udq.search.scan.inverted import InvertedIndex
 from udq.store import segments
 from udq.store.manifest import Manifest
-from udq.store.segments import Image, Indexed, Segment
+from udq.store.segments import Image, Segment, StoredPhoto
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Database(Protocol):
     def __len__(self) -> int:
         """Return the number N of photos."""
 
-    def photos(self, places: Sequence[int]) -> list[Indexed]:
+    def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
         """Return what is kept of some photos."""
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -133,7 +133,7 @@ class LocalDatabase:
         """Return the number N of photos."""
         return int(self._ends[-1])
 
-    def photos(self, places: Sequence[int]) -> list[Indexed]:
+    def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
         """Return what is kept of some photos."""
         found = []
         for place, holder in zip(places, self._holders(places).tolist(), strict=True):

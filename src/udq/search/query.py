@@ -38,7 +38,7 @@ GAMMA = 0.4
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedQuery:
     """A query, encoded.
 
     Attributes:
@@ -120,7 +120,7 @@ def search_many(collection: Reader, queries: Sequence[Sequence[Example]], *, k: 
     ]
 
 
-def encode(collection: Reader, examples: Sequence[Example], describe: Describe | None = None) -> Asked:
+def encode(collection: Reader, examples: Sequence[Example], describe: Describe | None = None) -> EncodedQuery:
     """Return the one query that examples are; ``describe`` as in ``search``."""
     if all(example.wrong for example in examples):
         raise InputError("examples: expected at least one that shows what is searched for, found none")
@@ -131,7 +131,7 @@ def encode(collection: Reader, examples: Sequence[Example], describe: Describe |
     vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in seen]))).vectors
     query = combined(vectors, np.array([example.wrong for example in examples]))
     boxed = (replace(example, box=box) for example, (box, _) in zip(examples, seen, strict=True))
-    return Asked(tuple(boxed), query, time.perf_counter() - started)
+    return EncodedQuery(tuple(boxed), query, time.perf_counter() - started)
 
 
 def _check_wanted(k: int) -> None:
@@ -141,7 +141,7 @@ def _check_wanted(k: int) -> None:
 
 def _result(
     database: Database,
-    asked: Asked,
+    asked: EncodedQuery,
     ranking: Ranking,
     sure: Confidence,
     took: Mapping[str, float],

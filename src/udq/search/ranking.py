@@ -16,7 +16,7 @@ from udq.types import Box, Match, Verification
 
 
 @dataclass(frozen=True)
-class LookedAt:
+class Verified:
     """What a second look at a photo changed.
 
     Attributes:
@@ -47,7 +47,7 @@ class Ranking:
     order: NDArray[np.int64]
     distance: NDArray[np.float32]
     locate: Callable[[int], NDArray[np.float32]]
-    looked_at: Mapping[int, LookedAt] = field(default_factory=dict)
+    looked_at: Mapping[int, Verified] = field(default_factory=dict)
     missing: int = 0
 
     def box(self, image: int) -> Box:

@@ -28,12 +28,12 @@ from udq.quantization.model import Model
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest, now
-from udq.store.segments import Indexed
+from udq.store.segments import StoredPhoto
 from udq.store.transaction import JOURNAL, swap
 from udq.types import Arrays
 
 
-class Writer:
+class CollectionBuilder:
     """One build of a collection, new or in place of what an existing one holds.
 
     Use as a context manager. Leaving it before ``commit`` keeps what is done for the next try.
@@ -71,7 +71,7 @@ class Writer:
             self.__exit__()
             raise
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> CollectionBuilder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,7 +135,7 @@ class Writer:
         self._note(model=entry, training=training)
 
     def put_segment(
-        self, photos: Sequence[Indexed], *, codewords: int, done: int, broken: Sequence[dict[str, str]] = ()
+        self, photos: Sequence[StoredPhoto], *, codewords: int, done: int, broken: Sequence[dict[str, str]] = ()
     ) -> None:
         """Append photos.
 

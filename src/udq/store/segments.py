@@ -57,7 +57,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Indexed:
+class StoredPhoto:
     """A photo with all that a collection keeps of it.
 
     Attributes:
@@ -98,7 +98,7 @@ class Segment:
     removed: NDArray[np.bool_]
 
     @staticmethod
-    def of(folder: str, photos: Sequence[Indexed]) -> Segment:
+    def of(folder: str, photos: Sequence[StoredPhoto]) -> Segment:
         """Return the segment of some photos.
 
         Args:
@@ -130,11 +130,11 @@ class Segment:
         _, size, modified, digest, _ = self.photos[row].item()
         return Content(size, modified, digest) if size >= 0 else None
 
-    def indexed(self, row: int) -> Indexed:
+    def indexed(self, row: int) -> StoredPhoto:
         """Return a photo with all that is kept of it."""
         regions = slice(self.offsets[row], self.offsets[row + 1])
         error = float(self.photos["error"][row])
-        return Indexed(self.images[row], self.content(row), self.boxes[regions], self.codes[regions], error)
+        return StoredPhoto(self.images[row], self.content(row), self.boxes[regions], self.codes[regions], error)
 
 
 def read(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> Iterator[Segment]:
@@ -256,7 +256,7 @@ def _are_photos(images: Sequence[Image]) -> bool:
     return "\0" not in "".join(words) and min(sides, default=1) > 0
 
 
-def write(path: Path, name: str, photos: Sequence[Indexed], *, codewords: int) -> dict[str, Any]:
+def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: int) -> dict[str, Any]:
     """Write a segment and return its entry of the manifest.
 
     Args:

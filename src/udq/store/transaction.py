@@ -23,7 +23,7 @@ from udq.errors import CollectionError, InputError, UdqError
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest, now
-from udq.store.segments import Indexed
+from udq.store.segments import StoredPhoto
 
 JOURNAL = "journal.json"
 """What of a build is done, in the folder that it works in."""
@@ -71,7 +71,7 @@ class Transaction:
         self._give_up()
         self._lock.release()
 
-    def write(self, photos: Sequence[Indexed], *, codewords: int) -> dict[str, Any]:
+    def write(self, photos: Sequence[StoredPhoto], *, codewords: int) -> dict[str, Any]:
         """Write a segment that a commit can name; return its entry.
 
         Args:

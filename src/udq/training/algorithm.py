@@ -32,8 +32,8 @@ from udq.config import QuantizerConfig, TrainConfig
 from udq.quantization import quantizer as quantizers
 from udq.quantization.head import Head, average
 from udq.training import losses, refinement
-from udq.training.process_group import Alone, Team
-from udq.training.trainable_head import Network
+from udq.training.process_group import ProcessGroup, SingleProcess
+from udq.training.trainable_head import TrainableHead
 from udq.types import Arrays, Codes, Features
 
 # k-means for PBR and CBR: regions a cluster, and clusters at most.
@@ -118,7 +118,7 @@ class Trained:
         }
 
 
-class Pooled(Protocol):
+class PooledFeatures(Protocol):
     """What the fully connected layers are trained on: pooled features of the sample's regions.
 
     They wait in memory (``Cached``), or come out of convolutions that train along (``end_to_end.EndToEnd``).
@@ -143,11 +143,11 @@ class Pooled(Protocol):
         """Take over a state."""
 
 
-class Cached:
+class CachedFeatures:
     """Pooled features that wait in memory: the convolutions stay as they are."""
 
     def __init__(self, features: Features, device: torch.device, *, parts: int = 1) -> None:
-        """Take features (G, D), for a device; each step has so many parts, one for each process of a team."""
+        """Take features (G, D), for a device; each step has so many parts, one for each process of a group."""
         self._features = features
         self._device = device
         self._parts = parts
@@ -178,7 +178,7 @@ class Cached:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """Training between two rounds: all that the next one needs.
 
     Attributes:
@@ -213,7 +213,7 @@ class State:
         return npz.to_bytes(arrays)
 
     @staticmethod
-    def from_bytes(data: bytes) -> State:
+    def from_bytes(data: bytes) -> TrainingState:
         """Read ``to_bytes``."""
         groups: dict[str, Arrays] = {"head": {}, "untrained": {}, "convolutions": {}}
         arrays = npz.from_bytes(data)
@@ -222,7 +222,7 @@ class State:
             group, _, part = name.partition("/")
             groups[group][part] = array
         head, untrained = Head.from_arrays(groups["head"]), Head.from_arrays(groups["untrained"])
-        return State(head, untrained, groups["convolutions"], rounds)
+        return TrainingState(head, untrained, groups["convolutions"], rounds)
 
     def _groups(self) -> dict[str, Arrays]:
         return {
@@ -235,10 +235,10 @@ class State:
 class Checkpoint(Protocol):
     """Where the state of training is saved after every round."""
 
-    def read(self) -> State | None:
+    def read(self) -> TrainingState | None:
         """Return the state that an earlier run saved; None if there is none."""
 
-    def write(self, state: State) -> None:
+    def write(self, state: TrainingState) -> None:
         """Save a state."""
 
 
@@ -267,12 +267,12 @@ class TrainingJob:
 
 def train(
     job: TrainingJob,
-    pooled: Pooled,
+    pooled: PooledFeatures,
     *,
     progress: Progress = silent,
     checkpoint: Checkpoint | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
-    team: Team | None = None,
+    group: ProcessGroup | None = None,
 ) -> Trained:
     """Run algorithm 1 on a sample of a collection's own regions.
 
@@ -282,25 +282,25 @@ def train(
         progress: called for each step.
         checkpoint: where the state is read from at the start, and saved after each round.
         measure: averaged layers and convolutions after each round -> mAP of a benchmark.
-        team: processes that train together; this one alone if None.
+        group: processes that train together; this one alone if None.
     """
-    team = team or Alone()
+    group = group or SingleProcess()
     training = job.training
     begun = job.start.deepened(training.hidden)
     before = pooled.state()
     resumed = None if checkpoint is None else checkpoint.read()
-    state = resumed or State(begun, begun, before, ())
-    network = Network(state.head).to(job.device)
+    state = resumed or TrainingState(begun, begun, before, ())
+    network = TrainableHead(state.head).to(job.device)
     pooled.load(state.convolutions)
-    parts = sum(len(step[team.rank :: team.size]) for step in pooled.steps(training.batch, torch.Generator()))
+    parts = sum(len(step[group.rank :: group.size]) for step in pooled.steps(training.batch, torch.Generator()))
     rounds, stopped = state.rounds, None
     features = network.apply_to(pooled.all())
-    ratio = team.agree(participation_ratio(features))
+    ratio = group.broadcast(participation_ratio(features))
     with progress("training", (training.iterations + 1) * training.epochs * parts) as step:
         for _ in range(len(rounds) * training.epochs * parts):
             step()
         for iteration in range(len(rounds), training.iterations + 1):
-            reached, features = _round(network, pooled, features, state, job, iteration, team, step)
+            reached, features = _round(network, pooled, features, state, job, iteration, group, step)
             if reached is None:
                 stopped = f"the loss of iteration {iteration} was no longer a number; kept the state before it"
                 break
@@ -320,15 +320,15 @@ def train(
 
 
 def _round(
-    network: Network,
-    pooled: Pooled,
+    network: TrainableHead,
+    pooled: PooledFeatures,
     features: Features,
-    state: State,
+    state: TrainingState,
     job: TrainingJob,
     iteration: int,
-    team: Team,
+    group: ProcessGroup,
     step: Callable[[], None],
-) -> tuple[State | None, Features]:
+) -> tuple[TrainingState | None, Features]:
     """Generate supervision from the network's features (G, d) and optimise once.
 
     Returns:
@@ -336,21 +336,21 @@ def _round(
     """
     seed = job.seed + iteration
     # Rank 0 computes this and broadcasts it, and what follows from it too: rounding differs between machines.
-    told = team.agree(supervise(features, job, seed) if team.rank == 0 else None)
+    told = group.broadcast(supervise(features, job, seed) if group.rank == 0 else None)
     assert told is not None
     untrained = state.untrained.rotated(told.rotation)
     network.load(state.head.rotated(told.rotation))
     network.classify(told.codebooks, sharpness=job.training.sharpness)
-    epochs = list(_optimise(network, pooled, told, job.training, seed, team, step))
+    epochs = list(_optimise(network, pooled, told, job.training, seed, group, step))
     # The last step may be the one that diverges: the features after it must be finite as well.
     features = network.apply_to(pooled.all())
     sane = bool(np.isfinite(epochs).all() and np.isfinite(features.vectors).all())
-    sane, ratio = team.agree((sane, participation_ratio(features) if sane else 0.0))
+    sane, ratio = group.broadcast((sane, participation_ratio(features) if sane else 0.0))
     if not sane:
         return None, features
     separability, discriminability = zip(*epochs, strict=True)
     done = Round(iteration, told.error, separability, discriminability, ratio)
-    return State(network.head(), untrained, pooled.state(), (*state.rounds, done)), features
+    return TrainingState(network.head(), untrained, pooled.state(), (*state.rounds, done)), features
 
 
 def participation_ratio(features: Features) -> float:
@@ -400,12 +400,12 @@ def refined_features(features: Features, images: NDArray[np.int64], training: Tr
 
 
 def _optimise(
-    network: Network,
-    pooled: Pooled,
+    network: TrainableHead,
+    pooled: PooledFeatures,
     told: Supervision,
     training: TrainConfig,
     seed: int,
-    team: Team,
+    group: ProcessGroup,
     step: Callable[[], None],
 ) -> Iterator[tuple[float, float]]:
     """Minimise the joint loss; yield eq. 8 and eq. 9 of each epoch, mean over its regions."""
@@ -421,7 +421,7 @@ def _optimise(
         for parts in pooled.steps(training.batch, generator):
             size = sum(map(len, parts))
             optimiser.zero_grad()
-            for rows in parts[team.rank :: team.size]:
+            for rows in parts[group.rank :: group.size]:
                 features = network(pooled.pooled(rows))
                 separability = losses.separability(network.logits(features), labels[rows].to(network.device))
                 discriminability = losses.discriminability(features, quantized[rows].to(network.device))
@@ -431,11 +431,11 @@ def _optimise(
                 found += np.array([separability.item(), discriminability.item()]) * len(rows)
                 step()
             regions += size
-            if team.size > 1:
-                team.add_up([_gradient(each) for group in optimiser.param_groups for each in group["params"]])
+            if group.size > 1:
+                group.all_reduce([_gradient(each) for part in optimiser.param_groups for each in part["params"]])
             optimiser.step()
         total = torch.tensor(found, device=network.device)
-        team.add_up([total])
+        group.all_reduce([total])
         yield tuple((total.cpu().numpy() / regions).tolist())
 
 

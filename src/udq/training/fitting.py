@@ -16,7 +16,15 @@ from udq.config import IndexConfig
 from udq.features.device import SCALE, in_gpu_memory
 from udq.quantization import model
 from udq.quantization.head import Head
-from udq.training.algorithm import Cached, Checkpoint, Pooled, State, Trained, TrainingJob, train
+from udq.training.algorithm import (
+    CachedFeatures,
+    Checkpoint,
+    PooledFeatures,
+    Trained,
+    TrainingJob,
+    TrainingState,
+    train,
+)
 from udq.training.sampling import Sample
 from udq.types import Arrays
 
@@ -30,7 +38,7 @@ class Trainer(Protocol):
     def __call__(
         self,
         job: TrainingJob,
-        pooled: Pooled,
+        pooled: PooledFeatures,
         *,
         progress: Progress = silent,
         checkpoint: Checkpoint | None = None,
@@ -45,11 +53,11 @@ class FileCheckpoint:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def read(self) -> State | None:
+    def read(self) -> TrainingState | None:
         """Return the state that an earlier run saved; None if there is none."""
-        return State.from_bytes(self._file.read_bytes()) if self._file.exists() else None
+        return TrainingState.from_bytes(self._file.read_bytes()) if self._file.exists() else None
 
-    def write(self, state: State) -> None:
+    def write(self, state: TrainingState) -> None:
         """Save a state in place of the previous one."""
         write_whole(self._file, state.to_bytes())
 
@@ -60,7 +68,7 @@ def learn(
     device: torch.device,
     progress: Progress = silent,
     *,
-    pooled: Pooled | None = None,
+    pooled: PooledFeatures | None = None,
     checkpoint: Checkpoint | None = None,
     measure: Measure | None = None,
     trainer: Trainer = train,
@@ -96,7 +104,7 @@ def learn(
     batch = f"batch in [training], now {config.training.batch},"
     # End to end, the activations of one photo fill the memory, whatever the batch.
     with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
-        features = pooled or Cached(sample.features, device)
+        features = pooled or CachedFeatures(sample.features, device)
         return trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
 
 

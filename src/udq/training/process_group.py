@@ -10,7 +10,7 @@ from torch import Tensor
 _Value = TypeVar("_Value")
 
 
-class Team(Protocol):
+class ProcessGroup(Protocol):
     """Processes that do the same, each with data of its own.
 
     Attributes:
@@ -21,21 +21,21 @@ class Team(Protocol):
     rank: int
     size: int
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the team."""
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the group."""
 
-    def agree(self, value: _Value) -> _Value:
-        """Return the value of the first of the team."""
+    def broadcast(self, value: _Value) -> _Value:
+        """Return the value of the first of the group."""
 
 
-class Alone:
-    """A team of this process."""
+class SingleProcess:
+    """A group of this process."""
 
     rank, size = 0, 1
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Do nothing."""
 
-    def agree(self, value: _Value) -> _Value:
+    def broadcast(self, value: _Value) -> _Value:
         """Return the value."""
         return value

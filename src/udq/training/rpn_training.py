@@ -35,7 +35,7 @@ from udq.features import backbones
 from udq.features.device import in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.proposals import rpn
-from udq.training.rpn_views import View, _look, _Scratch
+from udq.training.rpn_views import TrainingView, ViewCache, extract_view
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)
@@ -81,11 +81,11 @@ def train(
     extractor = Extractor(image, feature, weights=weights, device=device)
     looks = [(i, view) for i in training for view in range(settings.views)] + [(i, 0) for i in held_out]
     with (
-        _Scratch(output, _fingerprint(labels, image, feature, settings, weights, extractor)) as scratch,
+        ViewCache(output, _fingerprint(labels, image, feature, settings, weights, extractor)) as scratch,
         in_gpu_memory(f"longer in [images], now {image.longer},"),
     ):
         with progress("looking at photos", len(looks)) as step:
-            unread = _look(labels.photos, looks, extractor, image, settings.seed, scratch, step)
+            unread = extract_view(labels.photos, looks, extractor, image, settings.seed, scratch, step)
         tested = [(i, 0) for i in held_out if i not in unread]
         left_out = unread.keys() | set(held_out)
         seen = [look for look in looks if look[0] not in left_out]
@@ -97,7 +97,7 @@ def train(
         place = extractor.device
         with _one_thread(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(settings.seed)
-            network = rpn.Network(backbones.backbone(feature.backbone), dropout=settings.dropout).to(place)
+            network = rpn.ProposalNetwork(backbones.backbone(feature.backbone), dropout=settings.dropout).to(place)
             _optimise(network, seen, settings, scratch, progress)
         card = {
             "backbone": feature.backbone,
@@ -142,7 +142,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def recall(network: rpn.Network, views: Iterable[View]) -> dict[str, dict[str, float]]:
+def recall(network: rpn.ProposalNetwork, views: Iterable[TrainingView]) -> dict[str, dict[str, float]]:
     """Return the share of objects that one of the first 50, 100, ... proposals covers: overlap -> proposals -> 0..1."""
     best: dict[int, list[Tensor]] = {count: [] for count in PROPOSALS}
     network.eval()
@@ -184,10 +184,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _optimise(
-    network: rpn.Network,
+    network: rpn.ProposalNetwork,
     looks: Sequence[tuple[int, int]],
     settings: ProposalTraining,
-    scratch: _Scratch,
+    scratch: ViewCache,
     progress: Progress,
 ) -> None:
     """Train in place; goes on from the last epoch that an earlier try finished."""
@@ -225,7 +225,7 @@ def _optimise(
             _keep(scratch.state, facts, network, optimiser, epoch + 1)
 
 
-def _keep(file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.Optimizer, epochs: int) -> None:
+def _keep(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch.optim.Optimizer, epochs: int) -> None:
     """Write all that the next epoch needs."""
     arrays: dict[str, NDArray[Any]] = {"facts": np.array(facts)}
     arrays |= {f"network/{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
@@ -234,7 +234,7 @@ def _keep(file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.O
     write_whole(file, npz.to_bytes({**arrays, "epochs": np.array(epochs)}))
 
 
-def _resume(file: Path, facts: str, network: rpn.Network, optimiser: torch.optim.Optimizer) -> int:
+def _resume(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch.optim.Optimizer) -> int:
     """Take over what ``_keep`` wrote, if it is there, and return how many epochs are done."""
     if not file.exists():
         return 0

@@ -33,7 +33,7 @@ _CROPPED, _SCALED, _VISIBLE = (0.35, 0.95), (0.55, 1.25), 0.6
 _SMALLEST = 64  # pixels of a view's side: a smaller one leaves no cells
 
 
-class View(NamedTuple):
+class TrainingView(NamedTuple):
     """What the backbone saw of a photo, and where its objects are.
 
     Attributes:
@@ -48,7 +48,7 @@ class View(NamedTuple):
     objects: Tensor
 
 
-class _Scratch:
+class ViewCache:
     """Maps of views and the state of training, on disk until training is done. A context manager that holds a lock."""
 
     def __init__(self, output: Path, fingerprint: str) -> None:
@@ -57,7 +57,7 @@ class _Scratch:
         self._fingerprint = fingerprint
         self._lock = filelock.FileLock(self._folder / "lock")
 
-    def __enter__(self) -> _Scratch:
+    def __enter__(self) -> ViewCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -83,7 +83,7 @@ class _Scratch:
     def file(self, look: tuple[int, int]) -> Path:
         return self._folder / f"{look[0]:06d}-{look[1]}.npz"
 
-    def put(self, look: tuple[int, int], view: View) -> None:
+    def put(self, look: tuple[int, int], view: TrainingView) -> None:
         arrays: dict[str, NDArray[Any]] = {
             # The maps' own precision would take twice the disk, and trains no better.
             "features": view.maps.features.half().cpu().numpy(),
@@ -94,12 +94,12 @@ class _Scratch:
             arrays["fine"] = view.maps.fine.half().cpu().numpy()
         write_whole(self.file(look), npz.to_bytes(arrays))
 
-    def view(self, look: tuple[int, int], device: torch.device) -> View:
+    def view(self, look: tuple[int, int], device: torch.device) -> TrainingView:
         arrays = npz.from_bytes(self.file(look).read_bytes())
         height, width = arrays["size"].tolist()
         features = torch.from_numpy(arrays["features"]).to(device).float()
         fine = torch.from_numpy(arrays["fine"]).to(device).float() if "fine" in arrays else features
-        return View(Maps(features, fine), height, width, torch.from_numpy(arrays["objects"]).to(device))
+        return TrainingView(Maps(features, fine), height, width, torch.from_numpy(arrays["objects"]).to(device))
 
     def clear(self) -> None:
         self._lock.release()
@@ -108,13 +108,13 @@ class _Scratch:
             self._folder.parent.rmdir()
 
 
-def _look(
+def extract_view(
     photos: Sequence[Labelled],
     looks: Sequence[tuple[int, int]],
     extractor: Extractor,
     image: ImageConfig,
     seed: int,
-    scratch: _Scratch,
+    scratch: ViewCache,
     step: Callable[[], None],
 ) -> dict[int, str]:
     """Put the maps of every view into the scratch folder; return which photos cannot be read, and why."""
@@ -129,10 +129,12 @@ def _look(
             opened = decoding.load_full(photos[photo].path)
         except (ImageError, InputError) as error:
             return str(error)
-        pixels, objects = _seen(opened, photos[photo].boxes, view, image, np.random.default_rng([seed, photo, view]))
+        pixels, objects = seen_labels(
+            opened, photos[photo].boxes, view, image, np.random.default_rng([seed, photo, view])
+        )
         height, width = pixels.shape[:2]
         maps = extractor.maps(pixels, at_once=at_once)
-        scratch.put(look, View(maps, height, width, torch.from_numpy(objects)))
+        scratch.put(look, TrainingView(maps, height, width, torch.from_numpy(objects)))
         return None
 
     unread = {}
@@ -152,7 +154,7 @@ def _look(
     return unread
 
 
-def _seen(
+def seen_labels(
     opened: Image.Image, boxes: NDArray[np.float32], view: int, image: ImageConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return the pixels and objects of a view of a photo; the first view is the photo itself."""

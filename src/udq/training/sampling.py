@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.config import SampleConfig
-from udq.features.extractor import Extracted
+from udq.features.extractor import ExtractedPhoto
 from udq.types import Features, Regions
 
 
@@ -41,7 +41,7 @@ def training_sample(photos: int, settings: SampleConfig) -> list[int]:
     return sorted(int(i) for i in shuffled[: settings.photos])
 
 
-def draw(photos: Iterator[Extracted], expected: int, settings: SampleConfig) -> Sample:
+def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig) -> Sample:
     """Return random regions of the training photos: at most ``settings.regions``, the same number from each photo.
 
     A region is drawn with a probability proportional to its area. Small regions outnumber large ones, and most of

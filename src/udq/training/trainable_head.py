@@ -16,7 +16,7 @@ from udq.training import losses
 from udq.types import Features
 
 
-class Network(nn.Module):
+class TrainableHead(nn.Module):
     """Pooled features -> f and the logits of M classifiers.
 
     Attributes:

@@ -17,7 +17,7 @@ from starlette.types import Scope
 from udq._version import __version__
 from udq.web import problems, uploads
 from udq.web.api import routes, schema
-from udq.web.guard import Access, Guard, Watch
+from udq.web.guard import Access, Guard, ObserveRequests
 from udq.web.problems import Problem, documented
 from udq.web.service import Service
 
@@ -71,7 +71,7 @@ def create(service: Service, access: Access) -> FastAPI:
     app.add_middleware(
         Guard, access=access, upload_bytes=uploads.MOST_BYTES, upload_paths=(routes.UPLOADS, routes.PHOTOS)
     )
-    app.add_middleware(Watch, metrics=service.metrics)
+    app.add_middleware(ObserveRequests, metrics=service.metrics)
     return app
 
 

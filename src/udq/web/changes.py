@@ -14,7 +14,7 @@ from udq.errors import ImageError, InputError
 from udq.indexing.update import Changes
 from udq.photos.source import SUFFIXES
 from udq.store.segments import Image
-from udq.web.live_collection import Living
+from udq.web.live_collection import LiveCollection
 from udq.web.problems import Problem
 from udq.web.uploads import Upload
 
@@ -22,10 +22,10 @@ from udq.web.uploads import Upload
 _LONGEST = 200
 
 
-class Writer:
+class PhotoChanges:
     """Changes the collection."""
 
-    def __init__(self, living: Living, folder: Path | None) -> None:
+    def __init__(self, living: LiveCollection, folder: Path | None) -> None:
         """Change nothing yet.
 
         Args:

@@ -235,7 +235,7 @@ def _too_large(most: int) -> Problem:
     )
 
 
-class Watch:
+class ObserveRequests:
     """Counts requests, answers where the app fails, and gives every answer the headers that keep browsers strict."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

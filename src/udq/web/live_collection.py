@@ -25,7 +25,7 @@ _LISTS_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class CollectionView:
     """A collection in one state, and its photos as a page lists them.
 
     Attributes:
@@ -92,7 +92,7 @@ class State:
         ]
 
 
-class Living:
+class LiveCollection:
     """Gives a collection in its newest state.
 
     Asking costs a look at one file. Who first sees a change reads what is new; others get the old state meanwhile.
@@ -106,7 +106,7 @@ class Living:
         self.state = self._read(collection)
         self.trouble: str | None = None
 
-    def now(self) -> State:
+    def now(self) -> CollectionView:
         """Return the newest state; the last good one where the newest cannot be read, and ``trouble`` says why."""
         collection = self.state.collection
         seen = self._mark(collection)
@@ -126,8 +126,8 @@ class Living:
         return self.state
 
     @staticmethod
-    def _read(collection: Collection) -> State:
-        state = State(collection)
+    def _read(collection: Collection) -> CollectionView:
+        state = CollectionView(collection)
         _ = state.facts, state.by_id, collection.extractor
         collection.database.ready()
         return state

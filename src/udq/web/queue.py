@@ -28,7 +28,7 @@ from udq.common.byte_cache import Cache
 from udq.photos.sandbox import Decoder
 from udq.search import query
 from udq.types import Box, Example, SearchResult
-from udq.web.live_collection import State
+from udq.web.live_collection import CollectionView
 from udq.web.metrics import Metrics
 from udq.web.problems import Problem
 from udq.web.renditions import Shown, within
@@ -45,7 +45,7 @@ CACHE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryPhoto:
     """An example, its photo found.
 
     Attributes:
@@ -59,7 +59,7 @@ class Asked:
     wrong: bool
 
 
-class Line:
+class WorkQueue:
     """Workers, and those who wait for one in the order in which they came."""
 
     def __init__(self, workers: int, waiting: int, initializer: Callable[[], None] | None = None) -> None:
@@ -143,13 +143,13 @@ class Searches:
         self._metrics = metrics
         self._features: Cache[tuple[Box, NDArray[np.float32]]] = Cache(CACHE_BYTES)
         self._seen_by: Extractor | None = None
-        self.line = Line(os.cpu_count() or 1, LINE, initializer=alone)
+        self.line = WorkQueue(os.cpu_count() or 1, LINE, initializer=alone)
 
     async def search(
         self,
         gone: Callable[[], Awaitable[bool]],
-        state: State,
-        examples: Sequence[Asked],
+        state: CollectionView,
+        examples: Sequence[QueryPhoto],
         *,
         k: int,
         offset: int,
@@ -169,7 +169,7 @@ class Searches:
         self._metrics.scan.observe(result.elapsed_ms["scan"])
         return result
 
-    def warm_up(self, state: State) -> None:
+    def warm_up(self, state: CollectionView) -> None:
         """Search once for real on each worker, so that networks, decoders and the scan are loaded."""
         with tempfile.TemporaryDirectory(prefix="udq-serve-") as folder:
             path = Path(folder, "noise.png")
@@ -179,14 +179,14 @@ class Searches:
             def once(worker: int) -> None:
                 # A box of its own for each: else the second would find the feature of the first one.
                 box = (0.0, 0.0, 640.0 - worker, 480.0)
-                self._search(state, [Asked(photo, box, False)], k=20, offset=0, min_score=None)
+                self._search(state, [QueryPhoto(photo, box, False)], k=20, offset=0, min_score=None)
 
             self.line.on_each(once)
 
     def _search(
         self,
-        state: State,
-        asked: Sequence[Asked],
+        state: CollectionView,
+        asked: Sequence[QueryPhoto],
         *,
         k: int,
         offset: int,

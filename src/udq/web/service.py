@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 from udq.collection import Collection
 from udq.photos.sandbox import Decoder
 from udq.store.segments import Image
-from udq.web.changes import Writer
-from udq.web.live_collection import Living, State
+from udq.web.changes import PhotoChanges
+from udq.web.live_collection import CollectionView, LiveCollection
 from udq.web.metrics import Metrics
 from udq.web.problems import Problem
-from udq.web.queue import LINE, Line, Searches
+from udq.web.queue import LINE, Searches, WorkQueue
 from udq.web.renditions import Pictures, Shown, within
 from udq.web.uploads import Uploads
 
@@ -52,15 +52,15 @@ class Service:
         receiving: the one that looks at photos which are brought: a large one takes time and memory.
     """
 
-    living: Living
+    living: LiveCollection
     decoder: Decoder
     searches: Searches
     pictures: Pictures
     uploads: Uploads
-    writer: Writer
+    writer: PhotoChanges
     metrics: Metrics
-    drawing: Line
-    receiving: Line
+    drawing: WorkQueue
+    receiving: WorkQueue
     ready: bool = False
     _coming: int = 0
     _sweeping: asyncio.Task[None] | None = field(default=None)
@@ -73,7 +73,7 @@ class Service:
             collection: what is served.
             write_to: the folder for photos that are added; None where nothing may be changed.
         """
-        living = Living(collection)
+        living = LiveCollection(collection)
         decoder, metrics = Decoder(), Metrics()
         uploads, searches = Uploads(decoder), Searches(decoder, metrics)
         service = Service(
@@ -82,10 +82,10 @@ class Service:
             searches,
             Pictures(decoder),
             uploads,
-            Writer(living, write_to),
+            PhotoChanges(living, write_to),
             metrics,
-            Line(os.cpu_count() or 1, _PICTURES_WAITING),
-            Line(1, UPLOADS_AT_A_TIME),
+            WorkQueue(os.cpu_count() or 1, _PICTURES_WAITING),
+            WorkQueue(1, UPLOADS_AT_A_TIME),
         )
         try:
             searches.warm_up(living.state)
@@ -125,7 +125,7 @@ class Service:
             with suppress(OSError):
                 await asyncio.to_thread(self.uploads.sweep)
 
-    async def now(self) -> State:
+    async def now(self) -> CollectionView:
         """Return the newest state of the collection."""
         # Not here: reading a new state, or a disk that does not answer, would hold up all other requests.
         return await asyncio.to_thread(self.living.now)
@@ -153,7 +153,7 @@ class Service:
         """Have a photo decoded."""
         return await self.drawing.run(gone, work)
 
-    def facts(self, state: State) -> dict[str, Any]:
+    def facts(self, state: CollectionView) -> dict[str, Any]:
         """Return what the collection holds, for its page."""
         info = state.facts
         return {

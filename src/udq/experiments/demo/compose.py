@@ -16,7 +16,7 @@ import numpy as np
 
 from udq.errors import InputError, UdqError
 from udq.experiments.demo.cutouts import BACKDROPS, GROUNDS, OBJECTS, PHOTOS, STEREO, cut, photo
-from udq.experiments.demo.studio import Plan, Sight, Studio, extent
+from udq.experiments.demo.studio import Placement, ScenePlan, Studio, extent
 from udq.types import Box
 
 _SINGLES = 6  # photos of each object without another object; two more show it beside another one
@@ -46,7 +46,7 @@ def compose(folder: Path, *, seed: int = 0, on_photo: Callable[[], None] | None 
     studio = Studio()  # first, so that missing packages leave no trace
     plans = _plan(np.random.default_rng(seed))
     photos, truth = folder / "photos", folder / "ground_truth.csv"
-    sights: dict[str, list[Sight]] = {name: [] for name in OBJECTS}
+    sights: dict[str, list[Placement]] = {name: [] for name in OBJECTS}
     try:
         _prepare(photos, len(plans))
         truth.unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def _scene_name(number: int) -> str:
     return f"scene-{number:03}.jpg"
 
 
-def _plan(rng: np.random.Generator) -> list[Plan]:
+def _plan(rng: np.random.Generator) -> list[ScenePlan]:
     """Decide what each composed photo shows, in an order that tells nothing about it."""
     objects = list(OBJECTS)
     singles = [(name,) for name in objects for _ in range(_SINGLES)]
@@ -92,22 +92,22 @@ def _plan(rng: np.random.Generator) -> list[Plan]:
         backdrops = [j for j, piece in enumerate(BACKDROPS) if piece[0] not in home]
         grounds = [j for j, piece in enumerate(GROUNDS) if piece[0] not in home]
         ground = int(rng.choice(grounds)) if rng.random() < 0.6 else None
-        plans.append(Plan(names, alone and i % 3 == 1, distractor, backdrops[i % len(backdrops)], ground))
+        plans.append(ScenePlan(names, alone and i % 3 == 1, distractor, backdrops[i % len(backdrops)], ground))
     return [plans[i] for i in rng.permutation(len(plans))]
 
 
-def _shots(photos: Path, studio: Studio, plans: list[Plan], seed: int) -> Iterator[list[tuple[str, Sight]]]:
+def _shots(photos: Path, studio: Studio, plans: list[ScenePlan], seed: int) -> Iterator[list[tuple[str, Placement]]]:
     """Write the shipped photos as they are, then the composed ones; yield the objects that each shows."""
     for name in PHOTOS:
         file = photos / f"{name}.jpg"
         photo(name).save(file, quality=_QUALITY)
         shown = {thing: cutout for thing, cutout in OBJECTS.items() if cutout.photo == name}
         found = [
-            (thing, Sight(file.name, extent(np.asarray(cut(cutout).getchannel("A"))), True))
+            (thing, Placement(file.name, extent(np.asarray(cut(cutout).getchannel("A"))), True))
             for thing, cutout in shown.items()
         ]
         if STEREO[1] == name:
-            found.append((STEREO[0], Sight(file.name, STEREO[2], True)))
+            found.append((STEREO[0], Placement(file.name, STEREO[2], True)))
         yield found
     for number, plan in enumerate(plans, start=1):
         # A generator for each photo: a change to one leaves the others as they are.
@@ -117,7 +117,7 @@ def _shots(photos: Path, studio: Studio, plans: list[Plan], seed: int) -> Iterat
         yield found
 
 
-def _ground_truth(sights: dict[str, list[Sight]]) -> str:
+def _ground_truth(sights: dict[str, list[Placement]]) -> str:
     """Return the CSV of the dataset ``boxes``, with a column that names the object."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

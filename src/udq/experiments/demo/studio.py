@@ -23,7 +23,7 @@ _Light: TypeAlias = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScenePlan:
     """One photo to compose.
 
     Attributes:
@@ -42,7 +42,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Placement:
     """An object in a photo.
 
     Attributes:
@@ -66,7 +66,9 @@ class Studio:
             for name, cutout in {**OBJECTS, **DISTRACTORS}.items()
         }
 
-    def shoot(self, plan: Plan, name: str, rng: np.random.Generator) -> tuple[Image.Image, list[tuple[str, Sight]]]:
+    def shoot(
+        self, plan: ScenePlan, name: str, rng: np.random.Generator
+    ) -> tuple[Image.Image, list[tuple[str, Placement]]]:
         """Take a photo.
 
         Args:
@@ -97,7 +99,9 @@ class Studio:
         grain = rng.standard_normal(picture.shape, np.float32) * rng.uniform(1, 4)
         picture = np.clip(_relit(picture, rng) + grain, 0, 255)
         sights = [
-            (thing, Sight(name, extent(255 * seen), not plan.hidden)) for thing, seen in layers if thing in plan.objects
+            (thing, Placement(name, extent(255 * seen), not plan.hidden))
+            for thing, seen in layers
+            if thing in plan.objects
         ]
         return Image.fromarray(picture.astype(np.uint8)), sights
 

@@ -22,13 +22,13 @@ from udq.config import IndexConfig
 from udq.datasets import GroundTruth
 from udq.datasets.protocol import notes
 from udq.evaluation import scoring
-from udq.evaluation.benchmark import ask
+from udq.evaluation.benchmark import protocol_queries
 from udq.experiments.paper import timing
-from udq.experiments.paper.data import Material
-from udq.experiments.paper.features import Looked
+from udq.experiments.paper.data import Dataset
+from udq.experiments.paper.features import CachedPhotos
 from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.tables import ACCURACIES, Cell
-from udq.experiments.paper.testbed import Bench, Fitted, describe
+from udq.experiments.paper.testbed import Fitted, Testbed, describe
 from udq.features import proposals
 from udq.features.extractor import Extractor
 from udq.indexing import build
@@ -59,10 +59,10 @@ class Result:
     sheet: Path | None = None
 
 
-class Desk:
+class CellRunner:
     """One network and one set of photos, and the cells that are measured on them."""
 
-    def __init__(self, material: Material, look: IndexConfig, settings: Settings, progress: Progress) -> None:
+    def __init__(self, material: Dataset, look: IndexConfig, settings: Settings, progress: Progress) -> None:
         """Build the network; photos are looked at when the first cell needs them.
 
         Args:
@@ -81,7 +81,7 @@ class Desk:
         self._given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
         self._sources = photo_source.find(material.folders)[0]
         held = {source.name: source.path for source in self._sources}
-        self._asked = ask(material.truth, held)
+        self._asked = protocol_queries(material.truth, held)
         self._extractor = Extractor(
             look.images, look.features, weights=weights, rpn=rpn, device=settings.device
         ).proposing()
@@ -92,13 +92,13 @@ class Desk:
         seen = IndexConfig(images=look.images, features=look.features, sample=look.sample)
         self._seen = build.fingerprint([*self._sources, *apart], seen, self._extractor, self._given)
         self.scratch = self._output / "scratch" / self._fingerprint(seen, "look")[:16]
-        self._looked = Looked(self._sources, self._extractor, progress, self.scratch)
+        self._looked = CachedPhotos(self._sources, self._extractor, progress, self.scratch)
         self._fitted: tuple[IndexConfig, Fitted] | None = None
 
     @cached_property
-    def _bench(self) -> Bench:
+    def _bench(self) -> Testbed:
         self.scratch.mkdir(parents=True, exist_ok=True)
-        return Bench(
+        return Testbed(
             self._extractor,
             self._looked,
             self._asked,

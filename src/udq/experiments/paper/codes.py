@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.features.extractor import Extracted
+from udq.features.extractor import ExtractedPhoto
 from udq.indexing.encode import encode
 from udq.quantization.model import Model
 from udq.search.database import LocalDatabase
-from udq.store.segments import Indexed, Segment
+from udq.store.segments import Segment, StoredPhoto
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedPhotos:
     """A data set in codes.
 
     Attributes:
@@ -30,7 +30,7 @@ class Encoded:
     nearest: Floats
 
 
-def in_codes(model: Model, photos: Iterable[Extracted], queries: Floats, *, ranked: bool) -> Encoded:
+def in_codes(model: Model, photos: Iterable[ExtractedPhoto], queries: Floats, *, ranked: bool) -> EncodedPhotos:
     """Encode the photos that can be read.
 
     Args:
@@ -39,7 +39,7 @@ def in_codes(model: Model, photos: Iterable[Extracted], queries: Floats, *, rank
         queries: (Q, d) unit features.
         ranked: whether regions are in the order of their proposer.
     """
-    whole: list[Indexed] = []
+    whole: list[StoredPhoto] = []
     nearest = []
     for photo in photos:
         if photo.broken is not None:
@@ -47,4 +47,4 @@ def in_codes(model: Model, photos: Iterable[Extracted], queries: Floats, *, rank
         whole.append(encode(photo, len(whole), model))
         # Both have unit length: ||q - f||^2 = 2 - 2 q.f
         nearest.append((2.0 - 2.0 * model.head.apply(photo.features).vectors @ queries.T).min(axis=0))
-    return Encoded(LocalDatabase(model, (Segment.of("", whole),), ranked), np.stack(nearest, axis=1))
+    return EncodedPhotos(LocalDatabase(model, (Segment.of("", whole),), ranked), np.stack(nearest, axis=1))

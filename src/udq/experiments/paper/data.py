@@ -23,7 +23,7 @@ _TRUTHS = {_OWN: "ground_truth.csv", "oxford5k": "groundtruth", "paris6k": "grou
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     """What a cell is measured on.
 
     Attributes:
@@ -38,7 +38,7 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class DataFolder:
     """A folder of data.
 
     Attributes:
@@ -64,7 +64,7 @@ class Shelf:
         """The one data set that the folder is, or None where it holds several."""
         return self.dataset or (_OWN if (self.data / _TRUTHS[_OWN]).is_file() else None)
 
-    def find(self, wanted: str) -> Material:
+    def find(self, wanted: str) -> Dataset:
         """Return what a cell of one of the paper's data sets is measured on.
 
         Raises:
@@ -85,7 +85,7 @@ class Shelf:
             folders = (photos, self._distractors())
         name = f"{layout} with distractors" if distractors else layout
         usual = folder / _TRUTHS[layout] if layout in _TRUTHS else folder
-        return Material(name, folders, datasets.load(layout, self.ground_truth or usual))
+        return Dataset(name, folders, datasets.load(layout, self.ground_truth or usual))
 
     def _distractors(self) -> Path:
         for name in _DISTRACTORS:

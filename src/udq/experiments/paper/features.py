@@ -7,28 +7,28 @@ from pathlib import Path
 from typing import Protocol
 
 from udq.common.progress import Progress
-from udq.features.cache import Spool
-from udq.features.extractor import Extracted, Extractor
+from udq.features.cache import FeatureCache
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos.source import Source
 
 
 class Photos(Protocol):
     """What a network makes of some photos, as often as it is asked for."""
 
-    def __iter__(self) -> Iterator[Extracted]:
+    def __iter__(self) -> Iterator[ExtractedPhoto]:
         """Yield every photo, in the order of names."""
 
     def __len__(self) -> int:
         """Return how many there are, with those that cannot be read."""
 
-    def some(self, rows: Sequence[int]) -> Iterator[Extracted]:
+    def some(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
         """Yield the photos of these places, ascending, without a look at the others."""
 
     def seen_by(self, extractor: Extractor) -> Photos:
         """Return the same photos as another network sees them."""
 
 
-class Looked:
+class CachedPhotos:
     """Photos of files.
 
     Attributes:
@@ -53,7 +53,7 @@ class Looked:
         self._folder = folder
         self.broken: set[str] = set()
 
-    def __iter__(self) -> Iterator[Extracted]:
+    def __iter__(self) -> Iterator[ExtractedPhoto]:
         """Yield every photo."""
         return self._look(self._sources, "photos")
 
@@ -61,23 +61,23 @@ class Looked:
         """Return how many photos there are."""
         return len(self._sources)
 
-    def some(self, rows: Sequence[int]) -> Iterator[Extracted]:
+    def some(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
         """Yield the photos of these places; which they are may not differ from call to call."""
         return self._look([self._sources[i] for i in rows], "photos-sample")
 
-    def seen_by(self, extractor: Extractor) -> Looked:
+    def seen_by(self, extractor: Extractor) -> CachedPhotos:
         """Return the same photos as another network sees them, kept nowhere."""
-        seen = Looked(self._sources, extractor, self._progress)
+        seen = CachedPhotos(self._sources, extractor, self._progress)
         seen.broken = self.broken
         return seen
 
-    def _look(self, sources: Sequence[Source], name: str) -> Iterator[Extracted]:
-        found: Iterable[Extracted]
+    def _look(self, sources: Sequence[Source], name: str) -> Iterator[ExtractedPhoto]:
+        found: Iterable[ExtractedPhoto]
         if self._folder is None:
             found = self._extractor.extract(sources)
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
-            found = Spool(self._folder / name, sources, self._extractor.extract).fill()
+            found = FeatureCache(self._folder / name, sources, self._extractor.extract).fill()
         with self._progress("photos", len(sources)) as step:
             for photo in found:
                 step()

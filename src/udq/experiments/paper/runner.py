@@ -21,8 +21,8 @@ import filelock
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.errors import DiskError, InputError, UdqError
-from udq.experiments.paper.cells import Desk, Result
-from udq.experiments.paper.data import Material, Shelf
+from udq.experiments.paper.cells import CellRunner, Result
+from udq.experiments.paper.data import DataFolder, Dataset
 from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.tables import TIMES, Cell, Experiment
 from udq.features.device import device_of
@@ -35,7 +35,7 @@ class _Task:
     cell: Cell
     kind: str
     config: IndexConfig
-    material: Material
+    material: Dataset
 
     @property
     def look(self) -> str:
@@ -157,7 +157,7 @@ def run(
     for _, group in groupby(tasks, key=lambda pair: pair[1].look):
         alike = list(group)
         try:
-            desk = Desk(alike[0][1].material, alike[0][1].config, settings, progress)
+            desk = CellRunner(alike[0][1].material, alike[0][1].config, settings, progress)
         except (UdqError, OSError) as error:
             record.leave_out([(experiment, task.cell) for experiment, task in alike], _line(error))
             continue
@@ -175,7 +175,7 @@ def run(
     return {experiment.name: record.of(experiment) for experiment in experiments}
 
 
-def _find(shelf: Shelf, dataset: str) -> Material | str:
+def _find(shelf: DataFolder, dataset: str) -> Dataset | str:
     """Return what cells of a data set are measured on, or why it is not there."""
     try:
         return shelf.find(dataset)

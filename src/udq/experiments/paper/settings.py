@@ -8,7 +8,7 @@ from pathlib import Path
 
 from udq import config
 from udq.config import IndexConfig
-from udq.experiments.paper.data import Shelf
+from udq.experiments.paper.data import DataFolder
 from udq.experiments.paper.tables import NETWORKS, Cell
 
 PAPER = "paper"
@@ -29,7 +29,7 @@ class Settings:
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
-    shelf: Shelf
+    shelf: DataFolder
     output: Path
     preset: str = "default"
     changes: Path | None = None

@@ -22,12 +22,12 @@ import numpy as np
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.evaluation import benchmark, scoring
-from udq.evaluation.benchmark import Asked
+from udq.evaluation.benchmark import ProtocolQueries
 from udq.evaluation.scoring import Outcome
-from udq.experiments.paper.checkpoints import Rounds
-from udq.experiments.paper.codes import Encoded, Floats, in_codes
+from udq.experiments.paper.checkpoints import RoundCheckpoints
+from udq.experiments.paper.codes import EncodedPhotos, Floats, in_codes
 from udq.experiments.paper.features import Photos
-from udq.features.extractor import Extracted, Extractor
+from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.features.trunk import Trunk
 from udq.photos import source
 from udq.quantization.model import Model
@@ -49,12 +49,12 @@ class Fitted:
     """
 
     model: Model
-    bench: Bench
+    bench: Testbed
     seconds: float
 
 
 @dataclass
-class Bench:
+class Testbed:
     """Photos, and boxed queries with their answers.
 
     Attributes:
@@ -68,7 +68,7 @@ class Bench:
 
     extractor: Extractor
     photos: Photos
-    asked: Asked
+    asked: ProtocolQueries
     queries: Floats
     scratch: Path
     ranked: bool
@@ -88,7 +88,7 @@ class Bench:
         if end_to_end:
             trunk = Trunk(config.features, weights=self.extractor.weights, device=self.extractor.device)
             pooled = EndToEnd(trunk, sources, sample.images, sample.regions, config.images)
-        device, rounds = self.extractor.device, Rounds(self._folder(config), config.training.iterations)
+        device, rounds = self.extractor.device, RoundCheckpoints(self._folder(config), config.training.iterations)
         trained = fitting.learn(sample, config, device, progress, pooled=pooled, checkpoint=rounds)
         bench = self
         if trained.convolutions:
@@ -97,7 +97,7 @@ class Bench:
         fitted = fitting.encoder(sample, trained, config)
         return Fitted(fitted, bench, time.perf_counter() - started)
 
-    def encode(self, model: Model, queries: Floats | None = None) -> Encoded:
+    def encode(self, model: Model, queries: Floats | None = None) -> EncodedPhotos:
         """Encode every photo that can be read.
 
         Args:
@@ -150,7 +150,7 @@ class Bench:
         sources = []
         wanted = set(rows)
 
-        def noted() -> Iterator[Extracted]:
+        def noted() -> Iterator[ExtractedPhoto]:
             whole = (photo for i, photo in enumerate(self.photos) if i in wanted)
             for photo in self.photos.some(rows) if apart else whole:
                 sources.append(photo.source)
@@ -158,7 +158,7 @@ class Bench:
 
         return sampling.draw(noted(), len(rows), config.sample), sources
 
-    def _with(self, convolutions: Arrays, config: IndexConfig) -> Bench:
+    def _with(self, convolutions: Arrays, config: IndexConfig) -> Testbed:
         """Return the bench with trained convolutions."""
         old = self.extractor
         extractor = Extractor(config.images, config.features, weights=old.weights, rpn=old.rpn, device=old.device.type)
@@ -189,7 +189,7 @@ class Bench:
         return mean
 
 
-def describe(extractor: Extractor, asked: Asked) -> Floats:
+def describe(extractor: Extractor, asked: ProtocolQueries) -> Floats:
     """Return the pooled features (Q, D) of a benchmark's queries."""
     pairs = zip(asked.truth.queries, asked.boxes, strict=True)
     return np.stack([extractor.describe(asked.paths[query.image], box)[1] for query, box in pairs])

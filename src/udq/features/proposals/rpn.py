@@ -46,7 +46,7 @@ _CANDIDATES = 1000  # before suppression
 _ANCHORS, _OBJECTS = 256, 0.5  # that the loss of a photo is of, and the share of objects among them at most
 
 
-class Network(nn.Module):
+class ProposalNetwork(nn.Module):
     """Maps of one photo -> boxes, best first.
 
     Attributes:
@@ -145,7 +145,7 @@ def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
     return propose
 
 
-def read(backbone: str, file: Path | None) -> tuple[Network, dict[str, Any]]:
+def read(backbone: str, file: Path | None) -> tuple[ProposalNetwork, dict[str, Any]]:
     """Return a network and its model card from a file, or those shipped for the backbone where None."""
     backbones.backbone(backbone)  # an unknown one is not one that nothing is shipped for
     if file is None:
@@ -164,9 +164,9 @@ def read(backbone: str, file: Path | None) -> tuple[Network, dict[str, Any]]:
     return from_bytes(data, backbone, str(file))
 
 
-def from_bytes(data: bytes, backbone: str, name: str) -> tuple[Network, dict[str, Any]]:
+def from_bytes(data: bytes, backbone: str, name: str) -> tuple[ProposalNetwork, dict[str, Any]]:
     """Read ``to_bytes``; raises InputError where the bytes are something else or of another backbone."""
-    network = Network(backbones.backbone(backbone))
+    network = ProposalNetwork(backbones.backbone(backbone))
     try:
         arrays = npz.from_bytes(data)
         card = json.loads(str(arrays.pop("card")))
@@ -183,7 +183,7 @@ def from_bytes(data: bytes, backbone: str, name: str) -> tuple[Network, dict[str
     return network.eval(), card
 
 
-def to_bytes(network: Network, card: Mapping[str, Any]) -> bytes:
+def to_bytes(network: ProposalNetwork, card: Mapping[str, Any]) -> bytes:
     """Return weights, at half precision, and model card as an .npz archive; nothing of it is ever unpickled."""
     weights: dict[str, NDArray[Any]] = {
         key: tensor.detach().cpu().half().numpy() for key, tensor in network.state_dict().items()

@@ -16,7 +16,7 @@ from udq.search import confidence
 from udq.search.database import Database
 from udq.search.ranking import Ranking, rank_by
 from udq.search.scan import exhaustive
-from udq.store.segments import Indexed
+from udq.store.segments import StoredPhoto
 from udq.types import Codes, Example, Features
 
 # A place in Database.images -> the share of true matches expected among the photos at least as near.
@@ -74,7 +74,7 @@ class Ranked:
             return self.plain.sure
         drawn_on = {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
 
-        def drawn(photo: Indexed) -> bool:
+        def drawn(photo: StoredPhoto) -> bool:
             path = photo.image.path
             return path.name in drawn_on and os.path.realpath(path) == drawn_on[path.name]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from udq.search.ranking import LookedAt
+from udq.search.ranking import Verified
 from udq.search.rerank.ranked import Ranked
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Box, Verification
@@ -62,7 +62,7 @@ def verify(ranked: Ranked) -> Ranked:
         best = _best([each[row] for each in seen])
         if best is not None:
             score = raised(ranking.score(place), best.inliers)
-            looked_at[place] = LookedAt(score, merged(box, best), best)
+            looked_at[place] = Verified(score, merged(box, best), best)
     # After diffusion photos are not in the order of scores: what was seen then moves a photo up among those alone.
     rises = np.array([raised(1.0, looked_at[p].verified.inliers) if p in looked_at else 1.0 for p in first])
     plain = np.sort([ranking.score(place) for place in first])[::-1]

@@ -24,9 +24,9 @@ from udq.store.segments import Image
 from udq.types import Box, SearchResult
 from udq.web import uploads
 from udq.web.api import export, photo_responses, schema
-from udq.web.live_collection import State
+from udq.web.live_collection import CollectionView
 from udq.web.problems import Problem, documented
-from udq.web.queue import Asked
+from udq.web.queue import QueryPhoto
 from udq.web.renditions import LARGEST, Shown
 from udq.web.service import Service, shown_of
 
@@ -230,7 +230,7 @@ def _listed(image: Image) -> dict[str, Any]:
     return {"id": image.id, "name": shown(image.name), "width": image.width, "height": image.height}
 
 
-def _page(state: State, words: str, folder: str, after: int, limit: int) -> dict[str, Any]:
+def _page(state: CollectionView, words: str, folder: str, after: int, limit: int) -> dict[str, Any]:
     listed, places = state.collection.images, state.find(words, folder)
     start = bisect_right(places, after, key=lambda place: listed[place].id)
     some = places[start : start + limit]
@@ -240,10 +240,10 @@ def _page(state: State, words: str, folder: str, after: int, limit: int) -> dict
 
 def _resolved(
     service: Service, wanted: schema.SearchIn
-) -> tuple[State, list[Asked], list[dict[str, str | int | None]]]:
+) -> tuple[CollectionView, list[QueryPhoto], list[dict[str, str | int | None]]]:
     """Find the photos of a search; return them and what they are called, for people."""
     state = service.living.now()
-    asked: list[Asked] = []
+    asked: list[QueryPhoto] = []
     named: list[dict[str, str | int | None]] = []
     for example in wanted.examples:
         if example.upload is not None:
@@ -252,7 +252,7 @@ def _resolved(
             assert example.photo is not None
             photo = shown_of(state.photo(example.photo))
         box = None if example.box is None else boxes.check_box(example.box, photo.width, photo.height)
-        asked.append(Asked(photo, box, example.wrong))
+        asked.append(QueryPhoto(photo, box, example.wrong))
         named.append({"photo": example.photo, "upload": example.upload, "image": shown(photo.name)})
     return state, asked, named
 

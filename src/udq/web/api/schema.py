@@ -17,11 +17,11 @@ PhotoId = Annotated[int, Field(ge=0, lt=2**63)]
 Box = Annotated[list[Number], Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels of the photo")]
 
 
-class _Asked(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class ExampleIn(_Asked):
+class ExampleIn(_StrictModel):
     """A box of the object, or of something else, in a photo of the collection or an upload."""
 
     photo: PhotoId | None = None
@@ -36,7 +36,7 @@ class ExampleIn(_Asked):
         return self
 
 
-class SearchIn(_Asked):
+class SearchIn(_StrictModel):
     """A search."""
 
     examples: Annotated[list[ExampleIn], Field(min_length=1, max_length=MOST_EXAMPLES)]
@@ -46,7 +46,7 @@ class SearchIn(_Asked):
     rerank: Annotated[list[Literal["average-qe", "alpha-qe", "diffusion", "verify"]], Field(max_length=4)] = []
 
 
-class BoxIn(_Asked):
+class BoxIn(_StrictModel):
     """A box that was accepted."""
 
     photo: PhotoId
@@ -54,7 +54,7 @@ class BoxIn(_Asked):
     score: Number | None = None
 
 
-class ExportIn(_Asked):
+class ExportIn(_StrictModel):
     """Boxes to write down."""
 
     format: Literal["csv", "json", "coco"]

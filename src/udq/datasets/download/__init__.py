@@ -22,14 +22,14 @@ from udq import datasets
 from udq.common.progress import Progress, silent
 from udq.common.text import counted
 from udq.datasets.catalogue import Dataset, File, marked, write_mark
-from udq.datasets.download.fetch import checked, fetch, mark_of
+from udq.datasets.download.fetching import checked, fetch, mark_of
 from udq.datasets.download.split import move_queries
 from udq.datasets.download.unpack import unpack
 from udq.errors import InputError, UdqError
 
 
 @dataclass(frozen=True)
-class Plan:
+class DownloadPlan:
     """What a download will do, for a person to agree to.
 
     Attributes:
@@ -101,7 +101,7 @@ class Plan:
         return f"what came is kept, and the same command goes on from there{begins}"
 
 
-def download(plan: Plan, *, progress: Progress = silent) -> list[dict[str, Any]]:
+def download(plan: DownloadPlan, *, progress: Progress = silent) -> list[dict[str, Any]]:
     """Fetch, compare and unpack every file of a data set. Call it when a person has agreed to ``plan.question()``.
 
     Returns:
@@ -141,7 +141,7 @@ def _record(file: Path) -> Path:
     return file.with_name(file.name + ".sha256")
 
 
-def _obtain(plan: Plan, file: File, progress: Progress) -> dict[str, Any]:
+def _obtain(plan: DownloadPlan, file: File, progress: Progress) -> dict[str, Any]:
     ours = plan.archives / file.name
     record = _record(ours)
     known = record.exists()
@@ -174,7 +174,7 @@ def _obtain(plan: Plan, file: File, progress: Progress) -> dict[str, Any]:
     return {"name": file.name, "sha256": digest, "into": str(into)}
 
 
-def _fetch(plan: Plan, file: File, ours: Path, progress: Progress) -> str:
+def _fetch(plan: DownloadPlan, file: File, ours: Path, progress: Progress) -> str:
     """Fetch a file and return its SHA-256; one that is not what the record says is kept aside."""
     part, record, aside = ours.with_name(ours.name + ".part"), _record(ours), _aside(ours)
     fetch(plan.address(file), part, progress=progress)
