@@ -35,7 +35,7 @@ from udq import datasets
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import Query
-from udq.search.confidence import THRESHOLD, Calibration
+from udq.search.confidence import Calibration, THRESHOLD
 from udq.search.database import LocalDatabase
 from udq.search.ranking import rank_by
 from udq.search.scan import kernels

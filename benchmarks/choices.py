@@ -18,7 +18,7 @@ import torch
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
-from udq.datasets import REGISTRY, GroundTruth
+from udq.datasets import GroundTruth, REGISTRY
 from udq.evaluation.benchmark import evaluate
 from udq.features import device as devices
 

@@ -34,8 +34,9 @@ from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig
 from udq.experiments.demo.cutouts import photo
 from udq.features.extractor import Extractor
-from udq.photos.decoding import MAX_PIXELS, MAX_SIDE
-from udq.photos.sandbox import TIME_LIMIT, Decoder
+from udq.photos.decoding import MAX_SIDE
+from udq.photos.source import MAX_PIXELS
+from udq.photos.sandbox import Decoder, TIME_LIMIT
 from udq.photos.sandbox_worker import MEMORY
 from udq.photos.source import MAX_BYTES, Source, find
 

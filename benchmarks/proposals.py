@@ -23,7 +23,7 @@ import torch
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
-from udq.datasets import REGISTRY, GroundTruth
+from udq.datasets import GroundTruth, REGISTRY
 from udq.evaluation.benchmark import evaluate
 from udq.evaluation.metrics import intersection_over_union
 from udq.features import proposals

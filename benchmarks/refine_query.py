@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.datasets import REGISTRY, Query
+from udq.datasets import Query, REGISTRY
 from udq.evaluation import metrics
 from udq.search import query as searching
 from udq.search.ranking import rank, rank_by

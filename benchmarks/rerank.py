@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.datasets import REGISTRY, Query
+from udq.datasets import Query, REGISTRY
 from udq.evaluation import scoring
 from udq.search import confidence, rerank
 from udq.search.ranking import Ranking

@@ -34,7 +34,7 @@ from PIL import Image
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.datasets import REGISTRY, Query
+from udq.datasets import Query, REGISTRY
 from udq.evaluation import metrics
 from udq.features.device import threads
 from udq.photos import source as photo_source

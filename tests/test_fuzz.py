@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_storage import write
 
 from udq import Collection
-from udq.cli.main import _parse_box
+from udq.cli.options import parse_box
 from udq.common import files
 from udq.datasets import boxes, detection
 from udq.errors import UdqError
@@ -194,7 +194,7 @@ def test_a_manifest_that_is_no_manifest(whole, path, edits):
 @given(st.one_of(st.text(), st.text(alphabet="0123456789,.-+e_ infa", max_size=30)))
 def test_a_box_on_the_command_line(text):
     try:
-        box = check_box(_parse_box(text), 640, 480)
+        box = check_box(parse_box(text), 640, 480)
     except UdqError as error:
         in_one_line(error)
     else:

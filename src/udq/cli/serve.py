@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from udq.cli import printing
-from udq.cli.update import CollectionPath, Device
+from udq.cli.options import CollectionPath, Device
 from udq.common.text import counted
 from udq.errors import InputError
 

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from udq.indexing.repair import Repaired
     from udq.indexing.update import Changes
     from udq.indexing.verify import Damage
-
-CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]
+from udq.cli.options import CollectionPath, Device, Json
 
 
 def add(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.common import files
 from udq.errors import DiskError
 
 # A disk that may not be written, as another than one that is full.
@@ -44,7 +43,7 @@ def write_new(path: Path, data: bytes) -> dict[str, Any]:
             raise
 
     guarded(path, write)
-    return {"bytes": len(data), "sha256": files.checksum(data)}
+    return {"bytes": len(data), "sha256": checksum(data)}
 
 
 def npy(array: NDArray[Any]) -> bytes:

@@ -27,7 +27,7 @@ from udq.store.transaction import Transaction
 
 if TYPE_CHECKING:
     from udq.features.extractor import Extractor
-from udq.indexing.verify import _MODEL, Damage, _files, _manifest
+from udq.indexing.verify import MODEL_FILES, Damage, damaged_files, whole_manifest
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
     Raises:
         CollectionError: its manifest is damaged, and the copy too.
     """
-    _manifest(path)  # before a lock is written to what is no collection
+    whole_manifest(path)  # before a lock is written to what is no collection
     lock = Lock(path, path)
     try:
-        manifest, damage = _manifest(path)
+        manifest, damage = whole_manifest(path)
         if damage:
             for name in (MANIFEST, COPY):
                 write_whole(path / name, manifests.dump(manifest.document))
-        found = _files(path, manifest)
+        found = damaged_files(path, manifest)
     finally:
         lock.release()
     mended = Repaired()
     # Training goes on where an earlier repair was interrupted in it, if nothing has to be done before.
     if found and not (all(map(_is_model, found)) and _all_there(path, manifest)):
         with Transaction(path) as change:
-            found = _files(path, change.manifest)
+            found = damaged_files(path, change.manifest)
             mended = _mend(change, {each.file for each in found}, device, progress)
     if any(map(_is_model, found)):
         from udq.indexing import build
@@ -90,7 +90,7 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
 
 
 def _is_model(damage: Damage) -> bool:
-    return damage.file.startswith(_MODEL)
+    return damage.file.startswith(MODEL_FILES)
 
 
 def _all_there(path: Path, manifest: Manifest) -> bool:
@@ -113,7 +113,7 @@ def _mend(change: Transaction, damaged: set[str], device: str, progress: Progres
     dropped: list[str] = []
     strangers: list[Source] = []
     nameless = 0
-    retrained = any(name.startswith(_MODEL) for name in damaged)
+    retrained = any(name.startswith(MODEL_FILES) for name in damaged)
     if retrained and not _any_there(path, manifest, removed):
         raise CollectionError(
             f"{path}: its model is damaged, and not one of its photos is there to train it anew; put them back, "

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 
-_MODEL = ("model", "backbone")
+MODEL_FILES = ("model", "backbone")
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def verify(path: Path) -> list[Damage]:
 
 
 def _look_over(path: Path) -> tuple[Manifest, list[Damage]]:
-    manifest, damage = _manifest(path)
-    return manifest, [*damage, *_files(path, manifest)]
+    manifest, damage = whole_manifest(path)
+    return manifest, [*damage, *damaged_files(path, manifest)]
 
 
-def _manifest(path: Path) -> tuple[Manifest, list[Damage]]:
+def whole_manifest(path: Path) -> tuple[Manifest, list[Damage]]:
     """Return the manifest, or its copy where it is damaged, and what is damaged of the two."""
     try:
         manifest = manifests.read_manifest(path)
@@ -78,7 +78,7 @@ def _manifest(path: Path) -> tuple[Manifest, list[Damage]]:
     return manifest, found
 
 
-def _files(path: Path, manifest: Manifest) -> list[Damage]:
+def damaged_files(path: Path, manifest: Manifest) -> list[Damage]:
     """Compare the files that a manifest names with their checksums."""
     found = []
     for name, facts in manifests.facts_of(manifest.document).items():
@@ -90,7 +90,7 @@ def _files(path: Path, manifest: Manifest) -> list[Damage]:
 
 
 def _damage(path: Path, manifest: Manifest, name: str) -> Damage:
-    if name.startswith(_MODEL):
+    if name.startswith(MODEL_FILES):
         return Damage(name, "every search and every photo: the collection must be trained anew")
     if name.startswith("removed"):
         return Damage(name, f"which {manifest.removed['images']} photos were removed")

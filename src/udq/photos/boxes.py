@@ -13,13 +13,13 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
     """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 inside a photo of that size."""
     x1, y1, x2, y2 = check_shape(box)
     if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
-        raise InputError(f"box {_listed(box)}: expected a box inside the photo, which is {width} x {height} pixels")
+        raise InputError(f"box {listed(box)}: expected a box inside the photo, which is {width} x {height} pixels")
     return x1, y1, x2, y2
 
 
 def check_shape(box: Sequence[float]) -> Box:
     """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 of any photo."""
-    found = _listed(box)
+    found = listed(box)
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise InputError(f"box {found}: expected four finite numbers x1,y1,x2,y2")
     x1, y1, x2, y2 = map(float, box)
@@ -30,5 +30,5 @@ def check_shape(box: Sequence[float]) -> Box:
     return x1, y1, x2, y2
 
 
-def _listed(box: Sequence[float]) -> str:
+def listed(box: Sequence[float]) -> str:
     return ",".join(f"{value:g}" for value in box)

@@ -8,7 +8,6 @@ A decoder that crashes takes its process along: what reads photos of strangers i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import io
 import os
@@ -24,12 +23,10 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from udq.common.text import shown
 from udq.errors import InputError
-from udq.photos.boxes import _listed, check_box
-from udq.photos.source import DIGEST_BYTES, Content, _image_error, open_file
+from udq.photos.boxes import check_box, listed
+from udq.photos.source import MAX_PIXELS, image_error, open_file, read
 from udq.types import Box
 
-# 150 megapixels decode to 450 MB: above any camera's photo, below what would exhaust a small machine.
-MAX_PIXELS = 150_000_000
 # Boxes are kept as uint16 pixels; it is JPEG's own limit too.
 MAX_SIDE = 65_535
 # Pixels of a scaled photo's side at least: of less, a network of stride 32 has nothing left. A panorama longer than 14
@@ -103,18 +100,6 @@ def scale_for(width: float, height: float, *, shorter: int, longer: int) -> floa
     return min(shorter / min(width, height), longer / max(width, height))
 
 
-def read(path: Path) -> tuple[bytes, Content]:
-    """Return a file's bytes and what they are; raises ImageError where it cannot be read or is too large."""
-    try:
-        with open_file(path) as file:
-            # Asked for before the bytes: a change while they are read gives another time than the one kept here.
-            modified = os.fstat(file.fileno()).st_mtime_ns
-            data = file.read()
-    except Exception as error:
-        raise _image_error(path, error) from error
-    return data, Content(len(data), modified, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())
-
-
 def load(path: Path, *, shorter: int, longer: int) -> Photo:
     """Decode a photo and scale it (sec. 4.2); raises ImageError where that is not possible."""
     return decode(read(path)[0], path, shorter=shorter, longer=longer)
@@ -132,7 +117,7 @@ def decode(data: bytes, path: Path, *, shorter: int, longer: int) -> Photo:
             picture = _as_shown(opened)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     except Exception as error:
-        raise _image_error(path, error) from error
+        raise image_error(path, error) from error
     return Photo(pixels, width, height)
 
 
@@ -146,7 +131,7 @@ def shown_size(path: Path) -> tuple[int, int]:
         with open_file(path) as file, _open(file) as opened:
             return _shown_size(opened)[0]
     except Exception as error:
-        raise _image_error(path, error) from error
+        raise image_error(path, error) from error
 
 
 def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int) -> tuple[Photo, Box]:
@@ -198,7 +183,7 @@ def load_window(
             left, top = max(x1 - around, 0.0), max(y1 - around, 0.0)
             right, bottom = min(x2 + around, float(width)), min(y2 + around, float(height))
             if not (right - left >= 1 and bottom - top >= 1):
-                raise ValueError(f"{width} x {height} pixels, and the box {_listed((x1, y1, x2, y2))} is outside them")
+                raise ValueError(f"{width} x {height} pixels, and the box {listed((x1, y1, x2, y2))} is outside them")
             scale = min(longer / max(right - left, bottom - top), enlarged * min(1.0, most / max(width, height)))
             coarse = _scaled_size(width, height, min(scale, most / max(width, height)), thinnest=_THINNEST)
             opened.draft("RGB", coarse[::-1] if turned else coarse)
@@ -208,7 +193,7 @@ def load_window(
             part = (left * across, top * down, right * across, bottom * down)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
     except Exception as error:
-        raise _image_error(path, error) from error
+        raise image_error(path, error) from error
     return Crop(pixels, (left, top, right, bottom), width, height)
 
 
@@ -221,7 +206,7 @@ def load_full(path: Path) -> Image.Image:
         with _open(io.BytesIO(data)) as opened:
             return _as_shown(opened)
     except Exception as error:
-        raise _image_error(path, error) from error
+        raise image_error(path, error) from error
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:

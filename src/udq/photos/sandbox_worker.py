@@ -52,7 +52,7 @@ def main() -> None:
 def _answer(replies: BinaryIO, path: Path, shorter: int, longer: int) -> None:
     content: source.Content | None = None
     try:
-        data, content = decoding.read(path)
+        data, content = source.read(path)
         photo = decoding.decode(data, path, shorter=shorter, longer=longer)
     except ImageError as error:
         _send(replies, content, None, str(error))

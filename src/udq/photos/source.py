@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 import struct
@@ -15,7 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from udq.common.text import shown
 from udq.errors import ImageError, InputError, NoPhotosError
-from udq.photos.decoding import MAX_PIXELS, read
+
+pass
 
 SUFFIXES = frozenset(
     [
@@ -202,7 +204,7 @@ def _check_regular(path: Path, found: os.stat_result) -> None:
         raise ValueError("not a regular file")
 
 
-def _image_error(path: Path, error: Exception) -> ImageError:
+def image_error(path: Path, error: Exception) -> ImageError:
     return ImageError(f"{shown(str(path))}: {_reason(error, path)}")
 
 
@@ -226,3 +228,19 @@ def _reason(error: Exception, path: Path | None = None) -> str:
         return error.strerror
     words = str(error).splitlines()[0] if str(error) else ""
     return words if words and isinstance(error, _IN_WORDS) else f"damaged: {type(error).__name__} {words}".rstrip()
+
+
+# 150 megapixels decode to 450 MB: above any camera's photo, below what would exhaust a small machine.
+MAX_PIXELS = 150_000_000
+
+
+def read(path: Path) -> tuple[bytes, Content]:
+    """Return a file's bytes and what they are; raises ImageError where it cannot be read or is too large."""
+    try:
+        with open_file(path) as file:
+            # Asked for before the bytes: a change while they are read gives another time than the one kept here.
+            modified = os.fstat(file.fileno()).st_mtime_ns
+            data = file.read()
+    except Exception as error:
+        raise image_error(path, error) from error
+    return data, Content(len(data), modified, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())

@@ -13,7 +13,7 @@ MAX_CODEWORDS = 512
 """Largest K: the tables of M = 8 subspaces then take 16 KiB and stay in the first-level cache."""
 
 
-def _columns(codes: NDArray[Any]) -> int:
+def columns(codes: NDArray[Any]) -> int:
     """How many codewords a code can name: a power of two."""
     return 256 if codes.itemsize == 1 else MAX_CODEWORDS
 
@@ -21,12 +21,12 @@ def _columns(codes: NDArray[Any]) -> int:
 # --- checks ---
 
 
-def _expect(holds: bool | np.bool_, expected: str, found: object) -> None:
+def expect(holds: bool | np.bool_, expected: str, found: object) -> None:
     if not holds:
         raise InputError(f"expected {expected}, found {found}")
 
 
-def _expect_array(name: str, array: NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> None:
+def expect_array(name: str, array: NDArray[Any], dtype: type, shape: tuple[int | None, ...]) -> None:
     """Hold an array to its dtype and shape (None: any length)."""
     fits = array.ndim == len(shape) and all(n in (None, found) for n, found in zip(shape, array.shape, strict=True))
     if not (fits and array.dtype == dtype):
@@ -34,34 +34,34 @@ def _expect_array(name: str, array: NDArray[Any], dtype: type, shape: tuple[int 
         raise InputError(f"expected {name} {wanted}, found {array.dtype} {array.shape}")
 
 
-def _check_lookup(lookup: NDArray[Any]) -> None:
-    _expect_array("lookup", lookup, np.float32, (None, None))
-    _expect(min(lookup.shape) >= 1, "a lookup (M, K) with M and K of at least 1", lookup.shape)
-    _expect(np.isfinite(lookup).all(), "a finite lookup", "inf or nan")
+def check_lookup(lookup: NDArray[Any]) -> None:
+    expect_array("lookup", lookup, np.float32, (None, None))
+    expect(min(lookup.shape) >= 1, "a lookup (M, K) with M and K of at least 1", lookup.shape)
+    expect(np.isfinite(lookup).all(), "a finite lookup", "inf or nan")
 
 
 def check(lookup: NDArray[Any], codes: NDArray[Any], offsets: NDArray[Any]) -> None:
     """Raise InputError where tables and codes are not as ``best_regions`` takes them."""
-    _check_lookup(lookup)
-    _expect_fitting(lookup.shape, codes)
-    _check_codes(codes, offsets)
+    check_lookup(lookup)
+    expect_fitting(lookup.shape, codes)
+    check_codes(codes, offsets)
 
 
-def _expect_fitting(shape: tuple[int, ...], codes: NDArray[Any]) -> None:
+def expect_fitting(shape: tuple[int, ...], codes: NDArray[Any]) -> None:
     """Hold codes to the (M, K) of tables."""
     subspaces, codewords = shape
-    _expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, subspaces))
-    limit = _columns(codes)
-    _expect(codewords <= limit, f"at most {limit} codewords for codes of {codes.itemsize} bytes", codewords)
+    expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, subspaces))
+    limit = columns(codes)
+    expect(codewords <= limit, f"at most {limit} codewords for codes of {codes.itemsize} bytes", codewords)
 
 
-def _check_codes(codes: NDArray[Any], offsets: NDArray[Any]) -> None:
-    _expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, None))
-    _expect(codes.flags.c_contiguous, "C-contiguous codes", codes.strides)
-    _expect_array("offsets", offsets, np.int64, (None,))
-    _expect(len(offsets) >= 1, "N + 1 offsets", "none")
-    _expect(offsets[0] == 0 and offsets[-1] == len(codes), f"offsets from 0 to {len(codes)}", offsets)
-    _expect((offsets[1:] >= offsets[:-1]).all(), "offsets that never fall", "one that does")
+def check_codes(codes: NDArray[Any], offsets: NDArray[Any]) -> None:
+    expect_array("codes", codes, np.uint8 if codes.itemsize == 1 else np.uint16, (None, None))
+    expect(codes.flags.c_contiguous, "C-contiguous codes", codes.strides)
+    expect_array("offsets", offsets, np.int64, (None,))
+    expect(len(offsets) >= 1, "N + 1 offsets", "none")
+    expect(offsets[0] == 0 and offsets[-1] == len(codes), f"offsets from 0 to {len(codes)}", offsets)
+    expect((offsets[1:] >= offsets[:-1]).all(), "offsets that never fall", "one that does")
 
 
 def refuse_codes_from(codewords: int, codes: NDArray[Any]) -> None:
@@ -69,4 +69,4 @@ def refuse_codes_from(codewords: int, codes: NDArray[Any]) -> None:
     beyond = np.argwhere(codes >= codewords)
     if len(beyond):
         row, m = beyond[0].tolist()
-        _expect(False, f"codes below the {codewords} codewords", f"{codes[row, m]} in row {row}, subspace {m}")
+        expect(False, f"codes below the {codewords} codewords", f"{codes[row, m]} in row {row}, subspace {m}")

@@ -23,23 +23,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.search.scan.checks import (
-    _check_codes,
-    _check_lookup,
-    _columns,
-    _expect,
-    _expect_array,
-    _expect_fitting,
     check,
+    check_codes,
+    check_lookup,
+    columns,
+    expect,
+    expect_array,
+    expect_fitting,
     refuse_codes_from,
 )
 from udq.search.scan.kernels import (
     MATCH,
     REGIONS_PER_THREAD,
-    _read_only,
     extension,
     in_threads,
     kernel,
     plain,
+    read_only,
     threads_for,
 )
 
@@ -62,10 +62,10 @@ class BestRegions:
     region: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        _expect_array("distance", self.distance, np.float32, (None,))
-        _expect_array("region", self.region, np.int64, (len(self.distance),))
-        object.__setattr__(self, "distance", _read_only(self.distance))
-        object.__setattr__(self, "region", _read_only(self.region))
+        expect_array("distance", self.distance, np.float32, (None,))
+        expect_array("region", self.region, np.int64, (len(self.distance),))
+        object.__setattr__(self, "distance", read_only(self.distance))
+        object.__setattr__(self, "region", read_only(self.region))
 
     def __len__(self) -> int:
         return len(self.distance)
@@ -87,10 +87,10 @@ class Part:
     keep: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        _check_codes(self.codes, self.offsets)
+        check_codes(self.codes, self.offsets)
         object.__setattr__(self, "offsets", plain(self.offsets))
         if self.keep is not None:
-            _expect_array("keep", self.keep, np.bool_, (len(self),))
+            expect_array("keep", self.keep, np.bool_, (len(self),))
             object.__setattr__(self, "keep", np.ascontiguousarray(self.keep))
 
     def __len__(self) -> int:
@@ -117,8 +117,8 @@ class NearestImages:
 
     def __post_init__(self) -> None:
         for name, dtype in (("image", np.int64), ("distance", np.float32), ("region", np.int64)):
-            _expect_array(name, getattr(self, name), dtype, (len(self.image),))
-            object.__setattr__(self, name, _read_only(getattr(self, name)))
+            expect_array(name, getattr(self, name), dtype, (len(self.image),))
+            object.__setattr__(self, name, read_only(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.image)
@@ -151,7 +151,7 @@ def best_regions(
         from udq.search.scan import numba_kernels
 
         scan = numba_kernels.best_regions(
-            lookup, _read_only(codes), _read_only(offsets), distance, region, _columns(codes)
+            lookup, read_only(codes), read_only(offsets), distance, region, columns(codes)
         )
     else:
         arrays = plain(lookup), len(lookup), plain(codes), codes.itemsize, plain(offsets)
@@ -177,7 +177,7 @@ def nearest_images(
 
     A code of K or more is an InputError that names its row in its part.
     """
-    _check_lookup(lookup)
+    check_lookup(lookup)
     return nearest_images_of_each(lookup[None], parts, k, threads=threads)[0]
 
 
@@ -189,14 +189,14 @@ def nearest_images_of_each(
     lookups: float32 (Q, M, K), finite; tables of each query.
     All else as in ``nearest_images``, whose answers these are.
     """
-    _expect_array("lookups", lookups, np.float32, (None, None, None))
-    _expect(k >= 0, "k of at least 0", k)
+    expect_array("lookups", lookups, np.float32, (None, None, None))
+    expect(k >= 0, "k of at least 0", k)
     for lookup in lookups:
-        _check_lookup(lookup)
+        check_lookup(lookup)
     for part in parts:
-        _expect_fitting(lookups.shape[1:], part.codes)
+        expect_fitting(lookups.shape[1:], part.codes)
     kinds = {part.codes.itemsize for part in parts}
-    _expect(len(kinds) < 2, "codes of one dtype in all parts", sorted(kinds))
+    expect(len(kinds) < 2, "codes of one dtype in all parts", sorted(kinds))
     threads = threads_for(threads, len(lookups) * sum(len(part.codes) for part in parts), BOUNDED_PER_THREAD)
     k = min(k, sum(part.kept for part in parts))
     using = kernel()
@@ -270,8 +270,8 @@ def rank(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:
     Returns int64 (min(k, N),), image ids. Images without regions come last.
     """
     images = len(best)
-    _expect(k is None or k >= 0, "k of at least 0", k)
-    _expect(images <= 1 << 32, "at most 2**32 images", images)
+    expect(k is None or k >= 0, "k of at least 0", k)
+    expect(images <= 1 << 32, "at most 2**32 images", images)
     k = images if k is None else min(k, images)
     # One integer that orders as (distance, image id): the bits of a float32 order as integers once the
     # negative ones are turned round, and + 0 makes the two zeros one. Keys differ, so a cut is exact.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.search.scan.checks import _expect
+from udq.search.scan.checks import expect
 
 try:
     from udq.search.scan import _scan
@@ -44,14 +44,14 @@ def kernel() -> str:
     """Return the kernel in use: the fastest, or the one that the environment variable UDQ_SCAN_KERNEL names."""
     wanted = os.environ.get("UDQ_SCAN_KERNEL")
     found = kernels()
-    _expect(not wanted or wanted in found, f"UDQ_SCAN_KERNEL to be one of {', '.join(found)}", wanted)
+    expect(not wanted or wanted in found, f"UDQ_SCAN_KERNEL to be one of {', '.join(found)}", wanted)
     return wanted or found[0]
 
 
 def threads_for(wanted: int | None, regions: int, worth_one: int) -> int:
     """Return how many threads to use: as many as wanted, or as there are processors and ``worth_one`` regions for."""
     threads = min(_processors(), 1 + regions // worth_one) if wanted is None else wanted
-    _expect(threads >= 1, "at least 1 thread", threads)
+    expect(threads >= 1, "at least 1 thread", threads)
     return threads
 
 
@@ -70,7 +70,7 @@ def plain(array: NDArray[Any]) -> NDArray[Any]:
     return np.require(array, requirements=["C", "A"])
 
 
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
     """A read-only view; memory maps and arrays in memory are then one type and compile once."""
     view = np.asarray(array).view()
     view.flags.writeable = False

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from udq._version import __version__
 from udq.common.text import shown
 from udq.errors import InputError
-from udq.photos import boxes, decoding
+from udq.photos import boxes, source
 from udq.store.segments import Image
 from udq.types import Box, SearchResult
 from udq.web import uploads
@@ -76,7 +76,7 @@ def router(service: Service) -> APIRouter:
         facts = service.facts(await service.now())
         limits = facts["limits"] | {
             "upload_bytes": uploads.MOST_BYTES,
-            "upload_pixels": decoding.MAX_PIXELS,
+            "upload_pixels": source.MAX_PIXELS,
             "matches": schema.MOST_MATCHES,
             "examples": schema.MOST_EXAMPLES,
         }

@@ -1,0 +1,107 @@
+"""``udq evaluate`` and ``demo``: parses, calls, prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from udq.cli import printing
+from udq.cli.options import CollectionPath, Device, Json
+from udq.cli.progress_bar import progress
+
+if TYPE_CHECKING:
+    pass
+from udq.cli.options import Rerank, parse_stages
+
+
+def evaluate(
+    collection: CollectionPath,
+    ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Layout of the ground truth: boxes (a CSV), oxford5k, paris6k, roxford5k, rparis6k or instre.",
+        ),
+    ] = "boxes",
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Query photos that are not in the collection. Default: beside the ground truth."
+        ),
+    ] = None,
+    keep_query: Annotated[
+        bool,
+        typer.Option("--keep-query", help="Keep a query's own photo in its ranking; oxford5k and paris6k always do."),
+    ] = False,
+    real_valued: Annotated[
+        bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
+    ] = True,
+    rerank: Rerank = "",
+    picture: Annotated[
+        Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write a page that shows what went wrong, in one file.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure a collection against a benchmark: mean average precision, and how well the boxes sit."""
+    from udq import datasets
+    from udq.collection import Collection
+    from udq.evaluation import benchmark as evaluation
+    from udq.reports import errors
+    from udq.reports import sheet as pictures
+
+    if picture is not None:
+        pictures.file_format(picture)
+    if report is not None:
+        errors.check(report)
+    opened = Collection.open(collection, device=device)
+    done = evaluation.evaluate(
+        opened,
+        datasets.load(dataset, ground_truth),
+        keep_query=keep_query,
+        queries=queries,
+        real_valued=real_valued,
+        stages=parse_stages(rerank),
+        progress=progress,
+    )
+    if picture is not None:
+        from udq.reports.results import evaluation_sheet
+
+        pictures.save(evaluation_sheet(opened, done), picture)
+    size = 0 if report is None else errors.write(opened, done, report, progress=progress)
+    printing.print_evaluation(done.report, as_json=as_json)
+    if as_json:
+        return
+    if picture is not None:
+        printing.say(f"picture: {picture}")
+    if report is not None:
+        printing.say(f"report: {report}, {size / 1e6:.1f} MB")
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where photos and results go.")
+    ] = Path("udq-demo"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Show the whole story on photos that installed packages bring: build, search, measure, look."""
+    from udq.experiments.demo import run
+
+    facts = run.tell(output, device=device, progress=progress)
+    if as_json:
+        printing.print_json(facts)
+        return
+    print(f"mAP of {facts['queries']} queries, {facts['bytes_per_region']:g}-byte codes: {facts['mAP']:.3f}"
+          f"  (real-valued features: {facts['real_valued']['mAP']:.3f})")  # fmt: skip
+    first_page = facts["localisation"]["top_20"]
+    print(f"reported boxes, first 20 photos: mean IoU {first_page['mean_iou']:.3f}, "
+          f"{first_page['share_iou_50']:.0%} at 0.5 or better")  # fmt: skip
+    for name, path in facts["written"].items():
+        printing.say(f"{name + ':':<12} {path}")
