@@ -26,7 +26,7 @@ from udq.common.provenance import provenance
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth, Query
 from udq.evaluation.benchmark import protocol_queries
-from udq.experiments.paper.testbed import Testbed, describe
+from udq.experiments.paper.workbench import Workbench, describe
 from udq.features import proposals
 from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos.source import find
@@ -88,7 +88,7 @@ class Held(list[ExtractedPhoto]):
         return Held(extractor.extract(photo.source for photo in self))
 
 
-class Benchmark(Testbed):
+class Benchmark(Workbench):
     """Pooled features of all photos, and of all queries."""
 
     def __init__(self, folder: Path, truth: tuple[Query, ...]) -> None:

@@ -28,7 +28,7 @@ from udq.experiments.paper.data import Dataset
 from udq.experiments.paper.features import CachedPhotos
 from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.tables import ACCURACIES, Cell
-from udq.experiments.paper.testbed import Fitted, Testbed, describe
+from udq.experiments.paper.workbench import Fitted, Workbench, describe
 from udq.features import proposals
 from udq.features.extractor import Extractor
 from udq.indexing import build
@@ -96,9 +96,9 @@ class CellRunner:
         self._fitted: tuple[IndexConfig, Fitted] | None = None
 
     @cached_property
-    def _bench(self) -> Testbed:
+    def _bench(self) -> Workbench:
         self.scratch.mkdir(parents=True, exist_ok=True)
-        return Testbed(
+        return Workbench(
             self._extractor,
             self._looked,
             self._asked,

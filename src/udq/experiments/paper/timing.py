@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from udq.experiments.paper.codes import Floats
-from udq.experiments.paper.testbed import Testbed
+from udq.experiments.paper.workbench import Workbench
 from udq.quantization.model import Model
 from udq.search.scan import exhaustive
 from udq.search.scan.numba_kernels import compiled
@@ -26,7 +26,7 @@ _TURNS = 40
 Ranking = NDArray[np.int64]
 
 
-def search_times(bench: Testbed, model: Model, *, turns: int = _TURNS) -> dict[str, float]:
+def search_times(bench: Workbench, model: Model, *, turns: int = _TURNS) -> dict[str, float]:
     """Return the median seconds of a query's search by each kind of scan, under the names of ``tables.TIMES``.
 
     Args:

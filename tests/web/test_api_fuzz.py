@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from test_web import serving
+from test_api import serving
 
 from udq import Collection
 from udq.web.service import Service

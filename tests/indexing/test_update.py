@@ -254,7 +254,7 @@ def test_retraining_keeps_ids(place, photos):
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path, version):
     """Each made by the last version that wrote its format; their photos are long gone."""
-    path = shutil.copytree(Path(__file__).parent / "collections" / f"format-{version}", tmp_path / "x.udq")
+    path = shutil.copytree(Path(__file__).parents[1] / "collections" / f"format-{version}", tmp_path / "x.udq")
     old = Collection.open(path, device="cpu")
     assert (old.names, old.verify()) == (["coffee.png", "coins.png", "rocket.png"], [])
     assert old.info()["format_version"] == version
@@ -427,7 +427,7 @@ def test_a_reader_asks_with_the_network_of_the_codes_that_it_reads(place, photos
 
 
 def test_ids_of_format_2_outlive_its_changes(tmp_path):
-    path = shutil.copytree(Path(__file__).parent / "collections" / "format-2", tmp_path / "x.udq")
+    path = shutil.copytree(Path(__file__).parents[1] / "collections" / "format-2", tmp_path / "x.udq")
     new, _ = Collection.open(path, device="cpu").remove(["coffee.png"])
     assert manifests.read_manifest(path).segments[0]["first_id"] == 0
     assert ids(new) == {"coins.png": 1, "rocket.png": 2}

@@ -26,7 +26,7 @@ from udq.experiments.paper.checkpoints import RoundCheckpoints
 from udq.experiments.paper.data import DataFolder
 from udq.experiments.paper.features import CachedPhotos
 from udq.experiments.paper.settings import Settings
-from udq.experiments.paper.testbed import Testbed, describe
+from udq.experiments.paper.workbench import Workbench, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.search.ranking import rank
@@ -263,7 +263,7 @@ def test_the_papers_data_sets_lie_as_they_are_downloaded(udq, photos, quick, tmp
 
 
 def test_the_commands_of_the_docs_work_as_they_are_typed(udq, data, quick, tmp_path, monkeypatch):
-    page = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     typed = re.findall(r"^    (udq .+?)(?: +#.*)?$|`(udq reproduce \S+ --data [^`]+)`", page, re.MULTILINE)
     commands = [shlex.split(block or inline)[1:] for block, inline in typed]
     assert {words[1] for words in commands if words[0] == "reproduce" and words[2:] == ["--data", "DATA"]} == {
@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
         "reproduce", "fig3", "--data", data, "--config", quick, "-o", tmp_path / "out", "--device", "cpu",
         "--limit", 13,
     )  # fmt: skip
-    accuracy, looked, fitted = Testbed.accuracy, [], []
+    accuracy, looked, fitted = Workbench.accuracy, [], []
     extract = Extractor.extract
 
     def counted(self, model, queries=None):
@@ -299,13 +299,13 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
         fitted.append(model)
         return accuracy(self, model, queries)
 
-    monkeypatch.setattr(Testbed, "accuracy", counted)
+    monkeypatch.setattr(Workbench, "accuracy", counted)
     code, _, err = udq(*arguments)
     assert code == 130
     assert "the same command goes on" in err
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
 
-    monkeypatch.setattr(Testbed, "accuracy", accuracy)
+    monkeypatch.setattr(Workbench, "accuracy", accuracy)
     monkeypatch.setattr(
         Extractor, "extract", lambda self, sources: looked.extend(sources := list(sources)) or extract(self, sources)
     )
@@ -353,7 +353,9 @@ def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path)
     def bench(name):
         folder = tmp_path / name
         queries = describe(extractor, asked)
-        return Testbed(extractor, CachedPhotos(sources, extractor, silent, folder), asked, queries, folder, ranked=True)
+        return Workbench(
+            extractor, CachedPhotos(sources, extractor, silent, folder), asked, queries, folder, ranked=True
+        )
 
     one, stepwise = bench("one"), bench("stepwise")
     for iterations in (0, 1, 2):
@@ -400,15 +402,15 @@ def test_a_photo_replaced_while_others_are_measured_does_not_pass_for_what_was(u
     other = tmp_path / "other"
     shutil.copytree(data, other)
     arguments = ("--data", other, "--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 2)
-    accuracy = Testbed.accuracy
+    accuracy = Workbench.accuracy
 
     def replaced(self, model, queries=None):
         shutil.copyfile(other / "images" / "page.png", other / "images" / "brick.png")
         return accuracy(self, model, queries)
 
-    monkeypatch.setattr(Testbed, "accuracy", replaced)
+    monkeypatch.setattr(Workbench, "accuracy", replaced)
     udq("reproduce", "table2", *arguments)
-    monkeypatch.setattr(Testbed, "accuracy", accuracy)
+    monkeypatch.setattr(Workbench, "accuracy", accuracy)
     udq("reproduce", "table2", *arguments)
 
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 4  # both cells of the photo as it was, and as it is
@@ -440,14 +442,14 @@ def test_a_query_photo_that_changed_outside_the_database_is_asked_anew(udq, phot
 
 
 def test_a_table_is_written_when_its_last_cell_is_done(udq, data, quick, tmp_path, monkeypatch):
-    accuracy = Testbed.accuracy
+    accuracy = Workbench.accuracy
 
     def interrupted(self, model, queries=None):
         if model.quantizer.subspaces == 4:  # which figure 4 alone has among these
             raise KeyboardInterrupt
         return accuracy(self, model, queries)
 
-    monkeypatch.setattr(Testbed, "accuracy", interrupted)
+    monkeypatch.setattr(Workbench, "accuracy", interrupted)
     settings = Settings(DataFolder(data), tmp_path, "default", quick, limit=1, device="cpu")
     written = []
     with pytest.raises(KeyboardInterrupt):

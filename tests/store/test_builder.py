@@ -11,7 +11,7 @@ import time
 import filelock
 import numpy as np
 import pytest
-from test_storage import SEGMENTS, change, indexed, read, small_model, write
+from test_manifest import SEGMENTS, change, indexed, read, small_model, write
 
 from udq import Collection
 from udq.config import IndexConfig

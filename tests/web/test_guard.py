@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
-from test_web import bytes_of, problem, send, serving
+from test_api import bytes_of, problem, send, serving
 
 from udq.common.byte_cache import Cache
 from udq.web import guard, server, uploads

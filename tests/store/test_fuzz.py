@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_storage import write
+from test_manifest import write
 
 from udq import Collection
 from udq.cli.options import parse_box

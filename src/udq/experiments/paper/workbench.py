@@ -49,12 +49,12 @@ class Fitted:
     """
 
     model: Model
-    bench: Testbed
+    bench: Workbench
     seconds: float
 
 
 @dataclass
-class Testbed:
+class Workbench:
     """Photos, and boxed queries with their answers.
 
     Attributes:
@@ -158,7 +158,7 @@ class Testbed:
 
         return sampling.draw(noted(), len(rows), config.sample), sources
 
-    def _with(self, convolutions: Arrays, config: IndexConfig) -> Testbed:
+    def _with(self, convolutions: Arrays, config: IndexConfig) -> Workbench:
         """Return the bench with trained convolutions."""
         old = self.extractor
         extractor = Extractor(config.images, config.features, weights=old.weights, rpn=old.rpn, device=old.device.type)

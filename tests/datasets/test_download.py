@@ -370,7 +370,7 @@ def test_query_photos_outside_the_database_are_put_apart(udq, server, tmp_path, 
 
 
 def test_the_python_of_the_docs_moves_query_photos(tmp_path, picture):
-    page = (Path(__file__).resolve().parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n((?:(?!```).)*?move_queries.*?)^```", page, re.DOTALL | re.MULTILINE)
     write_truth(tmp_path / "gnd_roxford5k.mat")
     (tmp_path / "photos" / "jpg").mkdir(parents=True)
@@ -533,7 +533,7 @@ def test_the_list_names_counts_and_addresses(udq):
 
 
 def test_the_docs_name_every_key_that_is_printed_as_json(udq):
-    page = (Path(__file__).resolve().parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
     listed = json.loads(udq("datasets", "list", "--json")[1])
     checked = check.Findings("oxford5k", "ox", 0, 0, (), ()).to_json()
     for key in ("datasets", *listed["datasets"][0], *checked, "sha256", "into"):
