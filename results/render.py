@@ -497,48 +497,6 @@ def _reproductions(name: str) -> dict[str, dict[str, Any]]:
     return {title: _figures(f"{folder.name}/{name}") for title, folder in folders.items()}
 
 
-def storages() -> str:
-    """Where a collection could lie: a column an engine."""
-    figures = _figures("benchmark_storage")
-    setting = figures["setting"]
-    engines = {name: row for name, row in figures["rows"].items() if "missing" not in row}
-
-    def seconds(key: str) -> Callable[[dict[str, Any]], str]:
-        return lambda row: f"{1000 * row[key]:,.0f} ms"
-
-    lines: dict[str, Callable[[dict[str, Any]], str]] = {
-        f"build, {setting['photos']:,} photos": seconds("build_seconds"),
-        f"add {setting['changed']:,} photos": seconds("append_seconds"),
-        "of them not on the disk when it returns": lambda row: (
-            "not known" if row["append_unflushed"] is None else f"{row['append_unflushed'] / 1e6:.1f} MB"
-        ),
-        f"remove {setting['changed']:,}": seconds("remove_seconds"),
-        "open and scan, nothing cached": seconds("scan_open_and_scan_seconds"),
-        f"the same with {setting['large']:,} photos (fastest to slowest)": lambda row: (
-            seconds("large_scan_open_and_scan_seconds")(row)
-            + " ({:.0f} to {:.0f})".format(*(1000 * each for each in row["large_scan_open_and_scan_seconds_range"]))
-        ),
-        "memory for it that is not the mapped files": lambda row: f"{row['large_scan_stays_mib']:.0f} MiB",
-        "disk, a region": lambda row: f"{row['bytes_per_region']:.1f} bytes",
-        f"{setting['flips']} bytes flipped: reading stops": lambda row: (
-            row["flips"]["raised"] + row["flips"]["crashed"]
-        ),
-        "reading gives something else": lambda row: row["flips"]["different"],
-        "a check of everything finds": lambda row: row["flips"]["checked"],
-        "neither reading nor check notices": lambda row: row["flips"]["different_and_check_passed"],
-        f"{setting['kills']} times killed while adding: old / new / broken": lambda row: " / ".join(
-            str(row["kills"][state]) for state in ("old", "new", "broken")
-        ),
-        "to download beyond udq's own": lambda row: f"{row['download_mb']:.1f} MB" if row.get("download_mb") else "–",
-        "import": seconds("import_seconds"),
-    }
-    rows = [(title, *(value(row) for row in engines.values())) for title, value in lines.items()]
-    versions = ", ".join(
-        dict.fromkeys(f"{name} {v}" for row in engines.values() for name, v in row["versions"].items())
-    )
-    return _markdown(("", *engines), rows) + f"\n{_machine(figures['provenance'])}; {versions}.\n"
-
-
 def robustness() -> str:
     """What was done to collections, what must come of it, and what came."""
     figures = _figures("benchmark_robustness")
@@ -885,7 +843,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "regions": regions,
     "experiments": experiments,
     "reproductions": reproductions,
-    "storage": storages,
     "serve": serving,
     "hostile": hostile,
     "marks": marks,

@@ -94,8 +94,5 @@ python benchmarks/serve.py "$data/instre_dev/images" --json "$here/benchmark_ser
 # As root, so that disks can be mounted; without that, limits and permissions stand in for them.
 python benchmarks/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \
     --json "$here/benchmark_robustness.json"
-# A row of an engine that is not installed says so: pip install pylance lmdb; pip download pylance lmdb -d FOLDER and
-# --wheels FOLDER say what they weigh.
-python benchmarks/storage.py --json "$here/benchmark_storage.json"
 # Needs Chromium and what `make test-browser` installs.
 python benchmarks/page.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --json "$here/benchmark_page.json"
