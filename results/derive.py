@@ -1,4 +1,4 @@
-"""What ``tables.md`` shows that stands in no results file as it is: rows put together, sums, models."""
+"""Rows and figures that ``tables.md`` shows and that have to be computed from the results files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from udq.drift import Drift
 
 HERE = Path(__file__).resolve().parent
-# Folders that ``udq reproduce all`` wrote, by the collection it measured on.
+# Collection -> its folder of results of ``udq reproduce all``.
 REPRODUCED = {"the demo": "reproduce-demo", "INSTRE": "reproduce-instre_dev"}
-# Name, what it is, its data sets, trainings with the default preset and with the paper's.
+# Name, content, data sets, number of trainings with the default preset and with the paper's.
 EXPERIMENTS = (
     ("table2", "M and K, without and with training", "oxford5k", "2", "12"),
     ("table3", "M and K, two networks, distractors", "oxford5k, flickr100k", "4", "48"),
-    ("table4", "the same on Paris", "paris6k, flickr100k", "4", "48"),
+    ("table4", "as table 3, on Paris", "paris6k, flickr100k", "4", "48"),
     ("table5", "refinements: Baseline, PBR, CBR, BFR, without and with post-processing", "all three", "16", "16"),
-    ("table6", "UDQ-BFR beside real-valued methods", "all three", "4", "4"),
+    ("table6", "UDQ-BFR and real-valued methods", "all three", "4", "4"),
     ("table7", "search time: codes, hashes, real-valued", "oxford5k, paris6k", "2", "2"),
     ("fig3", "iterations of module 2, two networks", "oxford5k, paris6k", "2 of 6 rounds", "4 of 6 rounds"),
     ("fig4", "lambda", "oxford5k, paris6k", "8", "8"),
@@ -38,30 +38,60 @@ _ACCURACY = {
     "demo-untrained-whitened": "`--no-train`, whitened",
 }
 _WAYS = {
-    "eager": "the packages' eager loop, one photo at a time",
-    "maps": "the same to feature maps alone",
-    "extract torch": "`Extractor.extract`, torch",
+    "eager": "eager loop, one photo at a time",
+    "maps": "eager loop, feature maps only",
+    "extract torch": "`Extractor.extract`, PyTorch",
     "extract openvino": "`Extractor.extract`, OpenVINO",
-    "index torch": "`udq index --no-train`, torch",
+    "index torch": "`udq index --no-train`, PyTorch",
     "index openvino": "`udq index --no-train`, OpenVINO",
 }
 _SCANS = {
-    "all images": "all photos ranked, extension",
-    "all images, numba": "all photos ranked, numba",
-    "faiss": "faiss, grouped into photos",
-    "faiss, k=1": "faiss, the nearest region alone",
-    "numpy, all images": "all photos ranked, NumPy",
-    "read": "read",
+    "all images": "full ranking, C++ extension",
+    "all images, numba": "full ranking, numba",
+    "faiss": "faiss, grouped by photo",
+    "faiss, k=1": "faiss, nearest region only",
+    "numpy, all images": "full ranking, NumPy",
+    "read": "memory read",
 }
-# The plan of docs/scaling.md: regions a photo, processors and bytes of memory of a machine, replicas, part of the
-# memory that codes may have.
+# Titles of names that the results files use; other names are shown unchanged.
+_PLAIN = {
+    "BFR, trained weights alone, not averaged": "BFR, trained weights without averaging",
+    "BFR, neighbours from anywhere": "BFR, neighbours from any photo",
+    "BFR, module 1 alone": "BFR, module 1 only",
+    "BFR, 2 iterations whatever comes": "BFR, always 2 iterations",
+    "BFR, FC_S alone is trained": "BFR, only FC_S trained",
+    "2 iterations whatever comes": "always 2 iterations",
+    "trained weights alone, not averaged": "trained weights without averaging",
+    "query: its crop alone, not its mirror image": "query: crop only, no mirror image",
+    "query: three scales and their mirror images": "query: three scales with mirror images",
+    "query: the same, averaged after the head": "query: three scales with mirror images, averaged after the head",
+    "views: photos flipped, recoloured, smaller": "augmentation: photos flipped, recoloured or downscaled",
+    "views: 4 regions a photo cut out": "augmentation: 4 cropped regions per photo",
+    "weights: no near neighbours": "region weights: isolated regions count more",
+    "weights: near neighbours": "region weights: regions with near neighbours count more",
+    "drawn by the proposal network's order": "sampling by proposal score",
+    "50 regions a photo": "50 regions per photo",
+    "200 regions a photo": "200 regions per photo",
+    "alpha-qe, photos, however unsure": "alpha-qe, photos, including unlikely ones",
+    "right marks alone": "right marks only",
+    "wrong marks alone": "wrong marks only",
+    "before": "no marks",
+    "SQLite, a row a photo": "SQLite, one row per photo",
+    "SQLite, a row an array": "SQLite, one row per array",
+    "Lance, a row a photo": "Lance, one row per photo",
+    "LMDB, a value an array": "LMDB, one value per array",
+    "1 thread, here": "1 thread, local",
+    "1 shards": "1 shard",
+}
+# Assumptions of the plan in docs/scaling.md: regions per photo, cores and bytes of memory per machine, replicas, and
+# the share of memory that codes may use.
 _REGIONS, _PROCESSORS, _MEMORY, _REPLICAS, _FREE = 95, 16, 64e9, 2, 0.75
 
 Row = Mapping[str, Any]
 
 
 class Figures(dict[Any, Any]):
-    """A JSON object whose keys are attributes too."""
+    """A JSON object whose keys are also attributes."""
 
     def __getattr__(self, key: str) -> Any:
         try:
@@ -79,6 +109,11 @@ def read(name: str) -> Figures:
     return figures
 
 
+def plain(name: str) -> str:
+    """Return the title of a name in the results files."""
+    return _PLAIN.get(name, name)
+
+
 def accuracy() -> list[tuple[str, Figures]]:
     """Return title and report of each collection that ``results/run.sh`` evaluates."""
     return [(title, read(name)) for name, title in _ACCURACY.items()]
@@ -90,14 +125,14 @@ def ways(rows: Row) -> list[tuple[str, Row]]:
 
 
 def fastest(size: Figures) -> str:
-    """Return the time of the fastest kernel, and its name."""
+    """Return the time and the name of the fastest kernel."""
     name, row = next(iter(size.rows.items()))
     return f"{row.median_ms:.3g} ms ({name})"
 
 
 def scans(figures: Figures) -> Iterator[Row]:
-    """Yield every contender for each number of codes, with the times of reading alone and of faiss."""
-    wanted = f"the {figures.setting.wanted} nearest photos"
+    """Yield every method for each number of codes, with the time of a memory read and the ratio to faiss."""
+    wanted = f"top {figures.setting.wanted} photos"
     titles = {name: f"`{name}`, {wanted}" for name in figures.setting.kernels} | _SCANS
     for size in figures.sizes:
         for name in (name for name in titles if name in size.rows):
@@ -106,7 +141,7 @@ def scans(figures: Figures) -> Iterator[Row]:
 
 
 def limits(figures: Figures) -> Iterator[Row]:
-    """Yield each limit of the machine with one thread and with several."""
+    """Yield each hardware limit with one thread and with several."""
     several, rates = f", {figures.setting.threads} threads", figures.per_second
     for name in (name for name in rates if not name.endswith(several)):
         unit = "10⁹ operations/s" if name.startswith("multiply") else "GB/s"
@@ -114,7 +149,7 @@ def limits(figures: Figures) -> Iterator[Row]:
 
 
 def iterations(collections: Row) -> Iterator[Row]:
-    """Yield every round of each collection; the first names it."""
+    """Yield every round of each collection; only its first row has the name."""
     for name, collection in collections.items():
         for number, row in enumerate(collection.rows, start=-1):
             after = {-1: "no training", 0: "module 1"}.get(number, f"iteration {number}")
@@ -122,10 +157,10 @@ def iterations(collections: Row) -> Iterator[Row]:
 
 
 def gain(rows: Row, name: str) -> str:
-    """Return the mAP of the default, of codes and of real-valued features, or what an option adds to it."""
+    """Return the mAP of codes and of real-valued features: the value for the default, the gain for an option."""
     if name == "default":
         return " / ".join(f"{sum(values) / len(values):.3f}" for values in rows[name].values())
-    # Pairs of one seed: a row that lost with the first one has no others.
+    # Compared seed by seed: an option that lost with the first seed was not run with the others.
     pairs = [[*zip(rows[name][key], rows["default"][key], strict=False)] for key in ("codes", "real_valued")]
     return " / ".join(f"{sum(value - default for value, default in each) / len(each):+.4f}" for each in pairs)
 
@@ -141,19 +176,19 @@ def trained_and_not(rows: Row) -> list[Row]:
 
 
 def listed(counts: Mapping[str, int]) -> str:
-    """Return numbers of photos with their kinds."""
+    """Return numbers of photos by kind."""
     return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
 
 
 def drifts(rows: list[Figures]) -> Iterator[Row]:
-    """Yield each row with what udq would say of such a collection."""
+    """Yield each row with the advice that udq gives for such a collection."""
     for row in rows:
         found = Drift(row.older, row.newer, sum(row.photos.values()), sum(row.added.values()))
         yield {**row, "excess": found.excess, "outgrown": found.outgrown}
 
 
 def load(figures: Figures) -> Iterator[Row]:
-    """Yield the searches of one client and of many, for each kind of box."""
+    """Yield the load of one client and of many clients for each kind of box."""
     for boxes, found in figures.load.items():
         yield {**found.alone, "boxes": boxes, "who": "1 client", "of_ideal": None}
         who = f"{figures.clients} clients, {figures.seconds:.0f} s"
@@ -161,7 +196,7 @@ def load(figures: Figures) -> Iterator[Row]:
 
 
 def reranked(collections: list[Figures]) -> Iterator[Row]:
-    """Yield each combination of stages; after the last one, no stage for the same queries as that."""
+    """Yield each combination of stages, then the plain ranking of the queries that the last one was measured on."""
     for study in collections:
         for row in study.rows:
             stages, some = ", ".join(f"`{name}`" for name in row.stages) or "none", f" ({row.queries} queries)"
@@ -172,7 +207,7 @@ def reranked(collections: list[Figures]) -> Iterator[Row]:
 
 
 def sweeps(collections: list[Figures]) -> Iterator[Row]:
-    """Yield every value of the constants of stages, and database-side augmentation."""
+    """Yield every value of the parameters of stages, then database-side augmentation."""
     for study in collections:
         for what, values in study.sweeps.items():
             yield from ({"collection": study.collection, "what": what, "number": n, **values[n]} for n in values)
@@ -182,7 +217,7 @@ def sweeps(collections: list[Figures]) -> Iterator[Row]:
 
 
 def thresholds(figures: Figures) -> Iterator[Row]:
-    """Yield the thresholds of confidence of each collection, highest first, the default marked."""
+    """Yield the confidence thresholds of each collection in descending order, with the default marked."""
     for name, study in figures.collections.items():
         for row in sorted(study.thresholds, key=lambda row: -row.threshold):
             default = row.threshold == figures.default_threshold
@@ -190,19 +225,19 @@ def thresholds(figures: Figures) -> Iterator[Row]:
 
 
 def search_speed(search: list[Figures]) -> float:
-    """Return codes a second of one shard."""
+    """Return the codes per second of one shard."""
     few, many = search
     return float(1000 * (many.codes - few.codes) / (many.median_ms["1 shards"] - few.median_ms["1 shards"]))
 
 
 def search_seconds(search: list[Figures], codes: float) -> float:
-    """Return the seconds of a query of one shard by the model: a constant, and those of scanning its codes."""
+    """Return the modelled seconds of a query on one shard: a fixed cost and the scan of its codes."""
     few, speed = search[0], search_speed(search)
     return float(few.median_ms["1 shards"] / 1000 - few.codes / speed + codes / speed)
 
 
 def plan(figures: Figures) -> Iterator[Row]:
-    """Yield machines, hours, memory and latency for more photos than were ever tried, by the model."""
+    """Yield modelled machines, hours, traffic and latency for more photos than were measured."""
     worker = figures.index["1"].workers
     for photos in (10**7, 10**8, 10**9):
         codes = 8 * _REGIONS * photos
@@ -214,7 +249,7 @@ def plan(figures: Figures) -> Iterator[Row]:
 
 
 def reproduced(table: str) -> list[tuple[str, Figures]]:
-    """Return what ``udq reproduce`` measured of a table or figure on each collection."""
+    """Return the results of ``udq reproduce`` for a table or figure on each collection."""
     return [(title, read(f"{folder}/{table}")) for title, folder in REPRODUCED.items()]
 
 
@@ -224,7 +259,7 @@ def columns(table: str) -> list[str]:
 
 
 def cells(table: str) -> Mapping[str, Row]:
-    """Return the cells of a table of the paper, by row and column: the paper's value, then those measured."""
+    """Return the cells of a table of the paper by row and column: the paper's value, then the measured ones."""
     rows: dict[str, dict[str, str]] = {}
     for found in zip(*(figures.cells for _, figures in reproduced(table)), strict=True):
         first = found[0]
@@ -237,7 +272,7 @@ def cells(table: str) -> Mapping[str, Row]:
 
 
 def notes(table: str) -> str:
-    """Return what ``udq reproduce`` says below a table: on what it measured, with what, on which machine."""
+    """Return the notes of ``udq reproduce`` on a table: collection, settings and machine of each measurement."""
     texts = []
     for title, folder in REPRODUCED.items():
         lines = (HERE / folder / f"{table}.md").read_text(encoding="utf-8").splitlines()
@@ -252,7 +287,7 @@ def measured_on(cells: list[Figures]) -> list[int]:
 
 
 def experiments() -> Iterator[Row]:
-    """Yield every table and figure of the paper: what it needs, and how long its different cells took here."""
+    """Yield every table and figure of the paper, with its needs and the time that its distinct cells took here."""
     for name, what, data, trainings, papers in EXPERIMENTS:
         found = [figures.cells for _, figures in reproduced(name)]
         each = [{cell.on.cell: cell.on.seconds_to_fit for cell in cells if "on" in cell}.values() for cells in found]

@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/ from the figures in this folder: python results/render.py [--check].
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; ``tables.md`` says what it shows. ``--check``
-changes nothing and exits 1 if a page is not what the figures say.
+A table is the text between ``<!-- table: NAME -->`` and ``<!-- end -->``; ``tables.md`` specifies it. ``--check``
+changes nothing and exits 1 if a page differs from the figures.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FIGURES = {path.stem: derive.read(path.stem) for path in derive.HERE.glob("benc
 
 
 def on(figures: Mapping[str, Any]) -> str:
-    """Return the machine and the day of a measurement."""
+    """Return the machine and the date of a measurement."""
     found = figures.get("provenance", figures)
     return f"{found['machine']['cpu']}, {found['machine']['cores']} cores, {found['date'][:10]}"
 
@@ -37,6 +37,9 @@ def on(figures: Mapping[str, Any]) -> str:
 def show(value: Any, form: str, unit: str = "", by: float = 1) -> str:
     """Return a figure with its unit, or nothing if it is null."""
     return "" if value is None else f"{value / by:{form}}{unit}"
+
+
+_NAMES = {"derive": derive, "on": on, "plain": derive.plain, "show": show, "mean": fmean}
 
 
 def _fill(text: str, names: dict[str, Any]) -> str:
@@ -63,8 +66,7 @@ def render(name: str) -> str:
         sys.exit(f"results/tables.md: no table {name!r}, which a page shows; it has {', '.join(_SPECIFICATIONS)}")
     file, each, before, table_lines, after = found
     figures = (_FIGURES.get(file) or derive.read(file)) if file else {}
-    names = {"derive": derive, "on": on, "show": show, "mean": fmean, "table": table, **_FIGURES, **figures}
-    names["figures"] = figures
+    names = _NAMES | _FIGURES | {"table": table, **figures, "figures": figures}
     head, *lines = table_lines.splitlines()
     try:
         rows = [_cells(lines[0], {**names, **row}) for row in _named(eval(each, names))] if each else []
@@ -88,7 +90,7 @@ def main() -> None:
             if "--check" not in sys.argv:
                 path.write_text(new, encoding="utf-8", newline="\n")
     if stale and "--check" in sys.argv:
-        sys.exit(f"not what results/ says: {', '.join(stale)}; run: python results/render.py")
+        sys.exit(f"differ from the figures in results/: {', '.join(stale)}; run: python results/render.py")
 
 
 if __name__ == "__main__":
