@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import udq
+
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 UDQ = Path(sys.executable).with_name("udq")
@@ -153,7 +155,22 @@ def test_the_python_of_readme_runs(built):
 
 
 def test_the_python_of_the_docs_runs(built):
-    assert python(ROOT / "docs" / "python.md", built)
+    lines = python(ROOT / "docs" / "python.md", built).splitlines()
+
+    assert lines[0].startswith("130 photos, ")
+    assert lines[1].split()[0] == "1"
+    assert "coffee.jpg" in lines[1]
+    for line in ("8 122", "8 122 130", "[]"):  # removed, added by the mirror, undamaged
+        assert line in lines
+    assert float(next(line for line in lines if line.startswith("mAP")).split()[1]) > 0.8
+    assert lines[-1].startswith("nothing.udq: no such collection")
+
+
+def test_the_docs_name_every_public_name():
+    table = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition("**Everything else")[0]
+    named = re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+
+    assert sorted(named) == sorted({*udq.__all__, "udq.datasets.load"} - {"__version__"})
 
 
 def test_the_headline_figures_of_readme_are_those_of_the_results():
