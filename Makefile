@@ -32,7 +32,7 @@ test-ray: $(VENV)/.installed
 # All benchmarks of speed, about an hour: make benchmark PHOTOS=FOLDER, best of some thousand photos. JSON comes to OUT.
 OUT ?= udq-benchmark
 benchmark: $(VENV)/.installed
-	$(BIN)/python benchmarks $(or $(PHOTOS),$(error PHOTOS is not set; run: make benchmark PHOTOS=FOLDER)) -o $(OUT)
+	$(BIN)/python benchmarks/speed $(or $(PHOTOS),$(error PHOTOS is not set; run: make benchmark PHOTOS=FOLDER)) -o $(OUT)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import pytest
 
 from udq import Collection
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "speed"
 
 
 @pytest.fixture

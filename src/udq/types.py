@@ -138,7 +138,7 @@ class Match:
         image: name of the photo, as indexed.
         distance: expected distance of the query and the best region, by its code (eq. 5 and its residual), >= 0.
         score: similarity of eq. 2, 1 / distance; higher is better.
-        box: where the object is, by all regions of the photo (``udq.search.localisation``); x1, y1, x2, y2 in its pixels.
+        box: where the object is (``udq.search.localisation``); x1, y1, x2, y2 in pixels of the photo.
         id: the photo's id in its collection; None where a ranking is of no collection on disk.
         width, height: pixels of the photo as a viewer shows it; None as for ``id``.
         confidence: the share of true matches expected among the photos that are at least as near, 0..1, by

@@ -1,8 +1,8 @@
 """Algorithm 1 by several processes of a Ray cluster: data parallel, by Ray Train.
 
-Each process has the whole sample, sees its part of each batch, and adds its gradients to those of the others
-(``udq.training.process_group``): the steps are those of one process but for rounding. Supervision is worked out by the first, and so is
-whether a round is taken back. After every round its state comes back, from which training goes on where a process dies.
+Each process has the whole sample, computes its part of each batch, and sums its gradients with those of the others
+(``udq.training.process_group``): the steps equal those of one process but for rounding. Rank 0 computes the supervision
+and decides if a round is undone. After every round the state is sent back; training resumes from it if a process dies.
 """
 
 from __future__ import annotations

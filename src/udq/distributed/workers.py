@@ -132,7 +132,7 @@ class RayWorkers:
 
 @contextmanager
 def ray_workers(address: str, extractor: Extractor, config: IndexConfig) -> Iterator[RayWorkers]:
-    """Have workers of a cluster meanwhile (``udq.indexing.build.WorkerFactory``); its address is as in ``cluster.connected``."""
+    """Return the workers of a cluster (``indexing.build.WorkerFactory``); its address is as in ``cluster.connected``."""
     with cluster.connected(address):
         yield RayWorkers(extractor, config)
 

@@ -34,7 +34,7 @@ from udq.photos.source import DIGEST_BYTES, Content
 from udq.types import Box
 
 # Seconds a photo, file to pixels. A whole photo of 150 megapixels takes a third of it at most, on half a core
-# (JPEG 2000; benchmarks/mutated_photos.py --largest).
+# (JPEG 2000; benchmarks/robustness/mutated_photos.py --largest).
 TIME_LIMIT = 60.0
 # Seconds until a process is ready to decode; a quarter of one, but for a machine that swaps or a slow network disk.
 _STARTING = 120.0

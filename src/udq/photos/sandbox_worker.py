@@ -22,7 +22,7 @@ from udq.errors import ImageError, InputError
 from udq.photos import decoding, source
 from udq.photos.sandbox import BOXED, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST, WHOLE, WRONG_INPUT
 
-# Of address space. The largest photos take 3 GiB (WebP and JPEG 2000; benchmarks/mutated_photos.py --largest), those of
+# Of address space. The largest photos take 3 GiB (WebP and JPEG 2000; benchmarks/robustness/mutated_photos.py --largest), those of
 # JPEG 2000 with transparency 3.7 GiB by their growth up to 16 megapixels, and the file itself up to half of one.
 MEMORY = 5 * 2**30
 # Seconds that the parent has to kill this process before it does so itself.

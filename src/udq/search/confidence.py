@@ -21,7 +21,7 @@ each. E grows with the collection, so that one photo alone must be the nearer, t
 The collection's rate comes from regions of its own photos taken as queries. Most of these have true matches, which can
 only make the bulk of distances wider and the rate smaller. So it is taken where there are fewest: from the lower side
 of the bulk for the cleaner queries, and from its upper side; the larger counts. Things that look alike make real tails
-heavier than the bulk, by the factors ``LOWER`` and ``UPPER``: benchmarks/absent.py measures what comes of all this.
+heavier than the bulk, by the factors ``LOWER`` and ``UPPER``: benchmarks/decisions/absent.py measures what comes of all this.
 
 Where most photos show what is searched for, their distances are the bulk, and nothing is found.
 """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # An example -> its box and its pooled feature (D,).
 Describe = Callable[[Example], tuple[Box, NDArray[np.float32]]]
 
-# How strongly wrong examples push the query away (benchmarks/refine_query.py).
+# How strongly wrong examples push the query away (benchmarks/decisions/refine_query.py).
 GAMMA = 0.4
 
 

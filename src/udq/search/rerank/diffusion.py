@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from udq.search.rerank.ranked import Ranked
 
-# Measured by benchmarks/rerank.py, which shows how much each matters.
+# Measured by benchmarks/decisions/rerank.py, which shows how much each matters.
 DEPTH = 300
 NEIGHBOURS = 20
 GAMMA = 3

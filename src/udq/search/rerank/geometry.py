@@ -126,7 +126,7 @@ def upright(polygon: NDArray[np.floating], width: int, height: int) -> Box | Non
     """Return the upright box of what a polygon (4, 2) holds, inside a photo of that size; None where it is not in it.
 
     It is the box round the ellipse that touches the four sides. Objects seldom fill the corners of a box, so one round
-    the corners of a turned box would be far too large (benchmarks/verification.py); of an upright
+    the corners of a turned box would be far too large (benchmarks/decisions/verification.py); of an upright
     one both are the same.
     """
     right = (polygon[1] + polygon[2] - polygon[0] - polygon[3]) / 4

@@ -1,7 +1,7 @@
 """Local features: small places of a photo that another photo of the same object shows again, at any scale and turn.
 
 SIFT of OpenCV, with the square roots of R. Arandjelović and A. Zisserman (Three things everyone should know to improve
-object retrieval. CVPR 2012). A learned feature was measured beside it (benchmarks/verification.py): it takes several
+object retrieval. CVPR 2012). A learned feature was measured beside it (benchmarks/decisions/verification.py): it takes several
 times as long here, and without a scale and a direction of its own a match cannot say how the object was moved.
 """
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from udq.search.rerank.ranked import Ranked, unit
 
-# Measured by benchmarks/rerank.py: more photos gain more where an object is in many, and lose where it is in few.
+# Measured by benchmarks/decisions/rerank.py: more photos gain more where an object is in many, and lose where it is in few.
 DEPTH = 10
 ALPHA = 3.0
 LEAST = 0.5

@@ -66,7 +66,7 @@ class Ranked:
 
     @cached_property
     def sure(self) -> Confidence:
-        """How sure each photo is, by the plain ranking alone (``udq.search.confidence``): stages know no more of chance.
+        """Confidence in each photo by the plain ranking (``udq.search.confidence``); stages do not change it.
 
         Photos that the examples are of come out with 1, and speak for no others.
         """

@@ -20,7 +20,7 @@ from udq.search.rerank import geometry, local_features
 from udq.types import Box, Verification
 
 # Matches that agree, from which on a photo counts as verified: of wrong photos among the first 50, far fewer than one
-# in a hundred have as many, while with 5 it is about one (benchmarks/verification.py).
+# in a hundred have as many, while with 5 it is about one (benchmarks/decisions/verification.py).
 LEAST = 6
 # Pixels of the longer side of a view and of the query's; one that has fewer is enlarged up to so many times. SIFT finds
 # the more the larger a view is, and takes the longer.

@@ -1,6 +1,6 @@
 """What a verification is worth beside what the index says: the score of a photo, and the box in it.
 
-Both were chosen by measuring (benchmarks/verification.py): photos ordered by inliers alone lose what the index knows
+Both were chosen by measuring (benchmarks/decisions/verification.py): photos ordered by inliers alone lose what the index knows
 of those that cannot be verified, and of the two boxes each is off in a way of its own.
 """
 

@@ -1,6 +1,6 @@
 """How long a whole query takes, from a photo and a box to photos and boxes: in a process that is warm, and cold.
 
-    python benchmarks/query.py PHOTOS [--codes 1000000] [--queries 5] [--turns 10] [--json OUT]
+    python benchmarks/speed/query.py PHOTOS [--codes 1000000] [--queries 5] [--turns 10] [--json OUT]
 
 A collection of the photos, untrained, is grown to so many codes through the library's own writer: its photos again
 under other names, each code with one of its eight drawn anew. Queries are photos of the collection enlarged to one

@@ -1,6 +1,6 @@
 """When training anew is worth it: photos are added to a collection, and its mAP is compared with that of a new model.
 
-    python benchmarks/drift.py DATA [--json OUT]
+    python benchmarks/decisions/drift.py DATA [--json OUT]
 
 DATA holds instre_dev/, landmarks/ (queries as in places.py) and coco128/ (photos without queries). Each row is a
 collection, some photos that are added to it, and what can be known without labels: the mean squared quantization error

@@ -1,6 +1,6 @@
 """What the default settings are worth: mAP of 8-byte codes with one choice changed at a time.
 
-    python benchmarks/choices.py PHOTOS GROUND_TRUTH [--json OUT]
+    python benchmarks/decisions/choices.py PHOTOS GROUND_TRUTH [--json OUT]
 
 Each row builds and evaluates a collection (dataset ``boxes``) with the default preset but for what it names.
 """
@@ -18,7 +18,7 @@ import torch
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import IndexConfig
-from udq.datasets import GroundTruth, REGISTRY
+from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluation.benchmark import evaluate
 from udq.features import device as devices
 

@@ -1,6 +1,6 @@
 """Region proposers side by side: what share of the objects they cover, what they cost, and what a search makes of it.
 
-    python benchmarks/proposals.py PHOTOS GROUND_TRUTH [--seeds 1] [--recall-only] [--json OUT]
+    python benchmarks/decisions/proposals.py PHOTOS GROUND_TRUTH [--seeds 1] [--recall-only] [--json OUT]
 
 Recall is of the boxes of the benchmark's objects, in queries and positives. Each retrieval row builds and evaluates a
 collection with the default preset but for the proposer. Times are of one
@@ -23,7 +23,7 @@ import torch
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, IndexConfig
-from udq.datasets import GroundTruth, REGISTRY
+from udq.datasets import REGISTRY, GroundTruth
 from udq.evaluation.benchmark import evaluate
 from udq.evaluation.metrics import intersection_over_union
 from udq.features import proposals

@@ -1,6 +1,6 @@
 """How long one query takes to find the nearest images of a collection: our kernels, faiss and NumPy, in one process.
 
-    python benchmarks/scan.py [--codes 1000000 21000000] [--json OUT]
+    python benchmarks/speed/scan.py [--codes 1000000 21000000] [--json OUT]
 
 All start from the query vector and the same product quantizer (M = 8, K = 256, 100 regions an image) and end with the
 100 nearest images by their best region, or with all of them ranked. faiss has no best region of an image: its route

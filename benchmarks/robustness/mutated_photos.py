@@ -1,6 +1,6 @@
 """What the decoding of photos makes of thousands of damaged and hostile files: none may be lost, nothing may crash.
 
-    python benchmarks/mutated_photos.py [--count 5000] [--seed 0] [--largest] [--json OUT]
+    python benchmarks/robustness/mutated_photos.py [--count 5000] [--seed 0] [--largest] [--json OUT]
 
 Photos that scikit-image ships are written in every format that udq reads, mutated and given to the extractor of
 `udq index` at a small scale. A file is decoded or listed as broken with a reason; what crashes its decoder or takes too
@@ -35,10 +35,9 @@ from udq.config import FeatureConfig, ImageConfig
 from udq.experiments.demo.cutouts import photo
 from udq.features.extractor import Extractor
 from udq.photos.decoding import MAX_SIDE
-from udq.photos.source import MAX_PIXELS
-from udq.photos.sandbox import Decoder, TIME_LIMIT
+from udq.photos.sandbox import TIME_LIMIT, Decoder
 from udq.photos.sandbox_worker import MEMORY
-from udq.photos.source import MAX_BYTES, Source, find
+from udq.photos.source import MAX_BYTES, MAX_PIXELS, Source, find
 
 SMALL = ImageConfig(shorter=64, longer=96)
 SIDE = 200  # pixels of the photos that are mutated, so that a mutation hits what matters

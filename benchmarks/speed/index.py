@@ -1,6 +1,6 @@
 """How many photos a second are looked at and taken in, beside the loop one would write first.
 
-    python benchmarks/index.py PHOTOS [--photos 300] [--turns 5] [--json OUT]
+    python benchmarks/speed/index.py PHOTOS [--photos 300] [--turns 5] [--json OUT]
 
 All take turns in one process on the same photos, so that the machine's noise meets all; ratios are medians over the
 turns. Networks are loaded and compiled before the clock starts, but for the whole builds.
@@ -13,7 +13,7 @@ of this package. It yields what ``extract`` yields: regions of a photo and their
 decoded in a process of its own.
 ``index torch`` and ``index openvino`` are the whole of `udq index --no-train` after its imports: extraction, fitting,
 encoding, and the collection on disk. Training takes a time that does not grow with the collection
-(benchmarks/training.py).
+(benchmarks/decisions/training.py).
 
 Beside them: how alike the features of the same boxes of the same pixels are, those of ``eager`` and of either engine;
 and what the cores multiply at best. The network's operations a photo are counted, a product of large matrices in each

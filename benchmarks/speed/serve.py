@@ -1,6 +1,6 @@
 """`udq serve` under load: searches of many clients over a million codes, and hostile uploads.
 
-    python benchmarks/serve.py PHOTOS [--codes 1000000] [--clients 50] [--seconds 60] [--json OUT]
+    python benchmarks/speed/serve.py PHOTOS [--codes 1000000] [--clients 50] [--seconds 60] [--json OUT]
 
 The collection holds some photos of PHOTOS again and again until it has so many codes. Clients are connections of this
 process to a server of its own, on loopback: they take some of the same cores. Each asks as soon as it was answered,
@@ -36,12 +36,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustness_common import take
-from robustness_load import UNTRAINED, replicate
-
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.store.segments import Image
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "robustness"))
+from robustness_common import take
+from robustness_load import UNTRAINED, replicate
 
 PHOTOS = 150
 KEPT_BOXES = 200

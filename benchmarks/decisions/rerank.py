@@ -1,6 +1,6 @@
 """What post-processing is worth, and what it costs: stages of ``--rerank`` beside the plain ranking.
 
-    python benchmarks/rerank.py --collection NAME PATH GROUND_TRUTH... [--json OUT]
+    python benchmarks/decisions/rerank.py --collection NAME PATH GROUND_TRUTH... [--json OUT]
 
 Each query of a benchmark (dataset ``boxes``) is ranked plainly and by each stage, its own photo left out. That is done
 with all of its right photos and with FEW and FEWER of them, drawn anew for each query, in the collection: neighbours of
@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.datasets import Query, REGISTRY
+from udq.datasets import REGISTRY, Query
 from udq.evaluation import scoring
 from udq.search import confidence, rerank
 from udq.search.ranking import Ranking

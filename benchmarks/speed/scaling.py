@@ -1,6 +1,6 @@
 """What workers of a Ray cluster cost and bring, on this machine alone.
 
-    python benchmarks/scaling.py PHOTOS [--workers 1 2] [--turns 3] [--codes 1000000 20000000] [--json OUT]
+    python benchmarks/speed/scaling.py PHOTOS [--workers 1 2] [--turns 3] [--codes 1000000 20000000] [--json OUT]
 
 ``index``   looking at photos and encoding them, untrained, by this process with so many threads and by so many workers
             of a local cluster, in turns. ``start`` is the seconds until the first photo, ``rate`` photos a second from

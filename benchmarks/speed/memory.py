@@ -1,6 +1,6 @@
 """Peak memory of `udq index` for a folder of photos and for ten times as many (the folder repeated).
 
-    python benchmarks/memory.py PHOTOS [--times 10] [--json OUT]
+    python benchmarks/speed/memory.py PHOTOS [--times 10] [--json OUT]
 
 Each run is a process of its own; the figure is its maximum resident set, as the system reports it.
 """

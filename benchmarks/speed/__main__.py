@@ -1,6 +1,6 @@
-"""All benchmarks of speed, one after the other, each beside its peer: python benchmarks PHOTOS -o FOLDER.
+"""All benchmarks of speed, one after the other, each beside its peer: python benchmarks/speed PHOTOS -o FOLDER.
 
-    python benchmarks PHOTOS -o FOLDER [--only scan query ...] [--tiny]
+    python benchmarks/speed PHOTOS -o FOLDER [--only scan query ...] [--tiny]
 
 Each is a script of this folder that can be run by itself; this runs it in a process of its own, with the options that
 published figures have, and keeps what it writes as FOLDER/benchmark_SCRIPT.json: machine, versions, commit, every
@@ -110,7 +110,8 @@ BENCHMARKS = {
     "index": Benchmark("index.py", 10, "--photos 500", "--photos 4 --turns 1", index_ratios),
     "memory": Benchmark("memory.py", 10, "", "--times 2", memory_ratios),
     "add": Benchmark(
-        "robustness.py", 15, "--only add_cost", "--only add_cost --photos 4 --held 4 --repeats 1", add_ratios
+        "../robustness/robustness.py", 15,
+        "--only add_cost", "--only add_cost --photos 4 --held 4 --repeats 1", add_ratios,
     ),
 }  # fmt: skip
 
@@ -126,7 +127,7 @@ def run(benchmark: Benchmark, photos: Path, into: Path, *, tiny: bool) -> list[t
 def main() -> None:
     """Run them, print ratios, exit 1 where one failed."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="benchmarks/speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", metavar="PHOTOS", type=Path, help="a folder of photos to measure with")
     parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, required=True, help="for the JSON files")

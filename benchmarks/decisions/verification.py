@@ -1,6 +1,6 @@
 """What a second look is worth: photos that a search ranked first, verified by local features.
 
-    python benchmarks/verification.py COLLECTION GROUND_TRUTH [--json OUT]
+    python benchmarks/decisions/verification.py COLLECTION GROUND_TRUTH [--json OUT]
 
 Each query of a benchmark (dataset ``boxes``) is asked; of its ranking without its own photo, the first 50 are verified.
 ``ways`` are the package's own and what it was chosen from: the whole photo instead of what is round the index's box,
@@ -34,7 +34,7 @@ from PIL import Image
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.datasets import Query, REGISTRY
+from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
 from udq.features.device import threads
 from udq.photos import source as photo_source

@@ -1,6 +1,6 @@
 """What was tried beyond the paper's training and search: mAP of each option beside the default.
 
-    python benchmarks/options.py --collection NAME PHOTOS TRUTH [--collection ...] [--seeds 3] [--only ROW...]
+    python benchmarks/decisions/options.py --collection NAME PHOTOS TRUTH [--collection ...] [--seeds 3] [--only ROW...]
                                  [--json OUT]
 
 It takes two hours on one thread: what OUT holds already is not measured again, and OUT names every run.

@@ -1,6 +1,7 @@
 """Whether "nothing found" can be believed: objects that are absent, what of the present ones is lost, and calibration.
 
-    python benchmarks/absent.py --collection NAME COLLECTION TRUTH... [--foreign NAME PHOTOS TRUTH] [--json OUT]
+    python benchmarks/decisions/absent.py --collection NAME COLLECTION TRUTH...
+        [--foreign NAME PHOTOS TRUTH] [--json OUT]
 
 TRUTH is a CSV of the dataset ``boxes``, or ``places`` for photos in folders, a place a folder. Each query is ranked
 twice without its own photo, with its positives and without them. Without them, whatever is found is a false alarm; with
@@ -35,7 +36,7 @@ from udq import datasets
 from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.datasets import Query
-from udq.search.confidence import Calibration, THRESHOLD
+from udq.search.confidence import THRESHOLD, Calibration
 from udq.search.database import LocalDatabase
 from udq.search.ranking import rank_by
 from udq.search.scan import kernels

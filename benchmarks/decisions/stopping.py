@@ -1,6 +1,6 @@
 """When to stop: mAP after every iteration beside what can be known without labels (fig. 3 of the paper).
 
-    python benchmarks/stopping.py --collection NAME PHOTOS TRUTH [--collection ...] [--seeds 3] [--json OUT]
+    python benchmarks/decisions/stopping.py --collection NAME PHOTOS TRUTH [--collection ...] [--seeds 3] [--json OUT]
 
 TRUTH is a CSV of the dataset ``boxes``, or ``places``: each photo asks for the others of its folder. Training runs for
 five iterations and is never stopped. Iteration 0 is module 1. The candidates for a sign of when to stop are

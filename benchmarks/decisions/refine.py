@@ -1,6 +1,6 @@
-"""What the neighbours of a refinement cost: exact search against the inverted file that `udq.training.refinement.neighbours` uses.
+"""What the neighbours of a refinement cost: exact search, and the inverted file of `udq.training.refinement.neighbours`.
 
-    python benchmarks/refine.py [--sizes 100000 1000000] [--json OUT]
+    python benchmarks/decisions/refine.py [--sizes 100000 1000000] [--json OUT]
 
 Features are made up: unit vectors of d = 304 whose dimensions matter less and less, as principal components do; each
 photo has 27 regions and a light of its own that all of them share, and shows four of many objects. Spread and noise

@@ -1,6 +1,6 @@
 """How the cost of a search grows with the collection, from 100,000 codes to 200 million: scan, batch, index.
 
-    python benchmarks/growth.py PHOTOS [--codes 100000 ... 200000000] [--json OUT]
+    python benchmarks/speed/growth.py PHOTOS [--codes 100000 ... 200000000] [--json OUT]
 
 Codes are those of a collection of PHOTOS, built without training, and beyond their number copies of them with each of
 the eight codewords drawn anew among the 64 nearest to it: other regions, of a kind with the real ones, so that a

@@ -1,6 +1,6 @@
 """Whether training harms a small collection: photos of places, a folder a place, each asked for with a whole photo.
 
-    python benchmarks/places.py FOLDER [--seeds 3] [--json OUT]
+    python benchmarks/decisions/places.py FOLDER [--seeds 3] [--json OUT]
 
 Folders whose names share what comes before the last hyphen show the same place (strecha_castle-P19 and -P30). Small
 collections are some photos of each place, drawn anew with each seed; figures are means over seeds.

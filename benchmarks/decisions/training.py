@@ -1,6 +1,6 @@
 """What training is worth: mAP before and after it, for each refinement, and in the sweeps of the paper.
 
-    python benchmarks/training.py PHOTOS GROUND_TRUTH --sweep NAME [--seeds 3] [--only ROW...] [--json OUT]
+    python benchmarks/decisions/training.py PHOTOS GROUND_TRUTH --sweep NAME [--seeds 3] [--only ROW...] [--json OUT]
 
 Photos are looked at once; then every row draws its sample, trains, and encodes all regions anew (dataset ``boxes``,
 8 bytes a region unless M or K is changed). Figures are means over seeds of the sample, of k-means and of batches.

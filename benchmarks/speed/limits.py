@@ -1,6 +1,6 @@
 """What this machine could do at best: bytes read, numbers multiplied, bytes checked, a second.
 
-    python benchmarks/limits.py [--mib 512] [--side 2048] [--turns 7] [--json OUT]
+    python benchmarks/speed/limits.py [--mib 512] [--side 2048] [--turns 7] [--json OUT]
 
 Every figure of docs/performance.md stands beside one of these: a scan cannot be faster than its bytes are read, a
 network not faster than its numbers are multiplied. Each is the fastest of the turns, by one thread and by one a core.

@@ -1,6 +1,6 @@
 """What marks are worth: a visitor marks results right and wrong, and asks again.
 
-    python benchmarks/refine_query.py COLLECTION GROUND_TRUTH [--json OUT]
+    python benchmarks/decisions/refine_query.py COLLECTION GROUND_TRUTH [--json OUT]
 
 Each query of a benchmark (dataset ``boxes``) is asked once; of its first 20 photos, the visitor marks the first three
 that are right and the first three that are not, each with the box that was found, and asks again with these marks.
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.datasets import Query, REGISTRY
+from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
 from udq.search import query as searching
 from udq.search.ranking import rank, rank_by

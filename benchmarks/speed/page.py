@@ -1,6 +1,6 @@
 """How long somebody at the page waits, in Chromium before a `udq serve` on the same machine.
 
-    python benchmarks/page.py PHOTOS GROUND_TRUTH [--searches 10] [--photos 100000] [--json OUT]
+    python benchmarks/speed/page.py PHOTOS GROUND_TRUTH [--searches 10] [--photos 100000] [--json OUT]
 
 "search": from the release of the mouse to the frame after the first result's picture is there, for boxes that were
 never searched for before, with a warm server; beside it what the server says that it took itself. "list": a list of so
@@ -22,13 +22,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from robustness_load import replicate
-
 from udq import Collection, IndexConfig
 from udq.common.provenance import provenance
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "browser"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "robustness"))
 from browsing import Visit, chromium, serving
+from robustness_load import replicate
 
 FEW = 40
 """Files that the long list is made of."""

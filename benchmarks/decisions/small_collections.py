@@ -1,6 +1,6 @@
 """From how many photos on a collection does better with codes fitted to itself than with the shipped model.
 
-    python benchmarks/small_collections.py PHOTOS GROUND_TRUTH GENERIC_PHOTOS... [--json OUT]
+    python benchmarks/decisions/small_collections.py PHOTOS GROUND_TRUTH GENERIC_PHOTOS... [--json OUT]
 
 Takes subsets of a benchmark (dataset ``boxes``): some of its objects with a few photos each, among photos of other
 things, about one in three a positive of something. Each subset is searched with codes of a model fitted to its own

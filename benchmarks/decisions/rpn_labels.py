@@ -1,6 +1,6 @@
 """Write the boxes that the shipped region proposal network is trained on: those of no photo of the benchmark.
 
-python benchmarks/rpn_labels.py DATA/instre_dev/object_boxes.csv DATA/instre_dev/ground_truth.csv boxes.csv
+python benchmarks/decisions/rpn_labels.py DATA/instre_dev/object_boxes.csv DATA/instre_dev/ground_truth.csv boxes.csv
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether a collection ever loses anything: real processes, real kills, real disks without room.
 
-    python benchmarks/robustness.py PHOTOS [--only kills ...] [--json OUT]
+    python benchmarks/robustness/robustness.py PHOTOS [--only kills ...] [--json OUT]
 
 ``kills``      changes killed at random moments, by kill -9: answers are of a committed state, nothing is lost
 ``flips``      single bytes changed, anywhere: found by verify, never a wrong answer; and repaired
