@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,22 +33,26 @@ def folder(demo):
     return Path(demo["written"]["page"]).parents[1]
 
 
-def test_the_console_prints_what_readme_shows(folder):
+def test_the_console_prints_what_readme_shows(udq, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     for block in blocks("console"):
         for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, expected = step.partition("\n")
             program, *arguments = shlex.split(command)
             assert program == "udq"
-            run = [sys.executable, "-c", "from udq.cli import main; main()", *arguments]
-            done = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False)
+            code, out, err = udq(*arguments)
 
-            assert done.returncode == 0, done.stderr
-            assert shape(done.stdout) == shape(expected), command
+            assert code == 0, err
+            assert shape(out) == shape(expected), command
 
 
-def test_the_python_runs(folder):
+def test_the_python_runs(folder, tmp_path):
+    few = tmp_path / "udq-demo" / "photos"
+    few.mkdir(parents=True)
+    for file in sorted((folder / "udq-demo" / "photos").glob("*.jpg"))[:12]:
+        shutil.copy(file, few)
     for block in blocks("python"):
-        done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
 
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("\n") == 4
