@@ -211,8 +211,8 @@ def many(photos, tmp_path_factory):
 
 
 SETTINGS = (
-    "[images]\nshorter = 160\nlonger = 224\n[training]\nstop_early = false\n[sample]\nphotos = 40\n"
-    "[quantizer]\ndimensions = 64\niterations = 1\n"
+    "[images]\nshorter = 160\nlonger = 224\n[features]\nregions = 40\n[sample]\nphotos = 40\n"
+    "[quantizer]\ndimensions = 64\niterations = 1\n[training]\nepochs = 1\niterations = 1\nstop_early = false\n"
 )
 
 
