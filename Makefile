@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	rm -rf udq-demo
 	$(BIN)/udq demo -o udq-demo
 
-# Worker processes of pytest; each takes about 2 GB.
+# Worker processes of pytest.
 WORKERS ?= 2
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not shared_data and not browser and not web_fuzz and not ray"
