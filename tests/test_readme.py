@@ -67,12 +67,19 @@ def steps(block):
     return [step.split("\n", 1) for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
 
 
-def run(command, folder):
-    program, *arguments = shlex.split(command)
-    assert program == "udq"
-    done = subprocess.run([UDQ, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(udq, monkeypatch):
+    """Run a command line of README in a folder, in this process, and return what it prints."""
+
+    def run(command, folder):
+        monkeypatch.chdir(folder)
+        program, *arguments = shlex.split(command)
+        assert program == "udq"
+        code, out, err = udq(*arguments)
+        assert code == 0, err
+        return out
+
+    return run
 
 
 def python(page, folder):
@@ -99,7 +106,7 @@ def built(folder):
     return folder
 
 
-def test_commands_print_what_readme_shows(folder):
+def test_commands_print_what_readme_shows(run, folder):
     blocks = CONSOLE.findall(README.read_text(encoding="utf-8"))
     assert len(blocks) == 2
 
@@ -227,8 +234,11 @@ def main():
     """Run README's commands in a folder that holds udq-demo/, and write their output into README."""
     folder = Path(sys.argv[1])
 
+    def output(command):
+        return subprocess.run([UDQ, *shlex.split(command)[1:]], cwd=folder, capture_output=True, text=True, check=True)
+
     def printed(block):
-        return "".join(f"$ {command}\n{run(command, folder)}" for command, _ in steps(block[0]))
+        return "".join(f"$ {command}\n{output(command).stdout}" for command, _ in steps(block[0]))
 
     README.write_text(CONSOLE.sub(printed, README.read_text(encoding="utf-8")), encoding="utf-8")
 

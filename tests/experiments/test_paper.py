@@ -36,6 +36,8 @@ QUICK = """
 [images]
 shorter = 160
 longer = 224
+[features]
+regions = 40
 [quantizer]
 dimensions = 64
 iterations = 1

@@ -67,12 +67,13 @@ class Waiting(threading.Thread):
 def stopped_over(decoder, photo):
     """Have a photo asked of a process that does not go on; return the process and who waits."""
     decoder.decode(photo, **SCALE)
-    process = process_of(decoder)
+    (held,) = decoder._all
+    process, reply, asked = held._process.pid, held._reply, threading.Event()
+    held._reply = lambda: asked.set() or reply()
     os.kill(process, signal.SIGSTOP)
     waiting = Waiting(decoder, photo)
-    deadline = time.monotonic() + 10
-    while decoder._idle and time.monotonic() < deadline:
-        time.sleep(0.001)
+    # Until the request is sent: a process that ends before is replaced, and costs no photo.
+    assert asked.wait(10)
     return process, waiting
 
 
