@@ -1,4 +1,4 @@
-"""Who may ask for what: other sites, other names, tokens, limits; and hostile photos."""
+"""Access control, limits, queues and hostile input: hosts, origins, tokens, sizes, paths and photos."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from udq.common.byte_cache import Cache
 from udq.web import guard, server, uploads
 from udq.web.guard import Access, is_loopback
 from udq.web.problems import Problem
-from udq.web.queue import WorkQueue
+from udq.web.queue import WorkQueue, never_disconnected
 from udq.web.service import Service
 from udq.web.uploads import Uploads
 
-TOKEN = "a-token-that-nobody-guesses"
+TOKEN = "a-token-that-cannot-be-guessed"
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def client(service):
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])
 def test_loopback(host):
     assert is_loopback(host)
-    assert Access(host, None, "x").answers_to("localhost:9000")  # through a tunnel the port is another one
+    assert Access(host, None, "x").answers_to("localhost:9000")  # the port of a tunnel differs
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_not_loopback(host):
     assert not Access("127.0.0.1", None, "x").answers_to(host)
 
 
-def test_a_server_for_others_answers_to_addresses_and_its_own_names():
+def test_a_server_on_another_address_accepts_addresses_and_its_own_names():
     access = Access("museum.example", TOKEN, "x")
 
     for host in ("museum.example:8000", "192.168.1.5", "[2001:db8::1]:80", socket.gethostname(), "localhost"):
@@ -66,13 +66,13 @@ def test_a_server_for_others_answers_to_addresses_and_its_own_names():
 
 
 @given(st.text() | st.from_regex(r"[a-z.:\[\]@/%0-9-]+", fullmatch=True))
-def test_no_text_of_a_host_header_is_an_error(host):
+def test_no_host_header_is_an_error(host):
     if Access("127.0.0.1", None, "x").answers_to(host):
         assert any(name in host.lower() for name in ("localhost", "127", "1]", "1%"))
 
 
 @given(st.text(), st.text())
-def test_no_text_of_other_headers_lets_anyone_in(authorization, cookie):
+def test_no_other_authorization_or_cookie_is_accepted(authorization, cookie):
     headers = {"authorization": authorization, "cookie": cookie}
 
     assert not Access("127.0.0.1", TOKEN, "x").allows(
@@ -81,7 +81,7 @@ def test_no_text_of_other_headers_lets_anyone_in(authorization, cookie):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])
-def test_a_name_of_someone_else_is_refused(client, host):
+def test_a_host_header_with_another_name_is_refused(client, host):
     for path in ("/", "/api/v1/photos", "/metrics"):
         problem(client.get(path, headers={"host": host}), 421, "misdirected")
     assert client.get("/healthz", headers={"host": host}).status_code == 200
@@ -97,28 +97,28 @@ def test_a_name_of_someone_else_is_refused(client, host):
         {"sec-fetch-site": "same-site"},
     ],
 )
-def test_a_page_of_another_site_may_do_nothing(client, headers):
+def test_requests_of_pages_of_other_sites_are_refused(client, headers):
     body = {"examples": [{"photo": 0}]}
     problem(client.post("/api/v1/search", json=body, headers=headers), 403, "cross-origin")
     problem(client.post("/api/v1/uploads", files={"file": b""}, headers=headers), 403, "cross-origin")
     problem(client.delete("/api/v1/photos/0", headers=headers), 403, "cross-origin")
 
 
-def test_our_own_page_may(client):
+def test_requests_of_the_own_page_and_of_programs_are_allowed(client):
     body = {"examples": [{"photo": 0}], "k": 1}
     own = str(client.base_url).rstrip("/")
     for headers in ({"origin": own}, {"sec-fetch-site": "same-origin", "origin": "https://proxy.example"}, {}):
         assert client.post("/api/v1/search", json=body, headers=headers).status_code == 200
 
 
-def test_no_answer_is_for_another_origin(client):
+def test_no_response_allows_another_origin(client):
     for method in ("GET", "OPTIONS"):
-        answer = client.request(method, "/api/v1/photos", headers={"origin": "http://evil.example"})
-        assert not any(name.startswith("access-control") for name in answer.headers)
-        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        response = client.request(method, "/api/v1/photos", headers={"origin": "http://evil.example"})
+        assert not any(name.startswith("access-control") for name in response.headers)
+        assert response.headers["cross-origin-resource-policy"] == "same-origin"
 
 
-def test_who_has_the_token_may_ask(collection):
+def test_every_path_but_the_probes_requires_the_token(collection):
     access = Access("0.0.0.0", TOKEN, "udq-8000")
     with serving(Service.start(collection), access) as client:
         for headers in (
@@ -133,29 +133,29 @@ def test_who_has_the_token_may_ask(collection):
         assert client.get("/api/v1/photos", headers={"authorization": f"bearer {TOKEN}"}).status_code == 200
         problem(client.get("/?token=wrong"), 401, "unauthorized")
         problem(client.get(f"/api/v1/photos?token={TOKEN}"), 401, "unauthorized")
-        admitted = client.get(f"/?token={TOKEN}")
-        given = admitted.headers["set-cookie"]
-        assert TOKEN not in given
-        assert TOKEN not in admitted.text
-        assert "HttpOnly" in given
-        assert "SameSite=strict" in given
+        login = client.get(f"/?token={TOKEN}")
+        cookie = login.headers["set-cookie"]
+        assert TOKEN not in cookie
+        assert TOKEN not in login.text
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
         assert client.get("/api/v1/photos").status_code == 200  # with the cookie
         assert client.get("/").status_code == 200
-        assert "refresh" in client.get(f"/?token={TOKEN}").text  # it never stays in the address
+        assert "refresh" in client.get(f"/?token={TOKEN}").text  # removed from the address also with the cookie
         problem(client.get(f"/?token={TOKEN}", headers={"host": "evil.example"}), 421, "misdirected")
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: others could reach it"),
+        (["--host", "0.0.0.0"], "--host 0.0.0.0: other machines can reach this address; set a token"),
         (["--host", "0.0.0.0", "--token", "short"], "--token: expected 16 or more"),
         (["--token", "ünmöglich-zu-erraten"], "--token: expected 16 or more"),
-        (["--allow-write", "nowhere"], "--allow-write nowhere: expected a folder"),
-        (["--host", "no.such.host.invalid", "--token", TOKEN], "no address to listen at"),
+        (["--allow-write", "nowhere"], "--allow-write nowhere: expected an existing, writable folder"),
+        (["--host", "no.such.host.invalid", "--token", TOKEN], "no address to listen on"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(udq, collection, options, says):
+def test_invalid_options_are_one_line(udq, collection, options, says):
     code, out, err = udq("serve", collection.path, *options)
 
     assert (code, out) == (2, "")
@@ -169,22 +169,20 @@ def test_a_port_in_use_is_one_line(udq, collection):
         port = taken.getsockname()[1]
         code, _, err = udq("serve", collection.path, "--port", port)
 
-    assert code == 2
-    assert (
-        err
-        == f"udq: port {port} is in use, perhaps by another udq serve; give another one with --port, 0 for a free one\n"
-    )
+    expected = f"port {port} is in use, perhaps by another udq serve; use another one with --port, or 0 for a free one"
+    assert (code, err) == (2, f"udq: {expected}\n")
 
 
-def test_small_answers_are_sent_at_once():
-    """Without that, each waits 40 ms for the other side to say that it has the headers."""
-    with server._listening("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
-        taken, _ = listener.accept()
-        with taken:
-            assert taken.proto == socket.IPPROTO_TCP  # by which asyncio knows
+def test_small_responses_are_sent_at_once():
+    """Without TCP_NODELAY, each response waits 40 ms for the client to acknowledge the headers."""
+    with server.listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # for which asyncio sets TCP_NODELAY
 
 
 def head(port, path, length, extra=""):
+    """Headers of an upload, and the beginning of its form."""
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {length}\r\n"
         f"Content-Type: multipart/form-data; boundary=x\r\n{extra}\r\n"
@@ -192,8 +190,8 @@ def head(port, path, length, extra=""):
     ).encode()
 
 
-def poured(port, header, most):
-    """Send zeros until the server has had enough; return how many it took and what it said."""
+def send_zeros(port, header, most):
+    """Send up to ``most`` zeros until the server closes the connection; return the bytes sent and the response."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(header)
         sent, chunk = 0, bytes(2**20)
@@ -209,42 +207,42 @@ def poured(port, header, most):
             return sent, b""
 
 
-@pytest.mark.parametrize("said", [500 * 2**20, None])
-def test_a_body_without_end_is_cut_off(client, said):
-    """Whether it says how long it is or comes in pieces without saying so."""
+@pytest.mark.parametrize("length", [500 * 2**20, None])
+def test_a_body_over_the_limit_is_cut_off(client, length):
+    """With a content length, and without one in chunks."""
     port = client.base_url.port
-    if said is not None:
-        sent, answer = poured(port, head(port, "/api/v1/uploads", said), said)
-        assert sent < 8 * 2**20  # what was under way; nothing of it is needed to refuse
-        assert b" 413 " in answer or not answer
+    if length is not None:
+        sent, response = send_zeros(port, head(port, "/api/v1/uploads", length), length)
+        assert sent < 8 * 2**20  # what was in transit: the content length alone is refused
+        assert b" 413 " in response or not response
         return
 
-    def pieces():
+    def chunks():
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"\r\n\r\n'
         for _ in range(500):
-            counted.append(1)
+            sent.append(1)
             yield bytes(2**20)
 
-    counted = []
+    sent = []
     kind = {"content-type": "multipart/form-data; boundary=x"}
     try:
-        told = client.post("/api/v1/uploads", content=pieces(), headers=kind)
-        assert "32.1 MiB" in problem(told, 413, "too-large")
+        response = client.post("/api/v1/uploads", content=chunks(), headers=kind)
+        assert "32.1 MiB" in problem(response, 413, "too-large")
     except (httpx.WriteError, httpx.RemoteProtocolError):
-        pass  # cut off before the answer was read
-    assert len(counted) < 64
+        pass  # cut off before the response was read
+    assert len(sent) < 64
     assert client.get("/healthz").text == "ok\n"
 
 
-def test_what_is_no_photo_may_be_small_alone(client):
+def test_a_request_without_a_photo_may_have_1_mib(client):
     big = b'{"examples": [{"photo": 0}], "x": "' + bytes(2 * 2**20) + b'"}'
-    told = client.post("/api/v1/search", content=big, headers={"content-type": "application/json"})
+    response = client.post("/api/v1/search", content=big, headers={"content-type": "application/json"})
 
-    assert "1 MiB" in problem(told, 413, "too-large")
+    assert "at most 1 MiB" in problem(response, 413, "too-large")
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
-    monkeypatch.setattr(guard, "SECONDS", 0.2)
+def test_a_body_that_does_not_arrive_times_out(client, monkeypatch):
+    monkeypatch.setattr(guard, "RECEIVE_TIMEOUT", 0.2)
     port = client.base_url.port
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(head(port, "/api/v1/uploads", 1000))
@@ -262,15 +260,15 @@ def test_a_body_that_does_not_come_is_not_waited_for(client, monkeypatch):
         {"json": {"file": "x"}},
     ],
 )
-def test_a_form_that_is_none_is_told_so(client, request_):
-    answer = client.post("/api/v1/uploads", **request_)
+def test_an_invalid_form_is_refused(client, request_):
+    response = client.post("/api/v1/uploads", **request_)
 
-    assert answer.status_code in (400, 422)
-    assert "expected a form" in answer.json()["detail"]
+    assert response.status_code in (400, 422)
+    assert "expected a form" in response.json()["detail"]
 
 
 def png_bomb(width, height):
-    """A PNG that says it is very large, and is very small."""
+    """A small PNG file whose header claims these sides."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -294,13 +292,13 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_photo_is_refused_in_words(client, service, name):
+def test_a_hostile_photo_is_refused_with_its_reason(client, service, name):
     data, says = HOSTILE[name]
     before = service.uploads.size
-    told = problem(send(client, data, "holiday.jpg"), 422, "unreadable-photo")
+    detail = problem(send(client, data, "holiday.jpg"), 422, "unreadable-photo")
 
-    assert says in told
-    assert told.startswith("holiday.jpg: ")
+    assert says in detail
+    assert detail.startswith("holiday.jpg: ")
     assert service.uploads.size == before
 
 
@@ -326,14 +324,14 @@ TRAVERSALS = (
 )
 
 
-def asked(port, target):
-    """The status of a request whose target is sent as it stands: clients tidy up paths."""
+def get_raw(port, target):
+    """Status and bytes of the response to an unnormalised request target: HTTP clients normalise paths."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        answer = b""
+        response = b""
         while part := connection.recv(65536):
-            answer += part
-    return int(answer.split(b" ", 2)[1]), answer
+            response += part
+    return int(response.split(b" ", 2)[1]), response
 
 
 @pytest.mark.parametrize(
@@ -347,38 +345,38 @@ def asked(port, target):
         "/api/v1/uploads/{}/file",
     ],
 )
-def test_no_path_leads_out(client, before):
+def test_no_path_traversal(client, before):
     for name in TRAVERSALS:
         target = before.format(name) if "{}" in before else before + name
-        status, answer = asked(client.base_url.port, target)
-        assert b"root:" not in answer
-        assert b"FastAPI" not in answer
+        status, response = get_raw(client.base_url.port, target)
+        assert b"root:" not in response
+        assert b"FastAPI" not in response
         known = (
-            status == 200 and b"<!doctype html>" in answer.lower()
-        ) or b"\nlocation: http://localhost/./\r" in answer
+            status == 200 and b"<!doctype html>" in response.lower()
+        ) or b"\nlocation: http://localhost/./\r" in response
         assert known or status in (400, 404, 405, 422), target
 
 
 def test_uploads_stay_within_their_budget(service, monkeypatch):
     data = bytes_of("x.bmp", (100, 100))
-    kept = Uploads(service.decoder, budget=2 * len(data))
-    taken = [kept.take(io.BytesIO(data), f"{i}.bmp") for i in range(2)]
-    kept.get(taken[0].id)
-    taken.append(kept.take(io.BytesIO(data), "2.bmp"))
+    stored = Uploads(service.decoder, budget=2 * len(data))
+    added = [stored.add(io.BytesIO(data), f"{i}.bmp") for i in range(2)]
+    stored.get(added[0].id)
+    added.append(stored.add(io.BytesIO(data), "2.bmp"))
 
-    assert kept.size == 2 * len(data)
-    with pytest.raises(Problem, match="not here"):
-        kept.get(taken[1].id)  # the one that was not asked for the longest
-    assert sorted(path.name for path in taken[0].path.parent.iterdir()) == sorted(taken[i].id for i in (0, 2))
-    monkeypatch.setattr(uploads, "KEPT", 0.0)
-    kept.sweep()
-    assert (kept.size, list(taken[0].path.parent.iterdir())) == (0, [])
-    assert taken[0].path.parent.stat().st_mode & 0o777 == 0o700
-    kept.close()
-    assert not taken[0].path.parent.exists()
+    assert stored.size == 2 * len(data)
+    with pytest.raises(Problem, match="upload not found"):
+        stored.get(added[1].id)  # the least recently used one
+    assert sorted(path.name for path in added[0].path.parent.iterdir()) == sorted(added[i].id for i in (0, 2))
+    monkeypatch.setattr(uploads, "LIFETIME", 0.0)
+    stored.sweep()
+    assert (stored.size, list(added[0].path.parent.iterdir())) == (0, [])
+    assert added[0].path.parent.stat().st_mode & 0o777 == 0o700
+    stored.close()
+    assert not added[0].path.parent.exists()
 
 
-def test_a_cache_keeps_what_was_asked_for_last():
+def test_the_cache_evicts_the_least_recently_used():
     cache = Cache(10)
     for key in "abc":
         cache.put(key, key, 4)
@@ -393,65 +391,61 @@ def test_a_cache_keeps_what_was_asked_for_last():
     assert (cache.get("b"), cache.size) == (None, 0)
 
 
-async def stays():
-    return False
-
-
-def test_who_comes_first_is_served_first_and_too_many_are_told_when_to_come_back():
-    async def scene():
-        line, started, hold, order = WorkQueue(1, 3), threading.Event(), threading.Event(), []
+def test_the_queue_is_first_in_first_out_and_bounded():
+    async def scenario():
+        queue, started, hold, order = WorkQueue(1, 3), threading.Event(), threading.Event(), []
 
         def first():
             started.set()
             hold.wait(30)
 
-        running = [asyncio.create_task(line.run(stays, first))]
+        running = [asyncio.create_task(queue.run(never_disconnected, first))]
         await asyncio.to_thread(started.wait, 30)
         for i in range(3):
-            running.append(asyncio.create_task(line.run(stays, lambda i=i: order.append(i))))
+            running.append(asyncio.create_task(queue.run(never_disconnected, lambda i=i: order.append(i))))
             await asyncio.sleep(0)
-        with pytest.raises(Problem, match="3 others wait already") as refused:
-            await line.run(stays, lambda: None)
+        with pytest.raises(Problem, match="the queue is full: 3 requests are waiting") as refused:
+            await queue.run(never_disconnected, lambda: None)
         hold.set()
         await asyncio.gather(*running)
-        line.close()
+        queue.close()
         return refused.value, order
 
-    refused, order = asyncio.run(scene())
+    refused, order = asyncio.run(scenario())
     assert order == [0, 1, 2]
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_work_that_nobody_waits_for_is_not_done():
-    async def left():
+def test_work_of_a_disconnected_client_is_skipped():
+    async def disconnected():
         return True
 
-    async def scene():
-        line = WorkQueue(1, 1)
-        with pytest.raises(Problem, match="has gone"):
-            await line.run(left, lambda: pytest.fail("done"))
-        assert await line.run(stays, lambda: 7) == 7  # its place is free again
-        line.close()
+    async def scenario():
+        queue = WorkQueue(1, 1)
+        with pytest.raises(Problem, match="the client disconnected"):
+            await queue.run(disconnected, lambda: pytest.fail("run"))
+        assert await queue.run(never_disconnected, lambda: 7) == 7  # the worker is free again
+        queue.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_server_that_is_busy_says_so(client, service, monkeypatch):
-    monkeypatch.setattr(service.searches, "line", WorkQueue(1, 0))
-    told = client.post("/api/v1/search", json={"examples": [{"photo": 0}]})
+def test_a_full_search_queue_is_a_problem(client, service, monkeypatch):
+    monkeypatch.setattr(service.searches, "queue", WorkQueue(1, 0))
+    response = client.post("/api/v1/search", json={"examples": [{"photo": 0}]})
 
-    assert "ask again in 1 s" in problem(told, 503, "busy")
-    assert told.headers["retry-after"] == "1"
+    assert "try again in 1 s" in problem(response, 503, "busy")
+    assert response.headers["retry-after"] == "1"
     assert "udq_searches_refused_total 1.0" in client.get("/metrics").text
 
 
-def test_too_many_photos_at_a_time_are_told_to_come_again(client, service, monkeypatch):
-    monkeypatch.setattr(service, "_coming", 16)
-    told = send(client, bytes_of("x.png"))
+def test_too_many_concurrent_uploads_are_refused(client, service, monkeypatch):
+    monkeypatch.setattr(service, "_uploads_in_progress", 16)
+    response = send(client, bytes_of("x.png"))
 
-    assert "16 photos are coming in already" in problem(told, 503, "busy")
-    assert told.headers["retry-after"] == "1"
+    assert "16 uploads are already in progress" in problem(response, 503, "busy")
+    assert response.headers["retry-after"] == "1"
     assert client.get("/api/v1/photos/0/thumbnail").status_code == 200
 
 
@@ -470,5 +464,5 @@ def test_the_command_serves_until_ctrl_c(collection, tmp_path):
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, out.splitlines()[-1], err) == (0, "ended", "")
+    assert (process.returncode, out.splitlines()[-1], err) == (0, "stopped", "")
     assert list(tmp_path.iterdir()) == []
