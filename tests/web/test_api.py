@@ -6,52 +6,19 @@ import csv
 import io
 import json
 import shutil
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import httpx
-import numpy as np
 import pytest
-import uvicorn
+from clients import bytes_of, number_of, picture_of, problem, send, serving
 from PIL import Image
 
 from udq import Collection, Example
 from udq.datasets.detection import load_all
 from udq.errors import InputError
 from udq.search.rerank import STAGES
-from udq.web import app, renditions
-from udq.web.guard import Access
 from udq.web.service import Service
 
 BOX = [81, 20, 478, 386]
-OPEN = Access("127.0.0.1", None, "udq-test")
-
-
-@contextmanager
-def serving(service, access=OPEN):
-    """Run a server on a free port; yield an HTTP client for it."""
-    running = uvicorn.Server(uvicorn.Config(app.create(service, access), port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not running.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        try:
-            yield client
-        finally:
-            running.should_exit = True
-            thread.join(30)
-    assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def client(collection):
-    with serving(Service.start(collection)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -60,37 +27,6 @@ def writable(place):
     opened = Collection.open(place / "x.udq", device="cpu")
     with serving(Service.start(opened, write_to=place / "photos")) as client:
         yield client, place
-
-
-def number_of(client, name):
-    (photo,) = client.get("/api/v1/photos", params={"q": name}).json()["photos"]
-    return photo["id"]
-
-
-def problem(response, status, kind):
-    """Check a problem response; return its detail."""
-    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
-    body = response.json()
-    assert body["status"] == status
-    assert body["type"].endswith(f"#{kind}")
-    assert "\n" not in body["detail"]
-    return body["detail"]
-
-
-def picture_of(response):
-    assert response.headers["content-type"] == "image/jpeg"
-    return Image.open(io.BytesIO(response.content))
-
-
-def bytes_of(name, size=(60, 40), form=None, **options):
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form or name.rsplit(".")[-1].upper(), **options)
-    return buffer.getvalue()
-
-
-def send(client, data, name="x.png", address="/api/v1/uploads"):
-    return client.post(address, files={"file": (name, data)})
 
 
 def test_facts_of_the_collection(client, collection):
@@ -463,10 +399,3 @@ def test_html_and_svg_named_as_a_photo_are_never_served(writable):
         for path in ("/file", "/file?width=10", "/thumbnail", "/thumbnail?box=0,0,9,9"):
             detail = problem(client.get(f"/api/v1/photos/{number}{path}"), 422, "unreadable-photo")
             assert str(place) not in detail
-
-
-def test_media_type_is_determined_by_the_first_bytes():
-    assert renditions.media_type(b"<html>") is None
-    assert renditions.media_type(b"") is None
-    assert renditions.media_type(b"RIFF\0\0\0\0WAVE") is None
-    assert renditions.media_type(b"\0\0\0\x20ftypheic") is None

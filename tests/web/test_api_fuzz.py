@@ -11,13 +11,13 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
+from clients import serving
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
-from test_api import serving
 
 from udq import Collection
 from udq.web.service import Service

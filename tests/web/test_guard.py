@@ -1,45 +1,19 @@
-"""Access control, limits, queues and hostile input: hosts, origins, tokens, sizes, paths and photos."""
+"""Access control: hosts, origins, tokens, sizes, timeouts and paths."""
 
 from __future__ import annotations
 
-import asyncio
-import io
-import os
-import signal
 import socket
-import struct
-import subprocess
-import sys
-import threading
-import zlib
 
 import httpx
 import pytest
+from clients import TOKEN, problem, serving
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
-from test_api import bytes_of, problem, send, serving
 
-from udq.common.byte_cache import Cache
-from udq.web import guard, server, uploads
+from udq.web import guard
 from udq.web.guard import Access, is_loopback
-from udq.web.problems import Problem
-from udq.web.queue import WorkQueue, never_disconnected
 from udq.web.service import Service
-from udq.web.uploads import Uploads
-
-TOKEN = "a-token-that-cannot-be-guessed"
-
-
-@pytest.fixture(scope="module")
-def service(collection):
-    return Service.start(collection)
-
-
-@pytest.fixture(scope="module")
-def client(service):
-    with serving(service) as client:
-        yield client
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])
@@ -145,42 +119,6 @@ def test_every_path_but_the_probes_requires_the_token(collection):
         problem(client.get(f"/?token={TOKEN}", headers={"host": "evil.example"}), 421, "misdirected")
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--host", "0.0.0.0"], "--host 0.0.0.0: other machines can reach this address; set a token"),
-        (["--host", "0.0.0.0", "--token", "short"], "--token: expected 16 or more"),
-        (["--token", "ünmöglich-zu-erraten"], "--token: expected 16 or more"),
-        (["--allow-write", "nowhere"], "--allow-write nowhere: expected an existing, writable folder"),
-        (["--host", "no.such.host.invalid", "--token", TOKEN], "no address to listen on"),
-    ],
-)
-def test_invalid_options_are_one_line(udq, collection, options, says):
-    code, out, err = udq("serve", collection.path, *options)
-
-    assert (code, out) == (2, "")
-    assert err.startswith("udq: ")
-    assert says in err
-    assert err.count("\n") == 1
-
-
-def test_a_port_in_use_is_one_line(udq, collection):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, _, err = udq("serve", collection.path, "--port", port)
-
-    expected = f"port {port} is in use, perhaps by another udq serve; use another one with --port, or 0 for a free one"
-    assert (code, err) == (2, f"udq: {expected}\n")
-
-
-def test_small_responses_are_sent_at_once():
-    """Without TCP_NODELAY, each response waits 40 ms for the client to acknowledge the headers."""
-    with server.listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
-        accepted, _ = listener.accept()
-        with accepted:
-            assert accepted.proto == socket.IPPROTO_TCP  # for which asyncio sets TCP_NODELAY
-
-
 def head(port, path, length, extra=""):
     """Headers of an upload, and the beginning of its form."""
     return (
@@ -249,59 +187,6 @@ def test_a_body_that_does_not_arrive_times_out(client, monkeypatch):
         assert b" 408 " in connection.recv(4096)
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        {"files": {"other": ("x.png", b"x")}},
-        {"data": {"file": "no file"}},
-        {"files": [("file", ("a.png", b"a")), ("file", ("b.png", b"b"))]},
-        {"content": b"--x\r\nnonsense", "headers": {"content-type": "multipart/form-data; boundary=x"}},
-        {"content": b"", "headers": {"content-type": "multipart/form-data"}},
-        {"json": {"file": "x"}},
-    ],
-)
-def test_an_invalid_form_is_refused(client, request_):
-    response = client.post("/api/v1/uploads", **request_)
-
-    assert response.status_code in (400, 422)
-    assert "expected a form" in response.json()["detail"]
-
-
-def png_bomb(width, height):
-    """A small PNG file whose header claims these sides."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(1 + 3 * 1000) * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-HOSTILE = {
-    "a bomb": (png_bomb(60_000, 60_000), "150 megapixels"),
-    "a bomb within the limit": (png_bomb(12_000, 12_000), ""),
-    "an svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "not a photo"),
-    "a page": (b"<!doctype html><script>alert(1)</script>", "not a photo"),
-    "a program": (b"\x7fELF" + bytes(1000), "not a photo"),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a photo"),
-    "an archive": (b"PK\x03\x04" + bytes(1000), "not a photo"),
-    "nothing": (b"", "empty"),
-    "half a photo": (bytes_of("x.jpeg", (600, 400))[:2000], ""),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_photo_is_refused_with_its_reason(client, service, name):
-    data, says = HOSTILE[name]
-    before = service.uploads.size
-    detail = problem(send(client, data, "holiday.jpg"), 422, "unreadable-photo")
-
-    assert says in detail
-    assert detail.startswith("holiday.jpg: ")
-    assert service.uploads.size == before
-
-
 TRAVERSALS = (
     "../../etc/passwd",
     "..%2f..%2fetc%2fpasswd",
@@ -355,114 +240,3 @@ def test_no_path_traversal(client, before):
             status == 200 and b"<!doctype html>" in response.lower()
         ) or b"\nlocation: http://localhost/./\r" in response
         assert known or status in (400, 404, 405, 422), target
-
-
-def test_uploads_stay_within_their_budget(service, monkeypatch):
-    data = bytes_of("x.bmp", (100, 100))
-    stored = Uploads(service.decoder, budget=2 * len(data))
-    added = [stored.add(io.BytesIO(data), f"{i}.bmp") for i in range(2)]
-    stored.get(added[0].id)
-    added.append(stored.add(io.BytesIO(data), "2.bmp"))
-
-    assert stored.size == 2 * len(data)
-    with pytest.raises(Problem, match="upload not found"):
-        stored.get(added[1].id)  # the least recently used one
-    assert sorted(path.name for path in added[0].path.parent.iterdir()) == sorted(added[i].id for i in (0, 2))
-    monkeypatch.setattr(uploads, "LIFETIME", 0.0)
-    stored.sweep()
-    assert (stored.size, list(added[0].path.parent.iterdir())) == (0, [])
-    assert added[0].path.parent.stat().st_mode & 0o777 == 0o700
-    stored.close()
-    assert not added[0].path.parent.exists()
-
-
-def test_the_cache_evicts_the_least_recently_used():
-    cache = Cache(10)
-    for key in "abc":
-        cache.put(key, key, 4)
-    assert [cache.get(key) for key in "abc"] == [None, "b", "c"]
-    cache.get("b")
-    cache.put("d", "d", 4)
-    assert [cache.get(key) for key in "bcd"] == ["b", None, "d"]
-    cache.put("b", "B", 1)
-    cache.put("e", "e", 11)
-    assert (cache.get("b"), cache.get("e"), cache.size) == ("B", None, 5)
-    cache.clear()
-    assert (cache.get("b"), cache.size) == (None, 0)
-
-
-def test_the_queue_is_first_in_first_out_and_bounded():
-    async def scenario():
-        queue, started, hold, order = WorkQueue(1, 3), threading.Event(), threading.Event(), []
-
-        def first():
-            started.set()
-            hold.wait(30)
-
-        running = [asyncio.create_task(queue.run(never_disconnected, first))]
-        await asyncio.to_thread(started.wait, 30)
-        for i in range(3):
-            running.append(asyncio.create_task(queue.run(never_disconnected, lambda i=i: order.append(i))))
-            await asyncio.sleep(0)
-        with pytest.raises(Problem, match="the queue is full: 3 requests are waiting") as refused:
-            await queue.run(never_disconnected, lambda: None)
-        hold.set()
-        await asyncio.gather(*running)
-        queue.close()
-        return refused.value, order
-
-    refused, order = asyncio.run(scenario())
-    assert order == [0, 1, 2]
-    assert refused.status_code == 503
-    assert int(refused.headers["retry-after"]) >= 1
-
-
-def test_work_of_a_disconnected_client_is_skipped():
-    async def disconnected():
-        return True
-
-    async def scenario():
-        queue = WorkQueue(1, 1)
-        with pytest.raises(Problem, match="the client disconnected"):
-            await queue.run(disconnected, lambda: pytest.fail("run"))
-        assert await queue.run(never_disconnected, lambda: 7) == 7  # the worker is free again
-        queue.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_full_search_queue_is_a_problem(client, service, monkeypatch):
-    monkeypatch.setattr(service.searches, "queue", WorkQueue(1, 0))
-    response = client.post("/api/v1/search", json={"examples": [{"photo": 0}]})
-
-    assert "try again in 1 s" in problem(response, 503, "busy")
-    assert response.headers["retry-after"] == "1"
-    assert "udq_searches_refused_total 1.0" in client.get("/metrics").text
-
-
-def test_too_many_concurrent_uploads_are_refused(client, service, monkeypatch):
-    monkeypatch.setattr(service, "_uploads_in_progress", 16)
-    response = send(client, bytes_of("x.png"))
-
-    assert "16 uploads are already in progress" in problem(response, 503, "busy")
-    assert response.headers["retry-after"] == "1"
-    assert client.get("/api/v1/photos/0/thumbnail").status_code == 200
-
-
-def test_the_command_serves_until_ctrl_c(collection, tmp_path):
-    command = [sys.executable, "-c", "from udq.cli.main import main; main()", "serve", collection.path, "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
-    )
-    try:
-        ready = process.stdout.readline()
-        address = ready.split()[-1]
-        assert ready.startswith(f"{collection.path}: 12 photos at http://127.0.0.1:")
-        assert httpx.post(f"{address}api/v1/uploads", files={"file": bytes_of("x.png")}).status_code == 201
-        assert len(list(tmp_path.glob("udq-serve-*/*"))) == 1
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert (process.returncode, out.splitlines()[-1], err) == (0, "stopped", "")
-    assert list(tmp_path.iterdir()) == []
