@@ -304,7 +304,7 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(Workbench, "accuracy", counted)
     code, _, err = udq(*arguments)
     assert code == 130
-    assert "the same command goes on" in err
+    assert "run the same command to continue" in err
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
 
     monkeypatch.setattr(Workbench, "accuracy", accuracy)
