@@ -597,7 +597,7 @@ def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, 
     assert "missing: all_souls_000013" in out
     assert "keble_000245.jpg: " in out
     assert "oxford5k is not whole: 1 missing; 1 unreadable" in told(err)
-    assert "'udq datasets download oxford5k -o FOLDER' gets and unpacks it" in told(err)
+    assert "'udq datasets download oxford5k -o FOLDER' downloads and unpacks it again" in told(err)
 
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "roxford5k", "--json")
     found = json.loads(out)
