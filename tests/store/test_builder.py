@@ -220,7 +220,7 @@ SETTINGS = (
 
 
 def command(words, settings):
-    small = "from udq import segments, spool; spool._PHOTOS = segments.PHOTOS = 16"
+    small = "from udq.store import segments; from udq.features import cache; cache._PHOTOS = segments.PHOTOS = 16"
     return [sys.executable, "-c", f"{small}; from udq.cli.main import main; main()", *words, "--config", str(settings)]
 
 
