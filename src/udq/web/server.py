@@ -49,16 +49,7 @@ def serve(
     Raises:
         InputError: an address that cannot be listened on, a missing or short token, or a folder that is not writable.
     """
-    if token is None and not is_loopback(host):
-        raise InputError(
-            f"--host {host}: other machines can reach this address; set a token with --token or UDQ_TOKEN, for example "
-            "one from: "
-            "python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    if token is not None:
-        check_token(token)
-    if write_to is not None and not (write_to.is_dir() and os.access(write_to, os.W_OK)):
-        raise InputError(f"--allow-write {write_to}: expected an existing, writable folder for added photos")
+    _check_options(host, token, write_to)
     with listen(host, port) as listener:
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
         # Its warnings are about malformed forms, which the client receives as a problem.
@@ -89,6 +80,19 @@ def serve(
             service.close()
         if not server.started:
             raise UdqError("the server did not start; the error is printed above")
+
+
+def _check_options(host: str, token: str | None, write_to: Path | None) -> None:
+    """Raise InputError if a token is missing or weak, or the folder for added photos is not writable."""
+    if token is None and not is_loopback(host):
+        raise InputError(
+            f"--host {host}: other machines can reach this address; set a token with --token or UDQ_TOKEN, for example "
+            "one from: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    if token is not None:
+        check_token(token)
+    if write_to is not None and not (write_to.is_dir() and os.access(write_to, os.W_OK)):
+        raise InputError(f"--allow-write {write_to}: expected an existing, writable folder for added photos")
 
 
 def check_token(token: str) -> None:
