@@ -219,10 +219,10 @@ def _row(outcome: Outcome, keep_query: bool) -> dict[str, Any]:
     if outcome.difficulties:
         row["difficulties"] = {
             name: {
-                "ap": _ap(found),
+                "ap": _ap(graded),
                 "positives": len(query.difficulties[name].positives),
             }
-            for name, found in outcome.difficulties.items()
+            for name, graded in outcome.difficulties.items()
         }
     return row
 

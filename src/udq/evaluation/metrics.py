@@ -40,10 +40,10 @@ def average_precision_of(places: Sequence[int], positives: int) -> float:
         positives: number of positives, ranked or not; >= 1.
     """
     area = 0.0
-    for found, place in enumerate(places, start=1):
+    for count, place in enumerate(places, start=1):
         # Recall grows only at positives; the trapezoid is between the precision one rank before and at this rank.
-        before = (found - 1) / (place - 1) if place > 1 else 1.0
-        area += (before + found / place) / 2 / positives
+        before = (count - 1) / (place - 1) if place > 1 else 1.0
+        area += (before + count / place) / 2 / positives
     return area
 
 

@@ -89,8 +89,8 @@ def score(
     place[order] = np.arange(1, len(order) + 1)
 
     def ranks(wanted: Iterable[str]) -> NDArray[np.int64]:
-        found = np.sort(place[[ids[name] for name in wanted if name in ids]])
-        return found[found > 0]
+        ordered = np.sort(place[[ids[name] for name in wanted if name in ids]])
+        return ordered[ordered > 0]
 
     def measured(answers: Answers) -> Score | None:
         positives = answers.positives - left_out
@@ -102,8 +102,8 @@ def score(
         return Score(metrics.average_precision_of(places, len(positives)), metrics.precision_at(RANKS, places))
 
     overlaps = {
-        name: metrics.intersection_over_union(ranking.box(ids[name]), drawn)
-        for name, drawn in sorted(query.boxes.items())
+        name: metrics.intersection_over_union(ranking.box(ids[name]), true_box)
+        for name, true_box in sorted(query.boxes.items())
         if name in query.positives and name in ids and place[ids[name]]
     }
     positives = query.positives - left_out - query.junk

@@ -121,11 +121,11 @@ class LocalDatabase:
 
     def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
         """Return the records, codes and boxes of the photos at these places."""
-        found = []
+        photos = []
         for place, number in zip(places, self._segment_numbers(places).tolist(), strict=True):
             segment = self.segments[number]
-            found.append(segment.indexed(int(segment.living[place - self._starts[number]])))
-        return found
+            photos.append(segment.indexed(int(segment.living[place - self._starts[number]])))
+        return photos
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the squared distance (N,) of each photo's best region, by the (M, K) tables of a query."""
@@ -133,16 +133,16 @@ class LocalDatabase:
         every = (
             exhaustive.best_regions(lookup, s.codes, s.offsets, threads=self.threads).distance for s in self.segments
         )
-        living = [found[segment.living] for found, segment in zip(every, self.segments, strict=True)]
+        living = [distance[segment.living] for distance, segment in zip(every, self.segments, strict=True)]
         return np.concatenate([np.empty(0, np.float32), *living])
 
     def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
         """Return the ``k`` nearest photos of each of Q queries, by their tables (Q, M, K); ``image`` holds places."""
         if self.looked_at is not None and self.segments:
-            found = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
+            batch = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
         else:
-            found = exhaustive.nearest_images_batch(lookups, self._parts, k, threads=self.threads)
-        return [replace(nearest, image=self._places(nearest.image)) for nearest in found]
+            batch = exhaustive.nearest_images_batch(lookups, self._parts, k, threads=self.threads)
+        return [replace(nearest, image=self._places(nearest.image)) for nearest in batch]
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of photos that are numbered through all segments, removed photos included."""
@@ -154,8 +154,8 @@ class LocalDatabase:
 
     def _segment_numbers(self, places: Sequence[int]) -> NDArray[np.int64]:
         """Return the index of the segment that contains each photo."""
-        found: NDArray[np.int64] = np.searchsorted(self._starts, places, side="right") - 1
-        return found
+        numbers: NDArray[np.int64] = np.searchsorted(self._starts, places, side="right") - 1
+        return numbers
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

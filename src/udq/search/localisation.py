@@ -60,5 +60,5 @@ def _quantile(values: NDArray[Any], weights: NDArray[np.float64], share: float) 
     """Return, for each row of weights (Q, R), the smallest of the values (R,) that reaches a share of the weight."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[:, order], axis=1)
-    found: NDArray[Any] = values[order][(reached >= share * reached[:, -1:]).argmax(axis=1)]
-    return found
+    quantile: NDArray[Any] = values[order][(reached >= share * reached[:, -1:]).argmax(axis=1)]
+    return quantile

@@ -56,11 +56,11 @@ def agreeing(
     turned = np.abs(np.angle(np.exp(1j * (angle[None] - angle[tried, None]))))
     scaled = np.abs(np.log2(scale[None] / scale[tried, None]))
     agree = (error < _FAR * diagonal) & (turned < _TURN) & (scaled < _OCTAVES)
-    found: NDArray[np.int64] = pairs[agree[agree.sum(axis=1).argmax()]]
+    agreed: NDArray[np.int64] = pairs[agree[agree.sum(axis=1).argmax()]]
     for points, column in ((query.points, 0), (photo.points, 1)):
-        _, first = np.unique(points[found[:, column]].round(1), axis=0, return_index=True)
-        found = found[np.sort(first)]
-    return found
+        _, first = np.unique(points[agreed[:, column]].round(1), axis=0, return_index=True)
+        agreed = agreed[np.sort(first)]
+    return agreed
 
 
 def fit(
@@ -88,10 +88,12 @@ def magsac(start: NDArray[np.float32], end: NDArray[np.float32], near: float) ->
     """Return the homography that MAGSAC++ fits to matches, with a threshold of ``near`` pixels; None if it fails."""
     cv2 = opencv()
     try:
-        found, _ = cv2.findHomography(start, end, cv2.USAC_MAGSAC, near, maxIters=1000, confidence=0.999)
+        homography, _ = cv2.findHomography(start, end, cv2.USAC_MAGSAC, near, maxIters=1000, confidence=0.999)
     except cv2.error:  # points on one line
         return None
-    return None if found is None or not np.isfinite(found).all() else np.asarray(found, np.float64)
+    if homography is None or not np.isfinite(homography).all():
+        return None
+    return np.asarray(homography, np.float64)
 
 
 def _similarity(start: NDArray[np.float32], end: NDArray[np.float32]) -> Matrix:

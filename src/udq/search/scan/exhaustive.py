@@ -230,10 +230,10 @@ def nearest_images_batch(
     ]
 
 
-def in_order(found: NDArray[np.void], k: int) -> NearestImages:
+def in_order(matches: NDArray[np.void], k: int) -> NearestImages:
     """Return the k nearest of unordered matches, as the extension writes them."""
-    found = found[np.lexsort((found["image"], found["distance"]))[:k]]
-    image, distance, region = (np.ascontiguousarray(found[name]) for name in ("image", "distance", "region"))
+    matches = matches[np.lexsort((matches["image"], matches["distance"]))[:k]]
+    image, distance, region = (np.ascontiguousarray(matches[name]) for name in ("image", "distance", "region"))
     return NearestImages(image, distance, region)
 
 
@@ -260,10 +260,10 @@ def distances(lookup: NDArray[np.float32], codes: NDArray[np.uint8] | NDArray[np
     """
     check(lookup, codes, np.array([0, len(codes)], np.int64))
     refuse_codes_from(lookup.shape[1], codes)
-    found: NDArray[np.float32] = lookup[0, codes[:, 0]]
+    distance: NDArray[np.float32] = lookup[0, codes[:, 0]]
     for m in range(1, len(lookup)):
-        found = found + lookup[m, codes[:, m]]
-    return found
+        distance = distance + lookup[m, codes[:, m]]
+    return distance
 
 
 def image_order(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:

@@ -99,24 +99,24 @@ class InvertedIndex:
         wanted = min(k, sum(part.kept for part in self.parts))
         shares = kernels.threads_for(threads, len(self.codes) // CODES_PER_SCANNED, BOUNDED_PER_THREAD)
         kernel = kernels.kernel()
-        found = np.empty(0, MATCH)
+        matches = np.empty(0, MATCH)
         if wanted > 0 and kernel != "numba":
             each = kernels.in_threads(
                 lambda share: self._share(kernel, lookup, wanted, share, shares, looked_at), zip(range(shares))
             )
-            found = np.concatenate(each)
+            matches = np.concatenate(each)
             # Threads may have scanned different regions of one image: keep the best, and the first of equals.
-            found = found[np.lexsort((found["region"], found["distance"], found["image"]))]
-            found = found[np.diff(found["image"], prepend=-1) > 0]
-        if len(found) < wanted:  # the tables have no valid bound, or these cells have fewer than k images
+            matches = matches[np.lexsort((matches["region"], matches["distance"], matches["image"]))]
+            matches = matches[np.diff(matches["image"], prepend=-1) > 0]
+        if len(matches) < wanted:  # the tables have no valid bound, or these cells have fewer than k images
             return exhaustive.nearest_images(lookup, self.parts, k, threads=threads)
-        return exhaustive.in_order(self._of_parts(found), wanted)
+        return exhaustive.in_order(self._of_parts(matches), wanted)
 
-    def _of_parts(self, found: NDArray[np.void]) -> NDArray[np.void]:
+    def _of_parts(self, matches: NDArray[np.void]) -> NDArray[np.void]:
         """Renumber regions, in place: from their index in all parts to the row in their own part."""
         starts = np.cumsum([0, *(len(part.codes) for part in self.parts)])
-        found["region"] -= starts[np.searchsorted(starts, found["region"], side="right") - 1]
-        return found
+        matches["region"] -= starts[np.searchsorted(starts, matches["region"], side="right") - 1]
+        return matches
 
     def _share(
         self, kernel: str, lookup: NDArray[np.float32], k: int, share: int, shares: int, looked_at: float
@@ -124,8 +124,8 @@ class InvertedIndex:
         """Return the nearest images in the cells of one thread, unordered; none if the tables have no valid bound."""
         from udq.search.scan import _scan
 
-        found = np.empty(k, MATCH)
+        matches = np.empty(k, MATCH)
         tables = kernels.plain(lookup)
         index = self.codes, self.codes.itemsize, self.starts, self.regions, self.offsets, self.keep
-        count = _scan.nearest_by_cell(kernel, tables, len(tables), *index, share, shares, looked_at, found)
-        return found[: max(count, 0)]
+        count = _scan.nearest_by_cell(kernel, tables, len(tables), *index, share, shares, looked_at, matches)
+        return matches[: max(count, 0)]

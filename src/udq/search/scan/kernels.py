@@ -38,10 +38,10 @@ def kernels() -> tuple[str, ...]:
 
 def kernel() -> str:
     """Return the kernel to use: the fastest, or the one named by the environment variable UDQ_SCAN_KERNEL."""
-    wanted = os.environ.get("UDQ_SCAN_KERNEL")
-    found = kernels()
-    expect(not wanted or wanted in found, f"UDQ_SCAN_KERNEL to be one of {', '.join(found)}", wanted)
-    return wanted or found[0]
+    named = os.environ.get("UDQ_SCAN_KERNEL")
+    available = kernels()
+    expect(not named or named in available, f"UDQ_SCAN_KERNEL to be one of {', '.join(available)}", named)
+    return named or available[0]
 
 
 def threads_for(wanted: int | None, regions: int, worth_one: int) -> int:
