@@ -216,6 +216,6 @@ class Searches:
             offset=offset,
             min_score=min_score,
             stages=stages,
-            describe=describe,
+            extract_feature=describe,
             load_crop=self._decoder.load_crop,
         )
