@@ -125,7 +125,7 @@ def test_facts_and_provenance(page, measured):
         "mP@10",
         "queries2",
         "photos8",
-        f"bytes a region{report['bytes_per_region']:g}",
+        f"bytes per region{report['bytes_per_region']:g}",
         "collectionhostile.udq",
         "datasetboxes",
         f"numpy {np.__version__}",

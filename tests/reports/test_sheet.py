@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,9 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
 def test_transparency_becomes_jpeg(tmp_path: Path) -> None:
     save(Image.new("RGBA", (4, 4)), tmp_path / "a.jpg")
     assert (tmp_path / "a.jpg").stat().st_size > 0
+
+
+def test_boxes_have_the_same_colours_in_pages() -> None:
+    style = (resources.files("udq.reports") / "templates" / "style.css").read_text(encoding="utf-8")
+    for kind, colour in (("right", RIGHT), ("wrong", WRONG), ("drawn", QUERY)):
+        assert f".box.{kind} {{ stroke: {colour}; }}" in style

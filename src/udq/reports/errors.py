@@ -111,5 +111,5 @@ def _headline(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("queries", f"{facts['queries']:,}"),
         ("photos", f"{facts['images']:,}"),
         ("regions", f"{facts['regions']:,}"),
-        ("bytes a region", f"{facts['bytes_per_region']:g}"),
+        ("bytes per region", f"{facts['bytes_per_region']:g}"),
     ]
