@@ -110,7 +110,7 @@ def test_a_search_imports_only_what_it_uses(collection, photos):
     search = ["search", str(collection.path), str(photos / "coffee.png")]
     of_the_proposer, of_fitting = ["torchvision", "udq.features.proposals.rpn"], ["faiss", "scipy"]
     of_another_kernel = [] if kernels.kernel() == "numba" else ["numba"]
-    of_pictures = ["matplotlib", "udq.reports.sheet", "PIL.ImageDraw", "PIL.FpxImagePlugin"]
+    of_pictures = ["matplotlib", "jinja2", "udq.reports.sheet", "PIL.ImageDraw", "PIL.FpxImagePlugin"]
 
     unused = [*of_the_proposer, *of_fitting, *of_another_kernel, *of_pictures, "rich"]
 
