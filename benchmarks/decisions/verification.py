@@ -39,7 +39,7 @@ from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
 from udq.features.device import threads
 from udq.photos import source as photo_source
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.search.rerank import local_features
 from udq.search.rerank import verify as verification
 from udq.search.rerank.verifier import LEAST, Verifier
@@ -107,7 +107,7 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
     """Ask a query."""
     photos, own = collection.images, places[query.image]
     box, feature = collection.extractor.describe(photos[own].path, query.box)
-    ranking = rank(collection.database, feature)
+    ranking = ranking_by_feature(collection.database, feature)
     order = [place for place in ranking.order.tolist() if place != own]
     first = []
     for i in order[:TOP]:

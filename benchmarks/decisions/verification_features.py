@@ -88,8 +88,8 @@ class Magsac:
         homography = geometry.magsac(start, end, 4 * found.step) if len(pairs) >= _LEAST else None
         if homography is None or not geometry.possible(homography, self._box):
             return None
-        near = np.linalg.norm(geometry.carried(homography, start) - end, axis=1) < 4 * found.step
-        polygon = geometry.carried(homography, geometry.corners(self._box)).astype(np.float32)
+        near = np.linalg.norm(geometry.projected(homography, start) - end, axis=1) < 4 * found.step
+        polygon = geometry.projected(homography, geometry.corners(self._box)).astype(np.float32)
         upright = geometry.upright(polygon, view.width, view.height)
         if upright is None:
             return None

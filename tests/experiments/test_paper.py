@@ -29,7 +29,7 @@ from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.workbench import Workbench, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.training import algorithm
 
 QUICK = """
@@ -522,7 +522,7 @@ def test_the_scans_of_table_7_rank_as_they_should(collection):
     farther = ((vectors - query) ** 2).sum(axis=1)
 
     assert list(scans) == list(tables.TIMES)
-    np.testing.assert_array_equal(scans["seconds_codes"](query), rank(collection.database, pooled).order)
+    np.testing.assert_array_equal(scans["seconds_codes"](query), ranking_by_feature(collection.database, pooled).order)
     for name, distance in (("seconds_hashing", different), ("seconds_real_valued", farther)):
         least = np.minimum.reduceat(distance, segment.offsets[:-1])
         np.testing.assert_array_equal(scans[name](query), np.argsort(least, kind="stable"))

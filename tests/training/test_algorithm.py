@@ -75,7 +75,7 @@ def found(head, sample=SAMPLE, shown=SHOWN):
     offsets = np.arange(len(codes) + 1)
     right = []
     for row in range(0, len(codes), 16):
-        order = exhaustive.rank(
+        order = exhaustive.image_order(
             exhaustive.best_regions(fitted.lookup_tables(sample.features.vectors[row]), codes, offsets)
         )
         others = order[sample.images[order] != sample.images[row]][:10]

@@ -215,7 +215,7 @@ class Searches:
                 offset=offset,
                 min_score=min_score,
                 stages=stages,
-                describe=functools.partial(self._describe, extractor),
+                extract_feature=functools.partial(self._describe, extractor),
                 load_crop=self._decoder.load_crop,
             )
 
