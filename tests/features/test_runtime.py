@@ -19,7 +19,7 @@ from udq.features import runtime
 from udq.features.extractor import Extractor
 from udq.features.openvino import Compiled
 from udq.features.proposals import rpn
-from udq.features.trunk import Maps, Trunk
+from udq.features.trunk import Trunk
 from udq.indexing import build
 from udq.photos.decoding import load
 from udq.photos.source import Source
@@ -113,7 +113,7 @@ def test_a_compiled_backbone_is_the_same_function(name, random_weights):
     for height, width in ((96, 131), (64, 64)):
         pixels = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8)
         with torch.inference_mode():
-            expected, found = trunk.maps(pixels), Maps(*see(trunk.normalised(pixels)))
+            expected, found = trunk.maps(pixels), see(trunk.normalised(pixels))
         for one, other in zip(expected, found, strict=True):
             assert other.dtype == torch.float32
             assert other.shape == one.shape
@@ -133,10 +133,10 @@ def test_a_map_that_is_returned_twice_is_one():
 
 def test_a_compiled_proposal_network_is_the_same_function():
     network, _ = rpn.read("efficientnet-lite0", None)
-    maps = Maps(torch.rand(1280, 5, 7), torch.rand(112, 9, 14))
+    maps = torch.rand(1280, 5, 7), torch.rand(112, 9, 14)
     inputs = ((depth, None, None) for depth in (1280, 112))
     with torch.inference_mode():
-        expected, found = network.convolve(maps), compiled(lambda *maps: network.convolve(Maps(*maps)), *inputs)(*maps)
+        expected, found = network.convolve(*maps), compiled(network.convolve, *inputs)(*maps)
 
     for one, other in zip(expected, found, strict=True):
         assert other.shape == one.shape
@@ -160,9 +160,9 @@ def test_threads_may_ask_at_the_same_time(photos, monkeypatch):
     monkeypatch.setenv("UDQ_NETWORK", "openvino")
     extractor = Extractor(SMALL, FeatureConfig(), device="cpu")
     pixels = [load(path, shorter=96, longer=160).pixels for path in sorted(photos.glob("*.png"))]
-    alone = [extractor.maps(each, at_once=2).features for each in pixels]
+    alone = [extractor.maps(each, at_once=2)[0] for each in pixels]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda each: extractor.maps(each, at_once=2).features, pixels * 3))
+        together = list(pool.map(lambda each: extractor.maps(each, at_once=2)[0], pixels * 3))
 
     assert all(torch.equal(one, other) for one, other in zip(alone * 3, together, strict=True))
 
@@ -171,12 +171,12 @@ def test_trained_convolutions_are_compiled_anew(monkeypatch):
     monkeypatch.setenv("UDQ_NETWORK", "openvino")
     extractor = Extractor(SMALL, FeatureConfig(), device="cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
-    before = extractor.maps(pixels).features
+    before, _ = extractor.maps(pixels)
     state = {name: array * np.float32(1.02) for name, array in extractor.trunk.state().items()}
     extractor.load({})
-    assert torch.equal(extractor.maps(pixels).features, before)
+    assert torch.equal(extractor.maps(pixels)[0], before)
     extractor.load(state)
-    after, expected = extractor.maps(pixels).features, extractor.trunk.feature_map(torch.from_numpy(pixels))
+    after, expected = extractor.maps(pixels)[0], extractor.trunk.feature_map(torch.from_numpy(pixels))
 
     assert cosine(after, expected) > 0.99
     assert cosine(after, expected) > cosine(before, expected)
@@ -216,14 +216,14 @@ def network():
 )
 def test_boxes_are_torchvisions_to_the_last_bit(network, rows, columns, scale, cut, seed):
     generator = torch.Generator().manual_seed(seed)
-    maps = Maps(
+    maps = (
         scale * torch.rand(1280, rows, columns, generator=generator),
         scale * torch.rand(112, 2 * rows, 2 * columns, generator=generator),
     )
     height, width = 32 * rows - cut, 32 * columns - cut
     with torch.inference_mode():
-        one = network._one_map(maps)
-        expected, _ = network.proposals(rpn._photo(one, height, width), {"0": one})
-        found = network(maps, height, width)
+        one = network.merged(*maps)
+        expected, _ = network.proposals(rpn.image_list(one, height, width), {"0": one})
+        found = network(*maps, height, width)
 
     assert torch.equal(found, expected[0])

@@ -21,7 +21,7 @@ from udq.features.backbones import REGISTRY
 from udq.features.device import Engine
 from udq.features.extractor import Extractor
 from udq.features.proposals import build, rpn
-from udq.features.trunk import Maps, Trunk
+from udq.features.trunk import Trunk
 from udq.photos.decoding import load
 from udq.photos.source import Source
 from udq.training import rpn_training, rpn_views
@@ -32,7 +32,8 @@ LITE = REGISTRY["efficientnet-lite0"]
 
 
 def maps(rows, columns):
-    return Maps(torch.rand(1280, rows, columns), torch.rand(112, 2 * rows, 2 * columns))
+    """A feature map and a fine map, as of a photo."""
+    return torch.rand(1280, rows, columns), torch.rand(112, 2 * rows, 2 * columns)
 
 
 @pytest.fixture
@@ -84,9 +85,9 @@ def test_boxes_are_in_pixels_of_the_photo_whatever_the_scale_the_network_sees(ph
     larger = dataclasses.replace(photo, width=2 * photo.width, height=2 * photo.height)
     seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
     propose = build(FeatureConfig(regions=5), rpn=None, engine=CPU)
-    boxes = propose(photo, seen).boxes
+    boxes = propose(photo, *seen).boxes
 
-    assert propose(larger, seen).boxes == pytest.approx(2 * boxes)
+    assert propose(larger, *seen).boxes == pytest.approx(2 * boxes)
     assert boxes[-1].tolist() == [0, 0, photo.width, photo.height]
 
 
@@ -94,7 +95,7 @@ def test_both_is_the_network_and_then_the_grid(photos):
     photo = load(photos / "coffee.png", shorter=160, longer=240)
     seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
     made = {
-        name: build(FeatureConfig(proposals=name), rpn=None, engine=CPU)(photo, seen).boxes
+        name: build(FeatureConfig(proposals=name), rpn=None, engine=CPU)(photo, *seen).boxes
         for name in ("grid", "rpn", "rpn+grid")
     }
 
@@ -103,7 +104,7 @@ def test_both_is_the_network_and_then_the_grid(photos):
 
 def test_photos_of_any_shape_have_a_region(network):
     for rows, columns in ((2, 60), (60, 2), (2, 2)):
-        boxes = network(maps(rows, columns), 32 * rows, 32 * columns)
+        boxes = network(*maps(rows, columns), 32 * rows, 32 * columns)
         assert torch.isfinite(boxes).all()
         assert boxes[:, 0::2].max() <= 32 * columns
         assert boxes[:, 1::2].max() <= 32 * rows
@@ -112,11 +113,11 @@ def test_photos_of_any_shape_have_a_region(network):
 def test_the_fine_map_is_the_last_of_stride_16():
     trunk = Trunk(FeatureConfig())
     whole = torch.randint(0, 255, (224, 320, 3), dtype=torch.uint8)
-    seen = trunk.maps(whole)
+    feature_map, fine_map = trunk.maps(whole)
 
-    assert seen.features.shape == (1280, 7, 10)
-    assert seen.fine.shape == (112, 14, 20)
-    assert (seen.features == trunk.feature_map(whole)).all()
+    assert feature_map.shape == (1280, 7, 10)
+    assert fine_map.shape == (112, 14, 20)
+    assert (feature_map == trunk.feature_map(whole)).all()
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "vgg16", "resnet101"])
@@ -124,10 +125,11 @@ def test_a_backbones_fine_map_has_the_promised_depth(name, random_weights):
     weights = None if name.startswith("efficientnet") else random_weights(name)
     trunk = Trunk(FeatureConfig(backbone=name), weights=weights)
     with torch.inference_mode():
-        seen = trunk.maps(torch.zeros(64, 96, 3, dtype=torch.uint8))
-        boxes = rpn.ProposalNetwork(REGISTRY[name]).eval()(seen, 64, 96)
+        feature_map, fine_map = trunk.maps(torch.zeros(64, 96, 3, dtype=torch.uint8))
+        boxes = rpn.ProposalNetwork(REGISTRY[name]).eval()(feature_map, fine_map, 64, 96)
 
-    assert seen.fine.shape == (REGISTRY[name].fine_channels or REGISTRY[name].channels, 4, 6)
+    assert (fine_map is feature_map) == (REGISTRY[name].fine_channels == 0)
+    assert fine_map.shape == (REGISTRY[name].fine_channels or REGISTRY[name].channels, 4, 6)
     assert boxes.shape[1] == 4
 
 
@@ -152,10 +154,10 @@ def test_another_file_is_refused(tmp_path, data):
 
 
 def test_a_file_that_is_not_there_or_of_another_backbone_is_refused(network, tmp_path):
-    with pytest.raises(InputError, match=r"no region proposal network can be read there \(No such file"):
+    with pytest.raises(InputError, match=r"gone\.npz: cannot read a region proposal network \(No such file"):
         rpn.read(LITE.name, tmp_path / "gone.npz")
     (tmp_path / "rpn.npz").write_bytes(rpn.to_bytes(network, {"backbone": LITE.name}))
-    with pytest.raises(InputError, match="for the backbone efficientnet-lite0, and this is vgg16"):
+    with pytest.raises(InputError, match="for the backbone vgg16, found one for efficientnet-lite0"):
         rpn.read("vgg16", tmp_path / "rpn.npz")
 
 
@@ -190,7 +192,7 @@ def test_boxes_of_a_view_follow_its_pixels(seed, view):
     right, bottom = left + rng.integers(30, 240 - left), top + rng.integers(30, 160 - top)
     pixels[top:bottom, left:right] = 255
     box = np.array([[left, top, right, bottom]], np.float32)
-    seen, objects = rpn_views.seen_labels(Image.fromarray(pixels), box, view, ImageConfig(), rng)
+    seen, objects = rpn_views.draw_view(Image.fromarray(pixels), box, view, ImageConfig(), rng)
 
     assert len(objects) == 1
     ys, xs = np.nonzero(seen[..., 0] > 127)
@@ -202,13 +204,13 @@ def test_boxes_of_a_view_follow_its_pixels(seed, view):
 
 def test_recall_counts_objects_that_a_first_proposal_covers():
     class Proposing(torch.nn.Module):
-        def forward(self, maps, height, width):
+        def forward(self, feature_map, fine_map, height, width):
             far = torch.tensor([[200.0, 200, 210, 210]]).repeat(60, 1)
             return torch.cat([torch.tensor([[0.0, 0, 100, 100]]), far, torch.tensor([[0.0, 0, 100, 55]])])
 
     views = [
-        rpn_views.TrainingView(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 60], [200.0, 0, 300, 100]])),
-        rpn_views.TrainingView(maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 90]])),
+        rpn_views.TrainingView(*maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 60], [200.0, 0, 300, 100]])),
+        rpn_views.TrainingView(*maps(2, 2), 300, 300, torch.tensor([[0.0, 0, 100, 90]])),
     ]
     found = rpn_training.recall(Proposing(), views)
 
@@ -243,7 +245,7 @@ def test_training_finds_what_an_untrained_network_does_not(labelled, tmp_path, n
         for photo in detection.load(labelled).photos:
             loaded = load(photo.path, shorter=96, longer=128)
             with torch.inference_mode():
-                boxes = each(trunk.maps(torch.from_numpy(loaded.pixels.copy())), *loaded.pixels.shape[:2])[:3]
+                boxes = each(*trunk.maps(torch.from_numpy(loaded.pixels.copy())), *loaded.pixels.shape[:2])[:3]
             best[name].append(float(rpn_training.box_iou(torch.from_numpy(photo.boxes.copy()), boxes).max()))
     assert np.mean(best["trained"]) > 0.7
     assert np.mean(best["trained"]) > np.mean(best["untrained"]) + 0.1
@@ -267,7 +269,7 @@ def test_training_that_was_killed_goes_on_to_the_same_network(labelled, tmp_path
     train(labelled, tmp_path / "whole.npz", epochs=2)
     with pytest.raises(KeyboardInterrupt):
         train(labelled, tmp_path / "killed.npz", until, epochs=2)
-    assert steps[-1] == ("looking at photos" if killed_at == 20 else "training")
+    assert steps[-1] == ("extracting photos" if killed_at == 20 else "training")
     assert not (tmp_path / "killed.npz").exists()
     train(labelled, tmp_path / "killed.npz", epochs=2)
     whole, killed = (rpn.read(LITE.name, tmp_path / f"{name}.npz")[0] for name in ("whole", "killed"))
@@ -303,8 +305,8 @@ def test_two_trainings_of_one_file_do_not_meet(labelled, tmp_path):
 
 def test_anchors_stand_on_their_cells_where_a_map_is_rounded_up(network):
     with torch.inference_mode():
-        one = network._one_map(Maps(torch.rand(1280, 10, 14), torch.rand(112, 19, 28)))  # of 299 x 448 pixels
-        (anchors,) = network.proposals.anchor_generator(rpn._photo(one, 299, 448), [one])
+        one = network.merged(torch.rand(1280, 10, 14), torch.rand(112, 19, 28))  # of 299 x 448 pixels
+        (anchors,) = network.proposals.anchor_generator(rpn.image_list(one, 299, 448), [one])
     centres = (anchors[:, :2] + anchors[:, 2:]).view(19, 28, -1, 2) / 2
 
     assert centres[-1, -1].max(dim=0).values.tolist() == pytest.approx([27 * 16, 18 * 16], abs=1)

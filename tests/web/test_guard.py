@@ -444,6 +444,7 @@ def test_a_server_that_is_busy_says_so(client, service, monkeypatch):
     assert "ask again in 1 s" in problem(told, 503, "busy")
     assert told.headers["retry-after"] == "1"
     assert "udq_searches_refused_total 1.0" in client.get("/metrics").text
+    service.searches.line.close()
 
 
 def test_too_many_photos_at_a_time_are_told_to_come_again(client, service, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import math
 import os
 import tempfile
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +24,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
+from udq.common import threads
 from udq.common.byte_cache import Cache
 from udq.photos.sandbox import Decoder
 from udq.search import query
@@ -70,6 +72,8 @@ class WorkQueue:
             waiting: that may wait.
             initializer: what each worker runs first.
         """
+        self._limits = ExitStack()  # while the queue is open
+        self._limits.enter_context(threads.one_core_each())
         self._pool = ThreadPoolExecutor(workers, "udq", initializer=initializer)
         self._free = asyncio.Semaphore(workers)
         self._workers = workers
@@ -119,14 +123,13 @@ class WorkQueue:
     def close(self) -> None:
         """End the workers, once what they do is done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._limits.close()
 
 
-def alone() -> None:
-    """Give what this thread computes one core: it is too small for several to share, and they wait in busy loops."""
-    import torch
-
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="blas")  # of the whole process
+def one_core() -> None:
+    """Have torch compute on this worker's core alone."""
+    importlib.import_module("torch")  # a library that is not loaded has no setting
+    threads.set_for_this_thread(1)
 
 
 class Searches:
@@ -143,7 +146,7 @@ class Searches:
         self._metrics = metrics
         self._features: Cache[tuple[Box, NDArray[np.float32]]] = Cache(CACHE_BYTES)
         self._seen_by: Extractor | None = None
-        self.line = WorkQueue(os.cpu_count() or 1, LINE, initializer=alone)
+        self.line = WorkQueue(os.cpu_count() or 1, LINE, initializer=one_core)
 
     async def search(
         self,

@@ -8,9 +8,6 @@ times as long here, and without a scale and a direction of its own a match canno
 from __future__ import annotations
 
 import importlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,30 +114,3 @@ def match(query: LocalFeatures, photo: LocalFeatures) -> NDArray[np.int64]:
     kept = np.flatnonzero(mutual & (ratio < RATIO))
     kept = kept[np.argsort(ratio[kept], kind="stable")]
     return np.stack([kept, nearest[kept]], axis=1).astype(np.int64)
-
-
-_lock = threading.Lock()
-_users = 0
-_before = 1
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Have OpenCV start no threads meanwhile: photos side by side fill the cores already, and wait for each other less.
-
-    Its setting is the whole process's, so it is kept for whoever leaves last to restore.
-    """
-    global _users, _before
-    cv2 = opencv()
-    with _lock:
-        if not _users:
-            _before = cv2.getNumThreads()
-            cv2.setNumThreads(1)
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                cv2.setNumThreads(_before)

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from udq.common import threads as thread_limits
 from udq.errors import ImageError
 from udq.photos import boxes, decoding
 from udq.search.rerank import geometry, local_features
@@ -73,7 +73,7 @@ class Verifier:
         crop, self.box = load_crop(photo, box, shorter=side, longer=side, least=side)
         # What was cut out has whole pixels, the box perhaps not.
         left, top = round(self.box[0]), round(self.box[1])
-        with local_features.one_thread_each():
+        with thread_limits.one_core_each():
             self.features = local_features.extract(crop.pixels, (left, top, left + crop.width, top + crop.height))
 
     def verify(
@@ -92,13 +92,9 @@ class Verifier:
         if not photos:
             return []
         if threads is None:
-            from udq.features import device  # torch: whoever encoded the query has it, and nobody else need import it
-
-            threads = device.threads()
+            threads = thread_limits.available()
         with (
-            # Each photo is one thread's: threads of BLAS would only wait for each other.
-            threadpool_limits(1, user_api="blas"),
-            local_features.one_thread_each(),
+            thread_limits.one_core_each(),
             ThreadPoolExecutor(max(1, min(threads, len(photos))), "verify") as pool,
         ):
             return list(pool.map(self._verify, *zip(*photos, strict=True)))
