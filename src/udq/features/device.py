@@ -85,11 +85,12 @@ class Engine:
             return function
         try:
             from udq.features.openvino import Compiled
+
+            most = max(at_once, self.threads)
+            return Compiled(function, *inputs, precision=self.precision, at_once=at_once, threads=most)
         except ImportError as error:
             found = f"{runtime.version(self.library)} is installed, but cannot be imported: {error}"
             raise DependencyError(f"{found}; set the environment variable UDQ_NETWORK=torch") from error
-        most = max(at_once, self.threads)
-        return Compiled(function, *inputs, precision=self.precision, at_once=at_once, threads=most)
 
 
 def device_of(name: str) -> torch.device:
