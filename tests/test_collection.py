@@ -17,7 +17,7 @@ from udq.evaluation.benchmark import evaluate
 from udq.experiments.demo.cutouts import photo
 from udq.experiments.demo.run import tell
 from udq.search.localisation import localise
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.search.scan import kernels
 
 # Fitting takes most of the time of so small a build, and what it costs in accuracy is not looked at here.
@@ -84,7 +84,7 @@ def test_every_photo_is_ranked_with_a_box_inside_it(collection, photos):
 
 def test_the_ranking_is_brute_force_bit_for_bit(collection, photos):
     _, feature = collection.extractor.describe(photos / "astronaut.png", (100, 10, 300, 250))
-    found = rank(collection.database, feature)
+    found = ranking_by_feature(collection.database, feature)
 
     tables = collection.model.lookup_tables(feature)
     expected, regions = [], []

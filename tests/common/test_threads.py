@@ -168,7 +168,7 @@ unchanged("verify")
 
 from udq.web.queue import WorkQueue, one_core
 queue = WorkQueue(2, 2, initializer=one_core)
-queue.on_each(lambda worker: None)
+queue.run_on_each(lambda worker: None)
 queue.close()
 unchanged("queue")
 """

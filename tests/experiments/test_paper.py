@@ -29,13 +29,15 @@ from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.workbench import Workbench, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.training import algorithm
 
 QUICK = """
 [images]
 shorter = 160
 longer = 224
+[features]
+regions = 40
 [quantizer]
 dimensions = 64
 iterations = 1
@@ -274,8 +276,8 @@ def test_the_commands_of_the_docs_work_as_they_are_typed(udq, data, quick, tmp_p
         shutil.copytree(data, tmp_path / place)
     for words in commands:
         if words[0] == "datasets":
-            code, _, err = udq(*words)  # nobody is asked over the network before a person agrees
-            assert (code, "nobody is at the terminal to agree" in err) == (2, True), words
+            code, _, err = udq(*words)  # nothing is requested over the network before a person agrees
+            assert (code, "no terminal to ask at" in err) == (2, True), words
         elif words[0] == "reproduce" and ("DATA" in words or "my-photos/" in words) and "--preset" not in words:
             code, out, err = udq(*words, "--config", quick, "--limit", 1, "--device", "cpu")
             assert code == 0, err
@@ -302,7 +304,7 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(Workbench, "accuracy", counted)
     code, _, err = udq(*arguments)
     assert code == 130
-    assert "the same command goes on" in err
+    assert "run the same command to continue" in err
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
 
     monkeypatch.setattr(Workbench, "accuracy", accuracy)
@@ -520,7 +522,7 @@ def test_the_scans_of_table_7_rank_as_they_should(collection):
     farther = ((vectors - query) ** 2).sum(axis=1)
 
     assert list(scans) == list(tables.TIMES)
-    np.testing.assert_array_equal(scans["seconds_codes"](query), rank(collection.database, pooled).order)
+    np.testing.assert_array_equal(scans["seconds_codes"](query), ranking_by_feature(collection.database, pooled).order)
     for name, distance in (("seconds_hashing", different), ("seconds_real_valued", farther)):
         least = np.minimum.reduceat(distance, segment.offsets[:-1])
         np.testing.assert_array_equal(scans[name](query), np.argsort(least, kind="stable"))
