@@ -59,3 +59,4 @@ def test_a_full_search_queue_is_a_problem(client, service, monkeypatch):
     assert "try again in 1 s" in problem(response, 503, "busy")
     assert response.headers["retry-after"] == "1"
     assert "udq_searches_refused_total 1.0" in client.get("/metrics").text
+    service.searches.queue.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import math
 import os
 import tempfile
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
+from udq.common import threads
 from udq.common.byte_cache import Cache
 from udq.photos.sandbox import Decoder
 from udq.search import query
@@ -59,6 +60,8 @@ class WorkQueue:
             max_waiting: length of the queue.
             initializer: what each thread runs first.
         """
+        self._limits = ExitStack()  # while the queue is open
+        self._limits.enter_context(threads.one_core_each())
         self._pool = ThreadPoolExecutor(workers, "udq", initializer=initializer)
         self._free = asyncio.Semaphore(workers)
         self._workers = workers
@@ -111,6 +114,7 @@ class WorkQueue:
     def close(self) -> None:
         """Cancel the work that waits, and wait for the work that runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._limits.close()
 
 
 async def never_disconnected() -> bool:
@@ -118,12 +122,10 @@ async def never_disconnected() -> bool:
     return False
 
 
-def alone() -> None:
-    """Give what this thread computes one core: it is too small for several to share, and they wait in busy loops."""
-    import torch
-
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="blas")  # of the whole process
+def one_core() -> None:
+    """Have torch compute on this worker's core alone."""
+    importlib.import_module("torch")  # a library that is not loaded has no setting
+    threads.set_for_this_thread(1)
 
 
 class Searches:
@@ -144,7 +146,7 @@ class Searches:
         self._metrics = metrics
         self._features: Cache[tuple[Box, NDArray[np.float32]]] = Cache(CACHE_BYTES)
         self._extractor: Extractor | None = None  # of the cached features
-        self.queue = WorkQueue(os.cpu_count() or 1, MAX_WAITING, initializer=alone)
+        self.queue = WorkQueue(os.cpu_count() or 1, MAX_WAITING, initializer=one_core)
 
     async def search(
         self,

@@ -8,9 +8,6 @@ takes several times as long on a CPU, and as it has no scale and angle, a single
 from __future__ import annotations
 
 import importlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,30 +114,3 @@ def match(query: LocalFeatures, photo: LocalFeatures) -> NDArray[np.int64]:
     kept = np.flatnonzero(mutual & (ratio < RATIO))
     kept = kept[np.argsort(ratio[kept], kind="stable")]
     return np.stack([kept, nearest[kept]], axis=1).astype(np.int64)
-
-
-_lock = threading.Lock()
-_users = 0
-_before = 1
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Keep OpenCV to one thread: photos that are processed in parallel use all cores already.
-
-    The setting applies to the whole process, so the last of several concurrent users restores it.
-    """
-    global _users, _before
-    cv2 = opencv()
-    with _lock:
-        if not _users:
-            _before = cv2.getNumThreads()
-            cv2.setNumThreads(1)
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                cv2.setNumThreads(_before)

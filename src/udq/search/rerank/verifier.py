@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from udq.common import threads as thread_limits
 from udq.errors import ImageError
 from udq.photos import boxes, decoding
 from udq.search.rerank import geometry, local_features
@@ -75,7 +75,7 @@ class Verifier:
         crop, self.box = load_crop(photo, box, shorter=side, longer=side, least=side)
         # The crop has whole pixels; the box may have fractions.
         left, top = round(self.box[0]), round(self.box[1])
-        with local_features.one_thread_each():
+        with thread_limits.one_core_each():
             self.features = local_features.extract(crop.pixels, (left, top, left + crop.width, top + crop.height))
 
     def verify(
@@ -94,13 +94,9 @@ class Verifier:
         if not photos:
             return []
         if threads is None:
-            from udq.features import device  # imports torch, which encoding the query has imported already
-
-            threads = device.threads()
+            threads = thread_limits.available()
         with (
-            # One thread per photo: threads of BLAS would only compete with them.
-            threadpool_limits(1, user_api="blas"),
-            local_features.one_thread_each(),
+            thread_limits.one_core_each(),
             ThreadPoolExecutor(max(1, min(threads, len(photos))), "verify") as pool,
         ):
             return list(pool.map(self._verify, *zip(*photos, strict=True)))
