@@ -13,7 +13,7 @@ from udq.errors import CollectionError, UdqError
 from udq.quantization.model import Model
 from udq.search.database import Database, LocalDatabase
 from udq.store import manifest as manifests
-from udq.store.manifest import Manifest
+from udq.store.manifest import Manifest, UnreadablePhoto
 from udq.store.segments import Image, Segment
 from udq.types import Arrays
 
@@ -121,7 +121,7 @@ class Reader:
         return self.manifest.config
 
     @property
-    def broken(self) -> list[dict[str, str]]:
+    def broken(self) -> list[UnreadablePhoto]:
         """Photos that could not be read when they were indexed: ``image`` and ``reason``."""
         return self.manifest.broken
 
