@@ -48,7 +48,7 @@ def _file(pattern: str) -> Check:
     def check(value: Any, where: str) -> None:
         _text(value, where)
         if not re.fullmatch(pattern, value):
-            raise ValueError(f"{where}: '{value:.80}' is not a file of a collection")
+            raise ValueError(f"{where}: {value!r:.80} is not a file of a collection")
 
     return check
 
