@@ -241,7 +241,7 @@ def test_a_process_that_cannot_start_is_said_in_one_line(photo, monkeypatch, tmp
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from udq.decode import Decoder
+from udq.photos.sandbox import Decoder
 print("once", flush=True)
 decoder = Decoder()
 assert decoder.decode(Path(sys.argv[1]), shorter=60, longer=100).photo is not None
@@ -266,7 +266,7 @@ def test_no_process_outlives_a_script_that_has_no_main_guard(photo, tmp_path, en
 @LINUX
 def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_path):
     """Its alarm, set before each photo, is what ends it: the parent is gone and the photo never ends."""
-    held = "import time; from udq import decoding_process as it; it._GRACE = 0"
+    held = "import time; from udq.photos import sandbox_worker as it; it._GRACE = 0"
     held += "; it._answer = lambda *photo: time.sleep(60); it.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
