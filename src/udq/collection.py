@@ -125,7 +125,7 @@ class Collection(Reader):
         if ray is not None:
             from udq.distributed import training, workers
 
-            elsewhere = {"hire": partial(workers.ray_workers, ray), "trainer": training.train}
+            elsewhere = {"workers": partial(workers.ray_workers, ray), "trainer": training.train}
         index_build.build(
             sources,
             Path(path),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from udq.collection import Collection
     from udq.datasets.catalogue import Dataset
     from udq.datasets.check import Findings
+    from udq.store.manifest import UnreadablePhoto
     from udq.types import SearchResult
 
 _LISTED = 20  # entries of a long list that are printed, before "and N more"
@@ -195,7 +196,7 @@ def print_matches(result: SearchResult, *, photos: int) -> None:
           f"(encoding the query {took['encode']:.0f}, scan {took['scan']:.1f}{reranked})")  # fmt: skip
 
 
-def _warn_broken(broken: list[dict[str, str]]) -> None:
+def _warn_broken(broken: list[UnreadablePhoto]) -> None:
     if not broken:
         return
     which = "photo could not be read and is" if len(broken) == 1 else "photos could not be read and are"

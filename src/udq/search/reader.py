@@ -12,7 +12,7 @@ from udq.config import IndexConfig
 from udq.errors import CollectionError, UdqError
 from udq.quantization.model import Model
 from udq.search.database import Database, LocalDatabase
-from udq.store.manifest import GIVEN, Manifest, given_file, read_backbone, read_manifest, read_model
+from udq.store.manifest import GIVEN, Manifest, UnreadablePhoto, given_file, read_backbone, read_manifest, read_model
 from udq.store.segments import Image, Segment
 from udq.types import Arrays
 
@@ -120,7 +120,7 @@ class Reader:
         return self.manifest.config
 
     @property
-    def broken(self) -> list[dict[str, str]]:
+    def broken(self) -> list[UnreadablePhoto]:
         """Photos that could not be read when they were indexed: ``image`` and ``reason``."""
         return self.manifest.broken
 
