@@ -155,7 +155,7 @@ def test_empty_lists_are_allowed(tmp_path):
         ({"easy": [], "hard": []}, "expected photos under easy or hard, found none"),
         ({"easy": [], "hard": [], "junk": []}, "found none at all"),
         ({"database": ["paris_a_000000"] * 6}, "is it the ground truth of rparis6k?"),
-        ({"queries": ["all_souls_000013", "b"]}, "a record a query, found 1 of 2"),
+        ({"queries": ["all_souls_000013", "b"]}, "one record per query, found 1 for 2 queries"),
     ],
 )
 def test_a_file_that_is_not_the_protocols_is_refused(tmp_path, changes, says):

@@ -97,7 +97,7 @@ def check(name: str, folder: Path, *, ground_truth: Path | None = None, progress
     else:
         names = set(truth.database) | {query.image for query in truth.queries}
     known = matching.match(
-        names | PARIS_BROKEN, photos, then="keep one of them, or check the folder of that copy alone"
+        names | PARIS_BROKEN, photos, remedy="keep one of them, or check the folder of that copy alone"
     )
     there = {name: photos[photo] for name, photo in known.items()}
     reasons = _unreadable(there, progress)

@@ -27,7 +27,7 @@ def move_queries(truth: GroundTruth, photos: Path, queries: Path) -> int:
     if photos.resolve() in (queries.resolve(), *queries.resolve().parents):
         raise InputError(f"{queries}: expected a folder outside {photos}, or the query photos would be indexed too")
     held = {source.name: source.path for source in photo_source.find([photos])[0]}
-    found = matching.match({query.image for query in truth.queries}, held, then="keep one of them")
+    found = matching.match({query.image for query in truth.queries}, held, remedy="keep one of them")
     for name in found.values():
         place = queries / name
         place.parent.mkdir(parents=True, exist_ok=True)
