@@ -65,7 +65,7 @@ def mark(collection: Collection, query: Query, places: dict[str, int]) -> Marked
 def average_precision(
     collection: Collection, marked: Marked, vectors: NDArray[np.float32], wrong: int, gamma: float
 ) -> float | None:
-    """Return the average precision over the photos that nobody marked; None where no right one is left."""
+    """Return the average precision over unmarked photos; None if no right one is left."""
     signs = np.arange(len(vectors)) >= len(vectors) - wrong
     query = searching.combined(vectors, signs, gamma=gamma)
     ranking = rank_by(collection.database, collection.model.quantizer.lookup_tables(query))
@@ -98,7 +98,7 @@ def main() -> None:
         known = [value for value in found if value is not None]
         return round(float(np.mean(known)), 4) if known else None
 
-    # Where nothing was wrong on the first page, nobody would mark anything.
+    # A first page without errors gives no reason to mark anything.
     hard = [each for each in every if each.wrong]
     rows = []
     for name, gammas in (

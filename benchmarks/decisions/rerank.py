@@ -3,9 +3,9 @@
     python benchmarks/decisions/rerank.py --collection NAME PATH GROUND_TRUTH... [--json OUT]
 
 Each query of a benchmark (dataset ``boxes``) is ranked plainly and by each stage, its own photo left out. That is done
-with all of its right photos and with FEW and FEWER of them, drawn anew for each query, in the collection: neighbours of
-an object that few photos show are of other things, and what is tuned to the one case harms the other. Milliseconds
-are medians over queries of the stages alone, of the 20 first photos, with one thread; "none" is the scan. Rows with
+with all of its right photos and with FEW and FEWER of them, drawn separately for each query, in the collection: the
+neighbours of an object that few photos show are other things, and what is tuned to the one case harms the other.
+Milliseconds are medians over queries of the stages alone, of the 20 first photos, with one thread; "none" is the scan. Rows with
 "verify" are of every fourth query, beside the plain ranking of the same ones.
 
 Two tables beside it say how much the neighbours of diffusion matter, and what is not built: database-side augmentation,
@@ -43,7 +43,7 @@ FEW, FEWER = 6, 2
 WANTED = 20
 # Queries that stages of a second a query are timed by.
 TIMED = 10
-# Every so many-th query is ranked by stages of a second a query, beside the plain ranking of the same.
+# Stages that take a second per query rank one in this many queries, beside the plain ranking of the same.
 EACH = 4
 ROWS: tuple[tuple[str, ...], ...] = (
     (),
@@ -90,7 +90,7 @@ def ask(collection: Collection, queries: Sequence[Query]) -> list[Asked]:
 
 
 def with_few(asked: Sequence[Asked], names: Sequence[str], count: int) -> list[Asked]:
-    """Leave so many right photos of each query, drawn at random, and take the others from the collection."""
+    """Keep ``count`` right photos of each query, drawn at random, and remove the others from the collection."""
     rng = np.random.default_rng(0)
     places = {name: place for place, name in enumerate(names)}
     found = []
@@ -123,7 +123,7 @@ def measure(collection: Collection, asked: Sequence[Asked], stage: Callable[[Ran
 
 
 def milliseconds(collection: Collection, asked: Sequence[Asked], names: Sequence[str]) -> float:
-    """Return the median time of stages; of the scan where there are none."""
+    """Return the median time of stages; of the scan if there are no stages."""
     taken = []
     wanted = max(WANTED, rerank.depth(names), confidence.DEPTH)
     collection.database.calibration.photos  # noqa: B018  learned once

@@ -2,7 +2,7 @@
 
     python benchmarks/decisions/training.py PHOTOS GROUND_TRUTH --sweep NAME [--seeds 3] [--only ROW...] [--json OUT]
 
-Photos are looked at once; then every row draws its sample, trains, and encodes all regions anew (dataset ``boxes``,
+Photos are extracted once; then every row draws its sample, trains, and encodes all regions (dataset ``boxes``,
 8 bytes a region unless M or K is changed). Figures are means over seeds of the sample, of k-means and of batches.
 """
 

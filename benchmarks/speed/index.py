@@ -1,4 +1,4 @@
-"""How many photos a second are looked at and taken in, beside the loop one would write first.
+"""Photos per second of extraction and indexing, beside the loop one would write first.
 
     python benchmarks/speed/index.py PHOTOS [--photos 300] [--turns 5] [--json OUT]
 
@@ -86,7 +86,7 @@ class Eager:
 
     @torch.inference_mode()
     def loop(self, paths: list[Path], *, regions: bool) -> None:
-        """Look at photos, one after the other."""
+        """Extract photos, one after the other."""
         for path in paths:
             photo = torchvision.io.decode_image(str(path), mode=torchvision.io.ImageReadMode.RGB)
             height, width = photo.shape[1:]

@@ -87,7 +87,7 @@ def test_index_builds_and_info_tells(udq, photos, tmp_path):
     assert (code, json.loads(out)) == (0, built)
     code, out, _ = udq("info", tmp_path / "x.udq")
     assert code == 0
-    assert "3 bytes a code (M = 4, K = 64)" in out
+    assert "3 bytes per code (M = 4, K = 64)" in out
     assert f"\nscan          {built['scan']}\n" in out
     assert built["scan"] == kernels.kernel()
 
@@ -345,7 +345,7 @@ def test_broken_photos_are_listed_at_the_end_and_by_info(udq, photos, tmp_path):
 
     _, out, _ = udq("info", tmp_path / "x.udq")
     assert "empty.jpg: empty file" in out
-    assert "1 could not be read, 1 other files passed over" in out
+    assert "1 could not be read, 1 other files skipped" in out
     assert udq("verify", tmp_path / "x.udq")[0] == 0
 
 
@@ -371,7 +371,7 @@ def test_verify_names_a_damaged_file(udq, collection, tmp_path):
     assert code == 1
     [damaged] = json.loads(out)["damaged"]
     assert (damaged["file"], damaged["images"]) == ("segments/000001/codes.npy", collection.names)
-    assert "1 damaged file; restore the collection from a copy, or run it again with --repair" in one_line(err)
+    assert "1 damaged file; restore the collection from a copy, or run 'udq verify --repair'" in one_line(err)
 
 
 def test_a_missing_file_of_a_collection_is_one_line(udq, collection, photos, tmp_path):
@@ -419,7 +419,7 @@ def test_ctrl_c_stops_an_index_and_says_how_to_go_on(photos, tmp_path):
     assert "Traceback" not in err
     left = tmp_path / ".x.udq.partial"
     assert err.strip().splitlines()[-1] == (
-        f"udq: interrupted; the same command goes on from here, or delete {left} to give up"
+        f"udq: interrupted; run the same command to continue, or delete {left} to give up"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "photos"]
 

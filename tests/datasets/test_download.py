@@ -586,18 +586,18 @@ def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, 
     write_answers(tmp_path / "gt", oxford_paris.OXFORD)  # of the two that are below the folder, its own
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 0
-    assert "5,063 files of 5,063" in out
+    assert "5,063 of 5,063 files" in out
     assert "1 other photo, which does not" in out
 
     (tmp_path / "jpg" / "all_souls_000013.jpg").unlink()
     (tmp_path / "jpg" / "keble_000245.jpg").write_bytes(picture[: len(picture) // 2])
     code, out, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 1
-    assert "5,062 files of 5,063" in out
+    assert "5,062 of 5,063 files" in out
     assert "missing: all_souls_000013" in out
     assert "keble_000245.jpg: " in out
     assert "oxford5k is not whole: 1 missing; 1 unreadable" in told(err)
-    assert "'udq datasets download oxford5k -o FOLDER' gets and unpacks it" in told(err)
+    assert "'udq datasets download oxford5k -o FOLDER' downloads and unpacks it again" in told(err)
 
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "roxford5k", "--json")
     found = json.loads(out)
@@ -713,7 +713,7 @@ def test_a_name_that_is_not_utf8_is_a_photo_that_does_not_belong_to_a_data_set(u
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
 
     assert code == 1
-    assert "oxford5k, 1 files of 5,063" in out
+    assert "oxford5k, 1 of 5,063 files" in out
     assert "1 other photo, which does not belong to it" in out
 
 

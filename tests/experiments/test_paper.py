@@ -36,6 +36,8 @@ QUICK = """
 [images]
 shorter = 160
 longer = 224
+[features]
+regions = 40
 [quantizer]
 dimensions = 64
 iterations = 1
@@ -274,8 +276,8 @@ def test_the_commands_of_the_docs_work_as_they_are_typed(udq, data, quick, tmp_p
         shutil.copytree(data, tmp_path / place)
     for words in commands:
         if words[0] == "datasets":
-            code, _, err = udq(*words)  # nobody is asked over the network before a person agrees
-            assert (code, "nobody is at the terminal to agree" in err) == (2, True), words
+            code, _, err = udq(*words)  # nothing is requested over the network before a person agrees
+            assert (code, "no terminal to ask at" in err) == (2, True), words
         elif words[0] == "reproduce" and ("DATA" in words or "my-photos/" in words) and "--preset" not in words:
             code, out, err = udq(*words, "--config", quick, "--limit", 1, "--device", "cpu")
             assert code == 0, err
@@ -302,7 +304,7 @@ def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
     monkeypatch.setattr(Workbench, "accuracy", counted)
     code, _, err = udq(*arguments)
     assert code == 130
-    assert "the same command goes on" in err
+    assert "run the same command to continue" in err
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
 
     monkeypatch.setattr(Workbench, "accuracy", accuracy)

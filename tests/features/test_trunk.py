@@ -51,7 +51,8 @@ def paper(photos, random_weights, tmp_path_factory):
     def collection(name):
         if name not in built:
             # VGG16's fully connected layers take gigabytes to train, and test_end_to_end.py trains another network.
-            config = preset(name).replace(SMALL).replace({"training": {"end_to_end": name != "paper"}})
+            training = {"end_to_end": name != "paper", "epochs": 1, "iterations": 1}
+            config = preset(name).replace(SMALL).replace({"training": training})
             weights = random_weights(config.features.backbone)
             backbone = config.features.backbone
             (folder / f"{name}.npz").write_bytes(

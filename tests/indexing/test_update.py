@@ -270,7 +270,7 @@ def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path,
 
 
 def test_a_killed_addition_keeps_what_was_committed_and_goes_on(place, photos, tmp_path):
-    script = "from udq import update; update._BATCH = 1; from udq.cli.main import main; main()"
+    script = "from udq.indexing import update; update._BATCH = 1; from udq.cli.main import main; main()"
     words = [sys.executable, "-c", script, "add", str(place / "x.udq"), str(photos)]
     shutil.rmtree(place / "photos")  # so that no name is taken by another folder
     opened(place).remove(["*"])
@@ -305,7 +305,7 @@ def test_a_name_that_is_no_unicode_goes_all_the_way(udq, photos, tmp_path):
     matches = json.loads(udq("search", tmp_path / "x.udq", folder / name, "--json")[1])["matches"]
     assert matches[0]["image"] == name
     (folder / name).rename(folder / os.fsdecode(b"th\xe9.png"))
-    assert udq("add", tmp_path / "x.udq", folder, "--sync")[1].count("1 moved, 1 left as they were") == 1
+    assert udq("add", tmp_path / "x.udq", folder, "--sync")[1].count("1 moved, 1 unchanged") == 1
     assert udq("remove", tmp_path / "x.udq", os.fsdecode(b"th\xe9.png"))[0] == 0
     assert udq("compact", tmp_path / "x.udq")[0] == udq("verify", tmp_path / "x.udq")[0] == 0
     assert "br\\xfbl\\xe9e.png" in udq("info", tmp_path / "x.udq")[1]
@@ -381,7 +381,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(udq, place, photos):
     shutil.copy(photos / "page.png", place / "photos")
     before = manifests.read_manifest(place / "x.udq")
     code, out, _ = udq("add", place / "x.udq", place / "photos", "--sync", "--dry-run")
-    assert (code, "1 added, 1 removed, 3 left as they were" in out) == (0, True)
+    assert (code, "1 added, 1 removed, 3 unchanged" in out) == (0, True)
     assert manifests.read_manifest(place / "x.udq") == before
 
 

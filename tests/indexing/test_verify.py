@@ -152,11 +152,11 @@ def test_the_command_says_what_was_found_and_done(udq, place):
     flip(place / "x.udq" / segment.folder / "codes.npy")
     code, out, err = udq("verify", place / "x.udq")
     assert code == 1
-    assert out.startswith(f"{segment.folder}/codes.npy: damaged; it concerns 4 photos, 'astronaut.png' first")
+    assert out.startswith(f"{segment.folder}/codes.npy: damaged; affects 4 photos, 'astronaut.png' first")
     assert err.count("\n") == 1
     shutil.move(place / "photos" / "coins.png", place / "coins.png")
     code, out, err = udq("verify", place / "x.udq", "--repair", "--device", "cpu")
-    assert (code, "whole again; 3 photos looked at again, 1 dropped" in out) == (0, True)
+    assert (code, "whole again; 3 photos encoded again, 1 dropped" in out) == (0, True)
     assert "udq: dropped: coins.png" in err
     code, out, _ = udq("verify", place / "x.udq", "--repair", "--json")
     assert (code, json.loads(out)["damage"]) == (0, [])

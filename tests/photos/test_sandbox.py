@@ -67,12 +67,13 @@ class Waiting(threading.Thread):
 def stopped_over(decoder, photo):
     """Have a photo asked of a process that does not go on; return the process and who waits."""
     decoder.decode(photo, **SCALE)
-    process = process_of(decoder)
+    (held,) = decoder._all
+    process, reply, asked = held._process.pid, held._reply, threading.Event()
+    held._reply = lambda: asked.set() or reply()
     os.kill(process, signal.SIGSTOP)
     waiting = Waiting(decoder, photo)
-    deadline = time.monotonic() + 10
-    while decoder._idle and time.monotonic() < deadline:
-        time.sleep(0.001)
+    # Until the request is sent: a process that ends before is replaced, and costs no photo.
+    assert asked.wait(10)
     return process, waiting
 
 
@@ -240,7 +241,7 @@ def test_a_process_that_cannot_start_is_said_in_one_line(photo, monkeypatch, tmp
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from udq.decode import Decoder
+from udq.photos.sandbox import Decoder
 print("once", flush=True)
 decoder = Decoder()
 assert decoder.decode(Path(sys.argv[1]), shorter=60, longer=100).photo is not None
@@ -265,7 +266,7 @@ def test_no_process_outlives_a_script_that_has_no_main_guard(photo, tmp_path, en
 @LINUX
 def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_path):
     """Its alarm, set before each photo, is what ends it: the parent is gone and the photo never ends."""
-    held = "import time; from udq import decoding_process as it; it._GRACE = 0"
+    held = "import time; from udq.photos import sandbox_worker as it; it._GRACE = 0"
     held += "; it._answer = lambda *photo: time.sleep(60); it.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

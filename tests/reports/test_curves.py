@@ -142,7 +142,7 @@ def test_nothing_to_draw_says_why():
 
 
 def test_no_window_system_and_no_global_state_of_matplotlib():
-    script = "import sys; from udq import curves; print('matplotlib.pyplot' in sys.modules)"
+    script = "import sys; from udq.reports import curves; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "False"

@@ -155,7 +155,7 @@ def in_segments(segment, photos):
 def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
     [whole] = collection.segments
     database = LocalDatabase(collection.model, tuple(in_segments(whole, photos_a_segment)), ranked)
-    monkeypatch.setattr(collection, "_read", dataclasses.replace(collection._held, database=database))
+    monkeypatch.setattr(collection, "_read", dataclasses.replace(collection._state, database=database))
     query, box = photos / "astronaut.png", (100, 10, 300, 250)
     found = collection.search(query, box, k=12)
 

@@ -470,5 +470,5 @@ def test_the_command_serves_until_ctrl_c(collection, tmp_path):
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, out.splitlines()[-1], err) == (0, "ended", "")
+    assert (process.returncode, out.splitlines()[-1], err) == (0, "stopped", "")
     assert list(tmp_path.iterdir()) == []
