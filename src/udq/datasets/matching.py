@@ -114,7 +114,7 @@ def query_photos(
         elsewhere = f" and not in {searched[0]}" if searched else ""
         raise InputError(
             f"{len(missing)} of {len(wanted)} query photos are not in the collection{elsewhere}, '{missing[0]}' first; "
-            + ("give --queries FOLDER, where they are" if folder is None else "check --queries")
+            + ("give their folder with --queries" if folder is None else "check --queries")
         )
     return found
 

@@ -14,7 +14,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from udq.datasets.catalogue import listed
+from udq.datasets.catalogue import photo_names
 from udq.datasets.truth import GroundTruth, Query
 from udq.errors import InputError
 from udq.types import Box
@@ -95,7 +95,7 @@ def _load(folder: Path, *, dataset: str, landmarks: frozenset[str], photos: int)
         "kept",
         exact_names=False,
         official=(55, photos),
-        database=tuple(listed(dataset)),
+        database=tuple(photo_names(dataset)),
         folder=folder,
     )
 
