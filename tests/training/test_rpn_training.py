@@ -146,7 +146,7 @@ def test_a_broken_photo_is_left_out_and_listed(labelled, tmp_path):
 def test_two_trainings_of_one_file_are_refused(labelled, tmp_path):
     @contextmanager
     def another(stage, total):
-        with pytest.raises(InputError, match="another udq is at work here"):
+        with pytest.raises(InputError, match=r"rpn\.npz: another udq \(process \d+ on .*\) is training it; wait"):
             train(labelled, tmp_path / "rpn.npz", epochs=1)
         yield lambda: None
 

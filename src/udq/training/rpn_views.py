@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from udq.common import npz, threads
 from udq.common.files import partial_folder, write_whole
+from udq.common.lock import LOCK, OWNER, Lock
 from udq.config import ImageConfig
 from udq.datasets.detection import Labelled
 from udq.errors import ImageError, InputError, UdqError
@@ -65,21 +65,19 @@ class ViewCache:
         # A subfolder, since the folder may hold an interrupted build of a collection of that name.
         self._folder = partial_folder(output) / "rpn"
         self._fingerprint = fingerprint
-        self._lock = filelock.FileLock(self._folder / "lock")
+        self._output = output
 
     def __enter__(self) -> ViewCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise InputError(f"{self._folder}: another udq is at work here; wait until it is done") from None
         except OSError as error:
-            raise UdqError(f"{self._folder}: cannot be created ({error.strerror}); choose another place") from error
+            raise UdqError(f"{self._folder}: cannot be made ({error.strerror}); choose another place") from error
+        self._lock = Lock(self._folder, self._output, doing="training it")
         mark = self._folder / "fingerprint"
         if not mark.exists() or mark.read_text() != self._fingerprint:
-            for file in self._folder.iterdir():
-                if file.name != "lock":
-                    file.unlink()
+            for left in self._folder.iterdir():
+                if left.name not in (LOCK, OWNER):
+                    left.unlink()
             write_whole(mark, self._fingerprint.encode())
         return self
 
