@@ -297,8 +297,21 @@ def evaluate(
         typer.Option("--keep-query", help="Keep a query's own photo in its ranking; oxford5k and paris6k always do."),
     ] = False,
     real_valued: Annotated[
-        bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
-    ] = True,
+        bool,
+        typer.Option(
+            "--real-valued",
+            help="Rank by features before quantization too. Extracts those of all photos, which takes as long as "
+            "indexing them.",
+        ),
+    ] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --real-valued: keep the features in FOLDER, about 0.5 MB a photo, and take them from there next "
+            "time.",
+        ),
+    ] = None,
     rerank: Rerank = "",
     picture: Annotated[
         Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")
@@ -319,6 +332,8 @@ def evaluate(
         pictures.file_format(picture)
     if report is not None:
         error_report.check(report)
+    if features is not None and not real_valued:
+        raise InputError(f"--features {features}: kept features are used by --real-valued alone; add it")
     opened = Collection.open(collection, device=device)
     done = evaluation.evaluate(
         opened,
@@ -326,6 +341,7 @@ def evaluate(
         keep_query=keep_query,
         queries=queries,
         real_valued=real_valued,
+        features=features,
         stages=_parse_stages(rerank),
         progress=progress,
     )

@@ -60,7 +60,7 @@ class Here:
                 numbers.append(number)
                 yield source
 
-        for photo in self._extractor.extract(sources(), self._decoder):
+        for photo in self.extract(sources()):
             yield seen(photo, numbers.popleft(), fitted)
 
     def load(self, convolutions: Arrays) -> None:

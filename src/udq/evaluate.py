@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Names
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from udq.words import counted
 
 if TYPE_CHECKING:
     from udq.collection import Collection
+    from udq.extract import Extracted
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def evaluate(
     *,
     keep_query: bool = False,
     queries: Path | None = None,
-    real_valued: bool = True,
+    real_valued: bool = False,
+    features: Path | None = None,
     stages: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Evaluation:
@@ -55,8 +57,10 @@ def evaluate(
         keep_query: whether a query photo stays in its own ranking where the protocol leaves it out.
         queries: a folder of query photos that are not in the collection. By default, where the protocol has such,
             they are looked for beside the ground truth and in the folders of the collection's photos.
-        real_valued: whether to look at all photos again and also rank by their features before quantization,
-            to show what the codes lose. Takes about as long as building the collection did.
+        real_valued: whether to rank by features before quantization too, to show what the codes lose. A collection
+            does not hold them, so that they are extracted from all photos: about as long as building it took.
+        features: with ``real_valued``, a folder where these features are kept (about 0.5 MB a photo) and found again
+            next time (``udq.spool.FeatureCache``).
         stages: names of ``udq.rerank.STAGES``, by which rankings by codes are ranked again.
         progress: is told of each query.
 
@@ -69,14 +73,14 @@ def evaluate(
     broken = {entry["image"] for entry in collection.broken}
     asked = ask(truth, held, broken, keep_query=keep_query, queries=queries)
     truth, paths, kept = asked.truth, asked.paths, asked.kept
-    features = []
+    described = []
     with progress("queries", len(truth.queries)) as step:
         for query, box in zip(truth.queries, asked.boxes, strict=True):
-            features.append(collection.extractor.describe(paths[query.image], box)[1])
+            described.append(collection.extractor.describe(paths[query.image], box)[1])
             step()
 
     database = collection.database
-    pooled = np.stack(features)
+    pooled = np.stack(described)
     vectors = database.model.head.apply(Features(pooled)).vectors
     outcomes = score(database, asked, rank(database, asked, vectors, stages))
     report: dict[str, Any] = {
@@ -95,7 +99,7 @@ def evaluate(
     }
     rows = [_row(outcome, kept) for outcome in outcomes]
     if real_valued:
-        exact = score(database, asked, _rank_real_valued(collection, pooled, progress))
+        exact = score(database, asked, _rank_real_valued(collection, pooled, progress, features))
         report["real_valued"] = scoring.summary(exact)
         rows = [row | {"ap_real_valued": _ap(outcome.score)} for row, outcome in zip(rows, exact, strict=True)]
     report["per_query"] = rows
@@ -299,8 +303,15 @@ def _row(outcome: Outcome, kept: bool) -> dict[str, Any]:
     return row
 
 
-def _rank_real_valued(collection: Collection, features: NDArray[np.float32], progress: Progress) -> Iterator[Ranking]:
-    """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
+def _rank_real_valued(
+    collection: Collection, features: NDArray[np.float32], progress: Progress, folder: Path | None = None
+) -> Iterator[Ranking]:
+    """Rank by the distance of eq. 2 between features before quantization, extracted or kept in a folder."""
+    extract: Callable[[Iterable[Source]], Iterable[Extracted]] = collection.extractor.extract
+    if folder is not None:
+        from udq.spool import FeatureCache  # imports torch
+
+        extract = FeatureCache(folder, collection.extractor.proposing(), collection.config).extract
     head = collection.model.head
     queries = head.apply(Features(features)).vectors
     images = collection.images
@@ -308,10 +319,9 @@ def _rank_real_valued(collection: Collection, features: NDArray[np.float32], pro
     distance = np.full((len(queries), len(images)), np.inf, np.float32)
     boxes = np.zeros((len(queries), len(images), 4), np.float32)
     with progress("photos, for real-valued features", len(images)) as step:
-        extracted = collection.extractor.extract(Source(image.name, image.path) for image in images)
-        for i, photo in enumerate(extracted):
+        for i, photo in enumerate(extract(Source(image.name, image.path) for image in images)):
             if photo.broken is not None:
-                raise InputError(f"{photo.broken}; put the photo back, or use --no-real-valued")
+                raise InputError(f"{photo.broken}; put the photo back, or leave out --real-valued")
             regions = head.apply(photo.features).vectors
             # Both have unit length: ||q - f||^2 = 2 - 2 q.f
             squared = 2.0 - 2.0 * (queries @ regions.T)
