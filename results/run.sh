@@ -12,7 +12,7 @@ measure() { # NAME PHOTOS GROUND_TRUTH [OPTIONS OF udq index...]
     local name=$1 photos=$2 truth=$3
     shift 3
     udq index "$photos" -o "$scratch/$name.udq" "$@"
-    udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --json > "$scratch/$name.json"
+    udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --real-valued --json > "$scratch/$name.json"
     mv "$scratch/$name.json" "$here/$name.json"
 }
 

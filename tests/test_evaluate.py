@@ -76,7 +76,7 @@ def revisited(file, **changes):
 
 
 def evaluate(udq, collection, dataset, truth, *more):
-    return udq("evaluate", collection.path, "--dataset", dataset, "--ground-truth", truth, "--no-real-valued", *more)
+    return udq("evaluate", collection.path, "--dataset", dataset, "--ground-truth", truth, *more)
 
 
 def test_oxford_is_measured_as_its_evaluator_does(udq, oxford, indexed, tmp_path):
