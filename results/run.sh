@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/ and coco128/.
+# Measure again what this folder holds: results/run.sh DATA, where DATA holds instre_dev/, coco128/ and the other
+# development sets of benchmarks/accuracy.
 # Some hours on two cores. Benchmarks want a machine that does nothing else.
 set -euo pipefail
 data=$(realpath "${1:?usage: results/run.sh DATA}")
@@ -32,6 +33,7 @@ measure demo-end-to-end "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" 
 measure instre_dev-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 4
 measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --no-train --subspaces 4
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
+python benchmarks/accuracy "$data" --cache "$scratch/accuracy" --json "$here/accuracy.json"
 [ "${2:-}" = accuracy ] && exit
 
 reproduce() { # NAME DATA: the paper's tables and figures; photos of others are not kept
