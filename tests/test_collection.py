@@ -266,7 +266,7 @@ def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_p
     rounds = made.info()["training"]["rounds"]
 
     assert [each["mAP"] is None for each in unseen.info()["training"]["rounds"]] == [True, True]
-    assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth, real_valued=False).report["mAP"], abs=1e-6)
+    assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth).report["mAP"], abs=1e-6)
     assert rounds[0]["mAP"] != rounds[1]["mAP"]
     assert made.model.to_bytes() == unseen.model.to_bytes()  # nothing goes by it
 
@@ -293,7 +293,7 @@ def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos,
 def test_training_finds_more_of_the_demo_than_its_pretrained_features_do(demo, tmp_path):
     untrained = IndexConfig().replace({"training": {"enabled": False}})
     made = Collection.build(demo["written"]["photos"], tmp_path / "x.udq", config=untrained, device="cpu")
-    before = evaluate(made, REGISTRY["boxes"](Path(demo["written"]["answers"])), real_valued=False).report
+    before = evaluate(made, REGISTRY["boxes"](Path(demo["written"]["answers"]))).report
 
     assert before["mAP"] + 0.01 < demo["mAP"]  # measured 0.971 and 0.991
     assert demo["mAP"] > demo["real_valued"]["mAP"] - 0.01

@@ -76,7 +76,7 @@ def revisited(file, **changes):
 
 
 def evaluate(udq, collection, dataset, truth, *more):
-    return udq("evaluate", collection.path, "--dataset", dataset, "--ground-truth", truth, "--no-real-valued", *more)
+    return udq("evaluate", collection.path, "--dataset", dataset, "--ground-truth", truth, *more)
 
 
 def test_oxford_follows_the_official_protocol(udq, oxford, indexed, tmp_path):

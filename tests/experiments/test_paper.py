@@ -179,11 +179,11 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
             device="cpu",
         )
         truth = datasets.load("boxes", data / "ground_truth.csv")
-        report = benchmark.evaluate(built, truth).report
+        report = benchmark.evaluate(built, truth, real_valued=True).report
 
         assert 0 < report["mAP"] < 1
         assert cell["measured"] == pytest.approx(report["mAP"], abs=1e-6)
-        again = benchmark.evaluate(built, truth, real_valued=False, stages=["diffusion"]).report
+        again = benchmark.evaluate(built, truth, stages=["diffusion"]).report
         assert cell["on"]["values"]["codes_diffusion"] == pytest.approx(again["mAP"], abs=1e-6)
         assert cell["on"]["values"]["real_valued"] == pytest.approx(report["real_valued"]["mAP"], abs=1e-6)
         assert cell["on"]["config"] == report["config"]

@@ -62,7 +62,7 @@ def measured(folder):
     """(collection, evaluation) of those photos."""
     settings = IndexConfig().replace({"training": {"enabled": False}})
     collection = Collection.build(folder / "photos", folder / "hostile.udq", config=settings, device="cpu")
-    return collection, benchmark.evaluate(collection, datasets.load("boxes", folder / "truth.csv"))
+    return collection, benchmark.evaluate(collection, datasets.load("boxes", folder / "truth.csv"), real_valued=True)
 
 
 def written(measured, path):

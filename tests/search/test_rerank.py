@@ -135,8 +135,8 @@ def test_a_benchmark_scores_reranked_photos(collection, photos, tmp_path):
     )
     truth = REGISTRY["boxes"](tmp_path / "truth.csv")
 
-    plain = evaluate(collection, truth, real_valued=False)
-    again = evaluate(collection, truth, real_valued=False, stages=["verify"])
+    plain = evaluate(collection, truth)
+    again = evaluate(collection, truth, stages=["verify"])
 
     assert (plain.report["rerank"], again.report["rerank"]) == ([], ["verify"])
     searched = collection.search(photos / "views" / "motorcycle_right.png", (47, 20, 628, 451), k=12, rerank=["verify"])

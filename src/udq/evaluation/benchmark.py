@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Names
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from udq.search.reader import Reader
 from udq.search.rerank.ranked import RankedQuery
 from udq.types import Box, Example, Features
 
+if TYPE_CHECKING:
+    from udq.features.extractor import ExtractedPhoto
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -44,7 +47,8 @@ def evaluate(
     *,
     keep_query: bool = False,
     queries: Path | None = None,
-    real_valued: bool = True,
+    real_valued: bool = False,
+    features: Path | None = None,
     stages: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Evaluation:
@@ -56,8 +60,10 @@ def evaluate(
         keep_query: whether a query photo stays in its own ranking even if the protocol leaves it out.
         queries: a folder of query photos that are not in the collection. If the protocol has such queries, the default
             is to search for them beside the ground truth and in the folders of the collection's photos.
-        real_valued: whether to extract the features of all photos again and also rank by them before quantization, to
-            measure the loss by the codes. Takes about as long as building the collection.
+        real_valued: whether to rank by features before quantization too, to measure the loss by the codes. They are
+            extracted from all photos, because a collection does not hold them: about as long as building it took.
+        features: with ``real_valued``, a folder that keeps these features for the next time, about 0.5 MB per photo
+            (``udq.features.feature_store.FeatureStore``).
         stages: names of ``udq.search.rerank.STAGES``, which rerank the rankings by codes.
         progress: called for each query.
 
@@ -89,7 +95,7 @@ def evaluate(
     }
     rows = [_row(outcome, resolved.keep_query) for outcome in outcomes]
     if real_valued:
-        exact = score(database, resolved, _rank_real_valued(collection, pooled, progress))
+        exact = score(database, resolved, _rank_real_valued(collection, pooled, progress, features))
         report["real_valued"] = scoring.summary(exact)
         rows = [row | {"ap_real_valued": _ap(outcome.score)} for row, outcome in zip(rows, exact, strict=True)]
     report["per_query"] = rows
@@ -227,8 +233,15 @@ def _row(outcome: Outcome, keep_query: bool) -> dict[str, Any]:
     return row
 
 
-def _rank_real_valued(collection: Reader, features: NDArray[np.float32], progress: Progress) -> Iterator[Ranking]:
-    """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
+def _rank_real_valued(
+    collection: Reader, features: NDArray[np.float32], progress: Progress, folder: Path | None = None
+) -> Iterator[Ranking]:
+    """Rank by the distance of eq. 2 between features before quantization, extracted or stored in a folder."""
+    extract: Callable[[Iterable[Source]], Iterable[ExtractedPhoto]] = collection.extractor.extract
+    if folder is not None:
+        from udq.features.feature_store import FeatureStore  # imports torch
+
+        extract = FeatureStore(folder, collection.extractor.proposing(), collection.config).extract
     head = collection.model.head
     queries = head.apply(Features(features)).vectors
     images = collection.images
@@ -236,10 +249,9 @@ def _rank_real_valued(collection: Reader, features: NDArray[np.float32], progres
     distance = np.full((len(queries), len(images)), np.inf, np.float32)
     boxes = np.zeros((len(queries), len(images), 4), np.float32)
     with progress("photos, for real-valued features", len(images)) as step:
-        extracted = collection.extractor.extract(Source(image.name, image.path) for image in images)
-        for i, photo in enumerate(extracted):
+        for i, photo in enumerate(extract(Source(image.name, image.path) for image in images)):
             if photo.broken is not None:
-                raise InputError(f"{photo.broken}; put the photo back, or use --no-real-valued")
+                raise InputError(f"{photo.broken}; put the photo back, or leave out --real-valued")
             regions = head.apply(photo.features).vectors
             # Both have unit length: ||q - f||^2 = 2 - 2 q.f
             squared = 2.0 - 2.0 * (queries @ regions.T)

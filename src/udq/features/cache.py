@@ -55,13 +55,13 @@ class FeatureCache:
             batch = list(itertools.islice(extracted, _PHOTOS))
             if not batch:
                 return
-            write_whole(self._file(number), self._bytes(batch))
+            write_whole(self._file(number), to_bytes(batch))
             yield from map(self._recorded, batch)
 
     def drain(self, *, skip: int) -> Iterator[ExtractedPhoto]:
         """Yield the cached photos in order, without the first ``skip``."""
         sources = iter(self.sources)
-        read = (self._read(file, sources) for file in self._files())
+        read = (from_bytes(file.read_bytes(), sources) for file in self._files())
         return itertools.islice(itertools.chain.from_iterable(read), skip, None)
 
     def _file(self, number: int) -> Path:
@@ -77,34 +77,37 @@ class FeatureCache:
             self.broken.append(photo.broken)
         return photo
 
-    def _bytes(self, photos: Sequence[ExtractedPhoto]) -> bytes:
-        facts = [
-            [
-                photo.width,
-                photo.height,
-                len(photo.regions),
-                photo.broken,
-                photo.content and [photo.content.size, photo.content.modified, photo.content.digest.hex()],
-            ]
-            for photo in photos
-        ]
-        return npz.to_bytes(
-            {
-                "facts": np.array(json.dumps(facts)),
-                "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
-                "vectors": np.concatenate([photo.features.vectors for photo in photos]),
-            }
-        )
 
-    def _read(self, file: Path, sources: Iterator[Source]) -> list[ExtractedPhoto]:
-        """Read a file and take the sources of its photos from an iterator."""
-        arrays = npz.from_bytes(file.read_bytes())
-        facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
-        photos, start = [], 0
-        # Facts first: zip ends with them before it takes a source that belongs to the next file.
-        for (width, height, count, broken, described), source in zip(facts, sources, strict=False):
-            rows = slice(start, start := start + count)
-            content = described and Content(described[0], described[1], bytes.fromhex(described[2]))
-            regions, features = Regions(boxes[rows]), Features(vectors[rows])
-            photos.append(ExtractedPhoto(source, width, height, regions, features, broken, content))
-        return photos
+def to_bytes(photos: Sequence[ExtractedPhoto]) -> bytes:
+    """Return photos as an .npz archive; ``from_bytes`` reads it back exactly."""
+    facts = [
+        [
+            photo.width,
+            photo.height,
+            len(photo.regions),
+            photo.broken,
+            photo.content and [photo.content.size, photo.content.modified, photo.content.digest.hex()],
+        ]
+        for photo in photos
+    ]
+    return npz.to_bytes(
+        {
+            "facts": np.array(json.dumps(facts)),
+            "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
+            "vectors": np.concatenate([photo.features.vectors for photo in photos]),
+        }
+    )
+
+
+def from_bytes(data: bytes, sources: Iterator[Source]) -> list[ExtractedPhoto]:
+    """Read ``to_bytes``; the sources of the photos are taken from an iterator."""
+    arrays = npz.from_bytes(data)
+    facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
+    photos, start = [], 0
+    # Facts first: zip ends with them before it takes a source that belongs to the next file.
+    for (width, height, count, broken, described), source in zip(facts, sources, strict=False):
+        rows = slice(start, start := start + count)
+        content = described and Content(described[0], described[1], bytes.fromhex(described[2]))
+        regions, features = Regions(boxes[rows]), Features(vectors[rows])
+        photos.append(ExtractedPhoto(source, width, height, regions, features, broken, content))
+    return photos
