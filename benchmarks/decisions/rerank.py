@@ -5,8 +5,8 @@
 Each query of a benchmark (dataset ``boxes``) is ranked plainly and by each stage, its own photo left out. That is done
 with all of its right photos and with FEW and FEWER of them, drawn separately for each query, in the collection: the
 neighbours of an object that few photos show are other things, and what is tuned to the one case harms the other.
-Milliseconds are medians over queries of the stages alone, of the 20 first photos, with one thread; "none" is the scan. Rows with
-"verify" are of every fourth query, beside the plain ranking of the same ones.
+Milliseconds are medians over queries of the stages alone, of the 20 first photos, with one thread; "none" is the scan.
+Rows with "verify" are of every fourth query, beside the plain ranking of the same ones.
 
 Two tables beside it say how much the neighbours of diffusion matter, and what is not built: database-side augmentation,
 which replaces each feature by the weighted mean of itself and its nearest in other photos before it is encoded.
