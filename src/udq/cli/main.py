@@ -22,6 +22,7 @@ from udq.cli.reproduce import reproduce
 from udq.cli.search import search
 from udq.cli.serve import serve
 from udq.cli.update import add, compact, remove, verify
+from udq.common.text import one_line
 from udq.errors import UdqError
 
 app = typer.Typer(
@@ -103,4 +104,4 @@ def _usage(error: typer.TyperException) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     helped = f"; see {context.command_path} --help" if context else ""
-    return " ".join(message.split()).rstrip(".") + helped
+    return one_line(message).rstrip(".") + helped

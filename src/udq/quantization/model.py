@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common import npz
+from udq.common.text import one_line
 from udq.config import CODEWORDS, QuantizerConfig
 from udq.errors import CollectionError, InputError
 from udq.quantization import pca
@@ -76,9 +77,7 @@ class Model:
             model = Model(Head.from_arrays(parts), quantizer, origin)
             model._check()
         except (ValueError, KeyError) as error:
-            raise CollectionError(
-                f"model: expected the arrays of a udq model, found: {npz.in_a_line(error)}"
-            ) from error
+            raise CollectionError(f"model: expected the arrays of a udq model, found: {one_line(error)}") from error
         return model
 
     def _check(self) -> None:

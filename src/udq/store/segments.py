@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from udq.common import npz
 from udq.common.files import guarded, npy, sync_folder, write_new
+from udq.common.text import one_line
 from udq.errors import CollectionError
 from udq.photos.source import Content, Source
 from udq.store import manifest as manifests
@@ -209,7 +210,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
             raise ValueError("something else than photos")
         whole = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise CollectionError(f"{folder}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
+        raise CollectionError(f"{folder}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
     if not whole:
         raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
     return images, photos
@@ -230,7 +231,7 @@ def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ..
             Source(name, Path(root, name)) for name, root in zip(listed["names"], listed["roots"], strict=True)
         )
     except (ValueError, TypeError) as error:
-        raise CollectionError(f"{path}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
+        raise CollectionError(f"{path}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
 
 
 def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
@@ -243,7 +244,7 @@ def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
         if not all(isinstance(listed[of], list) for of in ("names", "roots", "sizes")):
             raise ValueError("something else than photos")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CollectionError(f"{file}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
+        raise CollectionError(f"{file}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
     return listed
 
 
