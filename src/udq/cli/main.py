@@ -7,6 +7,7 @@ import gc
 import io
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -63,6 +64,8 @@ def _root(
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
     signal.signal(signal.SIGINT, _interrupt)
+    # Pillow warns of photos above 89 megapixels; ours have a limit of their own (``photos.source.MAX_PIXELS``).
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     # Python would go through all objects once more before the process ends, which takes half a second after torch.
     atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -26,7 +26,7 @@ from udq.features.proposals.base import Proposer
 from udq.features.trunk import Maps, Trunk
 from udq.photos import decoding
 from udq.photos import source as photo_source
-from udq.photos.sandbox import Decoded, Decoder
+from udq.photos.sandbox import Decoder
 from udq.types import Arrays, Box, Features, Regions
 
 
@@ -205,21 +205,24 @@ class Extractor:
     def _extract(
         self, source: photo_source.Source, propose: Proposer, decoder: Decoder, at_once: int
     ) -> ExtractedPhoto:
-        scale = {"shorter": self._image.shorter, "longer": self._image.longer}
         try:
-            with source.local() as file:
-                decoded = decoder.decode(file, **scale)
-                broken = decoded.broken and decoded.broken.replace(shown(str(file)), shown(source.place))
+            photo = self._decode(source, decoder)
         except ImageError as error:
-            decoded, broken = Decoded(None, None), str(error)
-        photo = decoded.photo
-        if photo is None:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
-            return ExtractedPhoto(source, 0, 0, *nothing, broken, decoded.content)
+            content = error.content if isinstance(error, photo_source.UnreadableError) else None
+            return ExtractedPhoto(source, 0, 0, *nothing, str(error), content)
         maps = self.maps(photo.pixels, at_once=at_once)
         regions = propose(photo, maps)
         features = Features(self._pool(photo, maps.features, regions.boxes))
-        return ExtractedPhoto(source, photo.width, photo.height, regions, features, content=decoded.content)
+        return ExtractedPhoto(source, photo.width, photo.height, regions, features, content=photo.content)
+
+    def _decode(self, source: photo_source.Source, decoder: Decoder) -> decoding.Photo:
+        with source.local() as file:
+            try:
+                return decoder.decode(file, shorter=self._image.shorter, longer=self._image.longer)
+            except photo_source.UnreadableError as error:
+                message = str(error).replace(shown(str(file)), shown(source.place))
+                raise photo_source.UnreadableError(message, error.content) from error
 
     @torch.inference_mode()
     def _pool(

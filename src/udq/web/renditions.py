@@ -157,11 +157,9 @@ class Pictures:
         if kept is None:
             sides = sorted((photo.width, photo.height))
             shorter, longer = math.ceil(sides[0] * scale), max(1, round(sides[1] * scale))
-            decoded = self._decoder.decode(photo.path, shorter=max(1, shorter), longer=longer)
-            if decoded.photo is None:
-                with photo.by_name():
-                    raise ImageError(decoded.broken)
-            kept = self._keep(key, decoded.photo.pixels)
+            with photo.by_name():
+                decoded = self._decoder.decode(photo.path, shorter=max(1, shorter), longer=longer)
+            kept = self._keep(key, decoded.pixels)
         return kept
 
     def _keep(self, key: object, pixels: NDArray[np.uint8]) -> bytes:
