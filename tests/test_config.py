@@ -1,4 +1,4 @@
-"""Settings: presets, changes, TOML there and back, and what is refused."""
+"""Settings: presets, changes, TOML in and out, and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_preset_survives_toml(name, tmp_path):
     shorter=st.integers(32, 448),
     whiten=st.booleans(),
 )
-def test_changes_change_what_they_name_and_nothing_else(subspaces, codewords, p, shorter, whiten):
+def test_changes_affect_only_the_named_fields(subspaces, codewords, p, shorter, whiten):
     changes = {
         "quantizer": {"subspaces": subspaces, "codewords": codewords, "whiten": whiten},
         "features": {"p": p},
@@ -65,7 +65,7 @@ def test_changes_change_what_they_name_and_nothing_else(subspaces, codewords, p,
         ({"images": {"shorter": 600}}, "images.longer: expected 600 or more, found 448"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(changes, says):
+def test_an_impossible_setting_is_refused_in_one_line(changes, says):
     with pytest.raises(InputError) as refused:
         IndexConfig().replace(changes)
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_is_refused_in_one_line(changes, says):
     assert "\n" not in str(refused.value)
 
 
-def test_settings_stored_before_a_key_was_there_take_its_default():
+def test_settings_stored_before_a_key_existed_take_its_default():
     stored = preset("paper").replace({"features": {"pooling": "gem"}}).to_dict()
     del stored["features"]["pooling"]
 
@@ -81,14 +81,14 @@ def test_settings_stored_before_a_key_was_there_take_its_default():
 
 
 @pytest.mark.parametrize("data", [b"= 3", b"\xff\xfe"])
-def test_what_is_not_toml_is_refused(data, tmp_path):
+def test_a_file_that_is_not_toml_is_refused(data, tmp_path):
     (tmp_path / "settings.toml").write_bytes(data)
 
     with pytest.raises(InputError, match="expected a TOML file"):
         IndexConfig.from_toml(tmp_path / "settings.toml", IndexConfig())
 
 
-def test_an_unknown_preset_names_those_there_are():
+def test_an_unknown_preset_is_refused_with_the_known_names():
     with pytest.raises(InputError, match="expected one of default, fast, paper, paper-resnet101"):
         preset("best")
 

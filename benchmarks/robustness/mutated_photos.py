@@ -32,6 +32,7 @@ from PIL import Image
 
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig
+from udq.errors import ImageError
 from udq.experiments.demo.cutouts import photo
 from udq.features.extractor import Extractor
 from udq.photos.decoding import MAX_SIDE
@@ -350,7 +351,11 @@ def largest() -> list[dict[str, object]]:
         for kind, path in largest_photos(Path(scratch)):
             with Decoder() as decoder:
                 started = time.perf_counter()
-                found = decoder.decode(path, shorter=600, longer=1000)
+                try:
+                    decoder.decode(path, shorter=600, longer=1000)
+                    reason = None
+                except ImageError as error:
+                    reason = str(error).split(": ", 1)[1]
                 seconds = time.perf_counter() - started
                 (process,) = decoder._all or [None]
                 status = "" if process is None else Path(f"/proc/{process._process.pid}/status").read_text()
@@ -358,8 +363,8 @@ def largest() -> list[dict[str, object]]:
             rows.append(
                 {
                     "kind": kind,
-                    "decoded": found.photo is not None,
-                    "reason": found.broken and found.broken.split(": ", 1)[1],
+                    "decoded": reason is None,
+                    "reason": reason,
                     "seconds": round(seconds, 1),
                     "peak_mib": peaks.get("VmHWM"),
                     "peak_address_space_mib": peaks.get("VmPeak"),

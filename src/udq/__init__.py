@@ -5,7 +5,7 @@
     for match in collection.search("query.jpg", box=(120, 80, 340, 300)).matches:
         print(match.image, match.box, match.score)
 
-Importing this package is light: names load on first use, and torch loads only to look at photos.
+Importing this package is fast: names are loaded on first use, and torch only when a network has to run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module when it is first asked for (PEP 562)."""
+    """Import a public name from its module on first use (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module 'udq' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

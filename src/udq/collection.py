@@ -1,4 +1,7 @@
-"""A collection: build it from photos, open it, search it. Opening and scanning never import torch."""
+"""The ``Collection`` class: build, open, search, change and evaluate a collection. It composes the packages below.
+
+Opening and scanning a collection never import torch.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from udq.types import Example, SearchResult
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
+    from udq.evaluation.benchmark import Evaluation
     from udq.indexing.build import MonitorFactory
     from udq.indexing.update import Changes
     from udq.indexing.verify import Damage
@@ -30,7 +34,7 @@ PathLike = str | os.PathLike[str]
 
 
 def _database_opener(looked_at: float | None, ray: str | None, shards: int | None, replicas: int) -> OpenDatabase:
-    """Return what opens the codes: in this process, or in actors of a Ray cluster."""
+    """Return the function that opens the codes: in this process, or in actors of a Ray cluster."""
     if ray is None:
         return partial(LocalDatabase.open, looked_at=looked_at)
     from udq.distributed.shards import ShardedDatabase, Spread
@@ -41,7 +45,11 @@ def _database_opener(looked_at: float | None, ray: str | None, shards: int | Non
 def _monitor(
     truth: GroundTruth | None, config: IndexConfig, names: Iterable[str], broken: Iterable[str]
 ) -> MonitorFactory | None:
-    """Return what measures a ground truth after each round of training, after checking that its photos are there."""
+    """Return a factory of the monitor that evaluates after each round of training; None without a ground truth.
+
+    Raises:
+        InputError: the ground truth names photos that are not in the collection.
+    """
     if truth is None:
         return None
     from udq.evaluation.monitor import RoundMonitor
@@ -51,7 +59,7 @@ def _monitor(
 
 
 class Collection(Reader):
-    """Photos that can be searched for an object; read-only and safe to share between threads once opened."""
+    """Photos on disk that can be searched for an object; an open one is read-only and safe to share between threads."""
 
     @staticmethod
     def open(
@@ -67,7 +75,7 @@ class Collection(Reader):
         """Open a collection on disk.
 
         Args:
-            path: the folder that ``build`` made.
+            path: the folder that ``build`` created.
             device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
             network: the library that computes convolutions on a CPU, ``openvino`` or ``torch``; the environment
                 variable UDQ_NETWORK overrides it, and the fastest installed one is used if both are unset.
@@ -99,24 +107,25 @@ class Collection(Reader):
         """Build a collection from photos, and open it.
 
         Args:
-            images: a file or a folder (searched through and through), a tar file, the URL of a folder in storage such
-                as ``s3://bucket/photos/``, or several of these.
-            path: the collection to make; nothing may be there yet.
-            config: what to build it with; the ``default`` preset where None.
-            weights: a file of weights instead of the backbone's usual ones.
-            rpn: a region proposal network that ``udq train-rpn`` made, instead of the shipped one.
-            device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-            ray: have workers of a Ray cluster look at the photos, to the same codes: ``local`` (workers of this
-                machine), ``auto`` (the cluster that it is of) or ``HOST:PORT``. Their machines read photos from the
-                same paths or URLs.
-            truth: a benchmark to measure after every round of training, for the curves; nothing goes by it.
-            progress: is told of each photo.
+            images: a file, a folder (searched recursively), a tar file, the URL of a folder in storage such as
+                ``s3://bucket/photos/``, or several of these.
+            path: the collection to create; it must not exist.
+            config: the settings; the ``default`` preset if None.
+            weights: a file of weights for the backbone, instead of the pretrained ones.
+            rpn: a region proposal network from ``udq train-rpn``, instead of the shipped one.
+            device: ``auto`` (a GPU if available), ``cpu`` or ``cuda``.
+            ray: extract features on workers of a Ray cluster, with the same codes: ``local`` (this machine), ``auto``
+                (the cluster that this machine belongs to) or ``HOST:PORT``. Their machines read photos from the same
+                paths or URLs.
+            truth: a ground truth to evaluate after every round of training, for the curves; it does not influence
+                training.
+            progress: reports stages and photos (``common.progress``).
 
         Raises:
-            InputError: a path is missing, no cluster answers at ``ray``, or something is already at ``path``.
-            ImageError: not one photo can be read. Single broken photos are no error: see ``broken``.
+            InputError: a path is missing, no cluster answers at ``ray``, or ``path`` already exists.
+            ImageError: none of the photos can be read. Single unreadable photos are no error: see ``broken``.
         """
-        from udq.indexing import build as index_build
+        from udq.indexing import build
         from udq.photos import remote
 
         config = config or IndexConfig()
@@ -126,7 +135,7 @@ class Collection(Reader):
             from udq.distributed import training, workers
 
             elsewhere = {"workers": partial(workers.ray_workers, ray), "trainer": training.train}
-        index_build.build(
+        build.build(
             sources,
             Path(path),
             passed_over=passed_over,
@@ -149,21 +158,22 @@ class Collection(Reader):
         truth: GroundTruth | None = None,
         progress: Progress = silent,
     ) -> Collection:
-        """Train a collection anew on its photos as they are now, encode them anew in its place, and open it.
+        """Train the model again on the collection's current photos, encode them again, and open the result.
 
-        Whoever has the collection open goes on with what it was. Until the last step, which is atomic, it stays so.
+        The collection is replaced in one atomic step, the last one. Readers that have it open keep the old state.
 
         Args:
             path: the collection.
-            config: what to build it with; that of the collection, with training, where None.
-            device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-            truth: a benchmark to measure after every round of training, for the curves; nothing goes by it.
-            progress: is told of each photo.
+            config: the settings; those of the collection, with training enabled, if None.
+            device: ``auto`` (a GPU if available), ``cpu`` or ``cuda``.
+            truth: a ground truth to evaluate after every round of training, for the curves; it does not influence
+                training.
+            progress: reports stages and photos (``common.progress``).
 
         Raises:
-            InputError: some of its photos are gone: no features are kept, so that photos must be looked at again.
+            InputError: some of its photos are gone. A collection keeps no features, so all photos are extracted again.
         """
-        from udq.indexing import build as index_build
+        from udq.indexing import build
 
         opened = Collection.open(path)
         if config is None:
@@ -171,7 +181,7 @@ class Collection(Reader):
         monitor = None
         if truth is not None:
             monitor = _monitor(truth, config, opened.names, (entry["image"] for entry in opened.broken))
-        index_build.rebuild(Path(path), config=config, device=device, monitor=monitor, progress=progress)
+        build.rebuild(Path(path), config=config, device=device, monitor=monitor, progress=progress)
         return Collection.open(path, device=device)
 
     def search(
@@ -181,37 +191,37 @@ class Collection(Reader):
 
         Args:
             query: a photo, in the collection or not.
-            box: x1, y1, x2, y2 in pixels of that photo as a viewer shows it; the whole photo where None.
-            k: photos wanted, >= 1; fewer come where the collection has fewer.
-            rerank: stages of post-processing, names of ``udq.search.rerank.STAGES``, one after another.
+            box: x1, y1, x2, y2 in pixels of that photo as a viewer shows it; the whole photo if None.
+            k: number of photos to return, >= 1; fewer if the collection is smaller.
+            rerank: stages of post-processing, names in ``udq.search.rerank.STAGES``, applied in this order.
         """
         return self.search_examples([Example(query, box)], k=k, rerank=rerank)
 
     def search_examples(self, examples: Sequence[Example], *, k: int = 20, rerank: Sequence[str] = ()) -> SearchResult:
-        """Return the ``k`` photos most similar to the object that several boxes show, best first.
+        """Return the ``k`` photos most similar to an object that several boxes show, best first.
 
         Args:
             examples: boxes of the object, in one photo or several; those marked ``wrong`` show something else, which is
-                then found less. At least one is not wrong.
-            k: photos wanted, >= 1; fewer come where the collection has fewer.
+                then ranked lower. At least one is not wrong.
+            k: number of photos to return, >= 1; fewer if the collection is smaller.
             rerank: as in ``search``.
         """
-        from udq.search import query as searching
+        from udq.search.query import search
 
-        return searching.search(self, examples, k=k, stages=rerank)
+        return search(self, examples, k=k, stages=rerank)
 
     def search_many(
         self, queries: Sequence[tuple[PathLike, Sequence[float] | None]], *, k: int = 20
     ) -> list[SearchResult]:
-        """Return what ``search`` does for each of several photos and boxes; they share the pass over the codes.
+        """Return what ``search`` returns for each of several queries, which share one pass over the codes.
 
         Args:
-            queries: photos, and a box of each or None.
-            k: photos wanted for each, >= 1.
+            queries: pairs of a photo and a box in it, or None for the whole photo.
+            k: number of photos to return for each, >= 1.
         """
-        from udq.search import query as searching
+        from udq.search.query import search_many
 
-        return searching.search_many(self, [[Example(query, box)] for query, box in queries], k=k)
+        return search_many(self, [[Example(query, box)] for query, box in queries], k=k)
 
     def add(
         self,
@@ -221,23 +231,22 @@ class Collection(Reader):
         dry_run: bool = False,
         progress: Progress = silent,
     ) -> tuple[Collection, Changes]:
-        """Add photos, and return the collection as it is then and what was done.
+        """Add photos, and return the collection in its new state and the changes.
 
-        What the collection holds already is not looked at again: a file of the size and time that it had is the same,
-        and so is one of other times with the same bytes. A file whose bytes have changed takes the place of the photo
-        of its name, under a new id. Photos are committed some hundreds at a time: what a kill cuts off, the same call
-        goes on with.
+        Photos that the collection already holds are not extracted again: a file of the same size and time is the same
+        photo, and so is one with the same bytes. A file whose bytes have changed replaces the photo of its name, under
+        a new id. Photos are committed in batches of some hundreds: after a kill, the same call resumes.
 
         Args:
-            images: a file or a folder (searched through and through), or several.
-            sync: make the collection hold these photos and no others: photos that are gone are removed, and one that
-                was renamed or moved keeps its id and its codes.
-            dry_run: change nothing, and return what would be done.
-            progress: is told of each photo.
+            images: as in ``build``.
+            sync: mirror ``images``: photos that are gone are removed, and one that was renamed or moved keeps its id
+                and its codes.
+            dry_run: change nothing, and return what would change.
+            progress: reports stages and photos (``common.progress``).
 
         Raises:
-            InputError: a path is missing, another process is changing the collection, or with ``sync`` not one of the
-                collection's photos is among ``images``.
+            InputError: a path is missing, another process is changing the collection, or with ``sync`` none of the
+                collection's photos is in ``images``.
         """
         from udq.indexing import update
 
@@ -246,14 +255,14 @@ class Collection(Reader):
         return self.refreshed(), changes
 
     def remove(self, names: str | Sequence[str]) -> tuple[Collection, Changes]:
-        """Remove photos, and return the collection as it is then and what was done; their files are left alone.
+        """Remove photos, and return the collection in its new state and the changes; files stay where they are.
 
         Args:
-            names: one or several, as indexed. One that ends in ``/`` stands for all photos of that folder, one with
-                ``*`` or ``?`` for all that match.
+            names: one or several, as indexed. A name that ends in ``/`` is a folder; ``*`` and ``?`` match any
+                characters.
 
         Raises:
-            InputError: one of them names no photo; nothing is removed then.
+            InputError: one of them matches no photo; then none is removed.
         """
         from udq.indexing import update
 
@@ -261,29 +270,73 @@ class Collection(Reader):
         return self.refreshed(), changes
 
     def compact(self) -> Collection:
-        """Write segments anew without what was removed and as few as can be, and return the collection as it is then.
+        """Rewrite the collection without removed photos, in as few segments as possible, and return its new state.
 
-        Answers stay what they were.
+        Search results do not change.
         """
         from udq.indexing import update
 
         update.compact(self)
         return self.refreshed()
 
+    def evaluate(
+        self,
+        truth: GroundTruth,
+        *,
+        keep_query: bool = False,
+        queries: PathLike | None = None,
+        real_valued: bool = False,
+        features: PathLike | None = None,
+        stages: Sequence[str] = (),
+        progress: Progress = silent,
+    ) -> Evaluation:
+        """Run every query of a benchmark, by its protocol, and return mean average precision and localisation.
+
+        Args:
+            truth: queries and answers, from ``udq.datasets.load``.
+            keep_query: whether a query photo stays in its own ranking even if the protocol leaves it out.
+            queries: a folder of query photos that are not in the collection, for protocols that have such; by default
+                they are searched for beside the ground truth and in the folders of the collection's photos.
+            real_valued: whether to also rank by features before quantization, which shows the loss of the codes. It
+                extracts all photos again, which takes about as long as building the collection.
+            features: with ``real_valued``, a folder that keeps these features for the next time.
+            stages: names in ``udq.search.rerank.STAGES``, applied to the rankings by codes.
+            progress: reports stages, queries and photos.
+
+        Returns:
+            ``report``, the object that ``udq evaluate --json`` prints, and ``outcomes``, the scored queries.
+
+        Raises:
+            InputError: the collection and the ground truth do not fit: photos are missing, or a box is outside its
+                photo.
+        """
+        from udq.evaluation.benchmark import evaluate
+
+        return evaluate(
+            self,
+            truth,
+            keep_query=keep_query,
+            queries=None if queries is None else Path(queries),
+            real_valued=real_valued,
+            features=None if features is None else Path(features),
+            stages=stages,
+            progress=progress,
+        )
+
     def verify(self) -> list[Damage]:
-        """Read every byte of the collection and return what is not as it was written."""
+        """Compare every byte of the collection with its checksum, and return the damage."""
         from udq.indexing import verify
 
         return verify.verify(self.path)
 
     @property
     def drift(self) -> Drift | None:
-        """How well the codes say what newer photos show, beside older ones; None where there is nothing to compare."""
+        """Quantization errors of photos older and newer than the model; None if there are not both, or on a cluster."""
         local = isinstance(self.database, LocalDatabase)
         return drift.measure(self.segments, self.manifest.fitted_before) if local else None
 
     def info(self) -> dict[str, Any]:
-        """Return what the collection holds, JSON-serialisable."""
+        """Return what ``udq info --json`` prints: contents, settings and training, JSON-serialisable."""
         document = self.manifest.document
         size = sum(manifest.sizes_of(document).values())
         measured = self.drift

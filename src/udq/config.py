@@ -1,6 +1,7 @@
-"""What a collection is built with: one frozen dataclass a stage, named presets, TOML in and out.
+"""Settings a collection is built with: one frozen dataclass per stage, named presets, TOML in and out.
 
-Every field's default is the ``default`` preset. An unknown key, a wrong type or an impossible value is an error.
+The defaults of the fields are the ``default`` preset. An unknown key, a wrong type or an impossible value raises
+InputError.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from udq.errors import InputError
 SUBSPACES = (2, 4, 8, 16)
 CODEWORDS = (16, 32, 64, 128, 256, 512)
 POOLINGS = ("gem", "roi")
-# Codes of so many bits hold what the default share of training brings; coarser ones less (docs/training.md).
+# Codes of at least this many bits keep the gain of the default share of training; coarser codes take a lower share
+# (docs/training.md).
 _FINE_BITS = 64
 REFINEMENTS = ("none", "bfr", "pbr", "cbr")
 
@@ -35,12 +37,12 @@ def _listed(values: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How the network sees photos: at which scale (sec. 4.2, pixels), and a query from how many sides."""
+    """Scale of photos in pixels (sec. 4.2), and the views of a query."""
 
     shorter: int = 336  # INSTRE's 448 x 336 at its own size; larger costs time in proportion to its area
-    longer: int = 448
-    least: int = 96  # a query crop's shorter side is enlarged to this: smaller ones leave too few cells to pool
-    mirror: bool = True  # a query is the mean of its crop and the crop's mirror image (docs/training.md)
+    longer: int = 448  # limit of the longer side, which takes precedence
+    least: int = 96  # smallest shorter side of a query crop, which is enlarged to it: less leaves too few cells to pool
+    mirror: bool = True  # average the features of a query crop and its mirror image (docs/training.md)
 
     def __post_init__(self) -> None:
         _at_least("images.shorter", self.shorter, 32)
@@ -53,9 +55,9 @@ class FeatureConfig:
     """Backbone, proposer and pooling."""
 
     backbone: str = "efficientnet-lite0"
-    proposals: str = "rpn"  # shipped for the default backbone; for others, a file of it is given, or "grid" is set
-    regions: int = 100  # T, that a region proposal network keeps of a photo, the best ones; the grid has its own number
-    pooling: str = "gem"  # the generalised mean of all a box covers, or the paper's RoI max pooling to 7 x 7 cells
+    proposals: str = "rpn"  # shipped for the default backbone; for others, give a file of it or set "grid"
+    regions: int = 100  # T, regions that a region proposal network keeps per photo; the grid has a fixed number
+    pooling: str = "gem"  # generalised mean over a box, or "roi": the paper's RoI max pooling to 7 x 7 cells
     p: float = 3.0  # exponent of the generalised mean: 1 averages, large values take the maximum
 
     def __post_init__(self) -> None:
@@ -67,15 +69,15 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class ProposalTraining:
-    """Training of a region proposal network on labelled boxes, on top of a backbone that stays as it is."""
+    """Training of a region proposal network on labelled boxes, on top of a frozen backbone."""
 
     epochs: int = 3
-    views: int = 6  # of each photo: itself, and flipped, cropped and scaled ones, whose maps wait on disk
-    held_out: float = 0.1  # share of the photos that recall is measured on
+    views: int = 6  # of each photo: itself, and flipped, cropped and scaled ones, whose feature maps are cached on disk
+    held_out: float = 0.1  # share of the photos used to measure recall
     learning_rate: float = 1e-3  # of AdamW
-    decay: float = 1e-2  # of weights
-    dropout: float = 0.2  # share of the deep map's channels
-    batch: int = 8  # photos a step
+    decay: float = 1e-2  # weight decay
+    dropout: float = 0.2  # of channels of the deep feature map
+    batch: int = 8  # photos per step
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,11 +91,11 @@ class ProposalTraining:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What a collection's model is fitted to: a part of it, whatever its size."""
+    """The sample of a collection that its model is fitted to; bounded, whatever the size of the collection."""
 
     photos: int = 1500  # at most
-    regions: int = 40_000  # of them, at most
-    seed: int = 0  # of everything drawn at random: sample, k-means, batches
+    regions: int = 40_000  # of these photos, at most
+    seed: int = 0  # of everything random: sample, k-means, batches
 
     def __post_init__(self) -> None:
         _at_least("sample.photos", self.photos, 1)
@@ -105,11 +107,11 @@ class SampleConfig:
 class QuantizerConfig:
     """Projection and product quantizer (eq. 3-6)."""
 
-    dimensions: int = 304  # the paper's 300, at the next multiple of 16 subspaces
-    whiten: bool = False  # whitening loses mAP on every collection tried (docs/regions.md)
+    dimensions: int = 304  # the paper's 300, rounded up to a multiple of 16 subspaces
+    whiten: bool = False  # whitening lowers mAP on every collection tried (docs/regions.md)
     subspaces: int = 8  # M
-    codewords: int = 256  # K: with M = 8, the paper's 8 bytes a region
-    iterations: int = 8  # of the alternation of rotation and codebooks
+    codewords: int = 256  # K; with M = 8, the paper's 8 bytes per region
+    iterations: int = 8  # alternations of rotation and codebooks
 
     def __post_init__(self) -> None:
         if self.subspaces not in SUBSPACES:
@@ -122,25 +124,25 @@ class QuantizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Self-supervised training (alg. 1); reasons in docs/training.md."""
+    """Self-supervised training (alg. 1); docs/training.md gives the reasons."""
 
     enabled: bool = True
-    end_to_end: bool = False  # train the convolutions too, but for the first two groups of them
-    iterations: int = 2  # of module 2, after module 1; at most, where stop_early
-    stop_early: bool = True  # take back the first round after which features spread over more directions
+    end_to_end: bool = False  # also train the convolutions, except their first two groups
+    iterations: int = 2  # of module 2, after module 1; at most, with stop_early
+    stop_early: bool = True  # stop at, and undo, the first round after which features spread over more directions
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
-    refine_from: int = 100  # photos; among fewer, most neighbours are of other objects, and features stay unrefined
-    neighbours: int = 10  # S of BFR; the paper's PBR takes 50
-    elsewhere: bool = True  # neighbours of other photos alone
-    fine: bool = True  # for codes of less than 8 bytes: supervise by 8 bytes, and lower the share in proportion
-    hidden: int = 1  # trained layers in front of FC_S, that start as the identity
+    refine_from: int = 100  # photos; with fewer, most neighbours show other objects, and features are not refined
+    neighbours: int = 10  # S of BFR; the paper's PBR uses 50
+    elsewhere: bool = True  # take neighbours from other photos only
+    fine: bool = True  # for codes of less than 8 bytes: supervise with 8 bytes, and lower the share in proportion
+    hidden: int = 1  # trained layers before FC_S, initialised to the identity
     weight: float = 0.01  # lambda of eq. 7
-    sharpness: float = 20.0  # of the classifiers' start: logit = -sharpness * squared distance to the codeword
+    sharpness: float = 20.0  # of the initial classifiers: logit = -sharpness * squared distance to the codeword
     learning_rate: float = 3e-4  # of Adam, for the fully connected layers
-    convolutions_rate: float = 1e-5  # the same for convolutions (and VGG16's fc6 and fc7), trained already
+    convolutions_rate: float = 1e-5  # the same for convolutions (and VGG16's fc6 and fc7), which are pretrained
     batch: int = 1024
-    epochs: int = 2  # a round
-    share: float = 0.5  # of the trained weights in the average with those before training; 1 is the paper
+    epochs: int = 2  # per round
+    share: float = 0.5  # of the trained weights in their average with those before training; 1 is the paper
 
     def __post_init__(self) -> None:
         if self.refine not in REFINEMENTS:
@@ -158,7 +160,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """Everything a collection is built with."""
+    """All settings a collection is built with."""
 
     images: ImageConfig = field(default_factory=ImageConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -172,7 +174,7 @@ class IndexConfig:
         return self.training.share * (min(1.0, bits / _FINE_BITS) if self.training.fine else 1.0)
 
     def supervision(self) -> QuantizerConfig:
-        """Return settings of the quantizer that supervises training; never coarser than the collection's own."""
+        """Return the settings of the quantizer that supervises training, never coarser than the collection's own."""
         own = self.quantizer
         if not (self.training.enabled and self.training.fine):
             return own
@@ -185,7 +187,7 @@ class IndexConfig:
         )
 
     def replace(self, changes: Mapping[str, Mapping[str, object]]) -> IndexConfig:
-        """Return a copy with some fields of some stages changed; an unknown stage or key is an InputError."""
+        """Return a copy with some fields changed, ``{stage: {field: value}}``; raises InputError for an unknown one."""
         stages = {stage.name: getattr(self, stage.name) for stage in dataclasses.fields(self)}
         for name, values in changes.items():
             if name not in stages:
@@ -196,16 +198,16 @@ class IndexConfig:
         return IndexConfig(**stages)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return nested plain values, the inverse of ``IndexConfig().replace``."""
+        """Return nested plain values; the inverse of ``IndexConfig().replace``."""
         return dataclasses.asdict(self)
 
     def to_toml(self) -> str:
-        """Return the whole configuration as TOML, which ``from_toml`` reads back."""
+        """Return all settings as TOML, which ``from_toml`` reads back."""
         return tomli_w.dumps(self.to_dict())
 
     @staticmethod
     def from_toml(path: Path, base: IndexConfig) -> IndexConfig:
-        """Read a TOML file of changes to ``base``."""
+        """Read a TOML file of changes to ``base``; raises InputError if it is not one."""
         try:
             return base.replace(tomllib.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -215,8 +217,8 @@ class IndexConfig:
 
 
 # Section 4.2: 600/1000, 200 proposals, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of
-# the three fully connected layers, VGG16 brings the first two pretrained (fc6, fc7). ResNet101 brings none that takes
-# 7 x 7 cells: the first two start as the identity on the cells' mean.
+# the three fully connected layers, the first two of VGG16 are pretrained (fc6, fc7). ResNet101 has none for 7 x 7
+# cells: the first two are initialised to the identity on the mean of the cells.
 _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000, mirror=False),
     features=FeatureConfig(backbone="vgg16", pooling="roi", regions=200),
@@ -233,7 +235,7 @@ _RESNET101 = dataclasses.replace(
 
 PRESETS: dict[str, IndexConfig] = {
     "default": IndexConfig(),
-    # About twice the speed, for a first look.
+    # About twice as fast, to try things out.
     "fast": IndexConfig(images=ImageConfig(shorter=240, longer=320)),
     "paper": _VGG16,
     "paper-resnet101": _RESNET101,
@@ -241,7 +243,7 @@ PRESETS: dict[str, IndexConfig] = {
 
 
 def preset(name: str) -> IndexConfig:
-    """Return the named preset; raises InputError with the known names."""
+    """Return a preset by name; raises InputError, which lists the names, for an unknown one."""
     if name not in PRESETS:
         raise InputError(f"preset '{name}': expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,21 +1,22 @@
-"""One exception tree. The command line turns it into one line and an exit code.
+"""The exceptions of udq. The command line prints one as a single line and ends with its exit code.
 
     UdqError                    exit 1: the work failed
     ├── InputError              exit 2: an argument cannot be right (also a ValueError)
-    │   └── NoPhotosError       a folder without a single photo
-    ├── ImageError              a photo cannot be read or is refused
+    │   └── NoPhotosError       there are no photos in a folder
+    ├── ImageError              a photo cannot be read, or exceeds a limit
+    │   └── UnreadableError     the same, with the content of the file (``photos.source``)
     ├── CollectionError         not a collection, damaged, or of another format version
-    ├── DiskError               a file cannot be written: no room, or not allowed
+    ├── DiskError               a file cannot be written: the disk is full, or read-only
     └── DependencyError         an optional package is missing (also an ImportError)
 
-A message says what was expected, what was found and what to do, in one line.
+A message states what was expected, what was found and what to do, on one line.
 """
 
 from __future__ import annotations
 
 
 class UdqError(Exception):
-    """Base of every error a user of udq may see; ``exit_code`` is the command line's."""
+    """Base class of every error that udq raises on purpose; ``exit_code`` is that of the command line."""
 
     exit_code = 1
 
@@ -27,19 +28,19 @@ class InputError(UdqError, ValueError):
 
 
 class NoPhotosError(InputError):
-    """A folder, or several, without a single photo."""
+    """Folders or other arguments that contain no photos."""
 
 
 class ImageError(UdqError):
-    """A photo that cannot be decoded, or that a limit refuses."""
+    """A photo that cannot be read or decoded, or that exceeds a limit."""
 
 
 class CollectionError(UdqError):
-    """A path that is not a collection, or one that is damaged or of another format version."""
+    """A path that is not a collection, or a collection that is damaged or of another format version."""
 
 
 class DiskError(UdqError):
-    """A file that cannot be written: the disk has no room, or the folder allows no writing."""
+    """A file that cannot be written: the disk is full, or the folder is read-only."""
 
 
 class DependencyError(UdqError, ImportError):

@@ -1,4 +1,4 @@
-"""The data that flow between the stages: small frozen dataclasses of NumPy arrays that check themselves.
+"""The data that flow between the stages: small frozen dataclasses of NumPy arrays that validate themselves.
 
 Row i is the same region in Regions, Features and Codes. Boxes are x1, y1, x2, y2 in pixels of the photo
 as a viewer shows it (EXIF orientation applied).
@@ -15,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box: TypeAlias = tuple[float, float, float, float]
+"""x1, y1, x2, y2: left, top, right, bottom."""
+
+Arrays: TypeAlias = dict[str, NDArray[np.float32]]
+"""Weights by name."""
 
 
 def _freeze(owner: Any, name: str, array: NDArray[Any]) -> None:
-    """Store a read-only view of ``array`` in a frozen dataclass; the caller's own array is left as it is."""
+    """Store a read-only view of ``array`` in a frozen dataclass; the caller's own array stays writeable."""
     view = array.view()
     view.flags.writeable = False
     object.__setattr__(owner, name, view)
@@ -80,7 +84,7 @@ class Codes:
     """Compact codes of regions (eq. 4).
 
     Attributes:
-        values: (R, M) uint8 where K <= 256, else uint16: the index of the nearest codeword in each subspace.
+        values: (R, M) uint8 if K <= 256, else uint16: the index of the nearest codeword in each subspace.
         codewords: K, a power of two.
     """
 
@@ -99,16 +103,16 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """How a photo shows the object of a query, by local features of both (``udq.search.rerank.verifier``).
+    """Geometric verification of a photo: how local features place the query object in it (``search.rerank.verifier``).
 
     Attributes:
-        inliers: matches of local features that one movement of the object explains.
+        inliers: number of matching local features that the homography explains.
         homography: (3, 3) float64, from pixels of the query photo to pixels of the photo.
-        polygon: (4, 2) float32, where the corners of the query's box come to lie in the photo: upper left, upper right,
-            lower right and lower left of the object, which may be turned; corners may lie outside the photo.
-        box: the upright box of what the polygon holds (``geometry.upright``), inside the photo.
-        query_points, photo_points: (inliers, 2) float32, places that match, in pixels of each photo.
-        example: which of the query's examples it shows.
+        polygon: (4, 2) float32, the corners of the query's box in the photo: upper left, upper right, lower right and
+            lower left of the object, which may be rotated; corners may be outside the photo.
+        box: upright box around the polygon (``geometry.upright``), clipped to the photo.
+        query_points, photo_points: (inliers, 2) float32, matching points, in pixels of each photo.
+        example: index of the query's example that matches.
     """
 
     inliers: int
@@ -136,14 +140,15 @@ class Match:
     Attributes:
         rank: 1 for the best.
         image: name of the photo, as indexed.
-        distance: expected distance of the query and the best region, by its code (eq. 5 and its residual), >= 0.
+        distance: expected distance from the query to the best region, by its code (eq. 5 and its residual), >= 0.
         score: similarity of eq. 2, 1 / distance; higher is better.
         box: where the object is (``udq.search.localisation``); x1, y1, x2, y2 in pixels of the photo.
-        id: the photo's id in its collection; None where a ranking is of no collection on disk.
-        width, height: pixels of the photo as a viewer shows it; None as for ``id``.
-        confidence: the share of true matches expected among the photos that are at least as near, 0..1, by
-            ``udq.search.confidence``; 1 for a photo that the query was drawn in. None where nothing is known of chance.
-        verified: where post-processing looked at the photo and saw the object in it; ``box`` and ``score`` heed it.
+        id: the photo's id in its collection; None if the ranking is not of a collection on disk.
+        width, height: size of the photo in pixels as a viewer shows it; None as for ``id``.
+        confidence: expected share of true matches among the photos that are at least as near, 0..1, by
+            ``udq.search.confidence``; 1 for the query's own photo. None if it cannot be estimated.
+        verified: result of geometric verification, which then determines ``box`` and ``score``; None if the photo was
+            not verified.
     """
 
     rank: int
@@ -160,12 +165,12 @@ class Match:
 
 @dataclass(frozen=True)
 class Example:
-    """A view of what is searched for, or of what is not.
+    """One box of a query: a view of the object, or of something it must not be confused with.
 
     Attributes:
         photo: a photo, in the collection or not.
-        box: x1, y1, x2, y2 in its pixels; the whole photo where None.
-        wrong: whether the box shows something else, which is to be found less.
+        box: x1, y1, x2, y2 in its pixels; the whole photo if None.
+        wrong: whether the box shows something else, which is then ranked lower.
     """
 
     photo: str | os.PathLike[str]
@@ -178,14 +183,14 @@ class SearchResult:
     """The ranked photos of one query.
 
     Attributes:
-        examples: what was searched for, each with its box: the whole photo where none was drawn.
+        examples: the query, each example with its box: the whole photo if none was drawn.
         matches: best first; ties are in the order of image ids.
-        elapsed_ms: milliseconds of ``encode``, ``scan``, with post-processing ``rerank``, and ``total``; the boxes of
-            the matches are in ``total`` alone.
-        rerank: stages of post-processing that ranked again, in their order; matches are then in theirs, not that of
-            scores.
-        threshold: confidence from which on a match counts as found.
-        missing: photos that could not be looked at, as those who hold their codes did not answer.
+        elapsed_ms: milliseconds of ``encode``, ``scan``, ``rerank`` (with post-processing) and ``total``, which also
+            includes the localisation of the matches.
+        rerank: stages of post-processing in the order they were applied; matches are then in their order, not that of
+            ``score``.
+        threshold: confidence from which a match counts as found.
+        missing: number of photos that could not be searched because a shard on a cluster did not answer.
     """
 
     examples: tuple[Example, ...]
@@ -197,7 +202,7 @@ class SearchResult:
 
     @property
     def found(self) -> int:
-        """How many of the matches are sure enough to count as found; 0 says that the object is not there."""
+        """Number of matches with confidence of at least ``threshold``; 0 means that the object may not be there."""
         return sum(match.confidence is not None and match.confidence >= self.threshold for match in self.matches)
 
     @property
@@ -207,12 +212,12 @@ class SearchResult:
 
     @property
     def box(self) -> Box:
-        """The drawn box in pixels of the query photo; the whole photo where none was drawn."""
+        """The box in pixels of the query photo; the whole photo if none was drawn."""
         x1, y1, x2, y2 = self.examples[0].box or ()
         return x1, y1, x2, y2
 
     def to_json(self) -> dict[str, object]:
-        """Return the contract of ``udq search --json``."""
+        """Return the object that ``udq search --json`` prints."""
         return {
             "query": {
                 "image": self.image,
@@ -244,10 +249,3 @@ class SearchResult:
                 for match in self.matches
             ],
         }
-
-
-pass
-
-
-# Weights by name.
-Arrays = dict[str, NDArray[np.float32]]

@@ -1,4 +1,4 @@
-"""Where a number comes from."""
+"""Provenance that is stored with every result."""
 
 from __future__ import annotations
 

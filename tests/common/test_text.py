@@ -1,4 +1,4 @@
-"""Names of files as text that can be shown."""
+"""Counts with nouns, errors on one line, and file names that are safe to show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udq.common.text import shown
+from udq.common.text import counted, one_line, shown
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,29 @@ def test_any_name_is_one_line_that_every_file_takes(name):
     assert len(text.splitlines()) <= 1
     assert "\x1b" not in text
     assert shown(text) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "nouns", "text"),
+    [
+        (1, ["photo"], "1 photo"),
+        (0, ["photo"], "0 photos"),
+        (1234, ["query", "queries"], "1,234 queries"),
+        (1, ["query", "queries"], "1 query"),
+    ],
+)
+def test_a_count_has_its_noun_in_the_right_number(number, nouns, text):
+    assert counted(number, *nouns) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("two\n  lines\tand a tab "), "two lines and a tab"),
+        (TimeoutError(), "TimeoutError"),
+        (OSError(" \n"), "OSError"),
+        ("a message\nof two lines", "a message of two lines"),
+    ],
+)
+def test_an_error_is_one_line_and_never_empty(error, line):
+    assert one_line(error) == line

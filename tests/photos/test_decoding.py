@@ -1,25 +1,19 @@
-"""Photos as a viewer shows them, whatever the file; broken ones in one line."""
+"""Photos decoded as a viewer shows them, whatever the file; failures are one line."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
-import socket
 import struct
+import subprocess
 import sys
-import tempfile
+import warnings
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from udq.common.text import shown as names_shown
-from udq.errors import ImageError, InputError
-from udq.photos import boxes, decoding
-from udq.photos import source as photo_source
+from udq.errors import ImageError
+from udq.photos import decoding, source
 
 FULL = {"shorter": 600, "longer": 1000}
 
@@ -35,7 +29,7 @@ def shown(path):
 
 
 def reason(path):
-    """What both ways to read a photo say about a broken one: one line that names it."""
+    """Return why a photo cannot be decoded: one line that names it, the same from both functions."""
     with pytest.raises(ImageError) as refused:
         decoding.load(path, **FULL)
     with pytest.raises(ImageError) as again:
@@ -150,7 +144,7 @@ def test_the_first_frame_stands_for_an_animation(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif", "x.webp"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_every_way_to_read_a_photo_tells_the_same_size(tmp_path, name, orientation):
+def test_every_way_to_read_a_photo_returns_the_same_size(tmp_path, name, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     gradient(60, 40).save(tmp_path / name, exif=exif)
@@ -232,211 +226,6 @@ def test_a_crop_has_the_scale_of_the_whole_photo_or_the_least_that_is_useful(tmp
     assert side((0, 0, 600, 1), least=50)[1] <= 1000
 
 
-@pytest.mark.parametrize(
-    ("box", "says"),
-    [
-        ((10, 0, 5, 5), "x1 < x2 and y1 < y2"),
-        ((0, 5, 5, 5), "inverted or empty"),
-        ((-1, 0, 5, 5), "inside the photo, which is 60 x 40 pixels"),
-        ((0, 0, 61, 5), "inside the photo"),
-        ((0, 0, 5, float("nan")), "four finite numbers"),
-        ((0, 0, 5, float("inf")), "four finite numbers"),
-        ((0, 0, 5), "four finite numbers"),
-    ],
-)
-def test_a_box_that_cannot_be_is_refused(box, says):
-    with pytest.raises(InputError) as refused:
-        boxes.check_box(box, 60, 40)
-
-    assert says in str(refused.value)
-
-
-def test_photos_are_named_by_their_path_below_the_folder(tmp_path):
-    for name in ("b.jpg", "a/deep/c.PNG", "a/notes.txt", ".hidden.jpg", ".git/d.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found, passed_over = photo_source.find([tmp_path])
-
-    assert [source.name for source in found] == ["a/deep/c.PNG", "b.jpg"]
-    assert passed_over == 1
-    assert [source.name for source in photo_source.find([tmp_path / "b.jpg", tmp_path / "a"])[0]] == [
-        "b.jpg",
-        "deep/c.PNG",
-    ]
-    assert len(photo_source.find([tmp_path, tmp_path / "b.jpg"])[0]) == 2  # the same photo twice is one
-
-
-def test_what_names_no_photo_is_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "x.txt").touch()
-    for twin in ("one", "two"):
-        (tmp_path / twin).mkdir()
-        (tmp_path / twin / "same.jpg").touch()
-    for arguments, says in (
-        (["nowhere"], "no such file or folder"),
-        (["empty"], "no photo found (0 other files)"),
-        (["x.txt"], "found the suffix '.txt'"),
-        (["one", "two"], "two photos would be named 'same.jpg'"),
-    ):
-        with pytest.raises(InputError) as refused:
-            photo_source.find([tmp_path / argument for argument in arguments])
-        assert says in str(refused.value)
-        assert "\n" not in str(refused.value)
-
-
-def read_by(path):
-    """Why a file cannot be read, as every way to open one says it."""
-    said = set()
-    for ask in (
-        photo_source.content,
-        decoding.shown_size,
-        decoding.load_full,
-        lambda path: decoding.load(path, **FULL),
-    ):
-        with pytest.raises(ImageError) as refused:
-            ask(path)
-        said.add(str(refused.value))
-    (line,) = said
-    assert "\n" not in line
-    return line
-
-
-@contextlib.contextmanager
-def unprivileged():
-    """Run as a user whom permissions hold off; a folder that such a user can reach comes along."""
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        try:
-            yield Path(folder), lambda: os.seteuid(65534) if root else None
-        finally:
-            if root:
-                os.seteuid(0)
-            for path in sorted(Path(folder).rglob("*")):
-                path.chmod(0o755)
-
-
-ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="no such files there")
-ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems refuse such names themselves")
-
-
-@ON_POSIX
-def test_what_is_no_file_of_bytes_is_a_source_that_says_so_and_never_waits(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the address of a socket must be short
-    os.mkfifo("fifo.jpg")
-    socket.socket(socket.AF_UNIX).bind("socket.jpg")
-    Path("gone.jpg").symlink_to("nowhere.jpg")
-    Path("loop.jpg").symlink_to("loop.jpg")
-    Path("device.jpg").symlink_to("/dev/zero")
-    found = {source.name: read_by(source.path) for source in photo_source.find([tmp_path])[0]}
-
-    assert found == {
-        "fifo.jpg": f"{tmp_path}/fifo.jpg: not a regular file",
-        "socket.jpg": f"{tmp_path}/socket.jpg: not a regular file",
-        "device.jpg": f"{tmp_path}/device.jpg: not a regular file",
-        "gone.jpg": f"{tmp_path}/gone.jpg: a link to a file that is not there",
-        "loop.jpg": f"{tmp_path}/loop.jpg: Too many levels of symbolic links",
-    }
-    assert [source.name for source in photo_source.find(["fifo.jpg", "gone.jpg"])[0]] == ["fifo.jpg", "gone.jpg"]
-
-
-@ON_POSIX
-def test_links_are_photos_of_their_own_name_and_linked_folders_are_not_entered(tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    gradient().save(photos / "one.png")
-    (photos / "two.png").symlink_to("one.png")
-    (photos / "back").symlink_to(photos)
-    (tmp_path / "linked").symlink_to(photos)
-
-    assert [source.name for source in photo_source.find([photos])[0]] == ["one.png", "two.png"]
-    assert [source.name for source in photo_source.find([tmp_path / "linked"])[0]] == ["one.png", "two.png"]
-    assert (shown(photos / "one.png") == shown(photos / "two.png")).all()
-
-
-@ON_POSIX
-def test_what_permissions_hide_is_named(tmp_path):
-    with unprivileged() as (folder, drop):
-        (folder / "closed").mkdir()
-        (folder / "secret.jpg").touch()
-        (folder / "secret.jpg").chmod(0)
-        (folder / "closed").chmod(0)
-        drop()
-        found = {source.name: read_by(source.path) for source in photo_source.find([folder])[0]}
-        with pytest.raises(InputError, match="closed: no permission to read it; expected a folder of photos"):
-            photo_source.find([folder / "closed"])
-
-    assert found == {
-        "closed": f"{folder}/closed: no permission to read it",
-        "secret.jpg": f"{folder}/secret.jpg: no permission to read it",
-    }
-
-
-@ON_LINUX
-def test_names_of_any_bytes_are_photos(tmp_path):
-    names = [
-        b"caf\xe9.jpg",
-        b"two\nlines.jpg",
-        b"\x1b[31m.jpg",
-        b"quote'\".jpg",
-        b"a.JPG",
-        b"A.jpg",
-        b"A.JPG",
-        b"\xff.jpg",
-    ]
-    for name in names:
-        gradient().save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)), "JPEG")
-    found, _ = photo_source.find([tmp_path])
-
-    assert sorted(os.fsencode(source.name) for source in found) == sorted(names)
-    for source in found:
-        assert decoding.load(source.path, **FULL).width == 60
-        source.path.write_bytes(b"")
-        with pytest.raises(ImageError) as refused:
-            decoding.load(source.path, **FULL)
-        assert str(refused.value) == f"{names_shown(str(source.path))}: empty file"
-
-
-@ON_LINUX
-def test_paths_longer_than_the_system_takes_are_named(tmp_path):
-    before = Path.cwd()
-    try:
-        os.chdir(tmp_path)
-        for _ in range(17):
-            Path("d" * 250).mkdir()
-            os.chdir("d" * 250)
-        Path("x.jpg").touch()
-    finally:
-        os.chdir(before)
-    found, _ = photo_source.find([tmp_path])
-
-    assert len(found) == 1
-    with pytest.raises(ImageError, match=": File name too long"):
-        photo_source.content(found[0].path)
-    with pytest.raises(InputError, match="no such file or folder"):
-        photo_source.find([tmp_path / ("x" * 5000 + ".jpg")])
-
-
-def test_a_file_of_too_many_bytes_is_refused_before_it_is_read(tmp_path):
-    with (tmp_path / "x.tif").open("wb") as file:
-        file.truncate(photo_source.MAX_BYTES + 1)
-
-    with pytest.raises(ImageError, match="more than the limit of 512 MiB a file; scale it down or compress it"):
-        photo_source.content(tmp_path / "x.tif")
-
-
-def test_the_content_of_a_file_is_told_without_decoding_it(tmp_path):
-    (tmp_path / "x.jpg").write_bytes(b"no photo")
-    os.utime(tmp_path / "x.jpg", ns=(1, 1_234_567_890_123_456_700))
-    found = photo_source.content(tmp_path / "x.jpg")
-
-    assert found == photo_source.Content(
-        8, (tmp_path / "x.jpg").stat().st_mtime_ns, hashlib.blake2b(b"no photo", digest_size=16).digest()
-    )
-    with pytest.raises(ValueError, match="expected 16 bytes, found 2"):
-        photo_source.Content(8, 0, b"ab")
-
-
 def test_a_format_of_no_photo_is_refused_whatever_its_name(tmp_path):
     gradient().save(tmp_path / "x.png", "EPS")
     gradient().save(tmp_path / "y.jpg", "PNG")
@@ -456,3 +245,61 @@ def test_levels_are_brought_to_eight_bits_in_parts_as_in_one(tmp_path, mode):
     whole = np.clip(np.nan_to_num(levels.astype(np.float64)) * (255.0 / top), 0, 255).round()
 
     assert (shown(tmp_path / "x.tif")[..., 0] == whole).all()
+
+
+def test_a_photo_carries_the_content_of_its_file_even_if_it_cannot_be_decoded(tmp_path):
+    gradient().save(tmp_path / "x.png")
+    loaded = decoding.load(tmp_path / "x.png", **FULL)
+    assert loaded.content == loaded.mirrored().content == source.content(tmp_path / "x.png")
+
+    (tmp_path / "x.png").write_bytes(b"no photo")
+    for load in (decoding.load_full, lambda path: decoding.load(path, **FULL)):
+        with pytest.raises(source.UnreadableError) as refused:
+            load(tmp_path / "x.png")
+        assert refused.value.content == source.content(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.bmp", "x.gif", "x.ppm", "x.jp2", "x.avif"])
+def test_pillow_does_not_warn_of_photos_that_are_within_our_limits(tmp_path, name, monkeypatch):
+    gradient(60, 40).save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 40 - 1)
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(tmp_path / name).close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decoding.load(tmp_path / name, **FULL).width == 60
+        assert decoding.shown_size(tmp_path / name) == (60, 40)
+        assert decoding.load_crop(tmp_path / name, None, **FULL, least=1)[0].width == 60
+        assert decoding.load_window(tmp_path / name, None, margin=0, longer=60, enlarged=1, most=60).width == 60
+
+
+def test_decoding_leaves_the_filters_of_warnings_as_they_are(tmp_path):
+    gradient().save(tmp_path / "x.png")
+    script = (
+        "import importlib, pathlib, sys, warnings\n"
+        "import numpy, PIL.Image\n"
+        "before = list(warnings.filters)\n"
+        "import udq\n"
+        "from udq import Collection\n"
+        "for name in ('boxes', 'decoding', 'remote', 'sandbox', 'sandbox_worker', 'source'):\n"
+        "    module = importlib.import_module(f'udq.photos.{name}')\n"
+        "from udq.photos import decoding\n"
+        "assert decoding.load(pathlib.Path(sys.argv[1]), shorter=600, longer=1000).width == 60\n"
+        "assert warnings.filters == before, warnings.filters\n"
+        "assert PIL.Image.MAX_IMAGE_PIXELS == 2**30 // 12\n"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "x.png"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "I", "F", "CMYK"])
+def test_cropping_is_that_of_pillow(mode):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (83, 131, 3), np.uint8)).convert(mode)
+    for _ in range(50):
+        (x1, x2), (y1, y2) = (sorted(rng.choice(side, 2, replace=False).tolist()) for side in (132, 84))
+        found = decoding._cropped(picture, (x1, y1, x2, y2))
+        assert found.tobytes() == picture.crop((x1, y1, x2, y2)).tobytes()

@@ -1,4 +1,4 @@
-"""Photos in storage and in tar files: the same collections as of files, in S3 of a real server on this machine."""
+"""Photos in storage and in tar files give the same collections as files; S3 is a real server on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ("astronaut.png", "coffee.png", "deep er/coins 1#2?.png", "rocket.png")
 
 @pytest.fixture(scope="module")
 def files(photos, tmp_path_factory):
-    """A folder of four photos, one of a name that no URL may have, and one that is broken."""
+    """A folder of four photos, one with characters in its name that URLs reserve, and a broken one."""
     folder = tmp_path_factory.mktemp("stored") / "photos"
     for name in NAMES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def whole(files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bucket(files):
-    """A client of a server of S3, and what the photos' folder there is called, with secrets and options."""
+    """A client of an S3 server, and the URL of the photos' folder there, with secrets and options."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
@@ -84,10 +84,10 @@ def test_tar_files_are_folders(files, whole, tmp_path):
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for file in sorted(filter(Path.is_file, files.rglob("*"))):
             tar.add(file, file.relative_to(files).as_posix())
-    sources, passed_over = remote.find([tmp_path / "shard.tar"])
+    sources, skipped = remote.find([tmp_path / "shard.tar"])
     built = Collection.build(tmp_path / "shard.tar", tmp_path / "x.udq", config=QUICK, device="cpu")
 
-    assert (len(sources), passed_over) == (5, 1)
+    assert (len(sources), skipped) == (5, 1)
     assert_same(built, whole, prefix="shard.tar/")
     assert built.images[0].root == f"{tmp_path.as_posix()}/"
     assert sources[0].state().startswith(f"{(files / NAMES[0]).stat().st_size} ")
@@ -112,7 +112,7 @@ def test_one_photo_of_storage(bucket):
     assert (source.name, source.root) == ("coffee.png", "s3://museum/photos/")
 
 
-def test_a_photo_that_is_gone_is_broken_and_a_storage_that_is_silent_ends_the_work(bucket, files):
+def test_a_photo_that_is_gone_is_broken_and_a_storage_that_does_not_answer_is_an_error(bucket, files):
     client, url = bucket
     client.upload_file(str(files / NAMES[0]), "museum", "passing/one.png")
     (source,), _ = remote.find([url.replace("/photos?", "/passing?")])
@@ -120,14 +120,14 @@ def test_a_photo_that_is_gone_is_broken_and_a_storage_that_is_silent_ends_the_wo
     with pytest.raises(ImageError, match=r"^s3://museum/passing/one\.png: no such file$"), source.local():
         pass
     client.upload_file(str(files / NAMES[0]), "museum", "passing/one.png")
-    silent = remote.Stored(source.name, source.path, source.below, "s3://museum/x?endpoint_override=127.0.0.1:9&"
+    silent = remote.StoredSource(source.name, source.path, source.base, "s3://museum/x?endpoint_override=127.0.0.1:9&"
                            "scheme=http&region=us-east-1", source.file, 0, 10, 0)  # fmt: skip
     with pytest.raises(UdqError, match=r"^s3://museum/passing/one\.png: cannot be read"), silent.local():
         pass
 
 
 @pytest.mark.parametrize("url", ["s4://someone:secret@museum/x", "s3://someone:sec/ret@museum/x", "s3://[museum]/x"])
-def test_keys_of_a_url_are_said_to_nobody(url, tmp_path, udq):
+def test_keys_of_a_url_are_not_in_the_error(url, tmp_path, udq):
     code, _, err = udq("index", url, "-o", tmp_path / "x.udq")
 
     assert code == 2
@@ -136,7 +136,7 @@ def test_keys_of_a_url_are_said_to_nobody(url, tmp_path, udq):
     assert "no address of storage" in err
 
 
-def test_what_a_tar_file_says_last_counts_and_nonsense_is_no_date(files, tmp_path):
+def test_the_last_member_of_a_name_counts_and_an_impossible_date_is_ignored(files, tmp_path):
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         for name, size, modified in (("a.png", 10, 5), ("a.png", 20, float("nan")), ("./b.png", 30, 1e300)):
             member = tarfile.TarInfo(name)
@@ -145,17 +145,17 @@ def test_what_a_tar_file_says_last_counts_and_nonsense_is_no_date(files, tmp_pat
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "../secret.png"
         tar.addfile(link)
-    sources, passed_over = remote.find([tmp_path / "s.tar"])
+    sources, skipped = remote.find([tmp_path / "s.tar"])
 
     assert [(source.name, source.size, source.modified) for source in sources] == [
         ("s.tar/a.png", 20, 0),
         ("s.tar/b.png", 30, 0),
     ]
-    assert passed_over == 1
+    assert skipped == 1
 
 
 @pytest.mark.parametrize("argument", ["s3://museum/nothing", "what://museum/photos", "x.tar", "squeezed.tar"])
-def test_what_cannot_be_listed_is_one_line(bucket, argument, tmp_path, udq):
+def test_a_place_that_cannot_be_listed_is_one_line(bucket, argument, tmp_path, udq):
     (tmp_path / "squeezed.tar").write_bytes(b"\x1f\x8b" + bytes(600))
     if argument.startswith("s3"):
         argument += "?" + bucket[1].partition("?")[2]

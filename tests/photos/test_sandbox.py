@@ -1,4 +1,4 @@
-"""Photos decoded in processes of their own, which may be killed, stopped or crash."""
+"""Photos decoded in worker processes, which may be killed, stopped or crash."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from PIL import Image
 from udq.errors import ImageError, InputError, UdqError
 from udq.photos import decoding, sandbox, source
 from udq.photos.sandbox import Decoder
+from udq.photos.source import UnreadableError
 
 SCALE = {"shorter": 60, "longer": 100}
 POSIX = pytest.mark.skipif(os.name != "posix", reason="no such signals there")
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def decoder():
 
 
 def process_of(decoder):
-    """Number of the one process that a decoder runs."""
+    """Return the id of the one process that a decoder runs."""
     (process,) = decoder._all
     return process._process.pid
 
@@ -64,8 +65,21 @@ class Waiting(threading.Thread):
         return self.found
 
 
+def refusal(decoder, path):
+    """Return the error of a photo that cannot be decoded."""
+    with pytest.raises(UnreadableError) as refused:
+        decoder.decode(path, **SCALE)
+    return refused.value
+
+
+def assert_refused(error, message):
+    """Check the error of a photo whose file could not be read to the end."""
+    assert isinstance(error, UnreadableError)
+    assert (str(error), error.content) == (message, None)
+
+
 def stopped_over(decoder, photo):
-    """Have a photo asked of a process that does not go on; return the process and who waits."""
+    """Decode a photo in a process that is stopped; return the process and the thread that waits for it."""
     decoder.decode(photo, **SCALE)
     (held,) = decoder._all
     process, reply, asked = held._process.pid, held._reply, threading.Event()
@@ -78,7 +92,7 @@ def stopped_over(decoder, photo):
 
 
 def running(process):
-    """Whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
@@ -86,7 +100,7 @@ def running(process):
 
 
 def gone(process, seconds=20):
-    """Whether a process ends soon."""
+    """Return whether a process ends within some seconds."""
     deadline = time.monotonic() + seconds
     while running(process) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -99,11 +113,10 @@ def test_a_photo_is_decoded_as_in_this_process(decoder, photo, tmp_path, name):
     found = decoder.decode(tmp_path / name, **SCALE)
     expected = decoding.load(tmp_path / name, **SCALE)
 
-    assert found.broken is None
-    assert (found.photo.width, found.photo.height) == (120, 80)
-    assert found.photo.pixels.dtype == np.uint8
-    assert (found.photo.pixels == expected.pixels).all()
-    assert found.content == source.content(tmp_path / name)
+    assert (found.width, found.height) == (120, 80)
+    assert found.pixels.dtype == np.uint8
+    assert (found.pixels == expected.pixels).all()
+    assert found.content == expected.content == source.content(tmp_path / name)
     assert found.content.digest == hashlib.blake2b((tmp_path / name).read_bytes(), digest_size=16).digest()
 
 
@@ -121,7 +134,7 @@ def test_a_crop_is_decoded_as_in_this_process(decoder, photo, box):
 
 
 @pytest.mark.parametrize("box", [(0, 0, 121, 80), (5, 5, 5, 9), (9, 9, 5, 5), (0, 0, float("nan"), 9), (1, 2, 3)])
-def test_a_box_that_cannot_be_right_is_told_as_in_this_process(decoder, photo, box):
+def test_a_wrong_box_is_the_same_error_as_in_this_process(decoder, photo, box):
     with pytest.raises(InputError) as here:
         decoding.load_crop(photo, box, **CROP)
     with pytest.raises(InputError) as there:
@@ -130,7 +143,7 @@ def test_a_box_that_cannot_be_right_is_told_as_in_this_process(decoder, photo, b
     assert str(there.value) == str(here.value)
 
 
-def test_a_crop_of_what_is_no_photo_is_told_as_in_this_process(decoder, tmp_path):
+def test_a_crop_of_a_broken_photo_is_the_same_error_as_in_this_process(decoder, tmp_path):
     (tmp_path / "x.png").write_bytes(b"hello")
     for name in ("x.png", "nothing.png"):
         with pytest.raises((ImageError, InputError)) as here:
@@ -141,21 +154,23 @@ def test_a_crop_of_what_is_no_photo_is_told_as_in_this_process(decoder, tmp_path
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
-def test_a_broken_photo_has_the_reason_that_it_has_in_this_process(decoder, tmp_path, data):
+def test_a_broken_photo_is_the_same_error_as_in_this_process(decoder, tmp_path, data):
     (tmp_path / "x.png").write_bytes(data)
-    found = decoder.decode(tmp_path / "x.png", **SCALE)
+    found = refusal(decoder, tmp_path / "x.png")
+    process = process_of(decoder)
     with pytest.raises(ImageError) as here:
         decoding.load(tmp_path / "x.png", **SCALE)
 
-    assert found.photo is None
-    assert found.broken == str(here.value)
+    assert str(found) == str(here.value)
     assert found.content == source.content(tmp_path / "x.png")
+    assert str(refusal(decoder, tmp_path / "x.png")) == str(here.value)
+    assert process_of(decoder) == process  # a broken photo does not cost the process
 
 
-def test_what_is_not_there_has_no_content(decoder, tmp_path):
-    found = decoder.decode(tmp_path / "x.png", **SCALE)
+def test_a_missing_photo_has_no_content(decoder, tmp_path):
+    found = refusal(decoder, tmp_path / "x.png")
 
-    assert found == sandbox.Decoded(None, None, f"{tmp_path / 'x.png'}: No such file or directory")
+    assert_refused(found, f"{tmp_path / 'x.png'}: No such file or directory")
 
 
 @POSIX
@@ -167,8 +182,8 @@ def test_a_crash_costs_the_photo_and_no_other(decoder, photo, name, capfd):
     os.kill(process, signal.SIGCONT)
     found = waiting.result()
 
-    assert found == sandbox.Decoded(None, None, f"{photo}: its decoder crashed (signal {int(number)}, {name})")
-    assert decoder.decode(photo, **SCALE).photo is not None
+    assert_refused(found, f"{photo}: its decoder crashed (signal {int(number)}, {name})")
+    assert decoder.decode(photo, **SCALE).width == 120
     assert process_of(decoder) != process
     assert capfd.readouterr() == ("", "")
 
@@ -179,10 +194,10 @@ def test_a_photo_that_takes_too_long_is_broken_and_its_process_gone(photo):
         process, waiting = stopped_over(decoder, photo)
         found = waiting.result()
 
-        assert found == sandbox.Decoded(None, None, f"{photo}: took longer than 1 s to decode")
+        assert_refused(found, f"{photo}: took longer than 1 s to decode")
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)
-        assert decoder.decode(photo, **SCALE).photo is not None
+        assert decoder.decode(photo, **SCALE).width == 120
 
 
 @POSIX
@@ -192,7 +207,7 @@ def test_a_process_killed_while_it_waits_is_no_photos_fault(decoder, photo):
     process._process.kill()
     process._process.wait()
 
-    assert decoder.decode(photo, **SCALE).photo is not None
+    assert decoder.decode(photo, **SCALE).width == 120
 
 
 @POSIX
@@ -201,7 +216,7 @@ def test_closing_does_not_wait_for_photos_under_way(photo):
     process, waiting = stopped_over(decoder, photo)
     decoder.close()
 
-    assert waiting.result().photo is None
+    assert isinstance(waiting.result(), UnreadableError)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
     with pytest.raises(UdqError, match="was closed"):
@@ -213,10 +228,10 @@ def test_threads_that_ask_at_the_same_time_have_a_process_each(decoder, photo, t
         Image.new("RGB", (20 + i, 20)).save(tmp_path / f"{i}.png")
     waiting = [Waiting(decoder, tmp_path / f"{i}.png") for i in range(3)]
 
-    assert [each.result().photo.width for each in waiting] == [20, 21, 22]
+    assert [each.result().width for each in waiting] == [20, 21, 22]
     assert len(decoder._all) <= 3
     for i in range(12):
-        assert decoder.decode(tmp_path / f"{i}.png", **SCALE).photo.width == 20 + i
+        assert decoder.decode(tmp_path / f"{i}.png", **SCALE).width == 20 + i
 
 
 @POSIX
@@ -227,14 +242,14 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_processes(decoder, photo):
 
 
 @POSIX
-def test_a_process_that_cannot_start_is_said_in_one_line(photo, monkeypatch, tmp_path):
+def test_a_process_that_cannot_start_is_one_line(photo, monkeypatch, tmp_path):
     (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
     (tmp_path / "python").chmod(0o755)
     for executable, says in ((tmp_path / "python", "exit code 3"), (tmp_path / "nowhere", "No such file")):
         monkeypatch.setattr(sys, "executable", str(executable))
         with Decoder() as decoder, pytest.raises(UdqError, match=says) as refused:
             decoder.decode(photo, **SCALE)
-        assert "no process to decode photos starts" in str(refused.value)
+        assert "cannot start a process to decode photos" in str(refused.value)
         assert "\n" not in str(refused.value)
 
 
@@ -244,7 +259,7 @@ from pathlib import Path
 from udq.photos.sandbox import Decoder
 print("once", flush=True)
 decoder = Decoder()
-assert decoder.decode(Path(sys.argv[1]), shorter=60, longer=100).photo is not None
+assert decoder.decode(Path(sys.argv[1]), shorter=60, longer=100).width == 120
 print(*(process._process.pid for process in decoder._all), flush=True)
 """
 
@@ -264,12 +279,12 @@ def test_no_process_outlives_a_script_that_has_no_main_guard(photo, tmp_path, en
 
 
 @LINUX
-def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_path):
-    """Its alarm, set before each photo, is what ends it: the parent is gone and the photo never ends."""
-    held = "import time; from udq.photos import sandbox_worker as it; it._GRACE = 0"
-    held += "; it._answer = lambda *photo: time.sleep(60); it.main()"
+def test_a_stuck_process_ends_itself_if_its_parent_is_gone(photo, tmp_path):
+    """The alarm that is set before each photo ends the process: the parent is gone and the photo never ends."""
+    stuck = "import time; from udq.photos import sandbox_worker as it; it._GRACE = 0"
+    stuck += "; it._answer = lambda *photo: time.sleep(60); it.main()"
     process = subprocess.Popen(
-        [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", stuck], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     name = os.fsencode(photo)
     request = sandbox.REQUEST.pack(sandbox.WHOLE, 60, 100, 0, 0.0, 0.0, 0.0, 0.0, 1.0, len(name))
@@ -280,8 +295,8 @@ def test_a_stuck_process_ends_itself_when_nobody_is_left_to_kill_it(photo, tmp_p
 
 
 @LINUX
-def test_what_lies_in_the_working_folder_is_not_imported(photo, tmp_path, monkeypatch):
+def test_modules_in_the_working_folder_are_not_imported(photo, tmp_path, monkeypatch):
     (tmp_path / "struct.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     with Decoder() as decoder:
-        assert decoder.decode(photo, **SCALE).photo is not None
+        assert decoder.decode(photo, **SCALE).width == 120

@@ -98,14 +98,14 @@ def test_lookup_tables_sum_to_the_asymmetric_distance_and_the_residuals(quantize
     assert summed == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-def test_residuals_are_mean_squared_distances_to_a_codewords_members_and_ten_of_the_mean(quantizer):
+def test_residuals_are_mean_squared_distances_of_the_members_and_ten_times_the_mean(quantizer):
     parts = (SAMPLE.vectors @ quantizer.rotation).reshape(-1, 4, 8).astype(np.float64)
     codes = quantizer.encode(SAMPLE).values
     for m in range(4):
-        everyone = ((parts[:, m] - quantizer.codebooks[m, codes[:, m]]) ** 2).sum(axis=1)
+        squared = ((parts[:, m] - quantizer.codebooks[m, codes[:, m]]) ** 2).sum(axis=1)
         for k in range(0, 64, 7):
-            members = everyone[codes[:, m] == k]
-            expected = (members.sum() + 10 * everyone.mean()) / (len(members) + 10)
+            members = squared[codes[:, m] == k]
+            expected = (members.sum() + 10 * squared.mean()) / (len(members) + 10)
             assert quantizer.residuals[m, k] == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
@@ -152,7 +152,7 @@ def test_every_shape_of_code_can_be_fitted(subspaces, codewords, dtype):
 
 
 @pytest.mark.parametrize("rows", [1, 5, 20])
-def test_fewer_features_than_dimensions_or_codewords_are_no_trouble_to_faiss(rows):
+def test_fewer_features_than_dimensions_or_codewords_can_be_fitted(rows):
     made = quantizers.fit(features(rows, 32), subspaces=4, codewords=16, iterations=2, seed=0)
 
     assert np.isfinite(made.codebooks).all()
@@ -187,7 +187,7 @@ class _Trap:
 
 
 @pytest.mark.parametrize("kind", ["garbage", "pickle", "object array", "missing array"])
-def test_what_is_no_model_is_refused_and_not_unpickled(tmp_path, kind):
+def test_bytes_that_are_not_a_model_are_refused_and_not_unpickled(tmp_path, kind):
     trap, buffer = tmp_path / "sprung", io.BytesIO()
     if kind == "garbage":
         buffer.write(b"garbage")

@@ -7,6 +7,7 @@ import gc
 import io
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -22,6 +23,7 @@ from udq.cli.reproduce import reproduce
 from udq.cli.search import search
 from udq.cli.serve import serve
 from udq.cli.update import add, compact, remove, verify
+from udq.common.text import one_line
 from udq.errors import UdqError
 
 app = typer.Typer(
@@ -62,6 +64,8 @@ def _root(
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
     signal.signal(signal.SIGINT, _interrupt)
+    # Pillow warns of photos above 89 megapixels; ours have a limit of their own (``photos.source.MAX_PIXELS``).
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     # Otherwise Python collects garbage once more at exit, which takes half a second after importing torch.
     atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -103,4 +107,4 @@ def _usage(error: typer.TyperException) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     hint = f"; see {context.command_path} --help" if context else ""
-    return " ".join(message.split()).rstrip(".") + hint
+    return one_line(message).rstrip(".") + hint

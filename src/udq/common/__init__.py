@@ -1,1 +1,1 @@
-"""What every package may use; none of it knows a photo."""
+"""Files, locks, text and progress reports: shared by every package, with no knowledge of photos."""

@@ -1,4 +1,4 @@
-"""What was made lately, up to so many bytes; what has not been asked for the longest goes first."""
+"""Thread-safe LRU cache bounded by total bytes."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ Value = TypeVar("Value")
 
 
 class Cache(Generic[Value]):
-    """Values by key, bounded in bytes; safe to share between threads."""
+    """Values by key, bounded in bytes; the least recently used are evicted first. Safe to share between threads."""
 
-    def __init__(self, most_bytes: int) -> None:
-        """Begin empty.
+    def __init__(self, max_bytes: int) -> None:
+        """Create an empty cache.
 
         Args:
-            most_bytes: of all values together.
+            max_bytes: limit of the sizes of all values together.
         """
-        self._most = most_bytes
+        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._held: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[Value, int]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: Hashable) -> Value | None:
-        """Return a value, or None where it is not there (any more)."""
+        """Return a value, or None if it was never put or has been evicted."""
         with self._lock:
-            found = self._held.get(key)
+            found = self._entries.get(key)
             if found is None:
                 return None
-            self._held.move_to_end(key)
+            self._entries.move_to_end(key)
             return found[0]
 
     def put(self, key: Hashable, value: Value, size: int) -> None:
-        """Keep a value of so many bytes; one that is larger than all may be together is not kept."""
-        if size > self._most:
+        """Keep a value of ``size`` bytes; a value larger than the whole cache is not kept."""
+        if size > self._max_bytes:
             return
         with self._lock:
-            if key in self._held:
-                self._bytes -= self._held.pop(key)[1]
-            self._held[key] = value, size
+            if key in self._entries:
+                self._bytes -= self._entries.pop(key)[1]
+            self._entries[key] = value, size
             self._bytes += size
-            while self._bytes > self._most:
-                self._bytes -= self._held.popitem(last=False)[1][1]
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._entries.popitem(last=False)[1][1]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all values."""
         with self._lock:
-            self._held.clear()
+            self._entries.clear()
             self._bytes = 0
 
     @property

@@ -1,27 +1,27 @@
-"""How long work tells what it is doing, without knowing who listens."""
+"""Progress of long work, reported through a callback, so that the work does not depend on how it is displayed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-# progress(stage, total) opens a stage of ``total`` steps (None: unknown) and gives the function to call at each step.
-Progress = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
+_Item = TypeVar("_Item")
+
+Progress: TypeAlias = Callable[[str, int | None], AbstractContextManager[Callable[[], None]]]
+"""``progress(stage, total)`` opens a stage of ``total`` steps (None if unknown) and yields the function to call at each
+step."""
 
 
 @contextmanager
 def silent(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Report to nobody."""
+    """Report nothing: the default ``Progress``."""
     del stage, total
     yield lambda: None
 
 
-_Item = TypeVar("_Item")
-
-
-def tracked(photos: Iterable[_Item], step: Callable[[], None]) -> Iterator[_Item]:
-    """Yield photos and count them."""
-    for photo in photos:
+def tracked(items: Iterable[_Item], step: Callable[[], None]) -> Iterator[_Item]:
+    """Yield items and call ``step`` before each."""
+    for item in items:
         step()
-        yield photo
+        yield item

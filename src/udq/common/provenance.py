@@ -1,4 +1,4 @@
-"""Where a number comes from: command, commit, versions, machine, date and seed, for every result written."""
+"""Provenance of a measurement: command, commit, versions, machine, date and seed, stored with every result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("udq", "numpy", "faiss-cpu", "numba", "torch", "torchvision", "open
 
 
 def provenance(*, seed: int) -> dict[str, object]:
-    """Return the facts that let someone else repeat a measurement; JSON-serialisable."""
+    """Return what is needed to repeat a measurement; JSON-serialisable."""
     return {
         "command": " ".join([Path(sys.argv[0]).name, *(shlex.quote(_portable(word)) for word in sys.argv[1:])]),
         "commit": _commit(),
@@ -27,13 +27,13 @@ def provenance(*, seed: int) -> dict[str, object]:
 
 
 def _portable(word: str) -> str:
-    """Return an argument without the folders that are this machine's own: an absolute path keeps its last two names."""
+    """Return an argument without folders of this machine: an absolute path keeps its last two names."""
     path = Path(word)
     return "/".join(path.parts[-2:]) if path.is_absolute() and len(path.parts) > 2 else word
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that figures depend on."""
+    """Return the versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -44,10 +44,10 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Commit of the checkout this package runs from, with ``-dirty`` where files differ; None outside one."""
+    """Return the commit of the checkout that this module is in, with ``-dirty`` if tracked files differ; else None."""
     here = Path(__file__).resolve().parent
     try:
-        # --untracked-files=no: a result file that was just written does not make the code another one.
+        # --untracked-files=no: a result file that was just written is not a change of the code.
         head = subprocess.run(
             ["git", "-C", str(here), "rev-parse", "HEAD"],
             capture_output=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ REGISTRY: dict[str, Callable[[Path], GroundTruth]] = {
 }
 
 
-def load(dataset: str, path: Path) -> GroundTruth:
+def load(dataset: str, path: str | os.PathLike[str]) -> GroundTruth:
     """Read a ground truth.
 
     Args:
@@ -37,4 +38,4 @@ def load(dataset: str, path: Path) -> GroundTruth:
     """
     if dataset not in REGISTRY:
         raise InputError(f"dataset '{dataset}': expected one of {', '.join(REGISTRY)}")
-    return REGISTRY[dataset](path)
+    return REGISTRY[dataset](Path(path))

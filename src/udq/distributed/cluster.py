@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from udq.common.text import one_line
 from udq.errors import DependencyError, InputError, UdqError
 
 _EXPECTED = "expected local, auto (a cluster that 'ray start' started), or HOST:PORT of its head node"
@@ -78,7 +79,7 @@ def connect(address: str) -> None:
     try:
         engine.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"ray {address}: no cluster ({' '.join(str(error).split())[:200]}); {_EXPECTED}") from error
+        raise InputError(f"ray {address}: no cluster ({one_line(error)[:200]}); {_EXPECTED}") from error
 
 
 def _check_address(address: str) -> None:

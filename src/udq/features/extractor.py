@@ -26,8 +26,8 @@ from udq.features.device import Engine
 from udq.features.proposals.base import Proposer
 from udq.features.trunk import Trunk
 from udq.photos import decoding
-from udq.photos.sandbox import Decoded, Decoder
-from udq.photos.source import Content, Source
+from udq.photos.sandbox import Decoder
+from udq.photos.source import Content, Source, UnreadableError
 from udq.types import Arrays, Box, Features, Regions
 
 
@@ -205,21 +205,24 @@ class Extractor:
         return self._pool(view, feature_map, box)
 
     def _extract(self, source: Source, propose: Proposer, decoder: Decoder, at_once: int) -> ExtractedPhoto:
-        scale = {"shorter": self._image.shorter, "longer": self._image.longer}
         try:
-            with source.local() as file:
-                decoded = decoder.decode(file, **scale)
-                broken = decoded.broken and decoded.broken.replace(shown(str(file)), shown(source.place))
+            photo = self._decode(source, decoder)
         except ImageError as error:
-            decoded, broken = Decoded(None, None), str(error)
-        photo = decoded.photo
-        if photo is None:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
-            return ExtractedPhoto(source, 0, 0, *nothing, broken, decoded.content)
+            content = error.content if isinstance(error, UnreadableError) else None
+            return ExtractedPhoto(source, 0, 0, *nothing, str(error), content)
         feature_map, fine_map = self.maps(photo.pixels, at_once=at_once)
         regions = propose(photo, feature_map, fine_map)
         features = Features(self._pool(photo, feature_map, regions.boxes))
-        return ExtractedPhoto(source, photo.width, photo.height, regions, features, content=decoded.content)
+        return ExtractedPhoto(source, photo.width, photo.height, regions, features, content=photo.content)
+
+    def _decode(self, source: Source, decoder: Decoder) -> decoding.Photo:
+        with source.local() as file:
+            try:
+                return decoder.decode(file, shorter=self._image.shorter, longer=self._image.longer)
+            except UnreadableError as error:
+                message = str(error).replace(shown(str(file)), shown(source.place))
+                raise UnreadableError(message, error.content) from error
 
     @torch.inference_mode()
     def _pool(self, photo: decoding.Photo, feature_map: Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:

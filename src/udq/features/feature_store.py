@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from udq.common import npz
 from udq.common.files import guarded, npy, write_new
 from udq.common.provenance import versions
+from udq.common.text import one_line
 from udq.config import IndexConfig
 from udq.errors import UdqError
 from udq.features.cache import from_bytes, to_bytes
@@ -117,10 +118,8 @@ def _read(file: Path, source: Source) -> ExtractedPhoto:
 
 
 def _damaged(file: Path, error: Exception) -> UdqError:
-    reason = " ".join(str(error).split())
-    return UdqError(
-        f"{file}: expected stored features, found a damaged file ({reason}); delete it, and its photo is extracted again"
-    )
+    found = f"found a damaged file ({one_line(error)})"
+    return UdqError(f"{file}: expected stored features, {found}; delete it, and its photo is extracted again")
 
 
 def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:

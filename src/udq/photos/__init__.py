@@ -1,1 +1,1 @@
-"""Files, archives and storage -> pixels, decoded in a sandbox."""
+"""Source -> Photo: finds photos in folders, archives and storage, and decodes them, in processes of their own."""

@@ -1,4 +1,4 @@
-"""Boxes that users draw: checked against the photo."""
+"""Checks of the boxes that users draw in photos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from udq.types import Box
 
 
 def check_box(box: Sequence[float], width: int, height: int) -> Box:
-    """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 inside a photo of that size."""
+    """Return ``box`` as floats, or raise InputError if it is not x1,y1,x2,y2 inside a photo of that size."""
     x1, y1, x2, y2 = check_shape(box)
     if x1 < 0 or y1 < 0 or x2 > width or y2 > height:
         raise InputError(f"box {listed(box)}: expected a box inside the photo, which is {width} x {height} pixels")
@@ -18,7 +18,7 @@ def check_box(box: Sequence[float], width: int, height: int) -> Box:
 
 
 def check_shape(box: Sequence[float]) -> Box:
-    """Return ``box`` as floats, or raise InputError where it is not x1,y1,x2,y2 of any photo."""
+    """Return ``box`` as floats, or raise InputError if it is not x1,y1,x2,y2 of a photo of any size."""
     found = listed(box)
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise InputError(f"box {found}: expected four finite numbers x1,y1,x2,y2")
@@ -31,4 +31,5 @@ def check_shape(box: Sequence[float]) -> Box:
 
 
 def listed(box: Sequence[float]) -> str:
+    """Return the numbers of a box as users write them, separated by commas."""
     return ",".join(f"{value:g}" for value in box)

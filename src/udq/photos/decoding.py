@@ -1,8 +1,10 @@
-"""Photos: find them, decode them as a viewer shows them, and bring them to the scale the network sees.
+"""Photo files -> pixels: decoded as a viewer shows them, at the scale of the network.
 
-A photo comes out as RGB with EXIF orientation applied, transparency laid on white, the first frame of an
-animation, 16-bit levels brought to 8 bits. What cannot be decoded raises ImageError with a reason in one line.
-A decoder that crashes takes its process along: what reads photos of strangers in bulk does it by ``decode``.
+A photo is decoded to RGB: EXIF orientation applied, transparency laid on white, the first frame of an animation,
+16-bit levels scaled to 8 bits. A file that cannot be decoded raises UnreadableError with the reason in one line.
+
+These functions decode in the calling process, which ends if a decoder crashes. ``sandbox.Decoder`` decodes untrusted
+photos, and photos in bulk, in processes of their own.
 """
 
 from __future__ import annotations
@@ -11,32 +13,34 @@ import contextlib
 import importlib
 import io
 import os
-import warnings
+import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from udq.common.text import shown
 from udq.errors import InputError
 from udq.photos.boxes import check_box, listed
-from udq.photos.source import MAX_PIXELS, image_error, open_file, read
+from udq.photos.source import MAX_PIXELS, Content, open_file, read, unreadable
 from udq.types import Box
 
-# Boxes are kept as uint16 pixels; it is JPEG's own limit too.
+# Boxes are stored as uint16 pixels. It is also JPEG's own limit.
 MAX_SIDE = 65_535
-# Pixels of a scaled photo's side at least: of less, a network of stride 32 has nothing left. A panorama longer than 14
-# times its height is stretched to it, which boxes do not notice: they are kept in pixels of the photo.
-_THINNEST = 32
-# Rows of a photo of 16 or 32 bits that are brought to 8 bits at a time.
+# Smallest side of a scaled photo in pixels: a network of stride 32 has no cell for less. A panorama longer than 14
+# times its height is stretched to it, which does not affect boxes: they are in pixels of the photo.
+_MIN_SIDE = 32
+# Rows of a photo of 16 or 32 bits that are scaled to 8 bits at a time.
 _ROWS = 256
 
-# Formats of the suffixes above, whatever a file's name says: the fewer decoders strangers' files reach the better,
-# and Pillow's for PostScript runs another program. The decoders of others are not even imported, which takes longer.
+# Pillow's format and plugin for each suffix in ``source.SUFFIXES``. Files are identified by their content, whatever
+# their name. Other decoders stay out of reach of untrusted files (that of PostScript runs another program), and not
+# importing them saves time.
 _PLUGINS = {
     "JPEG": "Jpeg",
     "PNG": "Png",
@@ -48,13 +52,8 @@ _PLUGINS = {
     "JPEG2000": "Jpeg2K",
     "AVIF": "Avif",
 }
-for _plugin in _PLUGINS.values():
-    with contextlib.suppress(ImportError):  # an older Pillow has none of AVIF
-        importlib.import_module(f"PIL.{_plugin}ImagePlugin")
-_FORMATS = tuple(name for name in _PLUGINS if name in Image.OPEN)
-
-# Our own limit above is stricter than Pillow's error and does not print to a user's terminal.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Opens a file, given its name; whether the first 16 bytes may be of the format (a str is a reason why not).
+_Codec: TypeAlias = tuple[Callable[[IO[bytes], str | bytes], ImageFile.ImageFile], Callable[[bytes], bool | str] | None]
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,18 @@ class Photo:
 
     Attributes:
         pixels: (h, w, 3) uint8 RGB, after scaling.
-        width, height: pixels of the photo as a viewer shows it, before scaling.
+        width, height: size in pixels as a viewer shows the photo, before scaling.
+        content: what the file holds; None for a part of a photo.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
+    content: Content | None = None
 
     def mirrored(self) -> Photo:
         """Return the photo with left and right exchanged."""
-        return Photo(self.pixels[:, ::-1], self.width, self.height)
+        return replace(self, pixels=self.pixels[:, ::-1])
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class Crop:
 
     Attributes:
         pixels: (h, w, 3) uint8 RGB, after scaling.
-        window: which part of the photo they show, x1, y1, x2, y2 in pixels of it.
-        width, height: pixels of the whole photo as a viewer shows it.
+        window: the part, x1, y1, x2, y2 in pixels of the photo.
+        width, height: size of the whole photo in pixels as a viewer shows it.
     """
 
     pixels: NDArray[np.uint8]
@@ -91,57 +92,71 @@ class Crop:
     height: int
 
 
-LoadCrop = Callable[..., tuple[Photo, Box]]
-"""Decodes the inside of a box: ``load_crop``, or the method of a ``Decoder`` of that name."""
+LoadCrop: TypeAlias = Callable[..., tuple[Photo, Box]]
+"""Decodes the inside of a box: ``load_crop`` or ``Decoder.load_crop``."""
 
 
 def scale_for(width: float, height: float, *, shorter: int, longer: int) -> float:
-    """Return the factor that brings the shorter side to ``shorter`` but the longer to at most ``longer`` (sec. 4.2)."""
+    """Return the factor that brings the shorter side to ``shorter``, the longer to at most ``longer`` (sec. 4.2)."""
     return min(shorter / min(width, height), longer / max(width, height))
 
 
 def load(path: Path, *, shorter: int, longer: int) -> Photo:
-    """Decode a photo and scale it (sec. 4.2); raises ImageError where that is not possible."""
-    return decode(read(path)[0], path, shorter=shorter, longer=longer)
+    """Decode a photo and scale it (sec. 4.2).
 
+    Args:
+        path: the file.
+        shorter: pixels of the shorter side after scaling.
+        longer: limit of the longer side, which takes precedence.
 
-def decode(data: bytes, path: Path, *, shorter: int, longer: int) -> Photo:
-    """Decode the bytes of a photo and scale it (sec. 4.2); raises ImageError, which names ``path``, where it cannot."""
+    Raises:
+        UnreadableError: the photo cannot be read or decoded.
+    """
+    data, content = read(path)
     try:
         with _open(io.BytesIO(data)) as opened:
-            (width, height), turned = _shown_size(opened)
+            (width, height), transposed = _shown_size(opened)
             scale = scale_for(width, height, shorter=shorter, longer=longer)
-            size = _scaled_size(width, height, scale, thinnest=min(shorter, _THINNEST))
-            # A JPEG decodes straight to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
-            opened.draft("RGB", size[::-1] if turned else size)
+            size = _scaled_size(width, height, scale, least=min(shorter, _MIN_SIDE))
+            # A JPEG decodes directly to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
+            opened.draft("RGB", size[::-1] if transposed else size)
             picture = _as_shown(opened)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     except Exception as error:
-        raise image_error(path, error) from error
-    return Photo(pixels, width, height)
+        raise unreadable(path, error, content) from error
+    return Photo(pixels, width, height, content)
 
 
 def shown_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a photo as a viewer shows it; raises ImageError where that is not possible.
+    """Return width and height of a photo as a viewer shows it; raises UnreadableError if that is not possible.
 
-    The header is enough but for a PNG, which may keep its orientation behind its pixels and is decoded: damage
-    further on is left to ``load``.
+    Reads the header alone, except for a PNG, whose orientation may follow the pixels: damage in the pixels of other
+    formats is only found by ``load``.
     """
     try:
         with open_file(path) as file, _open(file) as opened:
             return _shown_size(opened)[0]
     except Exception as error:
-        raise image_error(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int) -> tuple[Photo, Box]:
-    """Decode the part of a photo inside ``box``, at the scale at which ``load`` shows the whole photo.
+    """Decode the part of a photo inside ``box``, at the scale at which ``load`` returns the whole photo.
 
     Nothing outside the box enters the crop: the protocol of object instance search forbids context.
-    A crop whose shorter side would fall under ``least`` pixels is enlarged to it.
+
+    Args:
+        path: the photo.
+        box: x1, y1, x2, y2 in its pixels; the whole photo if None.
+        shorter, longer: as in ``load``.
+        least: a crop whose shorter side would be smaller is enlarged to these pixels, within ``longer``.
 
     Returns:
         The crop, whose width and height are those of the box, and the box (the whole photo for None).
+
+    Raises:
+        InputError: there is no such photo, or the box is not inside it.
+        UnreadableError: the photo cannot be read or decoded.
     """
     picture = load_full(path)
     whole = (0.0, 0.0, float(picture.width), float(picture.height))
@@ -150,10 +165,10 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
     cut = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
     if cut[2] > picture.width or cut[3] > picture.height:
         cut = (min(x1, picture.width - 1), min(y1, picture.height - 1), picture.width, picture.height)
-    crop = picture.crop(cut)
+    crop = _cropped(picture, cut)
     scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
     scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
-    size = _scaled_size(*crop.size, scale, thinnest=min(shorter, _THINNEST))
+    size = _scaled_size(*crop.size, scale, least=min(shorter, _MIN_SIDE))
     pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     return Photo(pixels, *crop.size), found
 
@@ -165,19 +180,19 @@ def load_window(
 
     Args:
         path: the photo.
-        box: x1, y1, x2, y2 in its pixels; what lies outside the photo is left out. The whole photo where None.
-        margin: how far the part reaches beyond the box on each side, in parts of the box's longer side.
-        longer: pixels of the longer side of the part once scaled.
-        enlarged: it is enlarged so many times at most.
-        most: pixels of the whole photo's longer side from which on it is decoded at a smaller scale.
+        box: x1, y1, x2, y2 in its pixels; parts outside the photo are ignored. The whole photo if None.
+        margin: how far the part reaches beyond each side of the box, as a fraction of the box's longer side.
+        longer: pixels of the longer side of the part after scaling.
+        enlarged: largest factor by which the part is enlarged.
+        most: longer side of the whole photo in pixels above which it is decoded at a smaller scale.
 
     Raises:
-        ImageError: the photo cannot be decoded, or nothing of the box is in it.
+        UnreadableError: the photo cannot be read or decoded, or the box is outside it.
     """
-    data, _ = read(path)
+    data, content = read(path)
     try:
         with _open(io.BytesIO(data)) as opened:
-            (width, height), turned = _shown_size(opened)
+            (width, height), transposed = _shown_size(opened)
             x1, y1, x2, y2 = (0.0, 0.0, float(width), float(height)) if box is None else map(float, box)
             around = margin * max(x2 - x1, y2 - y1)
             left, top = max(x1 - around, 0.0), max(y1 - around, 0.0)
@@ -185,57 +200,85 @@ def load_window(
             if not (right - left >= 1 and bottom - top >= 1):
                 raise ValueError(f"{width} x {height} pixels, and the box {listed((x1, y1, x2, y2))} is outside them")
             scale = min(longer / max(right - left, bottom - top), enlarged * min(1.0, most / max(width, height)))
-            coarse = _scaled_size(width, height, min(scale, most / max(width, height)), thinnest=_THINNEST)
-            opened.draft("RGB", coarse[::-1] if turned else coarse)
+            coarse = _scaled_size(width, height, min(scale, most / max(width, height)), least=_MIN_SIDE)
+            opened.draft("RGB", coarse[::-1] if transposed else coarse)
             picture = _as_shown(opened)
             across, down = picture.width / width, picture.height / height
-            size = _scaled_size(right - left, bottom - top, scale, thinnest=_THINNEST)
+            size = _scaled_size(right - left, bottom - top, scale, least=_MIN_SIDE)
             part = (left * across, top * down, right * across, bottom * down)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
     except Exception as error:
-        raise image_error(path, error) from error
+        raise unreadable(path, error, content) from error
     return Crop(pixels, (left, top, right, bottom), width, height)
 
 
 def load_full(path: Path) -> Image.Image:
-    """Decode a photo in full, RGB, as a viewer shows it; raises ImageError where that is not possible."""
+    """Decode a photo at full size, RGB, as a viewer shows it.
+
+    Raises:
+        InputError: there is no such photo.
+        UnreadableError: the photo cannot be read or decoded.
+    """
     if not os.path.lexists(path):
         raise InputError(f"{shown(str(path))}: no such photo; check the spelling")
-    data, _ = read(path)
+    data, content = read(path)
     try:
         with _open(io.BytesIO(data)) as opened:
             return _as_shown(opened)
     except Exception as error:
-        raise image_error(path, error) from error
+        raise unreadable(path, error, content) from error
+
+
+@cache
+def _codecs() -> tuple[_Codec, ...]:
+    """Import Pillow's plugins for our formats, and return how each opens a file."""
+    for plugin in _PLUGINS.values():
+        with contextlib.suppress(ImportError):  # older versions of Pillow have no AVIF
+            importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    return tuple(Image.OPEN[name] for name in _PLUGINS if name in Image.OPEN)
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
-    if not file.read(1):
+    """Identify a photo by its first bytes and read its header; raises ValueError if it exceeds a limit.
+
+    ``Image.open`` is not used because it warns of photos above 89 megapixels, which we allow. A filter for the warning
+    would be one of the whole process: that is up to the application.
+    """
+    start = file.read(16)
+    if not start:
         raise ValueError("empty file")
-    opened = Image.open(file, formats=_FORMATS)
-    width, height = opened.size
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        opened.close()
-        raise ValueError(
-            f"{width} x {height} pixels, more than the limit of {MAX_PIXELS // 10**6} megapixels "
-            f"and {MAX_SIDE} a side; scale it down"
-        )
-    return opened
+    for open_as, accepts in _codecs():
+        if accepts is not None and accepts(start) is not True:
+            continue
+        file.seek(0)
+        try:
+            opened = open_as(file, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # not this format, as ``Image.open`` has it
+            continue
+        width, height = opened.size
+        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+            opened.close()
+            raise ValueError(
+                f"{width} x {height} pixels, more than the limit of {MAX_PIXELS // 10**6} megapixels "
+                f"and {MAX_SIDE} a side; scale it down"
+            )
+        return opened
+    raise UnidentifiedImageError
 
 
 def _shown_size(opened: ImageFile.ImageFile) -> tuple[tuple[int, int], bool]:
-    """Return width and height as a viewer shows them, and whether the file holds them the other way round."""
+    """Return width and height as a viewer shows them, and whether they are exchanged in the file."""
     width, height = opened.size
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
-        # Pillow has turned the size of a TIFF already, but not that of other formats.
+        # Pillow has applied the orientation to the size of a TIFF, but not to that of other formats.
         width, height = opened.tag_v2[TiffImagePlugin.IMAGEWIDTH], opened.tag_v2[TiffImagePlugin.IMAGELENGTH]
-    turned = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return ((height, width) if turned else (width, height)), turned
+    transposed = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return ((height, width) if transposed else (width, height)), transposed
 
 
 def _as_shown(opened: ImageFile.ImageFile) -> Image.Image:
-    """Apply orientation and bring any colour mode to 8-bit RGB, with no more copies than that takes."""
-    opened.load()  # a PNG may say its orientation behind its pixels
+    """Apply the orientation and convert any colour mode to 8-bit RGB, with as few copies as possible."""
+    opened.load()  # the orientation of a PNG may follow its pixels
     turned = opened.getexif().get(0x0112, 1) != 1
     picture: Image.Image = ImageOps.exif_transpose(opened) if turned else opened
     if picture.mode.startswith("I") or picture.mode == "F":
@@ -262,5 +305,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _scaled_size(width: float, height: float, scale: float, *, thinnest: int) -> tuple[int, int]:
-    return max(thinnest, round(width * scale)), max(thinnest, round(height * scale))
+def _cropped(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return what ``Image.crop`` does, without its warning about crops above 89 megapixels."""
+    return picture.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.NEAREST, box=box)
+
+
+def _scaled_size(width: float, height: float, scale: float, *, least: int) -> tuple[int, int]:
+    return max(least, round(width * scale)), max(least, round(height * scale))

@@ -1,7 +1,7 @@
-"""Photos that are no files of this machine: in S3 and storage like it, and in tar files.
+"""Photos in object storage such as S3, and in tar files.
 
-What reads such a photo gets a file of it for the moment (``Stored.local``). A collection names it as it names others,
-below the address of its folder, or as if its tar file were one.
+Such a photo is copied to a local file for as long as it is read (``StoredSource.local``). Its name in a collection is
+its path below the address of its folder, or below the name of its tar file, as if that were a folder.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from udq.common.text import shown
+from udq.common.text import one_line, shown
 from udq.errors import DependencyError, ImageError, InputError, NoPhotosError, UdqError
-from udq.photos import source as photo_source
+from udq.photos import source as files
 from udq.photos.source import MAX_BYTES, SUFFIXES, Source
 
 _TAR = ".tar"
-# Seconds since 1970 that nanoseconds can say in 64 bits: more is nonsense.
+# Largest time in seconds since 1970 that fits 64 bits as nanoseconds; anything above is not a real date.
 _LATEST = 9e9
 
 
 @dataclass(frozen=True)
-class Stored(Source):
-    """A photo in storage, or in a tar file.
+class StoredSource(Source):
+    """A photo in object storage, or in a tar file.
 
     Attributes:
         name: its name in the collection.
         path: the same.
-        below: what the name is relative to: a folder or an address, without secrets, with ``/`` at the end.
-        storage: the URL of where the file is that holds it; empty for this machine.
-        file: which file there holds it.
-        offset: where in that file it begins.
+        base: what the name is relative to: a folder or an address, without secrets, with ``/`` at the end.
+        storage: URL of the storage that has the file; empty for this machine.
+        file: path there of the photo, or of the tar file that contains it.
+        offset: where the photo begins in that file, in bytes.
         size: bytes.
         modified: nanoseconds since 1970.
     """
 
-    below: str
+    base: str
     storage: str
     file: str
     offset: int
@@ -52,34 +52,34 @@ class Stored(Source):
     @property
     def root(self) -> str:
         """What the name is relative to."""
-        return self.below
+        return self.base
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
-        return self.below + self.name
+        """The path or URL, for messages."""
+        return self.base + self.name
 
     def state(self) -> str:
-        """Return what changes with the file."""
+        """Return a string that changes when the file does."""
         return f"{self.size} {self.modified}"
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """Give a file of it, for as long as the context is open.
+        """Provide a local copy of the photo while the context is open.
 
         Raises:
-            ImageError: it is gone.
-            UdqError: the storage does not answer as it should.
+            ImageError: the photo no longer exists.
+            UdqError: the storage cannot be read.
         """
         try:
-            with _opened(self.storage, self.file) as opened:
+            with _open(self.storage, self.file) as opened:
                 opened.seek(self.offset)
-                # One byte more than may be is enough to be refused.
+                # One byte above the limit is enough for the photo to be refused.
                 data = opened.read(min(self.size, MAX_BYTES + 1))
         except FileNotFoundError as error:
             raise ImageError(f"{shown(self.place)}: no such file") from error
         except OSError as error:
-            raise UdqError(f"{shown(self.place)}: cannot be read ({_line(error)})") from error
+            raise UdqError(f"{shown(self.place)}: cannot be read ({one_line(error)})") from error
         with tempfile.TemporaryDirectory(prefix="udq-") as folder:
             file = Path(folder, f"photo{self.path.suffix}")
             file.write_bytes(data)
@@ -88,44 +88,41 @@ class Stored(Source):
 
 
 def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
-    """Return the photos that files, folders, URLs and tar files name, and how many other files were passed over.
+    """Return the photos in files, folders, URLs and tar files, sorted by name, and the number of other files.
 
-    A photo below a URL is named as one in a folder is; one in a tar file as if that were a folder:
-    ``shard-000.tar/cats/1.jpg``. Everything else as in ``images.find``.
+    A photo below a URL is named as in a folder. A photo in a tar file is named as if that were a folder:
+    ``shard-000.tar/cats/1.jpg``. Everything else is as in ``source.find``.
 
     Raises:
-        InputError: as ``images.find``, or storage that is not there or cannot be listed.
-        NoPhotosError: no photo at all.
+        InputError: as ``source.find``, or a storage or tar file that cannot be listed.
+        NoPhotosError: there are no photos.
         DependencyError: a URL needs pyarrow, which is not installed.
     """
     given = [os.fspath(argument) for argument in arguments]
-    plain = [each for each in given if not (_is_url(each) or _is_tar(each))]
+    plain = [argument for argument in given if not (_is_url(argument) or _is_tar(argument))]
     if len(plain) == len(given):
-        return photo_source.find(given)
-    sources, passed_over = photo_source.find(plain) if plain else ([], 0)
+        return files.find(given)
+    sources, skipped = files.find(plain) if plain else ([], 0)
     known = {source.name: source for source in sources}
-    for each in given:
-        if each in plain:
+    for argument in given:
+        if argument in plain:
             continue
-        if _is_url(each):
-            found, others = _below(each)
+        if _is_url(argument):
+            found, others = _list_url(argument)
         else:
-            file = Path(each).absolute()
-            found, others = _in_tar("", file.as_posix(), f"{file.parent.as_posix().rstrip('/')}/", file.name)
-        passed_over += others
+            file = Path(argument).absolute()
+            found, others = _list_tar("", file.as_posix(), f"{file.parent.as_posix().rstrip('/')}/", file.name)
+        skipped += others
         for source in found:
             before = known.setdefault(source.name, source)
             if before is not source and before != source:
-                raise InputError(
-                    f"two photos would be named '{shown(source.name)}': {shown(before.place)} and "
-                    f"{shown(source.place)}; index the folder above both, or rename one"
-                )
+                raise files.same_name_error(before, source)
     if not known:
         raise NoPhotosError(
-            f"{', '.join(map(shown, given))}: no photo found ({passed_over} other files); "
+            f"{', '.join(map(shown, given))}: no photo found ({skipped} other files); "
             f"expected files that end in {', '.join(sorted(SUFFIXES))}, or in {_TAR}"
         )
-    return [known[name] for name in sorted(known)], passed_over
+    return [known[name] for name in sorted(known)], skipped
 
 
 def _is_url(argument: str) -> bool:
@@ -136,76 +133,76 @@ def _is_tar(argument: str) -> bool:
     return argument.lower().endswith(_TAR) and not Path(argument).is_dir()
 
 
-def _below(url: str) -> tuple[list[Source], int]:
-    """Return the photos below a URL or at it, those in tar files too, and how many other files there are."""
-    system, path = _from(url)
+def _list_url(url: str) -> tuple[list[Source], int]:
+    """Return the photos at a URL or below it, those in tar files included, and the number of other files."""
+    system, path = _file_system(url)
     try:
-        whole = system.get_file_info(path)
-        if whole.type.name == "NotFound":
+        root = system.get_file_info(path)
+        if root.type.name == "NotFound":
             raise InputError(f"{_without_secrets(url)}: nothing is there; check the spelling")
-        folder = path.rstrip("/") if whole.type.name == "Directory" else path.rpartition("/")[0]
-        files = [whole] if whole.type.name == "File" else system.get_file_info(_everything(folder))
+        folder = path.rstrip("/") if root.type.name == "Directory" else path.rpartition("/")[0]
+        infos = [root] if root.type.name == "File" else system.get_file_info(_recursive(folder))
     except (OSError, ValueError) as error:
-        raise InputError(f"{_without_secrets(url)}: cannot be listed ({_line(error)})") from error
+        raise InputError(f"{_without_secrets(url)}: cannot be listed ({one_line(error)})") from error
     address = _without_secrets(url).rstrip("/")
-    below = (address.rpartition("/")[0] if whole.type.name == "File" else address) + "/"
+    base = (address.rpartition("/")[0] if root.type.name == "File" else address) + "/"
     found: list[Source] = []
-    passed_over = 0
-    for info in files:
+    skipped = 0
+    for info in infos:
         name = info.path.removeprefix(folder).lstrip("/")
-        kind = PurePosixPath(name).suffix.lower()
-        if info.type.name != "File" or _hidden(name):
+        suffix = PurePosixPath(name).suffix.lower()
+        if info.type.name != "File" or _is_hidden(name):
             continue
-        if kind == _TAR:
-            inside, others = _in_tar(url, info.path, below, name)
-            found += inside
-            passed_over += others
-        elif kind in SUFFIXES:
-            # Some storage knows no times.
-            found.append(Stored(name, Path(name), below, url, info.path, 0, info.size, info.mtime_ns or 0))
+        if suffix == _TAR:
+            members, others = _list_tar(url, info.path, base, name)
+            found += members
+            skipped += others
+        elif suffix in SUFFIXES:
+            # Not every storage keeps modification times.
+            found.append(StoredSource(name, Path(name), base, url, info.path, 0, info.size, info.mtime_ns or 0))
         else:
-            passed_over += 1
-    return found, passed_over
+            skipped += 1
+    return found, skipped
 
 
-def _in_tar(storage: str, file: str, below: str, name: str) -> tuple[list[Source], int]:
-    """Return the photos of a tar file of that name, and how many other files are in it."""
+def _list_tar(storage: str, file: str, base: str, name: str) -> tuple[list[Source], int]:
+    """Return the photos in a tar file of that name, and the number of other files in it."""
     found: dict[str, Source] = {}
-    passed_over = 0
+    skipped = 0
     try:
-        with _opened(storage, file) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
+        with _open(storage, file) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             for member in tar:
                 inside = PurePosixPath(member.name).as_posix()
-                if member.isdir() or _hidden(inside):
+                if member.isdir() or _is_hidden(inside):
                     continue
-                # Links are passed over: what they lead to may be anywhere.
+                # Links are skipped: they may lead anywhere.
                 if PurePosixPath(inside).suffix.lower() in SUFFIXES and member.isreg() and not member.issparse():
-                    own, where = f"{name}/{inside}", (member.offset_data, member.size)
+                    own, span = f"{name}/{inside}", (member.offset_data, member.size)
                     modified = int(member.mtime * 1e9) if 0 <= member.mtime < _LATEST else 0
-                    # A file that was put in again takes the place of the one before.
-                    found[own] = Stored(own, Path(own), below, storage, file, *where, modified)
+                    # Of several members with one name, the last is valid.
+                    found[own] = StoredSource(own, Path(own), base, storage, file, *span, modified)
                 else:
-                    passed_over += 1
+                    skipped += 1
     except (OSError, tarfile.TarError) as error:
         raise InputError(
-            f"{shown(below + name)}: expected a tar file that is not compressed ({_line(error)})"
+            f"{shown(base + name)}: expected a tar file that is not compressed ({one_line(error)})"
         ) from error
-    return list(found.values()), passed_over
+    return list(found.values()), skipped
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def _opened(storage: str, file: str) -> IO[bytes]:
+def _open(storage: str, file: str) -> IO[bytes]:
     if not storage:
         return Path(file).open("rb")
-    opened: IO[bytes] = _from(storage)[0].open_input_file(file)
+    opened: IO[bytes] = _file_system(storage)[0].open_input_file(file)
     return opened
 
 
-@cache  # a client has connections that are worth keeping
-def _from(url: str) -> tuple[Any, str]:
+@cache  # a client keeps connections open, which later calls reuse
+def _file_system(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path there."""
     try:
         from pyarrow import fs
@@ -216,27 +213,23 @@ def _from(url: str) -> tuple[Any, str]:
     try:
         found: tuple[Any, str] = fs.FileSystem.from_uri(url)
     except (OSError, ValueError) as error:
-        # What is said of a URL that cannot be read may hold the keys in it.
+        # The error of an invalid URL may quote the keys in it.
         raise InputError(
             f"{url.partition('://')[0]}://…: no address of storage; expected one such as s3://bucket/photos/"
         ) from error
     return found
 
 
-def _everything(folder: str) -> Any:
+def _recursive(folder: str) -> Any:
     from pyarrow import fs
 
     return fs.FileSelector(folder, recursive=True)
 
 
 def _without_secrets(url: str) -> str:
-    """Return a URL without keys and options."""
+    """Return a URL without credentials and options."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return f"{url.partition('://')[0]}://…"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

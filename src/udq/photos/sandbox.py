@@ -1,13 +1,12 @@
-"""Photos decoded in processes of their own: one that crashes its decoder, or never ends, costs itself and nothing else.
+"""Decodes photos in worker processes, so that a decoder that crashes or hangs affects one photo alone.
 
     with Decoder() as decoder:
-        decoded = decoder.decode(path, shorter=600, longer=1000)
+        photo = decoder.decode(path, shorter=600, longer=1000)
         crop, box = decoder.load_crop(path, (120, 80, 340, 300), shorter=600, longer=1000, least=224)
 
-A decoder of damaged files is C code that strangers' bytes reach. Here it runs where it can take down nobody: in a
-process that has its own limit of memory and a limit of time, and that is replaced when it ends. The processes import
-neither torch nor the user's script (``decoding_process`` is all they run), and what they send back is numbers and
-pixels, never unpickled.
+Decoders are C code, and damaged or hostile files are their input. Each worker process has a limit of memory and of
+time, and is replaced when it ends. Workers run ``sandbox_worker`` alone, which imports neither torch nor the user's
+script; they return numbers and pixels, never pickled objects.
 """
 
 from __future__ import annotations
@@ -27,54 +26,35 @@ from typing import IO, Self
 import numpy as np
 
 from udq.common.text import shown
-from udq.errors import ImageError, InputError, UdqError
+from udq.errors import InputError, UdqError
 from udq.photos import boxes
 from udq.photos.decoding import Photo
-from udq.photos.source import DIGEST_BYTES, Content
+from udq.photos.source import DIGEST_BYTES, Content, UnreadableError
 from udq.types import Box
 
-# Seconds a photo, file to pixels. A whole photo of 150 megapixels takes a third of it at most, on half a core
+# Seconds a photo may take, file to pixels. A whole photo of 150 megapixels takes at most a third of it, on half a core
 # (JPEG 2000; benchmarks/robustness/mutated_photos.py --largest).
 TIME_LIMIT = 60.0
-# Seconds until a process is ready to decode; a quarter of one, but for a machine that swaps or a slow network disk.
-_STARTING = 120.0
+# Seconds a process may take to start: usually a quarter of one, but more if memory is swapped or the disk is slow.
+_START_LIMIT = 120.0
 
-# What the two ends say to each other, all in the machine's own byte order:
-# the process says once that it is ready, then takes requests and answers each with a reply.
+# The protocol of the pipes, in native byte order: the process writes READY once, then answers each request.
 READY = b"udq decodes\n"
-# What is asked for; shorter, longer, least; x1, y1, x2, y2; seconds that it may take; bytes of the path. The path
-# follows.
+# What to decode; shorter, longer, least; x1, y1, x2, y2; seconds it may take; bytes of the path. The path follows.
 REQUEST = struct.Struct("=BIII4ddI")
-# The whole photo, or what is inside a box, or a whole photo where no box was drawn; the last two as a query is seen.
+# What to decode: a whole photo as ``decoding.load`` does, or as ``decoding.load_crop`` does with a box, or without.
 WHOLE, BOXED, UNBOXED = 0, 1, 2
-# Flags; size, time of change and digest of the file; width and height of the photo as shown, and of the pixels; bytes
-# of the reason. The reason follows, then the pixels: rows of RGB.
+# Flags; size, modification time and digest of the file; width and height of the photo as shown, and of the pixels;
+# bytes of the error message. The message follows, then the pixels: rows of RGB.
 REPLY = struct.Struct(f"=BQq{DIGEST_BYTES}sIIIII")
 HAS_CONTENT, HAS_PHOTO, WRONG_INPUT = 1, 2, 4
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A photo, or the reason why there is none.
-
-    Attributes:
-        content: what the file holds; None where it could not be read, or its decoder came to an end with it.
-        photo: the decoded photo, scaled.
-        broken: why there is no photo, in a line that names the file.
-        asked_wrongly: whether that is no fault of the file but of what was asked for, such as a box outside it.
-    """
-
-    content: Content | None
-    photo: Photo | None
-    broken: str | None = None
-    asked_wrongly: bool = False
-
-
 class Decoder:
-    """Decodes photos, in as many processes as threads ask at the same time."""
+    """Decodes photos in worker processes, as many as threads that decode at the same time."""
 
     def __init__(self, *, time_limit: float = TIME_LIMIT) -> None:
-        """Start nothing yet: a process starts when a photo waits for one.
+        """Create a decoder; processes start on demand.
 
         Args:
             time_limit: seconds that a photo may take, from file to pixels.
@@ -91,53 +71,53 @@ class Decoder:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def decode(self, path: Path, *, shorter: int, longer: int) -> Decoded:
-        """Decode a photo and scale it as ``images.load`` does; whatever the file does, an answer comes in time.
+    def decode(self, path: Path, *, shorter: int, longer: int) -> Photo:
+        """Decode a photo and scale it as ``decoding.load`` does, within the time limit.
 
         Raises:
+            UnreadableError: the photo cannot be read or decoded, crashed its decoder, or took too long.
             UdqError: no process can be started, or the decoder was closed.
         """
-        return self._ask(path, _DecodeRequest(WHOLE, shorter, longer))
+        return self._request(path, _DecodeRequest(WHOLE, shorter, longer))
 
     def load_crop(
         self, path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int
     ) -> tuple[Photo, Box]:
-        """Decode the part of a photo inside a box; does and raises what ``images.load_crop`` does, without its dangers.
+        """Decode the part of a photo inside a box as ``decoding.load_crop`` does, within the time limit.
 
         Raises:
-            UdqError: no process can be started, or the decoder was closed.
+            InputError: there is no such photo, or the box is not inside it.
+            UnreadableError: as ``decode``.
+            UdqError: as ``decode``.
         """
         drawn = None if box is None else boxes.check_shape(box)
-        found = self._ask(path, _DecodeRequest(UNBOXED if drawn is None else BOXED, shorter, longer, least, drawn))
-        if found.photo is None:
-            raise (InputError if found.asked_wrongly else ImageError)(found.broken)
-        return found.photo, drawn or (0.0, 0.0, float(found.photo.width), float(found.photo.height))
-
-    def _ask(self, path: Path, asked: _DecodeRequest) -> Decoded:
-        process = self._take()
-        try:
-            return process.decode(path, asked, seconds=self._time_limit)
-        except EOFError as ended:
-            return Decoded(None, None, f"{shown(str(path))}: {ended}")
-        finally:
-            self._give_back(process)
+        what = UNBOXED if drawn is None else BOXED
+        photo = self._request(path, _DecodeRequest(what, shorter, longer, least, drawn))
+        return photo, drawn or (0.0, 0.0, float(photo.width), float(photo.height))
 
     def close(self) -> None:
-        """End all processes, whatever they are doing; photos that threads still wait for are told as broken."""
+        """Kill all processes; photos that other threads are waiting for raise UnreadableError."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-            ending = list(self._all)
-        for process in ending:
+            killed = list(self._all)
+        for process in killed:
             process.kill()
         for process in idle:
             process.end()
 
-    def _take(self) -> _Process:
+    def _request(self, path: Path, request: _DecodeRequest) -> Photo:
+        process = self._acquire()
+        try:
+            return process.decode(path, request, seconds=self._time_limit)
+        finally:
+            self._release(process)
+
+    def _acquire(self) -> _Process:
         with self._lock:
             while self._idle:
                 process = self._idle.pop()
-                if process.alive():  # else it was killed while it waited, which is no photo's fault
+                if process.alive():  # else it was killed while idle, which is not the fault of a photo
                     return process
                 self._all.discard(process)
                 process.end()
@@ -149,7 +129,7 @@ class Decoder:
         process.end()
         raise UdqError("the decoder of photos was closed while a photo waited for it")
 
-    def _give_back(self, process: _Process) -> None:
+    def _release(self, process: _Process) -> None:
         with self._lock:
             if process.alive() and not self._closed:
                 self._idle.append(process)
@@ -160,7 +140,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class _DecodeRequest:
-    """What is asked of a photo, in the terms of ``REQUEST``."""
+    """The fields of ``REQUEST`` that do not depend on the photo."""
 
     what: int
     shorter: int
@@ -170,7 +150,7 @@ class _DecodeRequest:
 
 
 class _Process:
-    """A running ``decoding_process``, and the pipes to and from it."""
+    """A running ``sandbox_worker``, and the pipes to and from it."""
 
     def __init__(self) -> None:
         try:
@@ -186,46 +166,53 @@ class _Process:
                 | getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
-            raise UdqError(f"no process to decode photos starts: {sys.executable}: {error.strerror}") from error
+            raise UdqError(f"cannot start a process to decode photos: {sys.executable}: {error.strerror}") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests: IO[bytes] = self._process.stdin
         self._replies: IO[bytes] = self._process.stdout
         _widen(self._replies)
         self._expired = False
-        with self._limited(_STARTING):
+        with self._limited(_START_LIMIT):
             ready = self._replies.read(len(READY))
         if ready != READY:
             self.end()
             raise UdqError(
-                f"no process to decode photos starts: {sys.executable} -m udq.photos.sandbox_worker "
-                f"{_ending(self._process.returncode)}; run it by hand to see why"
+                f"cannot start a process to decode photos: {sys.executable} -m udq.photos.sandbox_worker "
+                f"ended with {_ending(self._process.returncode)}; run it by hand to see why"
             )
 
     def alive(self) -> bool:
         return not self._expired and self._process.poll() is None
 
-    def decode(self, path: Path, asked: _DecodeRequest, *, seconds: float) -> Decoded:
-        """Have a photo decoded; raises EOFError with the reason where the process comes to an end over it."""
+    def decode(self, path: Path, request: _DecodeRequest, *, seconds: float) -> Photo:
+        """Return the decoded photo.
+
+        Raises:
+            InputError: the request does not fit the photo.
+            UnreadableError: the photo cannot be read or decoded, or the process ended over it.
+        """
         name = os.fsencode(path)
-        scale = asked.shorter, asked.longer, asked.least
-        header = REQUEST.pack(asked.what, *scale, *(asked.box or (0.0,) * 4), seconds, len(name))
+        scale = request.shorter, request.longer, request.least
+        header = REQUEST.pack(request.what, *scale, *(request.box or (0.0,) * 4), seconds, len(name))
         try:
             with self._limited(seconds):
                 self._requests.write(header + name)
                 self._requests.flush()
                 return self._reply()
+        except UdqError:  # a complete reply: the process is ready for the next photo
+            raise
         except (EOFError, OSError):
             self.kill()
-        except BaseException:  # Ctrl-C: what the process sends now would be taken for the next reply
+        except BaseException:  # Ctrl-C: the reply that is still to come would be taken for that to the next photo
             self.kill()
             raise
         if self._expired:
-            raise EOFError(f"took longer than {seconds:g} s to decode")
-        raise EOFError(f"its decoder crashed ({_ending(self._process.returncode)})")
+            raise UnreadableError(f"{shown(str(path))}: took longer than {seconds:g} s to decode")
+        raise UnreadableError(f"{shown(str(path))}: its decoder crashed ({_ending(self._process.returncode)})")
 
     def kill(self) -> None:
-        """Kill the process and wait for its end, from any thread; more than once does no harm."""
+        """Kill the process and wait for its end; idempotent, and safe from any thread."""
         self._process.kill()
         self._process.wait()
 
@@ -233,20 +220,22 @@ class _Process:
         """Kill the process and close its pipes, which no other thread may be using."""
         self.kill()
         for pipe in (self._requests, self._replies):
-            with contextlib.suppress(OSError):  # what was to be said is said to nobody
+            with contextlib.suppress(OSError):  # closing flushes, but the reader is gone
                 pipe.close()
 
-    def _reply(self) -> Decoded:
-        header = REPLY.unpack(self._exactly(REPLY.size))
-        flags, size, modified, digest, width, height, columns, rows, reason_bytes = header
-        reason = self._exactly(reason_bytes).decode("utf-8", "backslashreplace")
+    def _reply(self) -> Photo:
+        header = REPLY.unpack(self._read(REPLY.size))
+        flags, size, modified, digest, width, height, columns, rows, message_bytes = header
+        message = self._read(message_bytes).decode("utf-8", "backslashreplace")
         content = Content(size, modified, digest) if flags & HAS_CONTENT else None
+        if flags & WRONG_INPUT:
+            raise InputError(message)
         if not flags & HAS_PHOTO:
-            return Decoded(content, None, reason, bool(flags & WRONG_INPUT))
-        pixels = np.frombuffer(self._exactly(rows * columns * 3), np.uint8).reshape(rows, columns, 3)
-        return Decoded(content, Photo(pixels, width, height))
+            raise UnreadableError(message, content)
+        pixels = np.frombuffer(self._read(rows * columns * 3), np.uint8).reshape(rows, columns, 3)
+        return Photo(pixels, width, height, content)
 
-    def _exactly(self, count: int) -> bytes:
+    def _read(self, count: int) -> bytes:
         found = self._replies.read(count)
         if len(found) < count:
             raise EOFError
@@ -254,7 +243,7 @@ class _Process:
 
     @contextlib.contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
-        """Kill the process when the time is over: pipes have no timeout that every system knows."""
+        """Kill the process after that time: pipes have no timeout that works on every system."""
 
         def expire() -> None:
             self._expired = True
@@ -267,23 +256,23 @@ class _Process:
             yield
         finally:
             timer.cancel()
-            timer.join()  # so that it does not kill over the next photo
+            timer.join()  # so that it cannot fire during the next photo
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment in which a process imports the same modules as this one, but not what lies around."""
+    """Return the environment of a process that imports the same modules as this one, none from the working folder."""
     paths = [path or str(Path.cwd()) for path in sys.path if isinstance(path, str)]
-    # One process a thread of ours: threads inside would only take room that the limit of memory counts.
-    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    return {**os.environ, **alone, "PYTHONPATH": os.pathsep.join(paths)}
+    # There is a process for each of our threads: threads inside would only use address space, which is limited.
+    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    return {**os.environ, **single, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _widen(pipe: IO[bytes]) -> None:
-    """Let a pipe hold a scaled photo, so that the two ends need not take turns over it; Linux alone can."""
+    """Let a pipe hold a scaled photo, so that the two ends need not alternate; Linux only."""
     if sys.platform == "linux":
         import fcntl
 
-        with contextlib.suppress(OSError):  # no more than an administrator allows
+        with contextlib.suppress(OSError):  # the administrator may have set a lower limit
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 2**20)
 
 

@@ -1,4 +1,4 @@
-"""Finding photos, and reading their files: regular files only, of a limited size."""
+"""Photo files on this machine: finding them, and reading regular files of a limited size."""
 
 from __future__ import annotations
 
@@ -17,31 +17,21 @@ from PIL import Image, UnidentifiedImageError
 from udq.common.text import shown
 from udq.errors import ImageError, InputError, NoPhotosError
 
-pass
-
 SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".jp2",
-        ".avif",
-        ".mpo",
-    ]
+    (
+        *(".jpg", ".jpeg", ".jpe", ".mpo", ".jp2", ".png", ".webp", ".avif", ".gif"),
+        *(".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+    )
 )
-# 512 MiB: the raw pixels of the largest photo fit in; a file is read whole, so that it is the same to the end.
+# Files are read whole, so that what is decoded is what was hashed. 512 MiB hold the raw pixels of the largest photo.
 MAX_BYTES = 512 * 2**20
-# Of a digest: two different photos of a million have the same one with a probability of 1e-27.
+# 150 megapixels decode to 450 MB: above any camera's photo, below what would exhaust a small machine.
+MAX_PIXELS = 150_000_000
+# Length of a digest: among a million photos, two different ones collide with a probability of 1e-27.
 DIGEST_BYTES = 16
+
+# Errors with which Pillow explains damage in words; any other comes from a decoder that did not expect the damage.
+_EXPLAINED = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Source:
 
     Attributes:
         name: the photo's name in the collection: its path below the indexed folder, with ``/``.
-        path: where it is.
+        path: the file.
     """
 
     name: str
@@ -58,36 +48,36 @@ class Source:
 
     @property
     def root(self) -> str:
-        """The folder, absolute, that the name is relative to."""
+        """The absolute folder that the name is relative to."""
         # Not resolved: a link to a photo is found by its own name.
         return self.path.absolute().as_posix().removesuffix(self.name)
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """The path or URL, for messages."""
         return str(self.path)
 
     @contextlib.contextmanager
     def local(self) -> Iterator[Path]:
-        """Give a file of it, for as long as the context is open; raises ImageError where there can be none."""
+        """Provide the photo as a local file while the context is open; raises ImageError if that is not possible."""
         yield self.path
 
     def state(self) -> str:
-        """Return what changes with the file."""
+        """Return a string that changes when the file does."""
         try:
             status = self.path.stat()
-        except OSError:  # whoever reads it learns why
+        except OSError:  # the reason is reported when the file is read
             return "unreadable"
         return f"{status.st_size} {status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds, told from its bytes: two files of one content are one photo.
+    """The identity of a file's bytes: two files of one digest are the same photo.
 
     Attributes:
         size: bytes.
-        modified: time of its last change in nanoseconds since 1970, as the file system has it.
+        modified: modification time in nanoseconds since 1970, as the file system stores it.
         digest: BLAKE2b of the bytes, 16 bytes long.
     """
 
@@ -100,24 +90,42 @@ class Content:
             raise ValueError(f"digest: expected {DIGEST_BYTES} bytes, found {len(self.digest)}")
 
 
+class UnreadableError(ImageError):
+    """A photo that cannot be read or decoded.
+
+    Attributes:
+        content: what the file holds; None if it could not be read either.
+    """
+
+    def __init__(self, message: str, content: Content | None = None) -> None:
+        """Create the error.
+
+        Args:
+            message: names the file and the reason, in one line.
+            content: what the file holds.
+        """
+        super().__init__(message)
+        self.content = content
+
+
 def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
-    r"""Return the photos that files and folders name, by name, and how many other files were passed over.
+    r"""Return the photos in files and folders, sorted by name, and the number of other files in the folders.
 
-    A photo in a folder is named by its path below that folder, a photo given itself by its file name. A name is what
-    the file system says, byte by byte: ``a.JPG`` and ``A.jpg`` are two photos, and bytes that are not UTF-8 are lone
-    surrogates (``names.shown`` makes them readable). Hidden files are passed over. A link to a file is a photo of the
-    link's name; a linked folder inside a folder is not entered, since it may lead back.
+    A photo in a folder is named by its path below that folder, a photo given by itself by its file name. Names are
+    exactly what the file system says: ``a.JPG`` and ``A.jpg`` are two photos, and bytes that are not UTF-8 are lone
+    surrogates (``text.shown`` makes them readable). Hidden files are skipped. A link to a file is a photo of the
+    link's name; links to folders are not followed inside a folder, since they may lead back.
 
-    What has a photo's suffix and turns out to be none (a FIFO, a link to nothing) is a source too, and so is a folder
-    inside that cannot be looked into: whoever reads it learns why, and nothing vanishes.
+    A path with a photo's suffix that cannot be read (a FIFO, a dangling link) is a source too, and so is a folder
+    without permission to list it: reading it reports the reason, so that nothing is dropped silently.
 
     Raises:
-        InputError: a path that does not exist or a folder that cannot be looked into, a file of unknown suffix, or two
+        InputError: a path that does not exist, a given folder that cannot be listed, a file of unknown suffix, or two
             photos of one name.
-        NoPhotosError: no photo at all.
+        NoPhotosError: there are no photos.
     """
     sources: dict[str, Source] = {}
-    passed_over = 0
+    skipped = 0
     for argument in map(Path, arguments):
         if os.path.isdir(argument):  # noqa: PTH112  (Path.is_dir raises for a name that is too long)
             named = []
@@ -125,7 +133,7 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
                 if is_photo:
                     named.append(Source(path.relative_to(argument).as_posix(), path))
                 else:
-                    passed_over += 1
+                    skipped += 1
         elif os.path.lexists(argument):
             if argument.suffix.lower() not in SUFFIXES:
                 raise InputError(
@@ -138,57 +146,74 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
         for source in named:
             before = sources.setdefault(source.name, source)
             if before is not source and os.path.realpath(before.path) != os.path.realpath(source.path):
-                raise InputError(
-                    f"two photos would be named '{shown(source.name)}': {shown(str(before.path))} and "
-                    f"{shown(str(source.path))}; index the folder above both, or rename one"
-                )
+                raise same_name_error(before, source)
     if not sources:
         raise NoPhotosError(
-            f"{', '.join(shown(str(argument)) for argument in arguments)}: no photo found ({passed_over} other files); "
+            f"{', '.join(shown(str(argument)) for argument in arguments)}: no photo found ({skipped} other files); "
             f"expected files that end in {', '.join(sorted(SUFFIXES))}"
         )
-    return [sources[name] for name in sorted(sources)], passed_over
+    return [sources[name] for name in sorted(sources)], skipped
+
+
+def same_name_error(one: Source, other: Source) -> InputError:
+    """Return the error for two photos that would have one name in a collection."""
+    return InputError(
+        f"two photos would be named '{shown(one.name)}': {shown(one.place)} and {shown(other.place)}; "
+        "index the folder above both, or rename one"
+    )
 
 
 def _walk(folder: Path) -> list[tuple[Path, bool]]:
-    """Return every file below a folder and whether it is to be read as a photo, and folders that cannot be entered."""
+    """Return every file below a folder, and every folder that cannot be listed, and whether each is to be a source."""
     found: list[tuple[Path, bool]] = []
 
-    def closed(error: OSError) -> None:
+    def refused(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise InputError(f"{shown(str(folder))}: {_reason(error)}; expected a folder of photos") from error
         found.append((Path(error.filename), True))
 
-    for parent, folders, files in os.walk(folder, onerror=closed):
+    for parent, folders, files in os.walk(folder, onerror=refused):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
         found += [(path, path.suffix.lower() in SUFFIXES) for path in paths]
     return found
 
 
+def read(path: Path) -> tuple[bytes, Content]:
+    """Return a file's bytes and their identity; raises UnreadableError if it cannot be read or is too large."""
+    try:
+        with open_file(path) as file:
+            # Before the bytes: if the file changes while it is read, its time will differ from the one returned.
+            modified = os.fstat(file.fileno()).st_mtime_ns
+            data = file.read()
+    except Exception as error:
+        raise unreadable(path, error) from error
+    return data, Content(len(data), modified, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())
+
+
 def content(path: Path) -> Content:
-    """Return what a file holds, without decoding it; raises ImageError where it cannot be read or is too large."""
+    """Return the identity of a file's bytes without decoding them; raises UnreadableError as ``read`` does."""
     return read(path)[1]
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file of bytes that are there: what would wait for someone to write, or act when opened, is refused.
+    """Open a regular file; one that blocks until a writer comes, or acts when it is opened, is refused.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no regular file, or larger than ``MAX_BYTES``.
+        ValueError: it is not a regular file, or larger than ``MAX_BYTES``.
     """
-    # A device is not even opened; what replaces a file after this look is found out by the second one.
+    # A device is not even opened. The second check finds what replaced the file after the first one.
     _check_regular(path, path.stat())
     no_wait = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, os.O_RDONLY | no_wait)
     file = os.fdopen(descriptor, "rb")
     try:
-        found = os.fstat(descriptor)
-        _check_regular(path, found)
-        if found.st_size > MAX_BYTES:
+        status = os.fstat(descriptor)
+        _check_regular(path, status)
+        if status.st_size > MAX_BYTES:
             raise ValueError(
-                f"{found.st_size / 2**20:,.0f} MiB, more than the limit of {MAX_BYTES // 2**20} MiB a file; "
+                f"{status.st_size / 2**20:,.0f} MiB, more than the limit of {MAX_BYTES // 2**20} MiB a file; "
                 "scale it down or compress it"
             )
     except BaseException:
@@ -197,19 +222,16 @@ def open_file(path: Path) -> BinaryIO:
     return file
 
 
-def _check_regular(path: Path, found: os.stat_result) -> None:
-    if stat.S_ISDIR(found.st_mode):
-        os.scandir(path).close()  # a folder among the photos is one that could not be looked into: this says why
-    if not stat.S_ISREG(found.st_mode):
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        os.scandir(path).close()  # a folder is a source only if it cannot be listed: this raises the reason
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file")
 
 
-def image_error(path: Path, error: Exception) -> ImageError:
-    return ImageError(f"{shown(str(path))}: {_reason(error, path)}")
-
-
-# What Pillow says of a damaged file in words; any other error is a decoder that did not expect the damage.
-_IN_WORDS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, RuntimeError, struct.error)
+def unreadable(path: Path, error: Exception, content: Content | None = None) -> UnreadableError:
+    """Return the error for a photo that could not be read or decoded, with the reason in one line."""
+    return UnreadableError(f"{shown(str(path))}: {_reason(error, path)}", content)
 
 
 def _reason(error: Exception, path: Path | None = None) -> str:
@@ -227,20 +249,4 @@ def _reason(error: Exception, path: Path | None = None) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     words = str(error).splitlines()[0] if str(error) else ""
-    return words if words and isinstance(error, _IN_WORDS) else f"damaged: {type(error).__name__} {words}".rstrip()
-
-
-# 150 megapixels decode to 450 MB: above any camera's photo, below what would exhaust a small machine.
-MAX_PIXELS = 150_000_000
-
-
-def read(path: Path) -> tuple[bytes, Content]:
-    """Return a file's bytes and what they are; raises ImageError where it cannot be read or is too large."""
-    try:
-        with open_file(path) as file:
-            # Asked for before the bytes: a change while they are read gives another time than the one kept here.
-            modified = os.fstat(file.fileno()).st_mtime_ns
-            data = file.read()
-    except Exception as error:
-        raise image_error(path, error) from error
-    return data, Content(len(data), modified, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())
+    return words if words and isinstance(error, _EXPLAINED) else f"damaged: {type(error).__name__} {words}".rstrip()

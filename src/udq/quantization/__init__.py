@@ -1,1 +1,1 @@
-"""Pooled features -> features f -> codes, and the model that says how; never torch."""
+"""Pooled features -> features f -> codes, and the model that maps them; without torch."""

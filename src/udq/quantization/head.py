@@ -1,6 +1,6 @@
 """The fully connected layers of fig. 2, from a pooled feature to the feature f that is quantized; FC_S is the last.
 
-Plain NumPy: encoding photos and queries needs the layers, not the library that trains them.
+Plain NumPy, so that encoding photos and queries does not need torch, which trains the layers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.types import Arrays, Features
+
+_PARTS: Sequence[str] = ("weight", "bias")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Head:
         return len(self.layers[-1].bias)
 
     def apply(self, features: Features) -> Features:
-        """Take pooled features (R, D) to features (R, d) of unit length."""
+        """Map pooled features (R, D) to features (R, d) of unit length."""
         vectors = features.vectors
         for layer in self.layers[:-1]:
             vectors = np.maximum(layer.apply(vectors), 0)
@@ -69,37 +71,34 @@ class Head:
     def rotated(self, rotation: NDArray[np.float32]) -> Head:
         """Return a head whose features are ``f @ rotation``: R of eq. 6 folded into FC_S."""
         last = self.layers[-1]
-        turned = Layer(np.ascontiguousarray(rotation.T @ last.weight), last.bias @ rotation)
-        return Head((*self.layers[:-1], turned))
+        rotated = Layer(np.ascontiguousarray(rotation.T @ last.weight), last.bias @ rotation)
+        return Head((*self.layers[:-1], rotated))
 
     def deepened(self, layers: int) -> Head:
-        """Return a head with ``layers`` more layers in front, which change nothing before they are trained.
+        """Return a head with ``layers`` more layers in front, initialised to the identity.
 
-        Pooled features are >= 0, so that identity and ReLU leave them as they are.
+        Pooled features are >= 0, so identity and ReLU do not change them before training.
         """
         width = self.layers[0].weight.shape[1]
         identity = Layer(np.eye(width, dtype=np.float32), np.zeros(width, np.float32))
         return Head((*(identity,) * layers, *self.layers))
 
     def averaged(self, other: Head, *, share: float) -> Head:
-        """Return the average of two heads' weights, of which ``share`` (0..1) is the other's."""
+        """Return the weighted average of two heads: ``share`` (0..1) of the other, 1 - share of this one."""
         mine, theirs = self.arrays(), other.arrays()
         return Head.from_arrays({name: average(mine[name], theirs[name], share=share) for name in mine})
 
     def arrays(self) -> Arrays:
-        """Return the layers under names; ``from_arrays`` reads them back."""
+        """Return the weights by name; ``from_arrays`` reads them back."""
         return {f"{part}_{i}": getattr(layer, part) for i, layer in enumerate(self.layers) for part in _PARTS}
 
     @staticmethod
     def from_arrays(arrays: Arrays) -> Head:
-        """Read ``arrays``; raises KeyError where there is no layer."""
+        """Read the weights of a head; raises KeyError if one is missing."""
         count = max(1, sum(name.startswith(_PARTS[0]) for name in arrays))
         return Head(tuple(Layer(*(arrays[f"{part}_{i}"] for part in _PARTS)) for i in range(count)))
 
 
 def average(one: NDArray[np.float32], other: NDArray[np.float32], *, share: float) -> NDArray[np.float32]:
-    """Return the average of two arrays of weights, of which ``share`` (0..1) is the other's."""
+    """Return the weighted average of two arrays: ``share`` (0..1) of the other, 1 - share of the first."""
     return np.float32(1 - share) * one + np.float32(share) * other
-
-
-_PARTS: Sequence[str] = ("weight", "bias")

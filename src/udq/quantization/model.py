@@ -1,4 +1,4 @@
-"""What turns pooled features into codes: fully connected layers, then quantizer. One file, never unpickled."""
+"""The model of a collection: fully connected layers and quantizer, pooled features -> codes; stored as one file."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common import npz
+from udq.common.text import one_line
 from udq.config import CODEWORDS, QuantizerConfig
 from udq.errors import CollectionError, InputError
 from udq.quantization import pca
-from udq.quantization import quantizer as quantizers
 from udq.quantization.head import Head
+from udq.quantization.quantizer import Quantizer
+from udq.quantization.quantizer import fit as fit_quantizer
 from udq.types import Codes, Features
 
-# Fewer regions than these a codeword, and the codebook is the sample itself.
-_REGIONS_A_CODEWORD = 4
+# With fewer regions per codeword, codebooks are little more than a copy of the sample.
+_REGIONS_PER_CODEWORD = 4
 
 
 @dataclass(frozen=True)
 class Model:
-    """Fully connected layers and quantizer, with a word on where they come from.
+    """Fully connected layers and quantizer.
 
     Attributes:
         head: pooled feature (D,) -> unit feature f (d,).
         quantizer: unit feature -> code.
-        origin: one sentence for ``udq info``: what it was fitted to.
+        origin: what the model was fitted to, for ``udq info``.
     """
 
     head: Head
-    quantizer: quantizers.Quantizer
+    quantizer: Quantizer
     origin: str
 
     @property
@@ -44,9 +46,9 @@ class Model:
 
     def measured(self, features: Features) -> tuple[Codes, float]:
         """Return the codes of pooled features, and their mean squared quantization error."""
-        described = self.head.apply(features)
-        codes = self.quantizer.encode(described)
-        return codes, float(self.quantizer.errors(described, codes).mean())
+        unit = self.head.apply(features)
+        codes = self.quantizer.encode(unit)
+        return codes, float(self.quantizer.errors(unit, codes).mean())
 
     def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the (M, K) tables of expected squared distances of a pooled query feature (D,)."""
@@ -55,7 +57,7 @@ class Model:
         return self.quantizer.lookup_tables(self.head.apply(Features(query[None])).vectors[0])
 
     def to_bytes(self) -> bytes:
-        """Return the model as an .npz archive; ``from_bytes`` reads it back exactly."""
+        """Return the model as an .npz archive, without pickled objects; ``from_bytes`` reads it back exactly."""
         return npz.to_bytes(
             {
                 **self.head.arrays(),
@@ -68,25 +70,23 @@ class Model:
 
     @staticmethod
     def from_bytes(data: bytes) -> Model:
-        """Read ``to_bytes``; raises CollectionError where the bytes are something else."""
+        """Read a model; raises CollectionError if ``to_bytes`` did not make the bytes."""
         try:
             parts = npz.from_bytes(data)
-            quantizer = quantizers.Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
+            quantizer = Quantizer(parts.pop("rotation"), parts.pop("codebooks"), parts.pop("residuals"))
             origin = str(parts.pop("origin"))
             model = Model(Head.from_arrays(parts), quantizer, origin)
             model._check()
         except (ValueError, KeyError) as error:
-            raise CollectionError(
-                f"model: expected the arrays of a udq model, found: {npz.in_a_line(error)}"
-            ) from error
+            raise CollectionError(f"model: expected the arrays of a udq model, found: {one_line(error)}") from error
         return model
 
     def _check(self) -> None:
-        """Raise ValueError where a stranger's arrays are no model: nothing after this expects what this refuses."""
+        """Raise ValueError if the arrays of an untrusted file are not a model; later code relies on it."""
         quantizer = self.quantizer
-        numbers = (*self.head.arrays().values(), quantizer.rotation, quantizer.codebooks, quantizer.residuals)
-        if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in numbers):
-            raise ValueError("numbers that are not finite float32")
+        weights = (*self.head.arrays().values(), quantizer.rotation, quantizer.codebooks, quantizer.residuals)
+        if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in weights):
+            raise ValueError("weights that are not finite float32")
         if self.head.dimensions != quantizer.dimensions:
             raise ValueError(f"features of {self.head.dimensions} and codes of {quantizer.dimensions} dimensions")
         if not (2 <= quantizer.codewords <= max(CODEWORDS) and quantizer.dimensions and self.channels):
@@ -99,21 +99,28 @@ def start(sample: Features, settings: QuantizerConfig) -> Head:
 
 
 def codewords(regions: int, settings: QuantizerConfig) -> int:
-    """Return K for a sample of so many regions.
+    """Return K for a sample of that many regions.
 
-    Where they are too few for the K that was asked for, the stated fallback is fewer codewords: the largest power of
-    two that leaves four regions a codeword. Codebooks fitted to so few regions still search better than K = 256
-    fitted to other photos (docs/regions.md).
+    A sample with fewer than four regions per codeword gets fewer codewords: the largest power of two with four regions
+    each. Codebooks fitted to so few regions still search better than K = 256 fitted to other photos (docs/regions.md).
     """
     fewer = settings.codewords
-    while fewer > max(2, regions // _REGIONS_A_CODEWORD):
+    while fewer > max(2, regions // _REGIONS_PER_CODEWORD):
         fewer //= 2
     return fewer
 
 
 def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int, trained: bool = False) -> Model:
-    """Fit the quantizer to what a head makes of a sample of a collection's own pooled features (G, D)."""
-    quantizer = quantizers.fit(
+    """Fit the quantizer to a sample of a collection's own pooled features (G, D), mapped by a head.
+
+    Args:
+        sample: the pooled features.
+        head: the layers, trained or not.
+        settings: of the quantizer.
+        seed: of k-means.
+        trained: whether the head was trained, for ``origin``.
+    """
+    quantizer = fit_quantizer(
         head.apply(sample),
         subspaces=settings.subspaces,
         codewords=codewords(len(sample), settings),

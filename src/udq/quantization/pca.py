@@ -1,6 +1,6 @@
-"""Principal components of pooled features: where FC_S starts.
+"""Principal components of pooled features, to which FC_S is initialised.
 
-The paper reduces them "by PCA to 300" before supervision (sec. 4.2): here the projection is FC_S before training.
+The paper reduces features "by PCA to 300" before supervision (sec. 4.2): here that projection is FC_S before training.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ import numpy as np
 from udq.quantization.head import Head, Layer
 from udq.types import Features
 
-# Directions that carry less than this share of the largest variance are rounding noise: whitening would blow them up.
+# Directions with less than this share of the largest variance are rounding noise, which whitening would amplify.
 _LEAST_VARIANCE = 1e-6
 
 
 def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) -> Head:
-    """Return FC_S alone, as the projection of a sample onto its principal components.
+    """Return a head of one layer, FC_S, that projects onto the principal components of a sample.
 
-    Fewer components come out than asked for where the sample has fewer directions; zero components that change no
-    distance pad them to a multiple of ``multiple_of``.
+    There are fewer components than ``dimensions`` if the sample spans fewer. Zero components, which change no distance,
+    pad them to a multiple of ``multiple_of``.
 
     Args:
         features: (G, D) float32 sample.
-        dimensions: components wanted; the paper's d.
-        whiten: whether to divide each by its standard deviation.
-        multiple_of: M, so that sub-vectors have one length.
+        dimensions: number of components; d in the paper.
+        whiten: whether to divide each component by its standard deviation.
+        multiple_of: M, so that sub-vectors are of equal length.
     """
     sample = features.vectors
     mean = sample.mean(axis=0, dtype=np.float64)
     centred = sample - mean.astype(np.float32)
     if len(centred) < centred.shape[1]:
-        # Of few regions, the covariance is large and mostly null space: VGG16's 4,096 channels take seconds.
+        # The covariance of few regions is large and mostly null space: with VGG16's 4,096 channels, eigh takes seconds.
         _, lengths, directions = np.linalg.svd(centred, full_matrices=False)
         variance, vectors = lengths.astype(np.float64) ** 2 / max(1, len(sample) - 1), directions.T.astype(np.float64)
     else:
@@ -40,7 +40,7 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) 
     kept = int((variance[:dimensions] > _LEAST_VARIANCE * max(variance[0], 1e-30)).sum())
     kept = max(1, min(kept, len(sample) - 1))
     components = vectors[:, :kept]
-    # eigh leaves each sign open; fixing it makes the same sample give the same projection everywhere.
+    # The signs that eigh returns are arbitrary; fixing them makes the projection reproducible.
     components = components * np.where(components[np.abs(components).argmax(axis=0), np.arange(kept)] < 0, -1.0, 1.0)
     if whiten:
         components = components / np.sqrt(np.maximum(variance[:kept], 1e-30))

@@ -9,17 +9,18 @@ from numpy.typing import NDArray
 
 from udq.types import Codes, Features
 
+# Members of mean residual that are added to each codeword: the residual of a few members is a poor estimate.
 _PRIOR = 10
 
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A rotation and one codebook a subspace, and how far from a codeword the sub-features lie that it stands for.
+    """A rotation, a codebook for each subspace, and the mean residual of each codeword.
 
     Attributes:
         rotation: (d, d) float32, orthogonal; the rotated feature is ``f @ rotation`` (R of eq. 6).
         codebooks: (M, K, d/M) float32, the codewords c of eq. 3 in the rotated space.
-        residuals: (M, K) float32, the mean squared distance of a codeword to the sub-features that have it as code.
+        residuals: (M, K) float32, the mean squared distance from a codeword to the sub-features encoded by it.
     """
 
     rotation: NDArray[np.float32]
@@ -37,30 +38,30 @@ class Quantizer:
 
     @property
     def subspaces(self) -> int:
-        """M."""
+        """M, the number of subspaces."""
         return int(self.codebooks.shape[0])
 
     @property
     def codewords(self) -> int:
-        """K."""
+        """K, the number of codewords in each codebook."""
         return int(self.codebooks.shape[1])
 
     @property
     def dimensions(self) -> int:
-        """d."""
+        """d, the length of a feature."""
         return int(self.codebooks.shape[0] * self.codebooks.shape[2])
 
     @property
     def bits(self) -> int:
-        """Bits of a code, M * log2(K)."""
+        """Bits per code, M * log2(K)."""
         return self.subspaces * (self.codewords - 1).bit_length()
 
     def encode(self, features: Features) -> Codes:
-        """Return the nearest codeword of each sub-vector (eq. 4), the lowest index among equals."""
+        """Return the index of the nearest codeword of each sub-vector (eq. 4); the lowest index wins ties."""
         parts = self._rotated_parts(features)
         codes = np.empty((len(features), self.subspaces), np.uint8 if self.codewords <= 256 else np.uint16)
         for m, codebook in enumerate(self.codebooks):
-            # ||f - c||^2 less ||f||^2, which is the same for every codeword.
+            # ||f - c||^2 without ||f||^2, which is the same for every codeword.
             distance = (codebook**2).sum(axis=1) - 2.0 * (parts[:, m] @ codebook.T)
             codes[:, m] = distance.argmin(axis=1)
         return Codes(codes, self.codewords)
@@ -71,24 +72,24 @@ class Quantizer:
         return Features(np.concatenate(chosen, axis=1))
 
     def reconstruct(self, codes: Codes) -> Features:
-        """Return what codes say of their features, in the space of those; (R, d) float32."""
+        """Return the quantized features in the original space; (R, d) float32."""
         return Features(self.decode(codes).vectors @ self.rotation.T)
 
     def errors(self, features: Features, codes: Codes) -> NDArray[np.float32]:
-        """Return the squared distance (R,) of each feature to what its code says, whose mean eq. 6 minimises."""
+        """Return the squared quantization error (R,) of each feature; eq. 6 minimises the mean."""
         errors: NDArray[np.float32] = np.square(self.rotate(features).vectors - self.decode(codes).vectors).sum(axis=1)
         return errors
 
     def rotate(self, features: Features) -> Features:
-        """Return features in the space of the codebooks; distances stay as they are."""
+        """Return features in the space of the codebooks; distances do not change."""
         return Features(features.vectors @ self.rotation)
 
     def lookup_tables(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the expected squared distances of each sub-vector of a query to what each codeword stands for.
+        """Return the expected squared distance from each sub-vector of a query to the sub-features of each codeword.
 
-        That is the squared distance to the codeword (sec. 3.5) and the codeword's mean squared residual: the squared
-        asymmetric distance of eq. 5 falls short of the distance of the features by as much on average (Jegou, Douze
-        and Schmid, *Product quantization for nearest neighbor search*, 2011, eq. 17; measured in docs/training.md).
+        It is the squared distance to the codeword (sec. 3.5) plus the codeword's mean squared residual, by which the
+        squared asymmetric distance of eq. 5 underestimates that of the features on average (Jegou, Douze and Schmid,
+        *Product quantization for nearest neighbor search*, 2011, eq. 17; measured in docs/training.md).
 
         Args:
             query: (d,) float32, projected but not rotated.
@@ -106,7 +107,7 @@ class Quantizer:
 
 
 def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, seed: int) -> Quantizer:
-    """Minimise the quantization error over rotation and codebooks in turn (eq. 6), by faiss.
+    """Minimise the quantization error over rotation and codebooks alternately (eq. 6), with faiss.
 
     Args:
         features: (G, d) float32 sample, G >= 1, d a multiple of M.
@@ -118,16 +119,16 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
     import faiss
 
     dimensions = features.vectors.shape[1]
-    # faiss writes out of bounds for fewer features than dimensions, and wants one a codeword; several times the same
-    # features change no optimum.
+    # faiss writes out of bounds for fewer features than dimensions, and requires one per codeword. Repeating the
+    # features does not change the optimum.
     sample = np.tile(features.vectors, (-(-max(dimensions, codewords) // len(features)), 1))
     pq = faiss.ProductQuantizer(dimensions, subspaces, (codewords - 1).bit_length())
     pq.cp.seed = seed
-    # Fewer than 39 points a codeword is a choice the caller has made; faiss need not print it.
+    # Suppresses the warning about fewer than 39 points per codeword, which is the choice of the caller.
     pq.cp.min_points_per_centroid = 1
     opq = faiss.OPQMatrix(dimensions, subspaces)
     opq.niter = iterations
-    opq.niter_pq_0 = 10  # faiss's 40 polish codebooks that the first rotation makes obsolete
+    opq.niter_pq_0 = 10  # the default of 40 polishes codebooks that the first rotation makes obsolete
     opq.verbose = False
     opq.pq = pq
     opq.train(sample)
@@ -138,15 +139,14 @@ def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, 
 
 
 def _with_residuals(rotation: NDArray[np.float32], codebooks: NDArray[np.float32], features: Features) -> Quantizer:
-    """Return a quantizer that knows the residuals of a sample (G, d).
+    """Return a quantizer with the residuals of a sample (G, d).
 
-    A codeword of few members says little: its mean is taken as if it had ``_PRIOR`` more members, of the subspace's
-    mean residual.
+    The mean of each codeword includes ``_PRIOR`` additional members with the mean residual of the subspace.
     """
     subspaces, codewords, length = codebooks.shape
-    unknowing = Quantizer(rotation, codebooks, np.zeros((subspaces, codewords), np.float32))
-    codes = unknowing.encode(features)
-    left = np.square(unknowing.rotate(features).vectors - unknowing.decode(codes).vectors)
+    plain = Quantizer(rotation, codebooks, np.zeros((subspaces, codewords), np.float32))
+    codes = plain.encode(features)
+    left = np.square(plain.rotate(features).vectors - plain.decode(codes).vectors)
     squared = left.reshape(len(features), subspaces, length).sum(axis=2)
     residuals = np.empty((subspaces, codewords), np.float32)
     for m in range(subspaces):

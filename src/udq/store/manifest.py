@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from udq.common import npz
 from udq.common.files import Fingerprint, checksum, fingerprint
+from udq.common.text import one_line
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.quantization.model import Model
@@ -166,7 +167,7 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
         if min(manifest.images, manifest.regions) < 0:
             raise ValueError("negative photo count")
     except (ValueError, RecursionError, UdqError) as error:
-        raise CollectionError(f"{path}: its {name} is damaged ({npz.in_a_line(error)}); {REMEDY}") from error
+        raise CollectionError(f"{path}: its {name} is damaged ({one_line(error)}); {REMEDY}") from error
     return manifest
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from udq.common import npz
 from udq.common.files import guarded, npy, sync_folder, write_new
+from udq.common.text import one_line
 from udq.errors import CollectionError
 from udq.photos.source import Content, Source
 from udq.store import manifest as manifests
@@ -232,7 +233,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
             raise ValueError("expected names, folders and sizes of photos")
         consistent = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise CollectionError(f"{folder}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
+        raise CollectionError(f"{folder}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
     if not consistent:
         raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
     return images, photos
@@ -253,7 +254,7 @@ def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ..
             Source(name, Path(root, name)) for name, root in zip(listed["names"], listed["roots"], strict=True)
         )
     except (ValueError, TypeError) as error:
-        raise CollectionError(f"{path}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
+        raise CollectionError(f"{path}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
 
 
 def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
         if not all(isinstance(listed[key], list) for key in ("names", "roots", "sizes")):
             raise ValueError("expected lists of names, roots and sizes")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CollectionError(f"{file}: damaged ({npz.in_a_line(error)}); {manifests.REMEDY}") from error
+        raise CollectionError(f"{file}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
     return listed
 
 

@@ -179,11 +179,9 @@ class Renditions:
         if data is None:
             sides = sorted((photo.width, photo.height))
             shorter, longer = math.ceil(sides[0] * scale), max(1, round(sides[1] * scale))
-            decoded = self._decoder.decode(photo.path, shorter=max(1, shorter), longer=longer)
-            if decoded.photo is None:
-                with photo.name_in_errors():
-                    raise ImageError(decoded.broken)
-            data = self._encode(key, decoded.photo.pixels)
+            with photo.name_in_errors():
+                decoded = self._decoder.decode(photo.path, shorter=max(1, shorter), longer=longer)
+            data = self._encode(key, decoded.pixels)
         return data
 
     def _encode(self, key: object, pixels: NDArray[np.uint8]) -> bytes:

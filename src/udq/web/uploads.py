@@ -72,11 +72,12 @@ class Uploads:
         path = Path(self._folder.name, number)
         try:
             size = _copy(file, path)
-            decoded = self._decoder.decode(path, shorter=THUMBNAIL, longer=THUMBNAIL)
-            if decoded.photo is None:
-                # The reason contains the path on this server; the client knows the file by its own name.
-                raise ImageError((decoded.broken or "").replace(str(path), shown(name)))
-            upload = Upload(number, name, path, decoded.photo.width, decoded.photo.height, size)
+            try:
+                photo = self._decoder.decode(path, shorter=THUMBNAIL, longer=THUMBNAIL)
+            except ImageError as error:
+                # The message contains the path on this server; the client knows the file by its own name.
+                raise ImageError(str(error).replace(str(path), shown(name))) from error
+            upload = Upload(number, name, path, photo.width, photo.height, size)
         except BaseException:
             path.unlink(missing_ok=True)
             raise

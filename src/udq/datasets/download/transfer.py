@@ -16,10 +16,11 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from email.message import Message
 from functools import partial
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from udq._version import __version__
+from udq.common.text import one_line
 
 _TIMEOUT_S = 60
 _FTP_PORT = 21
@@ -182,5 +183,4 @@ def _bypassed(parts: SplitResult) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    reason: Any = getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__
-    return " ".join(str(reason).split()) or type(error).__name__
+    return one_line(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)

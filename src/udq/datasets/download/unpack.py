@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from udq.common.progress import Progress, silent
+from udq.common.text import one_line
 from udq.errors import UdqError
 
 _ARCHIVES = (".tgz", ".tar.gz", ".tar")
@@ -48,5 +49,5 @@ def unpack(archive: Path, folder: Path, *, remedy: str = "get it again", progres
     except (tarfile.TarError, EOFError, zlib.error, KeyError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the archive
             raise
-        reason = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+        reason = one_line(str(error.args[0]) if isinstance(error, KeyError) else error)
         raise UdqError(f"{archive}: damaged, not a whole archive ({reason}); {remedy}") from error

@@ -19,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from udq.common.progress import Progress, silent
+from udq.common.text import one_line
 from udq.config import IndexConfig
 from udq.errors import DiskError, InputError, UdqError
 from udq.experiments.paper.cells import CellRunner, Result
@@ -185,5 +186,5 @@ def _find(shelf: DataFolder, dataset: str) -> Dataset | str:
 
 def _line(error: Exception) -> str:
     """Return what is missing in one line; a download that fails is an OSError, and says little."""
-    line = " ".join(str(error).split())
+    line = one_line(error)
     return line if isinstance(error, UdqError) else f"cannot be downloaded or read ({line}); see --weights and --rpn"

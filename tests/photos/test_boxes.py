@@ -1,0 +1,32 @@
+"""Boxes that users draw."""
+
+from __future__ import annotations
+
+import pytest
+
+from udq.errors import InputError
+from udq.photos import boxes
+
+
+@pytest.mark.parametrize(
+    ("box", "says"),
+    [
+        ((10, 0, 5, 5), "x1 < x2 and y1 < y2"),
+        ((0, 5, 5, 5), "inverted or empty"),
+        ((-1, 0, 5, 5), "inside the photo, which is 60 x 40 pixels"),
+        ((0, 0, 61, 5), "inside the photo"),
+        ((0, 0, 5, float("nan")), "four finite numbers"),
+        ((0, 0, 5, float("inf")), "four finite numbers"),
+        ((0, 0, 5), "four finite numbers"),
+    ],
+)
+def test_a_box_that_cannot_be_is_refused(box, says):
+    with pytest.raises(InputError) as refused:
+        boxes.check_box(box, 60, 40)
+
+    assert says in str(refused.value)
+
+
+def test_a_box_inside_the_photo_comes_back_as_floats():
+    assert boxes.check_box([0, 1, 60, 40], 60, 40) == (0.0, 1.0, 60.0, 40.0)
+    assert all(type(side) is float for side in boxes.check_box([0, 1, 60, 40], 60, 40))
