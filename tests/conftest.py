@@ -105,7 +105,7 @@ def demo(tmp_path_factory):
 
     Tests must not change it.
     """
-    from udq.experiments.demo import run as runs
+    from udq.experiments.demo.run import run_demo
 
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -113,7 +113,7 @@ def demo(tmp_path_factory):
     told = folder / "demo.json"
     with FileLock(folder / "demo.lock"):
         if not told.exists():
-            told.write_text(json.dumps(runs.tell(folder / "demo" / "udq-demo", device="cpu")))
+            told.write_text(json.dumps(run_demo(folder / "demo" / "udq-demo", device="cpu")))
     return json.loads(told.read_text())
 
 

@@ -14,7 +14,7 @@ from udq import Collection, IndexConfig, UdqError, datasets
 from udq.errors import CollectionError, ImageError, InputError
 from udq.evaluation.benchmark import evaluate
 from udq.experiments.demo.cutouts import photo
-from udq.experiments.demo.run import tell
+from udq.experiments.demo.run import run_demo
 from udq.search.localisation import localise
 from udq.search.ranking import ranking_by_feature
 from udq.search.scan import kernels
@@ -321,4 +321,4 @@ def test_the_demo_finds_its_objects_and_says_where_everything_is(demo):
             assert min(picture.size) > 200
     assert json.dumps(demo)
     with pytest.raises(InputError, match="already exists"):
-        tell(Path(demo["written"]["page"]).parent, device="cpu")
+        run_demo(Path(demo["written"]["page"]).parent, device="cpu")

@@ -105,9 +105,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Build, search and measure a collection of photos composed from those that installed packages ship."""
-    from udq.experiments.demo import run
+    from udq.experiments.demo.run import run_demo
 
-    facts = run.tell(output, device=device, progress=progress)
+    facts = run_demo(output, device=device, progress=progress)
     if as_json:
         printing.print_json(facts)
         return

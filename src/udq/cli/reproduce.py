@@ -113,7 +113,7 @@ def reproduce(
     def write(experiment: Experiment, found: Sequence[Result]) -> None:
         written.extend(results.write(experiment, found, settings))
 
-    with runner.alone(output), resumable(lambda: "finished cells are kept; run the same command to continue"):
+    with runner.lock_output(output), resumable(lambda: "finished cells are kept; run the same command to continue"):
         found = runner.run(experiments, settings, progress=progress, say=say, write=write)
     if as_json:
         facts = [results.to_json(each, found[each.name], settings) for each in experiments]
