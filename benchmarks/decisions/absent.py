@@ -38,7 +38,7 @@ from udq.common.provenance import provenance
 from udq.datasets import Query
 from udq.search.confidence import THRESHOLD, Calibration
 from udq.search.database import LocalDatabase
-from udq.search.ranking import rank_by
+from udq.search.ranking import ranking_by_tables
 from udq.search.scan import kernels
 
 THRESHOLDS = (THRESHOLD, 0.99, 0.97, 0.9, 0.8, 0.7, 0.5)
@@ -81,7 +81,7 @@ def ask(collection: Collection, query: Query, photo: Path) -> Asked:
     out = query.junk | {query.image}
     counts = np.array([name not in out for name in names])
     right = counts & np.array([name in query.positives for name in names])
-    return Asked(lookup, rank_by(collection.database, lookup).distance, counts, right)
+    return Asked(lookup, ranking_by_tables(collection.database, lookup).distance, counts, right)
 
 
 def figures(every: Sequence[tuple[Asked, Calibration, NDArray[np.bool_]]]) -> dict[str, Any]:

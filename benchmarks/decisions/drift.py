@@ -129,7 +129,9 @@ class Fitted:
         for query, feature in queries:
             positives = (query.positives - {query.image}) & held
             if query.image in held and positives:
-                order = exhaustive.rank(exhaustive.best_regions(self.model.lookup_tables(feature), codes, offsets))
+                order = exhaustive.image_order(
+                    exhaustive.best_regions(self.model.lookup_tables(feature), codes, offsets)
+                )
                 ranked = [names[i] for i in order if names[i] != query.image]
                 found.append(metrics.average_precision(ranked, positives, query.junk))
         return statistics.mean(found) if found else float("nan")

@@ -101,7 +101,7 @@ def retrieval(photos: Path, truth: GroundTruth, changes: dict[str, object], seed
         made = Collection.build(photos, Path(scratch, "x.udq"), config=config, device="cpu")
         seconds = time.perf_counter() - started
         sizes = {photo.name: photo.width * photo.height for photo in made.images}
-        done = evaluate(made, truth, real_valued=False)
+        done = evaluate(made, truth)
         bytes_on_disk = made.info()["bytes_on_disk"]
     by_size: dict[str, list[float]] = {name: [] for name in SIZES}
     for outcome in done.outcomes:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from udq.common.threads import one_core_each
 from udq.photos import decoding
-from udq.search.rerank import geometry, local_features
+from udq.search.rerank import geometry
 from udq.search.rerank.local_features import LocalFeatures
 from udq.search.rerank.verifier import MARGIN
 from udq.types import Box, Verification
@@ -75,8 +76,8 @@ class Magsac:
     def verify(self, photos: list[tuple[Path, Box | None]], *, threads: int) -> list[Verification | None]:
         """Verify photos."""
         with (
-            local_features.one_thread_each(),
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            one_core_each(),
+            ThreadPoolExecutor(threads) as pool,
         ):
             return list(pool.map(self._verify, *zip(*photos, strict=True)))
 
@@ -88,8 +89,8 @@ class Magsac:
         homography = geometry.magsac(start, end, 4 * found.step) if len(pairs) >= _LEAST else None
         if homography is None or not geometry.possible(homography, self._box):
             return None
-        near = np.linalg.norm(geometry.carried(homography, start) - end, axis=1) < 4 * found.step
-        polygon = geometry.carried(homography, geometry.corners(self._box)).astype(np.float32)
+        near = np.linalg.norm(geometry.projected(homography, start) - end, axis=1) < 4 * found.step
+        polygon = geometry.projected(homography, geometry.corners(self._box)).astype(np.float32)
         upright = geometry.upright(polygon, view.width, view.height)
         if upright is None:
             return None

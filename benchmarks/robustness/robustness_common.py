@@ -23,7 +23,7 @@ from udq.features import cache
 from udq.features.extractor import Extractor
 from udq.indexing import update
 from udq.photos.source import find
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import segments
 
 QUICK = IndexConfig().replace(
@@ -105,7 +105,7 @@ def answers(collection: Collection) -> str:
     """Return a checksum of what fixed queries find: ids and names in order, every distance, the first ones' boxes."""
     images, found = collection.images, hashlib.sha256()
     for query in queries(collection):
-        ranking = rank(collection.database, query)
+        ranking = ranking_by_feature(collection.database, query)
         listed = [(images[i].id, images[i].name, images[i].width, images[i].height) for i in ranking.order.tolist()]
         found.update(repr(listed).encode("utf-8", "surrogatepass"))
         found.update(ranking.distance[ranking.order].tobytes())

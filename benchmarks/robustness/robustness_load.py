@@ -34,7 +34,7 @@ from udq.config import IndexConfig
 from udq.indexing.encode import encode
 from udq.indexing.verify import verify
 from udq.photos.source import Source
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import transaction
 from udq.store.segments import PHOTOS, StoredPhoto
 from udq.store.transaction import Transaction
@@ -127,7 +127,7 @@ def ranked(collection: Collection) -> list[list[tuple[str, float]]]:
     """Return name and distance of every photo, in order, for each of the fixed queries."""
     names, found = collection.names, []
     for query in queries(collection):
-        ranking = rank(collection.database, query)
+        ranking = ranking_by_feature(collection.database, query)
         found.append([(names[i], float(ranking.distance[i])) for i in ranking.order.tolist()])
     return found
 

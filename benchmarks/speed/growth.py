@@ -110,7 +110,7 @@ def joined(parts: list[Part]) -> list[Part]:
 def contenders(parts: list[Part], lookups: Floats, index: InvertedIndex, looked_at: float) -> dict[str, Search]:
     def batch(query: int, threads: int) -> None:
         chosen = lookups[np.arange(query, query + BATCH) % len(lookups)]
-        exhaustive.nearest_images_of_each(chosen, parts, WANTED, threads=threads)
+        exhaustive.nearest_images_batch(chosen, parts, WANTED, threads=threads)
 
     found: dict[str, Search] = {}
     for threads in (1, 2):

@@ -110,22 +110,22 @@ def searching(path: Path, workers: Sequence[int], queries: np.ndarray[Any, Any])
         answers = []
         for name, database in contenders.items():
             started = time.perf_counter()
-            answers.append(database.nearest(query[None], DEPTH)[0])
+            answers.append(database.nearest_images(query[None], DEPTH)[0])
             took[name].append(1e3 * (time.perf_counter() - started))
-        assert all((one.place == answers[0].place).all() for one in answers)
+        assert all((one.image == answers[0].image).all() for one in answers)
     return {**found, "median_ms": {name: round(statistics.median(times[1:]), 2) for name, times in took.items()}}
 
 
 def dead(path: Path, queries: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Kill the actor of a shard, and ask until it is back."""
     database = Collection.open(path, device="cpu", ray="local", shards=2).database
-    database.nearest(queries[:1], DEPTH)
+    database.nearest_images(queries[:1], DEPTH)
     shards = [file for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::Shard" in file.read_bytes()]
     os.kill(int(shards[-1].parent.name), signal.SIGKILL)
     started, flagged, asked, longest = time.perf_counter(), 0, 0, 0.0
     while True:
         begun = time.perf_counter()
-        answer = database.nearest(queries[asked % len(queries)][None], DEPTH)[0]
+        answer = database.nearest_images(queries[asked % len(queries)][None], DEPTH)[0]
         longest, asked = max(longest, time.perf_counter() - begun), asked + 1
         if answer.missing:
             flagged += 1

@@ -87,7 +87,7 @@ def enlarge(index: faiss.IndexPQ, codes: int, rng: np.random.Generator) -> None:
 
 def contenders(index: faiss.IndexPQ) -> dict[str, Callable[[Floats], Ranking]]:
     """Each takes a query vector (d,) to a ranking of images."""
-    from udq.search.scan.exhaustive import Part, best_regions, nearest_images, rank
+    from udq.search.scan.exhaustive import Part, best_regions, image_order, nearest_images
     from udq.search.scan.kernels import kernels
 
     codes = faiss.vector_to_array(index.codes).reshape(-1, SUBSPACES)
@@ -108,7 +108,7 @@ def contenders(index: faiss.IndexPQ) -> dict[str, Callable[[Floats], Ranking]]:
     def every(query: Floats, kernel: str) -> Ranking:
         os.environ["UDQ_SCAN_KERNEL"] = kernel
         best = best_regions(lookup(query), codes, offsets, threads=1)
-        order = rank(best)
+        order = image_order(best)
         return order, best.distance[order]
 
     def with_faiss(query: Floats, k: int = NEAREST) -> Ranking:

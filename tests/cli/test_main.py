@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from udq.features.extractor import Extractor
 from udq.search.scan import kernels
 
 
@@ -172,9 +173,8 @@ def test_search_draws_what_it_found(udq, collection, photos, tmp_path):
 
 def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     sheet = tmp_path / "sheet.jpg"
-    code, out, _ = udq(
-        "evaluate", collection.path, "--dataset", "boxes", "--ground-truth", truth, "--picture", sheet, "--json"
-    )  # fmt: skip
+    words = ["--dataset", "boxes", "--ground-truth", truth, "--picture", sheet, "--real-valued", "--json"]
+    code, out, _ = udq("evaluate", collection.path, *words)
     report = json.loads(out)
 
     assert code == 0
@@ -192,16 +192,32 @@ def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     assert report["provenance"]["versions"]["numpy"] == np.__version__
     assert Image.open(sheet).size[0] > 500
 
-    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued")
+    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth)
     assert code == 0
     assert "motorcycle" in out
     assert "8-byte codes:" in out
     assert "real-valued" not in out
+    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--json")
+    assert "real_valued" not in json.loads(out)
+
+
+def test_evaluate_keeps_features_and_takes_them_from_there(udq, collection, truth, tmp_path, monkeypatch):
+    asked = "evaluate", collection.path, "--ground-truth", truth, "--real-valued"
+    _, without, _ = udq(*asked, "--json")
+    code, first, _ = udq(*asked, "--features", tmp_path / "kept", "--json")
+    assert code == 0
+    monkeypatch.setattr(Extractor, "_extract", None)
+    code, second, _ = udq(*asked, "--features", tmp_path / "kept", "--json")
+
+    assert code == 0
+    rows = [json.loads(out)["per_query"] for out in (without, first, second)]
+    assert rows[0] == rows[1] == rows[2]
+    assert all("ap_real_valued" in row for row in rows[2])
 
 
 def test_evaluate_writes_a_report_for_people(udq, collection, truth, tmp_path):
     page = tmp_path / "errors.html"
-    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued", "--report", page)
+    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--report", page)
 
     assert code == 0
     assert out.splitlines()[-1] == f"report: {page}, {page.stat().st_size / 1e6:.1f} MB"
@@ -210,7 +226,7 @@ def test_evaluate_writes_a_report_for_people(udq, collection, truth, tmp_path):
 
 
 def test_keep_query_counts_the_query_itself(udq, collection, truth):
-    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued", "--keep-query", "--json")
+    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--keep-query", "--json")
 
     assert {row["query"]: row["positives"] for row in json.loads(out)["per_query"]}["coffee.png"] == 2
 
@@ -272,6 +288,7 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/x.gif"], 2, "expected a suffix of"),
         (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/no/x.png"], 1, "cannot be written"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv"], 2, "cannot be read"),
+        (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--features", "{tmp}/x"], 2, "--real-valued"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/truth.csv", "--dataset", "x"], 2, "expected one of"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--report", "{tmp}/x.pdf"], 2, "of .html"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--report", "{tmp}/no/x.html"], 2, "no folder"),

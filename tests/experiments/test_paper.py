@@ -29,7 +29,7 @@ from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.workbench import Workbench, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.training import algorithm
 
 QUICK = """
@@ -179,11 +179,11 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
             device="cpu",
         )
         truth = datasets.load("boxes", data / "ground_truth.csv")
-        report = benchmark.evaluate(built, truth).report
+        report = benchmark.evaluate(built, truth, real_valued=True).report
 
         assert 0 < report["mAP"] < 1
         assert cell["measured"] == pytest.approx(report["mAP"], abs=1e-6)
-        again = benchmark.evaluate(built, truth, real_valued=False, stages=["diffusion"]).report
+        again = benchmark.evaluate(built, truth, stages=["diffusion"]).report
         assert cell["on"]["values"]["codes_diffusion"] == pytest.approx(again["mAP"], abs=1e-6)
         assert cell["on"]["values"]["real_valued"] == pytest.approx(report["real_valued"]["mAP"], abs=1e-6)
         assert cell["on"]["config"] == report["config"]
@@ -522,7 +522,7 @@ def test_the_scans_of_table_7_rank_as_they_should(collection):
     farther = ((vectors - query) ** 2).sum(axis=1)
 
     assert list(scans) == list(tables.TIMES)
-    np.testing.assert_array_equal(scans["seconds_codes"](query), rank(collection.database, pooled).order)
+    np.testing.assert_array_equal(scans["seconds_codes"](query), ranking_by_feature(collection.database, pooled).order)
     for name, distance in (("seconds_hashing", different), ("seconds_real_valued", farther)):
         least = np.minimum.reduceat(distance, segment.offsets[:-1])
         np.testing.assert_array_equal(scans[name](query), np.argsort(least, kind="stable"))

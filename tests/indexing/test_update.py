@@ -20,7 +20,7 @@ from udq.common import files
 from udq.errors import DiskError, InputError
 from udq.indexing import update
 from udq.photos.source import Source
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import manifest as manifests
 from udq.store.builder import CollectionBuilder
 from udq.store.transaction import Transaction
@@ -38,7 +38,7 @@ def answers(collection):
     found = []
     for seed in (0, 1):
         query = np.random.default_rng(seed).standard_normal(1280).astype(np.float32)
-        ranking = rank(collection.database, query / np.linalg.norm(query))
+        ranking = ranking_by_feature(collection.database, query / np.linalg.norm(query))
         assert sorted(ranking.order.tolist()) == list(range(len(collection)))
         found.append(dict(zip(collection.names, ranking.distance.tolist(), strict=True)))
     return found

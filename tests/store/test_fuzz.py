@@ -19,7 +19,7 @@ from udq.datasets import boxes, detection
 from udq.errors import UdqError
 from udq.indexing.verify import verify
 from udq.photos.boxes import check_box
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import manifest
 
 FILES = ("model-000001.npz", *(f"segments/000001/{name}" for name in
@@ -106,7 +106,7 @@ def in_one_line(error):
 
 
 def search(collection, query):
-    ranking = rank(collection.database, query)
+    ranking = ranking_by_feature(collection.database, query)
     found = [ranking.match(place, i, collection.names[i]) for place, i in enumerate(ranking.order.tolist(), start=1)]
     assert all(np.isfinite(match.box).all() for match in found)
     assert len(found) == len(collection.names)

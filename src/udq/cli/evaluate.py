@@ -10,6 +10,7 @@ import typer
 from udq.cli import printing
 from udq.cli.options import CollectionPath, Device, Json, Rerank, parse_stages
 from udq.cli.progress_bar import progress
+from udq.errors import InputError
 
 GroundTruthPath = Annotated[Path, typer.Option(metavar="PATH", help="The ground truth of the benchmark.")]
 Layout = Annotated[
@@ -27,7 +28,18 @@ KeepQuery = Annotated[
     bool, typer.Option("--keep-query", help="Keep a query's own photo in its ranking; oxford5k and paris6k always do.")
 ]
 RealValued = Annotated[
-    bool, typer.Option(help="Also rank by features before quantization, which extracts all photos again.")
+    bool,
+    typer.Option(
+        "--real-valued",
+        help="Also rank by features before quantization: extracts all photos again, which takes as long as indexing.",
+    ),
+]
+FeatureFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="With --real-valued: keep the features in FOLDER for the next time, about 0.5 MB per photo.",
+    ),
 ]
 Sheet = Annotated[Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")]
 Report = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page of what went wrong, in one file.")]
@@ -39,7 +51,8 @@ def evaluate(
     dataset: Layout = "boxes",
     queries: QueryFolder = None,
     keep_query: KeepQuery = False,
-    real_valued: RealValued = True,
+    real_valued: RealValued = False,
+    features: FeatureFolder = None,
     rerank: Rerank = "",
     picture: Sheet = None,
     report: Report = None,
@@ -57,6 +70,8 @@ def evaluate(
         pictures.file_format(picture)
     if report is not None:
         errors.check(report)
+    if features is not None and not real_valued:
+        raise InputError(f"--features {features}: expected --real-valued with it; add it, or leave --features out")
     opened = Collection.open(collection, device=device)
     done = evaluation.evaluate(
         opened,
@@ -64,6 +79,7 @@ def evaluate(
         keep_query=keep_query,
         queries=queries,
         real_valued=real_valued,
+        features=features,
         stages=parse_stages(rerank),
         progress=progress,
     )

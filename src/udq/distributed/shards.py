@@ -3,7 +3,7 @@
 A shard consists of whole consecutive segments, so that any collection can be sharded without writing it again. Each
 shard answers for its own photos like a ``LocalDatabase``, and the answers are merged. If a replica of a shard does not
 answer in time, the next replica is asked; if none of them answers, the search continues without the shard and reports
-how many photos are missing (``Nearest.missing``). Ray restarts actors that died.
+how many photos are missing (``NearestImages.missing``). Ray restarts actors that died.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from udq.errors import InputError, UdqError
 from udq.features import proposals
 from udq.quantization.model import Model
 from udq.search.confidence import Calibration
-from udq.search.database import LocalDatabase, Nearest
+from udq.search.database import LocalDatabase
+from udq.search.scan.exhaustive import NearestImages
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest
@@ -80,9 +81,9 @@ class Shard:
         """Return the number of its photos."""
         return len(self._database)
 
-    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
+    def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
         """Return the nearest of its photos, by their places here."""
-        return self._database.nearest(lookups, k)
+        return self._database.nearest_images(lookups, k)
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distance of each of its photos."""
@@ -155,7 +156,7 @@ class ShardedDatabase:
         pairs = zip(started, starts, sizes, strict=False)
         self._shares = [_Share(tuple(actors), start, size) for actors, start, size in pairs]
         # Now, while all shards answer: a shard that fails later would make this fail in every search.
-        self.calibration = Calibration.of(len(self), self.photos, model.quantizer)
+        self.calibration = Calibration.learn(len(self), self.photos, model.quantizer)
 
     def ready(self) -> None:
         """Do nothing: the constructor has waited for everything."""
@@ -181,15 +182,15 @@ class ShardedDatabase:
         self._expect_none([number for number, answer in enumerate(answers) if answer is None])
         return np.concatenate([np.empty(0, np.float32), *answers])
 
-    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
-        """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
-        given = self._ask([(share, "nearest", (lookups, k)) for share in self._shares])
+    def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
+        """Return the ``k`` nearest photos of each of Q queries, by their tables (Q, M, K); ``image`` holds places."""
+        given = self._ask([(share, "nearest_images", (lookups, k)) for share in self._shares])
         answers = {number: answer for number, answer in enumerate(given) if answer is not None}
         while True:
             pairs = [(self._shares[number].start, answer) for number, answer in answers.items()]
             merged = [_merged([(start, each[query]) for start, each in pairs], k) for query in range(len(lookups))]
             # Fetched now, while their shards answer: localisation and reranking stages need them later, one by one.
-            places = np.unique(np.concatenate([np.empty(0, np.int64), *(found.place for found in merged)]))
+            places = np.unique(np.concatenate([np.empty(0, np.int64), *(found.image for found in merged)]))
             _, failed = self._fetch(places.tolist())
             if not failed:
                 break
@@ -284,9 +285,10 @@ def _runs(regions: Sequence[int], shards: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _merged(answers: Sequence[tuple[int, Nearest]], k: int) -> Nearest:
+def _merged(answers: Sequence[tuple[int, NearestImages]], k: int) -> NearestImages:
     """Return the ``k`` nearest of what shards found, each with the place of its first photo."""
-    place = np.concatenate([np.empty(0, np.int64), *(start + found.place for start, found in answers)])
+    place = np.concatenate([np.empty(0, np.int64), *(start + found.image for start, found in answers)])
     distance = np.concatenate([np.empty(0, np.float32), *(found.distance for _, found in answers)])
+    region = np.concatenate([np.empty(0, np.int64), *(found.region for _, found in answers)])
     order = np.lexsort((place, distance))[:k]
-    return Nearest(place[order], distance[order])
+    return NearestImages(place[order], distance[order], region[order])

@@ -1,7 +1,7 @@
-"""Which library computes the network's convolutions: OpenVINO on a CPU where it is installed, else torch.
+"""Choice of the library that computes the network's convolutions: OpenVINO on a CPU if it is installed, else torch.
 
-Both see alike (docs/performance.md); OpenVINO is faster. Training is torch's, and so is all work on a GPU. Asking
-imports neither.
+Both give the same features but for rounding (docs/performance.md); OpenVINO is faster. Training, and everything on a
+GPU, uses torch. Nothing here imports either library.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class LocalWorkers:
                 numbers.append(number)
                 yield source
 
-        for photo in self._extractor.extract(sources(), self._decoder):
+        for photo in self.extract(sources()):
             yield encode_or_report(photo, numbers.popleft(), model)
 
     def load(self, convolutions: Arrays) -> None:

@@ -50,7 +50,7 @@ def _tell(output: Path, device: str, progress: Progress) -> dict[str, Any]:
         answers = compose(output, on_photo=step)
     collection = Collection.build(photos, path, device=device, progress=progress)
     truth = REGISTRY["boxes"](answers)
-    done = benchmark.evaluate(collection, truth, progress=progress)
+    done = benchmark.evaluate(collection, truth, real_valued=True, progress=progress)
 
     first = truth.queries[0]
     found = collection.search(photos / first.image, first.box, k=8)

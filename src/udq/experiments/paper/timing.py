@@ -66,7 +66,9 @@ def contenders(
     hashes = _hashes(vectors, planes)
 
     def by_codes(query: Floats) -> Ranking:
-        return exhaustive.rank(exhaustive.best_regions(model.quantizer.lookup_tables(query), codes, offsets, threads=1))
+        return exhaustive.image_order(
+            exhaustive.best_regions(model.quantizer.lookup_tables(query), codes, offsets, threads=1)
+        )
 
     def by_hashes(query: Floats) -> Ranking:
         distance = np.empty(len(offsets) - 1, np.int64)

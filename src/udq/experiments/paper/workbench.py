@@ -120,9 +120,9 @@ class Workbench:
         plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
         by_eq5 = replace(database, model=replace(model, quantizer=plain))
         rankings = {
-            "codes": benchmark.rank(database, self.asked, asked),
-            "codes_diffusion": benchmark.rank(database, self.asked, asked, ["diffusion"]),
-            "codes_by_eq5": benchmark.rank(by_eq5, self.asked, asked),
+            "codes": benchmark.rankings(database, self.asked, asked),
+            "codes_diffusion": benchmark.rankings(database, self.asked, asked, ["diffusion"]),
+            "codes_by_eq5": benchmark.rankings(by_eq5, self.asked, asked),
             "real_valued": (Ranking(np.argsort(row, kind="stable"), row, _nowhere) for row in encoded.nearest),
         }
         return {measure: self._map(database, found) for measure, found in rankings.items()}
@@ -130,7 +130,7 @@ class Workbench:
     def outcomes(self, model: Model) -> tuple[Outcome, ...]:
         """Return every query's ranking by codes, scored, with where its object was found in the first photos."""
         database = self.encode(model).database
-        return benchmark.score(database, self.asked, benchmark.rank(database, self.asked, self.features(model)))
+        return benchmark.score(database, self.asked, benchmark.rankings(database, self.asked, self.features(model)))
 
     def features(self, model: Model) -> Floats:
         """Return the unit features (Q, d) of the queries."""
