@@ -283,7 +283,7 @@ def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos,
     made = Collection.build(copy, tmp_path / "x.udq", config=QUICK, device="cpu")
     (copy / "coffee.png").unlink()
 
-    with pytest.raises(InputError, match=r"1 of its 12 photos are gone, '.*coffee.png' first; put them back"):
+    with pytest.raises(InputError, match=r"1 of its 12 photos are missing, '.*coffee.png' first; put them back"):
         Collection.retrain(made.path, device="cpu")
     assert Collection.open(made.path).verify() == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "x.udq"]

@@ -36,10 +36,10 @@ QUICK = IndexConfig().replace(
 )
 """A collection that builds in seconds; tests compare its results for equality, not for accuracy."""
 
-SMALL = {"segments.PHOTOS": 16, "update._BATCH": 6, "spool._PHOTOS": 16}
+SMALL = {"segments.PHOTOS": 16, "update._BATCH": 6, "cache._PHOTOS": 16}
 """Sizes for small collections: several segments, several commits a change."""
 
-_MODULES = {"segments": segments, "update": update, "spool": cache}
+_MODULES = {"segments": segments, "update": update, "cache": cache}
 _BOXES = 10
 QUERIES = 4
 
@@ -163,7 +163,8 @@ def complaint(done: subprocess.CompletedProcess[str]) -> tuple[bool, str]:
 
 def small_prelude() -> str:
     """What a command runs first to work in small pieces."""
-    return "from udq import segments, spool, update; " + "; ".join(f"{name} = {n}" for name, n in SMALL.items())
+    modules = "from udq.features import cache; from udq.indexing import update; from udq.store import segments; "
+    return modules + "; ".join(f"{name} = {n}" for name, n in SMALL.items())
 
 
 def summary(samples: Sequence[float]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _states(path: Path, name: str, words: dict[str, Any], scratch: Path) -> set[
     noted = scratch / "states.txt"
     script = (
         f"{small_prelude()}\nimport sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from robustness_common import answers, opened\nfrom udq import transaction\nswap = transaction.swap\n"
+        "from robustness_common import answers, opened\nfrom udq.store import transaction\nswap = transaction.swap\n"
         "def swapped(path, *rest):\n    swap(path, *rest)\n"
         f"    open({str(noted)!r}, 'a').write(answers(opened(path)) + ' ')\n"
         "transaction.swap = swapped"
