@@ -65,7 +65,7 @@ def recall(photos: Path, truth: GroundTruth) -> dict[str, Any]:
         took["the backbone, before any of them"].append(time.perf_counter() - started)
         for proposer, propose in made.items():
             started = time.perf_counter()
-            found = propose(photo, maps).boxes
+            found = propose(photo, *maps).boxes
             took[proposer].append(time.perf_counter() - started)
             numbers[proposer].append(len(found))
             for box in boxes:

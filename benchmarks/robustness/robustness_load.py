@@ -118,7 +118,7 @@ def replicate(path: Path, photos: int, *, named: str = "copy-{number:06d}/{name}
         change.commit(entries, {}, next_id=first + len(copies))
 
 
-def _again(photo: StoredPhoto, number: int, named: str) -> StoredPhoto:
+def _again(photo: StoredPhoto, number: int, named: str = "copy-{number:06d}/{name}") -> StoredPhoto:
     image = dataclasses.replace(photo.image, id=number, name=named.format(number=number, name=photo.image.name))
     return dataclasses.replace(photo, image=image)
 
