@@ -192,13 +192,13 @@ class Extractor:
             box: x1, y1, x2, y2 in pixels of the photo; the whole photo if None.
             load_crop: decodes the photo; ``Decoder.load_crop`` for photos from untrusted sources.
         """
-        photo, found = load_crop(
+        photo, cropped = load_crop(
             path, box, shorter=self._image.shorter, longer=self._image.longer, least=self._image.least
         )
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         views = [photo, photo.mirrored()] if self._image.mirror else [photo]
         features = np.concatenate(list(self._views.map(lambda view: self._describe(view, whole), views)))
-        return found, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
+        return cropped, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
 
     def _describe(self, view: decoding.Photo, box: NDArray[np.float32]) -> NDArray[np.float32]:
         feature_map, _ = self.maps(view.pixels, at_once=self._views_at_once)

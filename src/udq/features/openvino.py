@@ -161,8 +161,8 @@ class Compiled:
         """Compute the function."""
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
-        found = self._requests.own.infer([tensor.contiguous().numpy() for tensor in tensors], share_inputs=True)
-        results = [torch.from_numpy(array) for array in found.values()]
+        outputs = self._requests.own.infer([tensor.contiguous().numpy() for tensor in tensors], share_inputs=True)
+        results = [torch.from_numpy(array) for array in outputs.values()]
         return tuple(results[i] for i in self._order)
 
 
@@ -181,11 +181,11 @@ def _conv2d(
     pads = _pair(padding)
     where = _pair(stride), pads, pads, _pair(dilation)
     if groups == 1:
-        found = _opset().convolution(symbol.node, _array(weight), *where)
+        result = _opset().convolution(symbol.node, _array(weight), *where)
     else:
         each = weight.view(groups, -1, *weight.shape[1:])
-        found = _opset().group_convolution(symbol.node, _array(each), *where)
-    return found if bias is None else _opset().add(found, _array(bias.view(1, -1, 1, 1)))
+        result = _opset().group_convolution(symbol.node, _array(each), *where)
+    return result if bias is None else _opset().add(result, _array(bias.view(1, -1, 1, 1)))
 
 
 def _batch_norm(

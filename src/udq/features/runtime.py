@@ -27,11 +27,11 @@ def engine(preferred: str | None = None) -> str:
         preferred: the library to use unless the environment variable UDQ_NETWORK names another; the fastest installed
             one if None.
     """
-    wanted, found = os.environ.get("UDQ_NETWORK") or preferred, engines()
-    if wanted and wanted not in found:
+    wanted, installed = os.environ.get("UDQ_NETWORK") or preferred, engines()
+    if wanted and wanted not in installed:
         install = "; run: pip install 'udq[openvino]'" if wanted == "openvino" else ""
-        raise InputError(f"expected UDQ_NETWORK to be one of {', '.join(found)}, found {wanted}{install}")
-    return wanted or found[0]
+        raise InputError(f"expected UDQ_NETWORK to be one of {', '.join(installed)}, found {wanted}{install}")
+    return wanted or installed[0]
 
 
 def version(name: str) -> str:

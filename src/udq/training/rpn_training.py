@@ -81,14 +81,9 @@ def train(
     ):
         with progress("extracting photos", len(keys)) as step:
             unreadable = extract_views(labels.photos, keys, extractor, image, settings.seed, cache, step)
-        keys = [key for key in keys if key[0] not in unreadable]
-        tested = [key for key in keys if key[0] in held_out]
-        trained_on = [key for key in keys if key[0] not in held_out]
-        if not tested or not any(len(labels.photos[i].boxes) for i, _ in trained_on):
-            raise ImageError(
-                f"{len(unreadable)} of the photos cannot be read, which leaves too few to train on and to hold out: "
-                f"{next(iter(unreadable.values()))}; leave them out of the labels"
-            )
+        tested = [key for key in keys if key[0] in held_out and key[0] not in unreadable]
+        trained_on = [key for key in keys if key[0] not in held_out and key[0] not in unreadable]
+        _check_enough(labels, tested, trained_on, unreadable)
         network = _trained(feature.backbone, trained_on, settings, cache, extractor.device, progress)
         card = {
             "backbone": feature.backbone,
@@ -172,6 +167,17 @@ def _split(photos: Sequence[Labelled], settings: ProposalTraining) -> tuple[list
     if not held_out:
         raise InputError(f"expected at least two photos with boxes, to hold one out, found {len(with_objects)}")
     return training, held_out
+
+
+def _check_enough(
+    labels: Labels, tested: Sequence[ViewKey], trained_on: Sequence[ViewKey], unreadable: Mapping[int, str]
+) -> None:
+    """Raise ImageError if the photos that can be read are too few to train on and to test."""
+    if not tested or not any(len(labels.photos[i].boxes) for i, _ in trained_on):
+        raise ImageError(
+            f"{len(unreadable)} of the photos cannot be read, which leaves too few to train on and to hold out: "
+            f"{next(iter(unreadable.values()))}; leave them out of the labels"
+        )
 
 
 def _trained(

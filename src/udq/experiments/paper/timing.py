@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from udq.common.threads import one_core_each
 from udq.experiments.paper.codes import Floats
 from udq.experiments.paper.workbench import Workbench
 from udq.quantization.model import Model
@@ -39,7 +39,7 @@ def search_times(workbench: Workbench, model: Model, *, turns: int = _TURNS) -> 
     vectors = np.concatenate([model.head.apply(photo.features).vectors for photo in readable])
     scans = contenders(model, segment.codes, segment.offsets, vectors)
     queries = workbench.query_vectors(model)
-    with threadpool_limits(1, user_api="blas"):
+    with one_core_each():
         for search in scans.values():
             search(queries[0])  # compiles the kernels
         seconds: dict[str, list[float]] = {name: [] for name in scans}

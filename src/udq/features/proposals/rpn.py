@@ -102,8 +102,8 @@ class ProposalNetwork(nn.Module):
         inside = clip_boxes_to_image(moved, (height, width))
         kept = remove_small_boxes(inside, self.proposals.min_size)
         inside, chance = inside[kept], score[kept].sigmoid()
-        found: Tensor = inside[nms(inside, chance, _SUPPRESS)]
-        return found
+        boxes: Tensor = inside[nms(inside, chance, _SUPPRESS)]
+        return boxes
 
     def loss(self, feature_map: Tensor, fine_map: Tensor, height: int, width: int, objects: Tensor) -> Tensor:
         """Return the loss of objectness and position, a scalar, for the boxes (B, 4) of the photo's objects."""
