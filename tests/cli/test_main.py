@@ -403,7 +403,7 @@ def test_a_missing_file_of_a_collection_is_one_line(udq, collection, photos, tmp
     )
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place nobody may write to")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a path that is never writable")
 def test_no_permission_to_write_is_one_line(udq, photos):
     code, _, err = udq("index", photos, "-o", "/proc/x.udq")
 

@@ -91,9 +91,7 @@ def reproduce(
         raise InputError("reproduce: expected the name of a table or figure, or all; see udq reproduce --list")
     experiments = [tables.load(each) for each in (tables.NAMES if name == _ALL else (name,))]
     if data is None:
-        raise InputError(
-            "reproduce: expected --data DIR, the folder of photos and ground truth; see udq reproduce --help"
-        )
+        raise InputError("reproduce: expected --data DIR, the folder of photos and answers; see udq reproduce --help")
     if limit is not None and limit < 1:
         raise InputError(f"--limit: expected 1 or more, found {limit}")
     from udq.experiments.paper import results, runner

@@ -156,4 +156,4 @@ def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:
               f"udq add {collection} FOLDER --sync to find them again", to=sys.stderr)  # fmt: skip
     if done.back:
         printing.say(f"udq: {counted(done.back, 'removed photo')} cannot be told apart any more; "
-                     "those whose files exist are back", to=sys.stderr)  # fmt: skip
+                     "photos whose files exist are back", to=sys.stderr)  # fmt: skip

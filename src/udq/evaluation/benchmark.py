@@ -98,10 +98,8 @@ def evaluate(
         exact = score(database, resolved, _rank_real_valued(collection, pooled, progress, features))
         report["real_valued"] = scoring.summary(exact)
         rows = [row | {"ap_real_valued": _ap(outcome.score)} for row, outcome in zip(rows, exact, strict=True)]
-    report["per_query"] = rows
-    report["config"] = collection.config.to_dict()
-    report["provenance"] = provenance(seed=collection.config.sample.seed)
-    return Evaluation(report, outcomes)
+    facts = {"config": collection.config.to_dict(), "provenance": provenance(seed=collection.config.sample.seed)}
+    return Evaluation(report | {"per_query": rows} | facts, outcomes)
 
 
 @dataclass(frozen=True)
