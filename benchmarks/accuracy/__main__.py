@@ -88,8 +88,22 @@ def differences(measured: dict[str, Any], baseline: dict[str, Any]) -> list[str]
     ]
 
 
+def write(file: Path, measured: dict[str, Any], setup: Setup, seeds: int) -> None:
+    """Write the figures of the sets so far."""
+    rows = table.rows(measured, None, seeds=seeds)
+    facts = {
+        "sets": measured,
+        "mean": {title: values[table.MEAN] for title, values in rows if title in table.METRICS},
+        "seeds": seeds,
+        "rerank": list(setup.stages),
+        "config": setup.config.to_dict(),
+        "provenance": provenance(seed=0),
+    }
+    file.write_text(json.dumps(facts, indent=1) + "\n")
+
+
 def run(given: argparse.Namespace) -> None:
-    """Measure, print the table, write JSON."""
+    """Measure, print the table; write JSON after each set, so that one that is killed leaves what it had."""
     baseline = read_baseline(given.baseline)
     config = preset(given.preset)
     config = IndexConfig.from_toml(given.config, config) if given.config else config
@@ -104,21 +118,14 @@ def run(given: argparse.Namespace) -> None:
         each = [{"seed": seed, **run.figures, "seconds": run.seconds} for seed, run in enumerate(runs)]
         measured[found.name] = {**counts, **means, "runs": each}
         print(f"{found.name}: {counts['photos']:,} photos, {counts['queries']:,} queries, "
-              f"{extracted:,} extracted, {seconds:.0f} s", file=sys.stderr, flush=True)  # fmt: skip
+              f"{extracted:,} extracted, {seconds:.0f} s, mAP {means['means']['mAP']:.4f}",
+              file=sys.stderr, flush=True)  # fmt: skip
+        if given.json:
+            write(given.json, measured, setup, given.seeds)
     rows = table.rows(measured, baseline and baseline["sets"], seeds=given.seeds)
     print(table.render(rows, list(measured)))
     for line in differences(measured, baseline["sets"]) if baseline else ():
         print(line)
-    if given.json:
-        facts = {
-            "sets": measured,
-            "mean": {title: values[table.MEAN] for title, values in rows if title in table.METRICS},
-            "seeds": given.seeds,
-            "rerank": list(stages),
-            "config": config.to_dict(),
-            "provenance": provenance(seed=0),
-        }
-        given.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
