@@ -9,8 +9,10 @@ demo: $(VENV)/.installed
 	rm -rf udq-demo
 	$(BIN)/udq demo -o udq-demo
 
+# Worker processes of pytest.
+WORKERS ?= 2
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not shared_data and not browser and not web_fuzz and not ray"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not shared_data and not browser and not web_fuzz and not ray"
 
 # Needs the benchmark photos: UDQ_SHARED_DATA=FOLDER, or ../shared/data.
 test-shared-data: $(VENV)/.installed

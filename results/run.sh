@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Reproduce every file in this folder: results/run.sh DATA, where DATA contains instre_dev/, coco128/ and landmarks/.
+# Reproduce every file in this folder: results/run.sh DATA, where DATA contains coco128/ and the
+# development sets of benchmarks/accuracy.
 # Takes several hours on two cores. The machine should be idle otherwise.
 set -euo pipefail
 data=$(realpath "${1:?usage: results/run.sh DATA}")
@@ -12,7 +13,7 @@ measure() { # NAME PHOTOS GROUND_TRUTH [OPTIONS OF udq index...]
     local name=$1 photos=$2 truth=$3
     shift 3
     udq index "$photos" -o "$scratch/$name.udq" "$@"
-    udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --json > "$scratch/$name.json"
+    udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --real-valued --json > "$scratch/$name.json"
     mv "$scratch/$name.json" "$here/$name.json"
 }
 
@@ -32,6 +33,7 @@ measure demo-end-to-end "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" 
 measure instre_dev-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 4
 measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --no-train --subspaces 4
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
+python benchmarks/accuracy "$data" --cache "$scratch/accuracy" --json "$here/accuracy.json"
 [ "${2:-}" = accuracy ] && exit
 
 reproduce() { # NAME DATA: tables and figures of the paper, without the images that contain photos

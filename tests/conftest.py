@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from functools import cache
 from pathlib import Path
 
+# Set before torch, numpy and faiss are imported, which read them once; processes that tests start inherit them.
+# A thread of OpenMP or OpenBLAS that waits in a busy loop takes the core that the other pytest worker needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 import torch
 import torchvision
+from filelock import FileLock
 
 from udq import Collection, IndexConfig
 from udq.cli.main import main
@@ -94,10 +101,20 @@ def random_weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """The report of one `udq demo`, in a folder named as in README; tests must not change it."""
-    from udq.experiments.demo import run as runs
+    """The report of one `udq demo`, in a folder named as in README, shared by the workers of pytest-xdist.
 
-    return runs.tell(tmp_path_factory.mktemp("demo") / "udq-demo", device="cpu")
+    Tests must not change it.
+    """
+    from udq.experiments.demo.run import run_demo
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all workers
+    told = folder / "demo.json"
+    with FileLock(folder / "demo.lock"):
+        if not told.exists():
+            told.write_text(json.dumps(run_demo(folder / "demo" / "udq-demo", device="cpu")))
+    return json.loads(told.read_text())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Reading a page that udq wrote, for the tests of pages."""
+"""A parser of the pages that udq writes, for their tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VOID = {"meta", "img", "rect", "line", "link", "br"}
 
 
 class Page(HTMLParser):
-    """Reads a page, and fails where tags do not close in order."""
+    """Tags, text and style sheet of a page; fails if tags are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

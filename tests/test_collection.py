@@ -14,9 +14,9 @@ from udq import Collection, IndexConfig, UdqError, datasets
 from udq.errors import CollectionError, ImageError, InputError
 from udq.evaluation.benchmark import evaluate
 from udq.experiments.demo.cutouts import photo
-from udq.experiments.demo.run import tell
+from udq.experiments.demo.run import run_demo
 from udq.search.localisation import localise
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.search.scan import kernels
 
 # Fitting takes most of the time of such small builds; these tests do not measure the accuracy that this costs.
@@ -83,7 +83,7 @@ def test_every_photo_is_ranked_with_a_box_inside_it(collection, photos):
 
 def test_the_ranking_is_brute_force_bit_for_bit(collection, photos):
     _, feature = collection.extractor.describe(photos / "astronaut.png", (100, 10, 300, 250))
-    found = rank(collection.database, feature)
+    found = ranking_by_feature(collection.database, feature)
 
     tables = collection.model.lookup_tables(feature)
     expected, regions = [], []
@@ -265,7 +265,7 @@ def test_a_benchmark_is_measured_after_every_round_as_evaluate_would(demo, tmp_p
     rounds = made.info()["training"]["rounds"]
 
     assert [each["mAP"] is None for each in unseen.info()["training"]["rounds"]] == [True, True]
-    assert rounds[-1]["mAP"] == pytest.approx(made.evaluate(truth, real_valued=False).report["mAP"], abs=1e-6)
+    assert rounds[-1]["mAP"] == pytest.approx(made.evaluate(truth).report["mAP"], abs=1e-6)
     assert rounds[0]["mAP"] != rounds[1]["mAP"]
     assert made.model.to_bytes() == unseen.model.to_bytes()  # measuring does not influence training
 
@@ -283,7 +283,7 @@ def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos,
     made = Collection.build(copy, tmp_path / "x.udq", config=QUICK, device="cpu")
     (copy / "coffee.png").unlink()
 
-    with pytest.raises(InputError, match=r"1 of its 12 photos are gone, '.*coffee.png' first; put them back"):
+    with pytest.raises(InputError, match=r"1 of its 12 photos are missing, '.*coffee.png' first; put them back"):
         Collection.retrain(made.path, device="cpu")
     assert Collection.open(made.path).verify() == []
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["photos", "x.udq"]
@@ -292,7 +292,7 @@ def test_retraining_needs_the_photos_and_leaves_the_collection_as_it_was(photos,
 def test_training_finds_more_of_the_demo_than_its_pretrained_features_do(demo, tmp_path):
     untrained = IndexConfig().replace({"training": {"enabled": False}})
     made = Collection.build(demo["written"]["photos"], tmp_path / "x.udq", config=untrained, device="cpu")
-    before = made.evaluate(datasets.load("boxes", demo["written"]["answers"]), real_valued=False).report
+    before = made.evaluate(datasets.load("boxes", demo["written"]["answers"])).report
 
     assert before["mAP"] + 0.01 < demo["mAP"]  # measured 0.971 and 0.991
     assert demo["mAP"] > demo["real_valued"]["mAP"] - 0.01
@@ -321,4 +321,4 @@ def test_the_demo_finds_its_objects_and_says_where_everything_is(demo):
             assert min(picture.size) > 200
     assert json.dumps(demo)
     with pytest.raises(InputError, match="already exists"):
-        tell(Path(demo["written"]["page"]).parent, device="cpu")
+        run_demo(Path(demo["written"]["page"]).parent, device="cpu")

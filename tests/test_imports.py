@@ -1,4 +1,4 @@
-"""What importing costs: opening and searching wait for no library that they do not use."""
+"""The cost of imports: opening and searching import no library that they do not use."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from test_layers import modules
 import udq
 from udq.search.scan import kernels
 
-# Packages and modules that are imported without torch: those that need it import it when it is needed.
+# Packages and modules that do not import torch, or import it only when it is needed.
 LIGHT = ("errors", "types", "config", "collection", "common", "photos", "datasets", "quantization", "store", "search")
 LIGHT += ("features.runtime", "features.backbones", "features.proposals", "features.proposals.grid")
 LIGHT += ("training.refinement", "indexing.update", "indexing.sync", "indexing.verify", "indexing.repair")
 LIGHT += ("indexing.drift", "evaluation.benchmark", "evaluation.scoring", "evaluation.metrics", "evaluation.failures")
 LIGHT += ("reports", "cli", "web.server", "experiments", "experiments.paper.tables", "experiments.paper.data")
-# Those are packages of which every module is light.
+# Packages of which every module is light.
 WHOLE = ("common", "photos", "datasets", "quantization", "store", "search", "reports", "cli")
 
 
 def imported(path, known):
-    """Modules that importing a file imports: not those inside functions or for type checkers alone."""
+    """Modules that a file imports when it is imported, without imports inside functions and for type checkers."""
     found = set()
 
     def visit(nodes):
@@ -42,7 +42,7 @@ def imported(path, known):
 
 
 def reached(name):
-    """Every module that importing one of the package imports."""
+    """Every module that is imported with a module of udq, directly or not."""
     known = modules()
     waiting, seen = [f"udq.{name}"], set()
     while waiting:
@@ -65,7 +65,7 @@ def test_light_modules_do_not_reach_torch(name):
     assert {module.split(".")[0] for module in reached(name)}.isdisjoint({"torch", "torchvision"})
 
 
-def test_only_serving_reaches_what_serves():
+def test_only_the_server_reaches_web_frameworks():
     def serves(name):
         return {module.split(".")[0] for module in reached(name)} & {"fastapi", "starlette", "uvicorn"}
 
@@ -78,9 +78,9 @@ def test_opening_and_scanning_a_collection_never_imports_torch(collection):
     script = (
         "import sys, numpy as np, udq\n"
         "from udq import Collection\n"
-        "from udq.search.ranking import rank\n"
+        "from udq.search.ranking import ranking_by_feature\n"
         f"opened = Collection.open({str(collection.path)!r})\n"
-        "ranking = rank(opened.database, np.ones(1280, np.float32))\n"
+        "ranking = ranking_by_feature(opened.database, np.ones(1280, np.float32))\n"
         "assert len(ranking.order) == len(opened) == 12\n"
         "assert opened.info()['regions'] > 1000\n"
         "print('torch' in sys.modules)"
@@ -91,7 +91,7 @@ def test_opening_and_scanning_a_collection_never_imports_torch(collection):
 
 
 def imports(arguments, *names):
-    """Which of some modules a new process that ran udq has imported."""
+    """Return those of some modules that a process has imported after running udq with these arguments."""
     script = (
         "import sys\n"
         f"sys.argv = ['udq', *{arguments!r}]\n"
@@ -106,11 +106,11 @@ def test_info_never_imports_torch(collection):
     assert imports(["info", str(collection.path)], "torch") == []
 
 
-def test_a_search_waits_for_nothing_that_it_does_not_use(collection, photos):
+def test_a_search_imports_only_what_it_uses(collection, photos):
     search = ["search", str(collection.path), str(photos / "coffee.png")]
     of_the_proposer, of_fitting = ["torchvision", "udq.features.proposals.rpn"], ["faiss", "scipy"]
     of_another_kernel = [] if kernels.kernel() == "numba" else ["numba"]
-    of_pictures = ["matplotlib", "udq.reports.sheet", "PIL.ImageDraw", "PIL.FpxImagePlugin"]
+    of_pictures = ["matplotlib", "jinja2", "udq.reports.sheet", "PIL.ImageDraw", "PIL.FpxImagePlugin"]
 
     unused = [*of_the_proposer, *of_fitting, *of_another_kernel, *of_pictures, "rich"]
 

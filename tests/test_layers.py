@@ -1,4 +1,4 @@
-"""The architecture: packages import from lower layers alone, and some of them never reach torch."""
+"""The architecture: packages import only from lower layers, and some of them never reach torch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAVY = {"torch", "torchvision"}
 
 
 def modules():
-    """Dotted name -> file of every module; a package has the name of its folder."""
+    """Dotted name -> file of every module; a package is named after its folder."""
     return {
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted(SOURCE.rglob("*.py"))
@@ -73,13 +73,13 @@ def package_of(name):
 
 
 def breaks(edges):
-    """Imports that point up, sideways, or at the package's public face."""
+    """Imports from a higher layer, from the same layer, or from the public API of udq itself."""
     layer = {package: number for number, row in enumerate(LAYERS) for package in row}
     found = []
     for name, others in edges.items():
         for other in others:
             here, there = package_of(name), package_of(other)
-            if here in ("udq", there):  # the face may import all; a package may import itself
+            if here in ("udq", there):  # the public API may import everything; a package may import itself
                 continue
             if there == "udq" or layer[there] >= layer[here]:
                 found.append(f"{name} -> {other}")
@@ -102,7 +102,7 @@ def test_every_import_points_down():
     [
         ("udq.store.segments", "udq.search.reader"),  # up
         ("udq.indexing.build", "udq.evaluation.benchmark"),  # sideways
-        ("udq.search.query", "udq"),  # the public face
+        ("udq.search.query", "udq"),  # the public API
     ],
 )
 def test_a_wrong_import_is_found(source, target):
@@ -126,7 +126,7 @@ def test_imports_inside_functions_and_for_type_checkers_count(tmp_path):
 
 
 def test_imports_form_no_circle():
-    # A package's __init__ that imports its own modules is their face, not part of the circle with itself.
+    # A package whose __init__ imports its own modules makes no circle: the modules do not import the package.
     TopologicalSorter(graph()).prepare()  # raises CycleError
 
 

@@ -36,7 +36,6 @@ CLOSE = {
     "BOX": (r"\b\d+,\d+,\d+,\d+(?= \S+\.jpg$)", {"abs": 32}),  # pixels
     "SCORE": (r"\b\d\.\d{4}\b", {"rel": 0.35}),
     "REGIONS": (r"\b\d+,\d+(?= regions\b)|(?<=^regions )\d+,\d+\b", {"rel": 0.01}),
-    "SPREAD": (r"\b\d+\.\d(?= directions\b| before it\b)", {"rel": 0.05}),
 }
 
 
@@ -67,12 +66,19 @@ def steps(block):
     return [step.split("\n", 1) for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
 
 
-def run(command, folder):
-    program, *arguments = shlex.split(command)
-    assert program == "udq"
-    done = subprocess.run([UDQ, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(udq, monkeypatch):
+    """Run a command line of README in a folder, in this process, and return what it prints."""
+
+    def run(command, folder):
+        monkeypatch.chdir(folder)
+        program, *arguments = shlex.split(command)
+        assert program == "udq"
+        code, out, err = udq(*arguments)
+        assert code == 0, err
+        return out
+
+    return run
 
 
 def python(page, folder):
@@ -99,7 +105,7 @@ def built(folder):
     return folder
 
 
-def test_commands_print_what_readme_shows(folder):
+def test_commands_print_what_readme_shows(run, folder):
     blocks = CONSOLE.findall(README.read_text(encoding="utf-8"))
     assert len(blocks) == 2
 
@@ -107,7 +113,7 @@ def test_commands_print_what_readme_shows(folder):
         check(run(command, folder), shown)
 
 
-REMOVED = "photos.udq: 8 removed, 122 left as they were, in 0.1 s; it holds 122 photos now"
+REMOVED = "photos.udq: 8 removed, 122 unchanged, in 0.1 s; the collection now has 122 photos"
 FOUND = "   2   1.8241   99 %  52,169,310,440         scene-022.jpg"
 
 
@@ -123,8 +129,8 @@ FOUND = "   2   1.8241   99 %  52,169,310,440         scene-022.jpg"
         (FOUND, FOUND.replace("52,169", "152,169")),
         (FOUND, FOUND.replace("1.8241", "0.8241")),
         ("photos        130", "photos        131"),
-        ("regions       12,666, 8 bytes a code", "regions       12,966, 8 bytes a code"),
-        ("regions       12,666, 8 bytes a code", "regions       12,666, 4 bytes a code"),
+        ("regions       12,666, 8 bytes per code", "regions       12,966, 8 bytes per code"),
+        ("regions       12,666, 8 bytes per code", "regions       12,666, 4 bytes per code"),
     ],
 )
 def test_a_wrong_number_is_noticed(printed, shown):
@@ -138,7 +144,7 @@ def test_a_wrong_number_is_noticed(printed, shown):
         (REMOVED, REMOVED.replace("0.1 s", "12.0 s")),
         (FOUND, "   2   1.7932   99 %  54,172,310,440         scene-022.jpg"),
         (FOUND, FOUND.replace("99 %", "100 %")),
-        ("regions       12,666, 8 bytes a code", "regions       12,662, 8 bytes a code"),
+        ("regions       12,666, 8 bytes per code", "regions       12,662, 8 bytes per code"),
         ("on disk       9.0 MB, format 3", "on disk       9.1 MB, format 3"),
         ("130 photos ranked in 366 ms (encoding the query 132, scan 233.1)",
          "130 photos ranked in 36 ms (encoding the query 13, scan 2.1)"),
@@ -227,8 +233,11 @@ def main():
     """Run README's commands in a folder that holds udq-demo/, and write their output into README."""
     folder = Path(sys.argv[1])
 
+    def output(command):
+        return subprocess.run([UDQ, *shlex.split(command)[1:]], cwd=folder, capture_output=True, text=True, check=True)
+
     def printed(block):
-        return "".join(f"$ {command}\n{run(command, folder)}" for command, _ in steps(block[0]))
+        return "".join(f"$ {command}\n{output(command).stdout}" for command, _ in steps(block[0]))
 
     README.write_text(CONSOLE.sub(printed, README.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -10,8 +10,8 @@ them, positives of a lower confidence than the threshold are lost. Rows are thre
 
 ``reliability``  photos of the first page by confidence: how many, its mean, the share of true matches among them, and
                  among all photos that score at least as high as each of them, which is what confidence says.
-``small``        the same collections with but some of their photos, drawn anew several times.
-``foreign``      a collection built anew without the photos of every second object, which the model then has never seen;
+``small``        the same collections with some of their photos, drawn several times.
+``foreign``      a collection built without the photos of every second object, which the model then has never seen;
                  queries for those are absent as they are.
 """
 
@@ -38,14 +38,14 @@ from udq.common.provenance import provenance
 from udq.datasets import Query
 from udq.search.confidence import THRESHOLD, Calibration
 from udq.search.database import LocalDatabase
-from udq.search.ranking import rank_by
+from udq.search.ranking import ranking_by_tables
 from udq.search.scan import kernels
 
 THRESHOLDS = (THRESHOLD, 0.99, 0.97, 0.9, 0.8, 0.7, 0.5)
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 1.0)
 PAGE = 20
 SMALL, DRAWS = (20, 50, 100, 400), 20
-# Of so many photos that could ask for others of their place, these are enough.
+# Queries: of all photos that could ask for others of their place, these are enough.
 QUERIES = 250
 
 
@@ -81,7 +81,7 @@ def ask(collection: Collection, query: Query, photo: Path) -> Asked:
     out = query.junk | {query.image}
     counts = np.array([name not in out for name in names])
     right = counts & np.array([name in query.positives for name in names])
-    return Asked(lookup, rank_by(collection.database, lookup).distance, counts, right)
+    return Asked(lookup, ranking_by_tables(collection.database, lookup).distance, counts, right)
 
 
 def figures(every: Sequence[tuple[Asked, Calibration, NDArray[np.bool_]]]) -> dict[str, Any]:

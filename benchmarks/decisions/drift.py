@@ -1,11 +1,11 @@
-"""When training anew is worth it: photos are added to a collection, and its mAP is compared with that of a new model.
+"""When retraining is worth it: photos are added to a collection, and its mAP is compared with that of a new model.
 
     python benchmarks/decisions/drift.py DATA [--json OUT]
 
 DATA holds instre_dev/, landmarks/ (queries as in places.py) and coco128/ (photos without queries). Each row is a
 collection, some photos that are added to it, and what can be known without labels: the mean squared quantization error
 of the photos that were there when the model was fitted, and of the newer ones; that of photos held out of a fit to
-three quarters of the older ones; and, after everything was fitted anew, that of both again. Photos are looked at once.
+three quarters of the older ones; and, after everything was fitted again, that of both. Photos are extracted once.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Pool:
     """Photos of several kinds, and what is asked about them.
 
     Attributes:
-        photos: of each kind, looked at.
+        photos: of each kind, extracted.
         queries: with their answers, and the pooled feature of each.
     """
 
@@ -74,7 +74,7 @@ class Pool:
     queries: list[tuple[Query, np.ndarray]]
 
     def some(self, counts: Counts, after: Counts, seed: int) -> list[ExtractedPhoto]:
-        """Return photos of each kind, the next ones after so many in an order drawn at random."""
+        """Return photos of each kind, the next ones after an offset, in random order."""
         chosen = []
         for kind, count in counts.items():
             of = self.photos[kind]
@@ -129,14 +129,16 @@ class Fitted:
         for query, feature in queries:
             positives = (query.positives - {query.image}) & held
             if query.image in held and positives:
-                order = exhaustive.rank(exhaustive.best_regions(self.model.lookup_tables(feature), codes, offsets))
+                order = exhaustive.image_order(
+                    exhaustive.best_regions(self.model.lookup_tables(feature), codes, offsets)
+                )
                 ranked = [names[i] for i in order if names[i] != query.image]
                 found.append(metrics.average_precision(ranked, positives, query.junk))
         return statistics.mean(found) if found else float("nan")
 
 
 def look(data: Path) -> Pool:
-    """Look at all photos and queries."""
+    """Extract all photos and queries."""
     config = IndexConfig()
     extractor = Extractor(config.images, config.features, device="cpu").proposing()
     folders = {"INSTRE": data / "instre_dev/images", "buildings": data / "landmarks", "COCO": data / "coco128/images"}
@@ -161,17 +163,17 @@ def measure(pool: Pool, base: Counts, added: Counts, old: Fitted, seed: int) -> 
     older, newer = old.photos, pool.some(added, base, seed)
     # As they lie in a collection that was built of all of them: the sample is drawn from older and newer ones alike.
     everything = sorted([*older, *newer], key=lambda photo: photo.source.name)
-    anew = Fitted(everything, old.config)
+    refitted = Fitted(everything, old.config)
     sampled = {older[i].source.name for i in old.rows}
     beyond = [photo for photo in older if photo.source.name not in sampled]
     figures = {
         "older": old.error(older),
         "newer": old.error(newer),
         "held_out": old.held_out,
-        "older_anew": anew.error(older),
-        "newer_anew": anew.error(newer),
+        "older_anew": refitted.error(older),
+        "newer_anew": refitted.error(newer),
         "mAP": old.mean_average_precision(everything, pool.queries),
-        "mAP_anew": anew.mean_average_precision(everything, pool.queries),
+        "mAP_anew": refitted.mean_average_precision(everything, pool.queries),
     }
     return figures | ({"older_beyond_sample": old.error(beyond)} if beyond else {})
 

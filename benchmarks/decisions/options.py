@@ -111,7 +111,7 @@ class Options(Benchmark):
 
 
 class Seen(CachedFeatures):
-    """Each region of a batch is seen as it is or through one of its views, drawn anew every time.
+    """Each region of a batch is used as it is or through one of its views, drawn every time.
 
     Labels and targets are those of the region as it is.
     """

@@ -3,7 +3,7 @@
     python benchmarks/decisions/places.py FOLDER [--seeds 3] [--json OUT]
 
 Folders whose names share what comes before the last hyphen show the same place (strecha_castle-P19 and -P30). Small
-collections are some photos of each place, drawn anew with each seed; figures are means over seeds.
+collections are some photos of each place, drawn with each seed; figures are means over seeds.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def recall(photos: Path, truth: GroundTruth) -> dict[str, Any]:
         took["the backbone, before any of them"].append(time.perf_counter() - started)
         for proposer, propose in made.items():
             started = time.perf_counter()
-            found = propose(photo, maps).boxes
+            found = propose(photo, *maps).boxes
             took[proposer].append(time.perf_counter() - started)
             numbers[proposer].append(len(found))
             for box in boxes:
@@ -101,7 +101,7 @@ def retrieval(photos: Path, truth: GroundTruth, changes: dict[str, object], seed
         made = Collection.build(photos, Path(scratch, "x.udq"), config=config, device="cpu")
         seconds = time.perf_counter() - started
         sizes = {photo.name: photo.width * photo.height for photo in made.images}
-        done = evaluate(made, truth, real_valued=False)
+        done = evaluate(made, truth)
         bytes_on_disk = made.info()["bytes_on_disk"]
     by_size: dict[str, list[float]] = {name: [] for name in SIZES}
     for outcome in done.outcomes:

@@ -1,4 +1,4 @@
-"""What the neighbours of a refinement cost: exact search, and the inverted file of `udq.training.refinement.neighbours`.
+"""What the neighbours of a refinement cost: exact search, and the inverted file of `refinement.neighbours`.
 
     python benchmarks/decisions/refine.py [--sizes 100000 1000000] [--json OUT]
 
@@ -111,8 +111,10 @@ def main() -> None:
     """Print a table; write JSON where asked, after every row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], metavar="REGIONS")
-    parser.add_argument("--whole", type=int, default=100_000, help="up to so many, search is of all (%(default)s)")
-    parser.add_argument("--queries", type=int, default=5000, help="beyond that, of so many (%(default)s)")
+    parser.add_argument(
+        "--whole", type=int, default=100_000, help="regions up to which search is exhaustive (%(default)s)"
+    )
+    parser.add_argument("--queries", type=int, default=5000, help="queries of larger sets (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

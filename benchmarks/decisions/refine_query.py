@@ -23,7 +23,7 @@ from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
 from udq.search import query as searching
-from udq.search.ranking import rank, rank_by
+from udq.search.ranking import ranking_by_feature, ranking_by_tables
 from udq.types import Features
 
 PAGE, MARKS = 20, 3
@@ -52,7 +52,7 @@ def mark(collection: Collection, query: Query, places: dict[str, int]) -> Marked
     """Ask a query, and mark its first results."""
     photos, own = collection.images, places[query.image]
     _, feature = collection.extractor.describe(photos[own].path, query.box)
-    ranking = rank(collection.database, feature)
+    ranking = ranking_by_feature(collection.database, feature)
     page = [place for place in ranking.order.tolist() if place != own][:PAGE]
     right = [place for place in page if photos[place].name in query.positives][:MARKS]
     wrong = [place for place in page if photos[place].name not in query.positives | query.junk][:MARKS]
@@ -65,10 +65,10 @@ def mark(collection: Collection, query: Query, places: dict[str, int]) -> Marked
 def average_precision(
     collection: Collection, marked: Marked, vectors: NDArray[np.float32], wrong: int, gamma: float
 ) -> float | None:
-    """Return the average precision over the photos that nobody marked; None where no right one is left."""
+    """Return the average precision over unmarked photos; None if no right one is left."""
     signs = np.arange(len(vectors)) >= len(vectors) - wrong
     query = searching.combined(vectors, signs, gamma=gamma)
-    ranking = rank_by(collection.database, collection.model.quantizer.lookup_tables(query))
+    ranking = ranking_by_tables(collection.database, collection.model.quantizer.lookup_tables(query))
     left_out = {marked.own, *marked.right, *marked.wrong}
     names = [collection.images[place].name for place in ranking.order.tolist() if place not in left_out]
     positives = marked.query.positives & set(names)
@@ -98,7 +98,7 @@ def main() -> None:
         known = [value for value in found if value is not None]
         return round(float(np.mean(known)), 4) if known else None
 
-    # Where nothing was wrong on the first page, nobody would mark anything.
+    # A first page without errors gives no reason to mark anything.
     hard = [each for each in every if each.wrong]
     rows = []
     for name, gammas in (

@@ -3,10 +3,10 @@
     python benchmarks/decisions/rerank.py --collection NAME PATH GROUND_TRUTH... [--json OUT]
 
 Each query of a benchmark (dataset ``boxes``) is ranked plainly and by each stage, its own photo left out. That is done
-with all of its right photos and with FEW and FEWER of them, drawn anew for each query, in the collection: neighbours of
-an object that few photos show are of other things, and what is tuned to the one case harms the other. Milliseconds
-are medians over queries of the stages alone, of the 20 first photos, with one thread; "none" is the scan. Rows with
-"verify" are of every fourth query, beside the plain ranking of the same ones.
+with all of its right photos and with FEW and FEWER of them, drawn separately for each query, in the collection: the
+neighbours of an object that few photos show are other things, and what is tuned to the one case harms the other.
+Milliseconds are medians over queries of the stages alone, of the 20 first photos, with one thread; "none" is the scan.
+Rows with "verify" are of every fourth query, beside the plain ranking of the same ones.
 
 Two tables beside it say how much the neighbours of diffusion matter, and what is not built: database-side augmentation,
 which replaces each feature by the weighted mean of itself and its nearest in other photos before it is encoded.
@@ -34,7 +34,7 @@ from udq.evaluation import scoring
 from udq.search import confidence, rerank
 from udq.search.ranking import Ranking
 from udq.search.rerank import diffusion, query_expansion
-from udq.search.rerank.ranked import Ranked
+from udq.search.rerank.ranked import RankedQuery
 from udq.search.scan import exhaustive
 from udq.training import refinement
 from udq.types import Codes, Example, Features
@@ -43,7 +43,7 @@ FEW, FEWER = 6, 2
 WANTED = 20
 # Queries that stages of a second a query are timed by.
 TIMED = 10
-# Every so many-th query is ranked by stages of a second a query, beside the plain ranking of the same.
+# Stages that take a second per query rank one in this many queries, beside the plain ranking of the same.
 EACH = 4
 ROWS: tuple[tuple[str, ...], ...] = (
     (),
@@ -90,7 +90,7 @@ def ask(collection: Collection, queries: Sequence[Query]) -> list[Asked]:
 
 
 def with_few(asked: Sequence[Asked], names: Sequence[str], count: int) -> list[Asked]:
-    """Leave so many right photos of each query, drawn at random, and take the others from the collection."""
+    """Keep ``count`` right photos of each query, drawn at random, and remove the others from the collection."""
     rng = np.random.default_rng(0)
     places = {name: place for place, name in enumerate(names)}
     found = []
@@ -103,14 +103,18 @@ def with_few(asked: Sequence[Asked], names: Sequence[str], count: int) -> list[A
     return found
 
 
-def measure(collection: Collection, asked: Sequence[Asked], stage: Callable[[Ranked], Ranked]) -> dict[str, Any]:
+def measure(
+    collection: Collection, asked: Sequence[Asked], stage: Callable[[RankedQuery], RankedQuery]
+) -> dict[str, Any]:
     """Rank every query and return the means."""
     names = collection.names
     ids = {name: place for place, name in enumerate(names)}
     photos = collection.images
     outcomes = []
     for each in asked:
-        ranked = Ranked.by(collection.database, each.vector, wanted=None, without=each.without, examples=each.examples)
+        ranked = RankedQuery.search(
+            collection.database, each.vector, wanted=None, without=each.without, examples=each.examples
+        )
         ranking = stage(ranked).ranking
         outcomes.append(
             scoring.score(each.query, photos[ids[each.query.image]].path, ranking, names, ids, keep_query=False)
@@ -123,7 +127,7 @@ def measure(collection: Collection, asked: Sequence[Asked], stage: Callable[[Ran
 
 
 def milliseconds(collection: Collection, asked: Sequence[Asked], names: Sequence[str]) -> float:
-    """Return the median time of stages; of the scan where there are none."""
+    """Return the median time of stages; of the scan if there are no stages."""
     taken = []
     wanted = max(WANTED, rerank.depth(names), confidence.DEPTH)
     collection.database.calibration.photos  # noqa: B018  learned once
@@ -131,22 +135,22 @@ def milliseconds(collection: Collection, asked: Sequence[Asked], names: Sequence
         for each in asked:
             given = {"without": each.without, "examples": each.examples}
             started = time.perf_counter()
-            ranked = Ranked.by(collection.database, each.vector, wanted=wanted, **given)
+            ranked = RankedQuery.search(collection.database, each.vector, wanted=wanted, **given)
             scanned = time.perf_counter()
-            rerank.rerank(ranked, names)
+            rerank.apply_stages(ranked, names)
             taken.append(time.perf_counter() - scanned if names else scanned - started)
     return round(1e3 * float(np.median(taken)), 2)
 
 
-def reordered(ranked: Ranked, neighbours: int) -> Ranked:
+def reordered(ranked: RankedQuery, neighbours: int) -> RankedQuery:
     """Diffusion with another number of neighbours."""
-    flow = diffusion.reached(ranked.query, ranked.found(diffusion.DEPTH), neighbours=neighbours)
+    flow = diffusion.diffusion_scores(ranked.query, ranked.best_regions(diffusion.DEPTH), neighbours=neighbours)
     return ranked.reordered(np.argsort(-flow, kind="stable"))
 
 
-def expanded(ranked: Ranked, depth: int, alpha: float, least: float = query_expansion.LEAST) -> Ranked:
+def expanded(ranked: RankedQuery, depth: int, alpha: float, least: float = query_expansion.LEAST) -> RankedQuery:
     """Query expansion by another number of photos."""
-    return ranked.again(query_expansion.expanded(ranked.query, ranked.found(depth, least=least), alpha))
+    return ranked.search_again(query_expansion.expanded(ranked.query, ranked.best_regions(depth, least=least), alpha))
 
 
 def augmented(collection: Collection, asked: Sequence[Asked]) -> list[dict[str, Any]]:
@@ -197,12 +201,12 @@ def study(name: str, path: Path, truth: Path) -> dict[str, Any]:
         # To look closer takes a second a query: some of them say enough.
         some = every[::EACH] if "verify" in stages else every
         row["queries"] = len(some)
-        row["all"] = measure(collection, some, partial(rerank.rerank, names=stages))
+        row["all"] = measure(collection, some, partial(rerank.apply_stages, names=stages))
         if len(some) < len(every):
-            row["none_of_these"] = measure(collection, some, partial(rerank.rerank, names=()))
+            row["none_of_these"] = measure(collection, some, partial(rerank.apply_stages, names=()))
         else:
             for case in (f"{FEW}", f"{FEWER}"):
-                row[case] = measure(collection, cases[case], partial(rerank.rerank, names=stages))
+                row[case] = measure(collection, cases[case], partial(rerank.apply_stages, names=stages))
         rows.append(row)
         print(
             name,

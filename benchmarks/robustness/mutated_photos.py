@@ -203,7 +203,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
 
 
 def write_all(folder: Path, count: int, seed: int) -> dict[str, str]:
-    """Write so many files; return the kind of each by name, specials included."""
+    """Write ``count`` files; return the kind of each by name, specials included."""
     rng = np.random.default_rng(seed)
     pool = originals()
     kinds: dict[str, str] = {}
@@ -257,7 +257,7 @@ def outcome(broken: str | None) -> str:
 
 
 def fuzz(count: int, seed: int) -> dict[str, object]:
-    """Return what became of so many files."""
+    """Return the outcomes, counted."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         kinds = write_all(folder, count, seed)

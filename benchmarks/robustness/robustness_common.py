@@ -23,7 +23,7 @@ from udq.features import cache
 from udq.features.extractor import Extractor
 from udq.indexing import update
 from udq.photos.source import find
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import segments
 
 QUICK = IndexConfig().replace(
@@ -34,12 +34,12 @@ QUICK = IndexConfig().replace(
         "training": {"enabled": False, "iterations": 0, "epochs": 1},
     }
 )
-"""A collection that is made in seconds; what it finds is not looked at, only that it stays the same."""
+"""A collection that builds in seconds; tests compare its results for equality, not for accuracy."""
 
-SMALL = {"segments.PHOTOS": 16, "update._BATCH": 6, "spool._PHOTOS": 16}
+SMALL = {"segments.PHOTOS": 16, "update._BATCH": 6, "cache._PHOTOS": 16}
 """Sizes for small collections: several segments, several commits a change."""
 
-_MODULES = {"segments": segments, "update": update, "spool": cache}
+_MODULES = {"segments": segments, "update": update, "cache": cache}
 _BOXES = 10
 QUERIES = 4
 
@@ -105,7 +105,7 @@ def answers(collection: Collection) -> str:
     """Return a checksum of what fixed queries find: ids and names in order, every distance, the first ones' boxes."""
     images, found = collection.images, hashlib.sha256()
     for query in queries(collection):
-        ranking = rank(collection.database, query)
+        ranking = ranking_by_feature(collection.database, query)
         listed = [(images[i].id, images[i].name, images[i].width, images[i].height) for i in ranking.order.tolist()]
         found.update(repr(listed).encode("utf-8", "surrogatepass"))
         found.update(ranking.distance[ranking.order].tobytes())
@@ -163,7 +163,8 @@ def complaint(done: subprocess.CompletedProcess[str]) -> tuple[bool, str]:
 
 def small_prelude() -> str:
     """What a command runs first to work in small pieces."""
-    return "from udq import segments, spool, update; " + "; ".join(f"{name} = {n}" for name, n in SMALL.items())
+    modules = "from udq.features import cache; from udq.indexing import update; from udq.store import segments; "
+    return modules + "; ".join(f"{name} = {n}" for name, n in SMALL.items())
 
 
 def summary(samples: Sequence[float]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from udq.store import manifest as manifests
 
 # Photos of each collection; some are removed from it.
 _HELD, _REMOVED = 30, 4
-# Each of so many changes is looked at through the command line too, which takes a second.
+# One in this many changes is also checked through the command line, which takes a second.
 _BY_COMMAND = 500
 
 

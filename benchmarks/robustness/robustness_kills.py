@@ -198,7 +198,7 @@ def _hooked(seen: Callable[[int], object]) -> list[int]:
 
 
 def _kill(operation: Operation, reference: Reference, scratch: Path, rng: np.random.Generator) -> str | None:
-    """Start the operation and kill it; return what triggered that, None where it was done before."""
+    """Start the operation and kill it; return what triggered the kill, None if the operation ended before."""
     path = _fresh(operation, scratch)
     at_event = rng.random() < 0.5
     fatal = int(rng.integers(2, 2 * reference.events + 2))

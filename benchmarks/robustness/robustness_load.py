@@ -34,7 +34,7 @@ from udq.config import IndexConfig
 from udq.indexing.encode import encode
 from udq.indexing.verify import verify
 from udq.photos.source import Source
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import transaction
 from udq.store.segments import PHOTOS, StoredPhoto
 from udq.store.transaction import Transaction
@@ -105,7 +105,7 @@ def add_cost(photos: Path, scratch: Path, count: int, held: int, repeats: int) -
 
 
 def replicate(path: Path, photos: int, *, named: str = "copy-{number:06d}/{name}") -> None:
-    """Write what a collection holds again and again under other names, until it holds so many photos."""
+    """Replicate a collection's photos under other names until it has ``photos`` photos."""
     held = opened(path)
     originals = [segment.indexed(row) for segment in held.segments for row in segment.living]
     with Transaction(path) as change:
@@ -118,7 +118,7 @@ def replicate(path: Path, photos: int, *, named: str = "copy-{number:06d}/{name}
         change.commit(entries, {}, next_id=first + len(copies))
 
 
-def _again(photo: StoredPhoto, number: int, named: str) -> StoredPhoto:
+def _again(photo: StoredPhoto, number: int, named: str = "copy-{number:06d}/{name}") -> StoredPhoto:
     image = dataclasses.replace(photo.image, id=number, name=named.format(number=number, name=photo.image.name))
     return dataclasses.replace(photo, image=image)
 
@@ -127,7 +127,7 @@ def ranked(collection: Collection) -> list[list[tuple[str, float]]]:
     """Return name and distance of every photo, in order, for each of the fixed queries."""
     names, found = collection.names, []
     for query in queries(collection):
-        ranking = rank(collection.database, query)
+        ranking = ranking_by_feature(collection.database, query)
         found.append([(names[i], float(ranking.distance[i])) for i in ranking.order.tolist()])
     return found
 
@@ -175,7 +175,7 @@ def readers(photos: Path, scratch: Path, minutes: float) -> dict[str, Any]:
 def _write(
     path: Path, log: Path, until: float, spare: Sequence[StoredPhoto], extractor: Any, scratch: Path, noted: Path
 ) -> None:
-    """Change a collection again and again; what a state answers is told to the readers before it is there."""
+    """Change a collection repeatedly; readers get the answers of a state before it is committed."""
     swap, count = transaction.swap, Counter[str]()
 
     def announced(place: Path, manifest: Any, before: Any) -> None:
@@ -207,7 +207,7 @@ def _write(
 
 
 def _append(path: Path, photos: Sequence[StoredPhoto], codewords: int) -> None:
-    """Add photos that were looked at before."""
+    """Add photos that were extracted before."""
     with Transaction(path) as change:
         first = change.manifest.next_id
         removed = opened(path)

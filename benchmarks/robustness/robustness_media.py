@@ -31,7 +31,7 @@ from udq.store import manifest
 _SIZE = 96 * 2**20
 # Bytes that are left on the disk: some of a change fits, all of it does not.
 _LEFT = {"add": 24_000, "compact": 6_000, "retrain": 300_000, "remove": 0}
-# Where there is no right to mount: no file may grow beyond this.
+# Without the right to mount, a file-size limit stands in for a full disk.
 _LIMIT = {"add": 2_000, "compact": 2_000, "retrain": 20_000, "remove": 100}
 
 
@@ -129,7 +129,7 @@ def _states(path: Path, name: str, words: dict[str, Any], scratch: Path) -> set[
     noted = scratch / "states.txt"
     script = (
         f"{small_prelude()}\nimport sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from robustness_common import answers, opened\nfrom udq import transaction\nswap = transaction.swap\n"
+        "from robustness_common import answers, opened\nfrom udq.store import transaction\nswap = transaction.swap\n"
         "def swapped(path, *rest):\n    swap(path, *rest)\n"
         f"    open({str(noted)!r}, 'a').write(answers(opened(path)) + ' ')\n"
         "transaction.swap = swapped"

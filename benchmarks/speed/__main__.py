@@ -45,7 +45,7 @@ def growth_ratios(figures: Mapping[str, Any]) -> Ratios:
     for size in figures["sizes"]:
         took = size["median_ms"]
         yield f"{size['codes']:,} codes: scan / a query of {batch}", took["scan, 1"] / took[f"{batch} queries, 1"]
-        yield f"{size['codes']:,} codes: scan / index that looks at some", took["scan, 2"] / took["index, 2"]
+        yield f"{size['codes']:,} codes: scan / index that scans some", took["scan, 2"] / took["index, 2"]
         for name, peer in size.get("faiss", {}).get("median_ms", {}).items():
             yield f"{size['codes']:,} codes: {name} / index", peer / took["index, 1"]
 
@@ -73,7 +73,7 @@ def memory_ratios(figures: Mapping[str, Any]) -> Ratios:
 
 
 def add_ratios(figures: Mapping[str, Any]) -> Ratios:
-    """Adding beside looking at the photos."""
+    """Adding photos, relative to their extraction."""
     yield "udq add / extracting the photos", figures["add_cost"]["ratio"]
 
 
@@ -117,7 +117,7 @@ BENCHMARKS = {
 
 
 def run(benchmark: Benchmark, photos: Path, into: Path, *, tiny: bool) -> list[tuple[str, float]] | None:
-    """Run a benchmark, which prints as it goes; return its ratios, None where it failed."""
+    """Run a benchmark, which prints as it goes; return its ratios, None if it failed."""
     words = [str(photos)] if benchmark.photos else []
     words += (benchmark.tiny if tiny else benchmark.options).split()
     done = subprocess.run([sys.executable, HERE / benchmark.script, *words, "--json", into], check=False)

@@ -3,13 +3,13 @@
     python benchmarks/speed/growth.py PHOTOS [--codes 100000 ... 200000000] [--json OUT]
 
 Codes are those of a collection of PHOTOS, built without training, and beyond their number copies of them with each of
-the eight codewords drawn anew among the 64 nearest to it: other regions, of a kind with the real ones, so that a
+the eight codewords redrawn among the 64 nearest to it: other regions, of a kind with the real ones, so that a
 query's object is in the real photos alone and the 20 nearest reach into those that do not show it. They lie in
 segments as `udq index` writes them. Queries are the middles of some photos, half as wide and half as high, and
 everything starts from their lookup tables.
 
-``scan`` looks at every code; ``16 queries`` is the time a query when 16 share the pass; ``exact index`` is the
-inverted index, whose answers are compared with the scan's, bit for bit; ``index`` is the same where it looks at the
+``scan`` compares every code; ``16 queries`` is the time a query when 16 share the pass; ``exact index`` is the
+inverted index, whose answers are compared with the scan's, bit for bit; ``index`` is the same when it scans the
 least part of the codes, of some, with which it finds 0.99 of the scan's photos. Contenders take turns; figures are
 medians over queries.
 
@@ -71,7 +71,7 @@ class Codes:
         self._rng = np.random.default_rng(0)
 
     def parts(self, wanted: int) -> list[Part]:
-        """Parts of so many codes, or up to a photo fewer."""
+        """Parts of ``wanted`` codes, or up to one photo fewer."""
         parts: list[Part] = []
         held = 0
         while held < wanted:
@@ -110,7 +110,7 @@ def joined(parts: list[Part]) -> list[Part]:
 def contenders(parts: list[Part], lookups: Floats, index: InvertedIndex, looked_at: float) -> dict[str, Search]:
     def batch(query: int, threads: int) -> None:
         chosen = lookups[np.arange(query, query + BATCH) % len(lookups)]
-        exhaustive.nearest_images_of_each(chosen, parts, WANTED, threads=threads)
+        exhaustive.nearest_images_batch(chosen, parts, WANTED, threads=threads)
 
     found: dict[str, Search] = {}
     for threads in (1, 2):

@@ -1,4 +1,4 @@
-"""How many photos a second are looked at and taken in, beside the loop one would write first.
+"""Photos per second of extraction and indexing, beside the loop one would write first.
 
     python benchmarks/speed/index.py PHOTOS [--photos 300] [--turns 5] [--json OUT]
 
@@ -49,7 +49,6 @@ from udq.features import runtime
 from udq.features.extractor import Extractor
 from udq.features.pooling import generalised_mean
 from udq.features.proposals import rpn
-from udq.features.trunk import Maps
 from udq.photos import decoding
 from udq.photos import source as photo_source
 
@@ -69,14 +68,14 @@ class Eager:
     def _note(self, module: torch.nn.Module, arguments: object, output: torch.Tensor) -> None:
         self.fine = output
 
-    def maps(self, pixels: torch.Tensor) -> Maps:
-        """Take a photo (1, 3, H, W) of 0..255 to its maps."""
-        return Maps(self.network.extract_features((pixels.float() - 127) / 128)[0], self.fine[0])
+    def maps(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a photo (1, 3, H, W) of 0..255 to its feature map and its fine map."""
+        return self.network.extract_features((pixels.float() - 127) / 128)[0], self.fine[0]
 
-    def boxes(self, maps: Maps, height: int, width: int) -> torch.Tensor:
+    def boxes(self, feature_map: torch.Tensor, fine_map: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the first boxes of torchvision's network, and the whole photo."""
-        one = self.rpn._one_map(maps)
-        found, _ = self.rpn.proposals(rpn._photo(one, height, width), {"0": one})
+        one = self.rpn.merged(feature_map, fine_map)
+        found, _ = self.rpn.proposals(rpn.image_list(one, height, width), {"0": one})
         return torch.cat([found[0][: self.config.features.regions], torch.tensor([[0.0, 0.0, width, height]])])
 
     def features(self, feature_map: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -86,7 +85,7 @@ class Eager:
 
     @torch.inference_mode()
     def loop(self, paths: list[Path], *, regions: bool) -> None:
-        """Look at photos, one after the other."""
+        """Extract photos, one after the other."""
         for path in paths:
             photo = torchvision.io.decode_image(str(path), mode=torchvision.io.ImageReadMode.RGB)
             height, width = photo.shape[1:]
@@ -97,7 +96,7 @@ class Eager:
             photo = torchvision.transforms.functional.resize(photo, [height, width], antialias=True)
             maps = self.maps(photo[None])
             if regions:
-                self.features(maps.features, self.boxes(maps, height, width), height, width)
+                self.features(maps[0], self.boxes(*maps, height, width), height, width)
 
 
 @contextmanager
@@ -141,7 +140,7 @@ def operations(photos: list[decoding.Photo], eager: Eager) -> float:
     for (height, width), count in shapes.items():
         with FlopCounterMode(display=False) as counter:
             maps = eager.maps(torch.zeros(1, 3, height, width))
-            eager.features(maps.features, eager.boxes(maps, height, width), height, width)
+            eager.features(maps[0], eager.boxes(*maps, height, width), height, width)
         total += count * counter.get_total_flops()
     return total / len(photos)
 
@@ -153,9 +152,9 @@ def alike(photos: list[decoding.Photo], eager: Eager, extractor: Extractor) -> d
     for photo in photos:
         height, width = photo.pixels.shape[:2]
         maps = eager.maps(torch.from_numpy(photo.pixels.copy()).permute(2, 0, 1)[None])
-        boxes = eager.boxes(maps, height, width)
-        expected = eager.features(maps.features, boxes, height, width)
-        seen = extractor.trunk.pool(extractor.maps(photo.pixels).features, boxes, height=height, width=width)
+        boxes = eager.boxes(*maps, height, width)
+        expected = eager.features(maps[0], boxes, height, width)
+        seen = extractor.trunk.pool(extractor.maps(photo.pixels)[0], boxes, height=height, width=width)
         found.append((expected * seen).sum(dim=1))
     cosines = torch.cat(found).numpy()
     return {

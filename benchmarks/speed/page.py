@@ -93,7 +93,7 @@ def searches(photos: Path, truth: Path, scratch: Path, count: int) -> dict[str, 
 
 
 def long_list(photos: Path, scratch: Path, count: int) -> dict[str, Any]:
-    """Scroll through a list of so many photos."""
+    """Scroll through a list of ``count`` photos."""
     folder = scratch / "list"
     folder.mkdir()
     few = sorted(path for path in photos.iterdir() if path.is_file())[:FEW]

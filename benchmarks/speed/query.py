@@ -2,8 +2,8 @@
 
     python benchmarks/speed/query.py PHOTOS [--codes 1000000] [--queries 5] [--turns 10] [--json OUT]
 
-A collection of the photos, untrained, is grown to so many codes through the library's own writer: its photos again
-under other names, each code with one of its eight drawn anew. Queries are photos of the collection enlarged to one
+A collection of the photos, untrained, is grown to a number of codes through the library's own writer: its photos again
+under other names, each code with one of its eight values redrawn. Queries are photos of the collection enlarged to one
 megapixel, with a box of a third of it.
 
 ``warm``  one process searches again and again, as a server does, on one core and on all. ``ours`` is
@@ -58,7 +58,7 @@ Query = tuple[Path, Box]
 
 
 def grow(path: Path, codes: int, rng: np.random.Generator) -> None:
-    """Make a collection hold its photos again and again, with codes a little off, until it holds so many codes."""
+    """Replicate a collection's photos, with slightly changed codes, until it has ``codes`` codes."""
     held = Collection.open(path)
     originals = [segment.indexed(int(row)) for segment in held.segments for row in segment.living]
     codewords, regions, number = held.model.quantizer.codewords, held.regions, 0
@@ -202,7 +202,7 @@ def warm(path: Path, queries: Sequence[Query], turns: int) -> dict[str, Any]:
 
 
 def on_cores(cores: int, path: Path, queries: Sequence[Query], turns: int) -> dict[str, Any]:
-    """Measure ``warm`` in a new process that has so many cores from its start."""
+    """Measure ``warm`` in a new process that is limited to that many cores from its start."""
     made = {"path": str(path), "queries": [(str(file), box) for file, box in queries], "turns": turns}
     line = [sys.executable, __file__, "--warm", json.dumps(made)]
 

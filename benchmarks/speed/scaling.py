@@ -2,14 +2,14 @@
 
     python benchmarks/speed/scaling.py PHOTOS [--workers 1 2] [--turns 3] [--codes 1000000 20000000] [--json OUT]
 
-``index``   looking at photos and encoding them, untrained, by this process with so many threads and by so many workers
+``index``   extraction and encoding, untrained, by this process with n threads and by n workers
             of a local cluster, in turns. ``start`` is the seconds until the first photo, ``rate`` photos a second from
             the 64th to the 64th from the end. ``overhead`` is how much slower workers are, start-up apart. ``bytes`` is
             what comes back of a photo.
-``search``  the 100 nearest photos for one query in codes of the photos, repeated and jittered to so many, by this
+``search``  the 100 nearest photos for one query in codes of the photos, repeated and jittered to a number, by this
             process on one thread and by actors, each of which holds a part, on one thread each.
 ``dead``    the actor of a shard is killed while one query follows the other: seconds until all photos are searched
-            again, and how many answers were flagged meanwhile.
+            again, and how many answers were flagged until then.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from udq.search.confidence import DEPTH
 from udq.types import Codes
 
 UNTRAINED = IndexConfig().replace({"training": {"enabled": False}})
-# The first and last photos fill and empty what stands between those who look and those who write.
+# The first and last photos fill and empty the queue between extraction and writing.
 _EDGE = 64
 
 
 def once(photos: Path, model: Path, by: str) -> dict[str, float]:
-    """Look at all photos in this process, as it was started: so many threads, or so many workers."""
+    """Extract all photos in this process, with the threads or workers that it was started with."""
     sources, _ = source.find([photos])
     extractor = Extractor(UNTRAINED.images, UNTRAINED.features, device="cpu").proposing()
     fitted = Model.from_bytes(model.read_bytes())
@@ -67,7 +67,7 @@ def once(photos: Path, model: Path, by: str) -> dict[str, float]:
 
 
 def measured(photos: Path, model: Path, by: str, workers: int) -> dict[str, float]:
-    """Do ``once`` in a process of its own, which has so many processors."""
+    """Run ``once`` in a process of its own, limited to that many processors."""
     told = {"OMP_NUM_THREADS": str(workers), "RAY_BACKEND_LOG_LEVEL": "fatal"}
     command = [sys.executable, __file__, str(photos), "--once", by, "--model", str(model), "--workers", str(workers)]
     done = subprocess.run(command, env=os.environ | told, check=True, capture_output=True, text=True)
@@ -110,22 +110,22 @@ def searching(path: Path, workers: Sequence[int], queries: np.ndarray[Any, Any])
         answers = []
         for name, database in contenders.items():
             started = time.perf_counter()
-            answers.append(database.nearest(query[None], DEPTH)[0])
+            answers.append(database.nearest_images(query[None], DEPTH)[0])
             took[name].append(1e3 * (time.perf_counter() - started))
-        assert all((one.place == answers[0].place).all() for one in answers)
+        assert all((one.image == answers[0].image).all() for one in answers)
     return {**found, "median_ms": {name: round(statistics.median(times[1:]), 2) for name, times in took.items()}}
 
 
 def dead(path: Path, queries: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Kill the actor of a shard, and ask until it is back."""
     database = Collection.open(path, device="cpu", ray="local", shards=2).database
-    database.nearest(queries[:1], DEPTH)
+    database.nearest_images(queries[:1], DEPTH)
     shards = [file for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::Shard" in file.read_bytes()]
     os.kill(int(shards[-1].parent.name), signal.SIGKILL)
     started, flagged, asked, longest = time.perf_counter(), 0, 0, 0.0
     while True:
         begun = time.perf_counter()
-        answer = database.nearest(queries[asked % len(queries)][None], DEPTH)[0]
+        answer = database.nearest_images(queries[asked % len(queries)][None], DEPTH)[0]
         longest, asked = max(longest, time.perf_counter() - begun), asked + 1
         if answer.missing:
             flagged += 1

@@ -5,8 +5,8 @@
 All start from the query vector and the same product quantizer (M = 8, K = 256, 100 regions an image) and end with the
 100 nearest images by their best region, or with all of them ranked. faiss has no best region of an image: its route
 is IndexPQ.search for the nearest 10,000 regions, then the first region of each image among them. Beyond the first
-million, codes are those again with one of the eight drawn anew in each. "read" is what no scan can go below: NumPy's
-maximum of the same bytes.
+million, codes are repeated with one of the eight values redrawn in each. "read" is the lower bound of any scan:
+NumPy's maximum of the same bytes.
 
 The contenders take turns, so that noise of the machine meets all of them; "x ours" is the median over the turns.
 """
@@ -76,7 +76,7 @@ def build(images: int, queries: int, rng: np.random.Generator) -> tuple[faiss.In
 
 
 def enlarge(index: faiss.IndexPQ, codes: int, rng: np.random.Generator) -> None:
-    """Repeat the codes of an index until there are so many, each with one of its eight drawn anew."""
+    """Repeat the codes of an index until there are ``codes``, each with one of its eight values redrawn."""
     built = faiss.vector_to_array(index.codes).reshape(-1, SUBSPACES)
     while index.ntotal < codes:
         again = built[: codes - index.ntotal].copy()
@@ -87,7 +87,7 @@ def enlarge(index: faiss.IndexPQ, codes: int, rng: np.random.Generator) -> None:
 
 def contenders(index: faiss.IndexPQ) -> dict[str, Callable[[Floats], Ranking]]:
     """Each takes a query vector (d,) to a ranking of images."""
-    from udq.search.scan.exhaustive import Part, best_regions, nearest_images, rank
+    from udq.search.scan.exhaustive import Part, best_regions, image_order, nearest_images
     from udq.search.scan.kernels import kernels
 
     codes = faiss.vector_to_array(index.codes).reshape(-1, SUBSPACES)
@@ -108,7 +108,7 @@ def contenders(index: faiss.IndexPQ) -> dict[str, Callable[[Floats], Ranking]]:
     def every(query: Floats, kernel: str) -> Ranking:
         os.environ["UDQ_SCAN_KERNEL"] = kernel
         best = best_regions(lookup(query), codes, offsets, threads=1)
-        order = rank(best)
+        order = image_order(best)
         return order, best.distance[order]
 
     def with_faiss(query: Floats, k: int = NEAREST) -> Ranking:

@@ -2,14 +2,14 @@
 
     python benchmarks/speed/serve.py PHOTOS [--codes 1000000] [--clients 50] [--seconds 60] [--json OUT]
 
-The collection holds some photos of PHOTOS again and again until it has so many codes. Clients are connections of this
+The collection holds some photos of PHOTOS replicated to a number of codes. Clients are connections of this
 process to a server of its own, on loopback: they take some of the same cores. Each asks as soon as it was answered,
 
     new boxes           each box for the first time, so that each query is encoded
     boxes asked before  of 200 boxes, whose features the server has kept
 
 The ideal is what one client gets alone, times the cores. Then photos come that are none, or very large: the memory of
-the server, and of the processes that decode for it, is looked at all the while.
+the server, and of the processes that decode for it, is sampled all the while.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Server:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         # Threads start decoders, so that each has children of its own.
         for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+            with contextlib.suppress(FileNotFoundError):  # it has ended
                 children += (thread / "children").read_text().split()
         return {
             "server": _status(self.process.pid, "VmRSS"),
@@ -164,7 +164,7 @@ def box_of(image: Image, rng: random.Random) -> list[float]:
 
 
 def searches(images: list[Image], seed: int, kept: int | None) -> Callable[[], bytes]:
-    """Return what makes bodies of searches; of so many boxes alone, where said."""
+    """Return a generator of request bodies; with a fixed number of boxes if given."""
     rng = random.Random(seed)
 
     def body() -> bytes:
@@ -193,7 +193,7 @@ def load(server: Server, images: list[Image], clients: int, seconds: float) -> d
 
 
 def png(width: int, height: int, rows: int) -> bytes:
-    """Return a black PNG of which so many rows are there."""
+    """Return a black PNG that is cut after that many rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -240,7 +240,7 @@ def endless(port: int) -> int:
 
 
 def hostile(server: Server, times: int) -> dict[str, Any]:
-    """Send each hostile photo some times; return what was answered, and memory before, meanwhile and after."""
+    """Send each hostile photo some times; return what was answered, and memory before, during and after."""
     before, most, ended = server.memory(), {"server": 0.0, "decoders": 0.0}, threading.Event()
 
     def watch() -> None:

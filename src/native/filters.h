@@ -1,4 +1,4 @@
-// Filters: which rows of a chunk may be near enough, said by vectors of 8-bit bounds or one exact distance at a time.
+// Filters: find the rows of a chunk that may be near enough, by vectors of 8-bit bounds or by exact distances.
 
 #pragma once
 
@@ -15,14 +15,14 @@
 
 namespace udq {
 
-// Rows row..row + rows - 1, of which those with their bit set may be near enough. No bit is set at the end.
+// Rows row..row + rows - 1; those with their bit set may be near enough. No bit is set at the end of the chunk.
 struct Hit {
     int64_t row;
     int64_t rows;
     uint64_t mask;
 };
 
-INLINE int lowest_bit(uint64_t mask) {  // of a mask that has one
+INLINE int lowest_bit(uint64_t mask) {  // of a mask that is not 0
 #if defined(__GNUC__)
     return __builtin_ctzll(mask);
 #else
@@ -51,14 +51,14 @@ template <class Code, std::size_t M> Hit portable(const Bound &bound, const Code
     return {end, 0, 0};
 }
 
-// Distances of rows; M a constant where it is not 0, so that the sums unroll.
+// Distances of rows; M is a compile-time constant unless it is 0, so that the sums unroll.
 template <class Code, std::size_t M>
 void distances(const Tables &tables, const Code *codes, int64_t rows, float *found) {
     const int subspaces = M ? int(M) : tables.subspaces;
     for (int64_t i = 0; i < rows; ++i) found[i] = distance<Code, M>(tables, codes + i * subspaces);
 }
 
-// What is compiled for each M up to 16, and at 0 for any other.
+// M is compiled in for values up to 16; 0 is the version for any other M.
 using Compiled = std::make_index_sequence<17>;
 
 template <class Code> struct Scalar {
@@ -71,13 +71,13 @@ template <class Code, std::size_t... M> Scalar<Code> scalar_for(int subspaces, s
     return compiled[subspaces < int(sizeof...(M)) ? subspaces : 0];
 }
 
-// --- with vectors: codes are transposed, so that a register holds one subspace of as many rows as it has lanes. One
-// query does that on the way; for a batch it is done once, as it takes half of the time.
+// --- with vectors: codes are transposed, so that a register contains one subspace of as many rows as it has lanes. A
+// single query transposes them on the fly; a batch does it once, as it takes half of the time.
 
 struct Vector {
-    int64_t lanes;  // rows a block, BLOCK at most
+    int64_t lanes;  // rows per block, at most BLOCK
     // The first block of rows from row..end - 1 in which some bound is within the limit; `row` is the first of a block.
-    // All rows of the last block are read, and of each eight bytes for eight subspaces or fewer.
+    // All rows of the last block are read, and for each group of up to eight subspaces, eight bytes of a row.
     Hit (*filter)(const Bound &bound, const uint8_t *codes, int64_t row, int64_t end);
     Hit (*filter_transposed)(const Bound &bound, const uint8_t *transposed, int64_t row, int64_t end);
     // Transposes a block of rows.
@@ -89,8 +89,8 @@ INLINE int64_t block_bytes(int64_t subspaces, int64_t lanes) { return (subspaces
 
 #if X86
 
-// Eight registers of L lanes, each lane with 8 codes of 2 rows, become eight registers of one subspace each, by four
-// rounds of interleaving bytes. Where that leaves rows: bit b of a mask of 16 L bits belongs to row `row_of(b)`.
+// Four rounds of interleaving bytes turn eight registers of L lanes, each lane with 8 codes of 2 rows, into eight
+// registers of one subspace each. This permutes the rows: bit b of a mask of 16 L bits belongs to row `row_of(b)`.
 constexpr int row_of(int bit, int lanes) {
     const int source = (bit >> 3 & 1) | (bit >> 1 & 2) | (bit << 1 & 4);
     return source * 2 * lanes + (bit >> 4) * 2 + (bit & 1);
@@ -102,7 +102,7 @@ INLINE uint64_t in_order_of_rows(uint64_t mask, int lanes) {
     return ordered;
 }
 
-// Those rounds move bits of (register, byte): subspace c2 c1 c0 ends in register c1 c2 c0.
+// The rounds permute the bits of (register, byte): subspace c2 c1 c0 ends in register c1 c2 c0.
 constexpr int register_of(int subspace) { return (subspace & 1) | (subspace & 2) << 1 | (subspace & 4) >> 1; }
 
 VBMI INLINE void interleave(__m512i (&r)[8], int apart) {
@@ -114,7 +114,7 @@ VBMI INLINE void interleave(__m512i (&r)[8], int apart) {
     }
 }
 
-// Eight subspaces of 64 rows, a register each.
+// Eight subspaces of 64 rows, one register each.
 VBMI INLINE void load_transposed(__m512i (&r)[8], const uint8_t *codes, int64_t subspaces) {
     __m512i s[8];
     for (int i = 0; i < 8; ++i) {
@@ -139,12 +139,12 @@ VBMI inline void transpose_vbmi(const uint8_t *codes, int64_t subspaces, uint8_t
     }
 }
 
-// Entries of a table of 128 bytes by the low seven bits of codes.
+// Entries of a table of 128 bytes, by the low seven bits of codes.
 VBMI INLINE __m512i entries(const uint8_t *table, __m512i code) {
     return _mm512_permutex2var_epi8(_mm512_loadu_si512(table), code, _mm512_loadu_si512(table + 64));
 }
 
-// M is a constant where it is not 0.
+// M is a compile-time constant unless it is 0.
 template <int M, bool TRANSPOSED> VBMI Hit filter_vbmi(const Bound &bound, const uint8_t *codes, int64_t row, int64_t end) {
     const int64_t subspaces = M ? M : bound.tables.subspaces;
     const int64_t bytes = TRANSPOSED ? block_bytes(subspaces, 64) : 64 * subspaces;
@@ -181,7 +181,7 @@ AVX2 INLINE void interleave(__m256i (&r)[8], int apart) {
 AVX2 INLINE void load_transposed(__m256i (&r)[8], const uint8_t *codes, int64_t subspaces) {
     __m256i s[8];
     for (int i = 0; i < 8; ++i) {
-        int64_t four[4];  // rows; one load where they lie side by side
+        int64_t four[4];  // rows; compiles to one load if they are adjacent
         for (int j = 0; j < 4; ++j) std::memcpy(&four[j], codes + (4 * i + j) * subspaces, 8);
         s[i] = _mm256_setr_epi64x(four[0], four[1], four[2], four[3]);
     }
@@ -199,7 +199,7 @@ AVX2 inline void transpose_avx2(const uint8_t *codes, int64_t subspaces, uint8_t
     }
 }
 
-// Entries of a table of 16 << BITS bytes by the low four bits of codes from each sixteen, of which the others choose.
+// Entries of a table of 16 << BITS bytes: the low four bits of a code select from each 16, the other bits which 16.
 template <int BITS> AVX2 INLINE __m256i entries(const uint8_t *table, __m256i code, __m256i low) {
     if constexpr (BITS == 0) {
         const __m128i part = _mm_loadu_si128(reinterpret_cast<const __m128i *>(table));
@@ -207,12 +207,12 @@ template <int BITS> AVX2 INLINE __m256i entries(const uint8_t *table, __m256i co
     } else {
         const __m256i first = entries<BITS - 1>(table, code, low);
         const __m256i second = entries<BITS - 1>(table + (8 << BITS), code, low);
-        // A blend looks at the highest bit of each byte.
+        // The blend selects by the highest bit of each byte.
         return _mm256_blendv_epi8(first, second, _mm256_slli_epi16(code, 4 - BITS));
     }
 }
 
-// M is a constant where it is not 0.
+// M is a compile-time constant unless it is 0.
 template <int M, bool TRANSPOSED> AVX2 Hit filter_avx2(const Bound &bound, const uint8_t *codes, int64_t row, int64_t end) {
     const int64_t subspaces = M ? M : bound.tables.subspaces;
     const int64_t bytes = TRANSPOSED ? block_bytes(subspaces, 32) : 32 * subspaces;
@@ -228,7 +228,7 @@ template <int M, bool TRANSPOSED> AVX2 Hit filter_avx2(const Bound &bound, const
                 const __m256i code = TRANSPOSED ? load(block + (first + j) * 32) : r[j];
                 const __m256i low = _mm256_and_si256(code, _mm256_set1_epi8(15));
                 sum = _mm256_adds_epu8(sum, entries<4>(bound.quantised.data() + (first + j) * 256, code, low));
-                if (j % 4 == 3 || first + j + 1 == subspaces)  // often all are too far after four subspaces
+                if (j % 4 == 3 || first + j + 1 == subspaces)  // often all rows are ruled out after four subspaces
                     mask = uint32_t(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(sum, limit), sum)));
             }
         }
@@ -243,7 +243,7 @@ template <int M> constexpr Vector AVX2_OF{32, filter_avx2<M, false>, filter_avx2
 
 #endif
 
-// The vectors of a kernel; null where it is portable.
+// The vector functions of a kernel; null if it is portable.
 inline const Vector *vector_of(const char *kernel, int subspaces) {
 #if X86
     const auto choose = [&](const Vector &m0, const Vector &m4, const Vector &m8, const Vector &m16) {
@@ -258,7 +258,7 @@ inline const Vector *vector_of(const char *kernel, int subspaces) {
 
 // --- chunks ---
 
-// Rows that are looked at by all queries while they are in the cache.
+// Rows that are scanned for all queries while they are in the cache.
 template <class Code> class Chunk {
 public:
     Chunk(int64_t subspaces, const Vector *vector, bool shared)
@@ -266,7 +266,7 @@ public:
           transposes(shared), transposed(vector && shared ? block_bytes(subspaces, most) : 0),
           ragged(vector ? BLOCK * subspaces + 8 : 0) {}
 
-    // Takes over rows first..last - 1 of codes, `most` at most; those before `readable` may be read.
+    // Loads rows first_row..last_row - 1 of codes, at most `most`; rows before `readable` may be read.
     void load(const Code *codes, int64_t first_row, int64_t last_row, int64_t readable) {
         first = first_row, rows = last_row - first_row, start = codes + first_row * subspaces;
         bytes = (readable - first_row) * subspaces;
@@ -274,7 +274,7 @@ public:
         is_transposed = false;
     }
 
-    // The first block of rows from `row` on, counted from the first of the chunk, of which some may be near enough.
+    // The first block of rows from `row` on in which some may be near enough; rows count from the start of the chunk.
     Hit next(const Bound &bound, Scalar<Code> scalar, int64_t row) {
         if constexpr (sizeof(Code) == 1) {
             if (vector && transposes) {
@@ -295,7 +295,7 @@ public:
     const Code *start = nullptr;
 
 private:
-    // Bytes behind a block that are read where M is no multiple of 8.
+    // Bytes after a block that are read if M is not a multiple of 8.
     int64_t overread() const { return subspaces % 8 ? 7 : 0; }
 
     void transpose() {
@@ -314,8 +314,8 @@ private:
     const Vector *vector;
     const bool transposes;
     Lines transposed, ragged;
-    int64_t bytes = 0;  // from the first row to the end of what may be read
-    int64_t whole = 0;  // rows that vectors look at in place
+    int64_t bytes = 0;  // from the first row to the end of the readable rows
+    int64_t whole = 0;  // rows that vectors read in place
     bool is_transposed = false;
 };
 

@@ -1,7 +1,7 @@
-// The inverted multi-index: codes in the order of cells, which share the codewords of the first two subspaces.
+// The inverted multi-index: codes sorted by cell; the rows of a cell share the codewords of the first two subspaces.
 //
-// A cell's two table entries and the least entries of all other subspaces bound the distances of all its rows. Cells
-// that are nearest by that are looked at first; the threshold that they leave rules out most others unseen.
+// The two table entries of a cell plus the least entries of all other subspaces are a lower bound of the distances of
+// its rows. The cells of the smallest bounds are scanned first; the threshold after them rules out most other cells.
 
 #pragma once
 
@@ -9,21 +9,21 @@
 
 namespace udq {
 
-constexpr int BUCKETS = 1 << 12;  // that cells are sorted into by their bounds, to find the nearest without sorting all
+constexpr int BUCKETS = 1 << 12;  // histogram of the bounds of cells: finds the nearest cells without a sort
 
 template <class Code> struct Inverted {
-    const Code *codes;  // (rows, M), those of a cell side by side
+    const Code *codes;  // (rows, M), the rows of a cell next to each other
     int64_t subspaces, codewords;
     const int64_t *starts;  // (cells + 1,), the first row of each cell
     int64_t cells;
-    const uint32_t *regions;  // (rows,), of which region each row is
+    const uint32_t *regions;  // (rows,), the region of each row
     const int64_t *offsets;   // (images + 1,), of regions
     int64_t images;
     const uint8_t *keep;  // (images,)
 };
 
-// Moves the rows of some regions, numbered from `first` on, to their cells; `next` says where each cell goes on. A code
-// out of range is refused: returns false.
+// Copies rows, of regions numbered from `first` on, to their cells; `next` is the next free row of each cell. Returns
+// false if a code is out of range.
 template <class Code>
 bool sort_by_cell(const Code *codes, int64_t rows, int64_t subspaces, int64_t codewords, int64_t first, int64_t *next,
                   Code *sorted, uint32_t *regions) {
@@ -37,7 +37,7 @@ bool sort_by_cell(const Code *codes, int64_t rows, int64_t subspaces, int64_t co
     return true;
 }
 
-// Regions near enough to matter, of which an image may have several.
+// Regions within the threshold; an image may have several.
 class Candidates {
 public:
     explicit Candidates(int64_t k) : k(k), most(std::max<int64_t>(4 * k, 1024)) { found.reserve(most); }
@@ -50,7 +50,7 @@ public:
         return true;
     }
 
-    // Keeps the best region of each image, the first of several, and the k nearest images.
+    // Keeps the best region of each image, the first of equals, and the k nearest images.
     void settle() {
         std::sort(found.begin(), found.end(), [](const Match &one, const Match &other) {
             if (one.image != other.image) return one.image < other.image;
@@ -71,7 +71,7 @@ private:
     const int64_t k, most;
 };
 
-// One query on its way through some of the cells: `share` of `shares`, a thread's.
+// The scan of some of the cells for one query: those of thread `share` of `shares`.
 template <class Code> class ByCell {
 public:
     ByCell(const Inverted<Code> &index, const float *lookup, int64_t k, const Vector *vector)
@@ -87,10 +87,10 @@ public:
         }
     }
 
-    // Whether bounds hold: else nothing can be left out, and the index is of no use.
+    // Whether the bounds are valid; if not, no cell can be skipped and the index is of no use.
     bool bounded() const { return tables.bounded; }
 
-    // Cells beyond those that hold a part `looked_at` of the codes are left out, whatever they hold.
+    // Scans the nearest cells up to a share `looked_at` of the codes; all others are skipped, whatever their bounds.
     std::vector<Match> search(int64_t share, int64_t shares, double looked_at) {
         const auto mine = [&](int64_t cell) { return cell / SIDE_BY_SIDE % shares == share; };
         const double nearest = nearest_cells(mine, std::min(looked_at, 1.0 / 512));
@@ -109,9 +109,9 @@ public:
     }
 
 private:
-    static constexpr int64_t SIDE_BY_SIDE = 16;  // cells a thread takes together, so that it reads on
+    static constexpr int64_t SIDE_BY_SIDE = 16;  // adjacent cells per thread, for sequential reads
 
-    // A bound within which are the nearest cells, of a part of the codes and a few more.
+    // A bound below which are the nearest cells, with at least a share `part` of the codes.
     template <class Mine> double nearest_cells(const Mine &mine, double part) const {
         const auto [low, high] = std::minmax_element(least.begin(), least.end());
         const double width = std::max((*high - *low) / BUCKETS, 1e-300);
@@ -129,7 +129,7 @@ private:
         return *low + (bucket + 1) * width;
     }
 
-    // Cells that lie side by side are looked at together.
+    // Adjacent cells are scanned as one run of rows.
     void visit(int64_t cell) {
         const int64_t first = index.starts[cell], last = index.starts[cell + 1];
         if (first == last) return;
@@ -174,7 +174,7 @@ private:
     }
 
     void tighten() {
-        // A scalar filter wants what is below; here an image at the threshold may come before one that is there.
+        // A scalar filter keeps distances below the threshold; here an image at the threshold may win a tie.
         if (candidates.threshold < INF) bound.tighten(std::nextafter(candidates.threshold, INF));
     }
 
@@ -184,7 +184,7 @@ private:
     const Scalar<Code> scalar;
     Chunk<Code> chunk;
     Candidates candidates;
-    std::vector<double> least;  // of each cell, what no distance of its rows is below
+    std::vector<double> least;  // lower bound of the distances of each cell
     int64_t run_first = 0, run_last = 0;
 };
 

@@ -1,4 +1,5 @@
-// Scans of codes in the order of images: the k nearest of them for each query of a batch, or the best region of all.
+// Scans of codes in the order of images: the k nearest images for each query of a batch, or the best region of every
+// image.
 
 #pragma once
 
@@ -8,22 +9,22 @@
 
 namespace udq {
 
-// Whether all codes are below K. A pass of its own, over rows that the scan then finds in the cache.
+// Whether all codes are below K. A separate pass, over rows that the scan then finds in the cache.
 template <class Code> bool below(const Code *codes, int64_t count, int64_t codewords) {
     Code bits = 0, largest = 0;
     for (int64_t i = 0; i < count; ++i) bits |= codes[i];
-    if (bits < codewords) return true;  // the cheaper test, and the only one where K is a power of two
+    if (bits < codewords) return true;  // the cheaper test; conclusive if K is a power of two
     for (int64_t i = 0; i < count; ++i) largest = std::max(largest, codes[i]);
     return largest < codewords;
 }
 
-// Codes of images, of which first..last - 1 are looked at; numbered from `number` on.
+// Codes of images, of which first..last - 1 are scanned; the first image has the number `number`.
 template <class Code> struct Part {
     const Code *codes;
     int64_t subspaces, codewords;
     int64_t regions;
     const int64_t *offsets;
-    const uint8_t *keep;  // null where all images may be found
+    const uint8_t *keep;  // null if all images may be found
     int64_t first, last, number;
 
     bool sound(int64_t row, int64_t end) const {
@@ -52,20 +53,20 @@ struct Heap {
     }
 };
 
-// More than 8 rows: then computing the distances of all rows of a block takes less time than picking.
+// Whether more than 8 bits are set: then computing all distances of a block is faster than picking rows.
 INLINE bool is_dense(uint64_t mask) {
     for (int i = 0; i < 8 && mask; ++i) mask &= mask - 1;
     return mask != 0;
 }
 
-// One query on its way through the codes. Its heap holds images of lower numbers alone: one at the threshold comes
-// behind all of them, and does not matter.
+// The scan of the codes for one query. Its heap only contains images of lower numbers: an image at the threshold comes
+// after all of them and can be skipped.
 template <class Code> class Nearest {
 public:
     Nearest(const float *lookup, int64_t subspaces, int64_t codewords, Match *found, int64_t k, bool quantises)
         : tables(lookup, int(subspaces), codewords, columns<Code>), bound(tables, quantises), heap{found, k},
           scalar(scalar_for<Code>(int(subspaces), Compiled())) {}
-    Nearest(const Nearest &) = delete;  // the bound knows where the tables are
+    Nearest(const Nearest &) = delete;  // the bound refers to the tables
 
     int64_t count() const { return heap.count; }
 
@@ -92,7 +93,7 @@ public:
                 for (int64_t i = 0; hit.mask && i < hit.rows;) {
                     reach(first + i);
                     const int64_t stop = std::min(hit.rows, part->offsets[image + 1] - first);
-                    const int64_t at = std::min_element(found + i, found + stop) - found;  // the first of several
+                    const int64_t at = std::min_element(found + i, found + stop) - found;  // the first of equals
                     if (found[at] < best.distance) best.distance = found[at], best.region = first + at;
                     i = stop;
                 }
@@ -110,7 +111,7 @@ public:
 
     void end() {
         close();
-        while (!bound.prunes && ++image < part->last) open(), close();  // those behind the last region have none
+        while (!bound.prunes && ++image < part->last) open(), close();  // images after the last region have no regions
     }
 
 private:
@@ -127,7 +128,7 @@ private:
         const int64_t *offsets = part->offsets;
         if (row < offsets[image + 1]) return;
         close();
-        if (bound.prunes) {  // images without a row that may be near enough are passed over
+        if (bound.prunes) {  // skip images without a row that may be near enough
             image = std::upper_bound(offsets + image + 1, offsets + part->last, row) - offsets - 1;
         } else {
             while (offsets[++image + 1] <= row) open(), close();
@@ -144,7 +145,7 @@ private:
     Match best{};
 };
 
-// Takes all queries through all parts; returns the number of the first part with a code out of range, or -1.
+// Scans all parts for all queries; returns the number of the first part with a code out of range, or -1.
 template <class Code>
 int64_t nearest(std::deque<Nearest<Code>> &queries, const std::vector<Part<Code>> &parts, int64_t subspaces,
                 const Vector *vector) {
@@ -164,7 +165,7 @@ int64_t nearest(std::deque<Nearest<Code>> &queries, const std::vector<Part<Code>
     return -1;
 }
 
-// The best region of each of a part's images; returns false where a code is out of range.
+// The best region of each image of a part; returns false if a code is out of range.
 template <class Code, std::size_t M>
 bool best(const Tables &tables, const Part<Code> &part, float *distances, int64_t *regions) {
     const int subspaces = M ? int(M) : tables.subspaces;

@@ -1,17 +1,17 @@
-// The scan of src/udq/scan.py and the index of src/udq/inverted.py in C++: the same results, bit for bit.
+// The kernels of src/udq/search/scan/exhaustive.py and inverted.py in C++: the same results as by numba, bit for bit.
 //
 // A distance is a sum of M table entries in float32, from m = 0 upwards; nothing here may reorder it (no -ffast-math).
-// The search for the k nearest images looks at most codes through a lower bound alone: tables quantised to 8 bits and
-// rounded down, of which vector registers add 64 at once. A row whose bound exceeds the k-th distance found so far
-// cannot matter. All others, some thousands in a million, get their exact distance.
+// For most codes, the search for the k nearest images computes only a lower bound: from tables quantised to 8 bits and
+// rounded down, of which vector registers add 64 entries at once. A row whose bound exceeds the k-th distance found so
+// far is skipped. For all other rows, some thousands in a million, the exact distance is computed.
 //
-//     tables.h     a query's tables, exact distances, bounds
+//     tables.h     the tables of a query, exact distances, bounds
 //     filters.h    chunks of codes, and which of their rows may be near enough
-//     nearest.h    the k nearest images, or the best region of all, in the order of codes
-//     inverted.h   the k nearest images by cells of codes, of which most are never looked at
-//     scan.cpp     what Python sees
+//     nearest.h    the k nearest images, or the best region of every image, in the order of codes
+//     inverted.h   the k nearest images by cells of codes, most of which are never scanned
+//     scan.cpp     the Python module
 //
-// One binary holds every kernel; which one runs is said by the caller, who asks `kernels()` what this processor can do.
+// One binary contains every kernel; the caller chooses one of those that `kernels()` returns for this processor.
 
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API
@@ -28,7 +28,7 @@ namespace {
 
 using namespace udq;
 
-// Sorts keys whose low halves already rise: a stable radix sort of the high halves, 11 bits a pass.
+// Sorts keys whose low halves are already in order: a stable radix sort of the high halves, 11 bits per pass.
 void sort_by_high_half(uint64_t *keys, int64_t count) {
     std::vector<uint64_t> spare(count);
     uint64_t *source = keys, *target = spare.data();
@@ -42,10 +42,10 @@ void sort_by_high_half(uint64_t *keys, int64_t count) {
         for (int64_t i = 0; i < count; ++i) target[starts[pass][digit(source[i], pass)]++] = source[i];
         std::swap(source, target);
     }
-    std::copy_n(source, count, keys);  // three passes: they ended in the spare
+    std::copy_n(source, count, keys);  // after three passes, the keys are in `spare`
 }
 
-// udq/scan.py has checked every argument.
+// udq/search/scan has checked every argument.
 
 bool has(const char *name) {
 #if X86
@@ -70,7 +70,7 @@ PyObject *kernels(PyObject *, PyObject *) {
     return list;
 }
 
-// A buffer of a Python object, given back at the end.
+// A buffer of a Python object, released by the destructor.
 struct Buffer : Py_buffer {
     Buffer() : Py_buffer{} {}
     ~Buffer() {
@@ -82,7 +82,7 @@ struct Buffer : Py_buffer {
     int64_t bytes() const { return len; }
 };
 
-// Runs without the interpreter's lock; true where memory sufficed, else with the exception set.
+// Runs `work` without the GIL; returns false, with MemoryError set, if memory did not suffice.
 template <class Work> bool unlocked(const Work &work) {
     bool enough = true;
     Py_BEGIN_ALLOW_THREADS;
@@ -96,7 +96,7 @@ template <class Work> bool unlocked(const Work &work) {
     return enough;
 }
 
-// The parts of a batch, from tuples (codes, offsets, keep or None, first, last, number), and what holds their memory.
+// The parts of a batch, from tuples (codes, offsets, keep or None, first, last, number), and the buffers behind them.
 template <class Code> struct Parts {
     std::vector<Part<Code>> all;
     std::deque<Buffer> held;
@@ -115,7 +115,7 @@ template <class Code> struct Parts {
     }
 };
 
-// Calls `run` with a number of the kind that codes of so many bytes are.
+// Calls `run` with a value of the type of codes of `itemsize` bytes.
 template <class Run> auto with_code(int itemsize, const Run &run) {
     return itemsize == 1 ? run(uint8_t()) : run(uint16_t());
 }

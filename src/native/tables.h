@@ -1,4 +1,4 @@
-// What is known of a query: its tables, the exact distance of a row, and bounds that rule rows out.
+// The tables of a query, the exact distance of a row, and bounds that rule rows out.
 
 #pragma once
 
@@ -31,13 +31,13 @@
 namespace udq {
 
 constexpr float INF = std::numeric_limits<float>::infinity();
-constexpr int64_t BLOCK = 64;         // rows a filter decides on at once, a bit each
-constexpr int64_t CHECKED = 1 << 12;  // rows whose codes are checked, and scanned while they are in the cache
+constexpr int64_t BLOCK = 64;         // rows that a filter decides on at once, one bit each
+constexpr int64_t CHECKED = 1 << 12;  // rows whose codes are checked, then scanned while they are in the cache
 
-// How many numbers a code can be, up to 512: as many columns each table has, so that none reads beyond it.
+// Number of values of a code, up to 512; each table has as many columns, so that no code reads out of bounds.
 template <class Code> constexpr int64_t columns = sizeof(Code) == 1 ? 256 : 512;
 
-// An image with its best region; `MATCH` in udq/scan.py has the same layout.
+// An image with its best region; `MATCH` in udq/search/scan/kernels.py has the same layout.
 struct Match {
     float distance;
     int64_t image;
@@ -48,7 +48,7 @@ struct Match {
 };
 static_assert(sizeof(Match) == 24);
 
-// Bytes from the start of a cache line on: vectors that straddle two of them take twice the time.
+// Bytes aligned to a cache line: loading a vector across two lines takes twice the time.
 class Lines {
 public:
     explicit Lines(int64_t bytes) : room(bytes ? bytes + 63 : 0) {}
@@ -61,15 +61,15 @@ private:
     std::vector<uint8_t> room;
 };
 
-// The tables of one query, a row of `columns` for each subspace, and what follows from them.
+// The tables of one query, a row of `columns` entries for each subspace, and values derived from them.
 struct Tables {
     int subspaces;
     int64_t columns;
     std::vector<float> exact;
-    std::vector<double> least;  // of each subspace, the smallest entry
-    double offset = 0;          // sum of those
-    double error = 0;           // more than any float32 sum differs from the real one, with what doubles round
-    bool bounded;               // whether no sum can overflow: else nothing is known of it
+    std::vector<double> least;  // smallest entry of each subspace
+    double offset = 0;          // sum of `least`
+    double error = 0;           // above the rounding error of any float32 sum, and of the doubles used here
+    bool bounded;               // whether no sum can overflow; if one can, no bound is valid
 
     Tables(const float *lookup, int subspaces, int64_t codewords, int64_t columns)
         : subspaces(subspaces), columns(columns), exact(subspaces * columns), least(subspaces) {
@@ -82,13 +82,14 @@ struct Tables {
             offset += *low;
             largest += std::max(std::fabs(double(*low)), std::fabs(double(*high)));
         }
-        // Adding M terms rounds M - 1 times, each time by up to 2^-24 of what is added up so far.
+        // Adding M terms rounds M - 1 times, each time by up to 2^-24 of the sum so far.
         error = std::ldexp(subspaces * largest, -22);
         bounded = largest < FLT_MAX / 2;
     }
 };
 
-// The exact distance of a row; M is a constant where it is not 0, so that the sum unrolls, and codes are read by words.
+// The exact distance of a row. M is a compile-time constant unless it is 0: then the sum unrolls and codes are read by
+// words.
 template <class Code, std::size_t M> INLINE float distance(const Tables &tables, const Code *code) {
     constexpr int BITS = 8 * sizeof(Code), LANES = M % 8 ? 1 : 64 / BITS;
     const int subspaces = M ? int(M) : tables.subspaces;
@@ -106,12 +107,12 @@ template <class Code, std::size_t M> INLINE float distance(const Tables &tables,
     return d;
 }
 
-// What rules a row out: a distance above the threshold.
+// Rules out rows of a distance above the threshold.
 struct Bound {
     const Tables &tables;
     float threshold = INF;
     bool prunes = false;
-    // 8-bit tables (M, 256): a saturated sum above `limit` belongs to a distance above the threshold.
+    // 8-bit tables (M, 256): a saturated sum above `limit` implies a distance above the threshold.
     Lines quantised;
     double step = 0;
     uint8_t limit = 0;
@@ -137,7 +138,7 @@ private:
             const float *exact = &tables.exact[m * tables.columns];
             uint8_t *row = quantised.data() + m * 256;
             for (int k = 0; k < 256; ++k) {
-                // Columns from K on are 0 and may lie below the least; no code reads them.
+                // Columns from K on are 0 and may be below the least entry; no code reads them.
                 const double value = (exact[k] - tables.least[m]) * scale;
                 row[k] = uint8_t(int(std::clamp(value, 0.0, 255.0)));
             }

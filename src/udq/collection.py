@@ -134,7 +134,7 @@ class Collection(Reader):
         if ray is not None:
             from udq.distributed import training, workers
 
-            elsewhere = {"hire": partial(workers.ray_workers, ray), "trainer": training.train}
+            elsewhere = {"workers": partial(workers.ray_workers, ray), "trainer": training.train}
         build.build(
             sources,
             Path(path),
@@ -285,7 +285,8 @@ class Collection(Reader):
         *,
         keep_query: bool = False,
         queries: PathLike | None = None,
-        real_valued: bool = True,
+        real_valued: bool = False,
+        features: PathLike | None = None,
         stages: Sequence[str] = (),
         progress: Progress = silent,
     ) -> Evaluation:
@@ -298,6 +299,7 @@ class Collection(Reader):
                 they are searched for beside the ground truth and in the folders of the collection's photos.
             real_valued: whether to also rank by features before quantization, which shows the loss of the codes. It
                 extracts all photos again, which takes about as long as building the collection.
+            features: with ``real_valued``, a folder that keeps these features for the next time.
             stages: names in ``udq.search.rerank.STAGES``, applied to the rankings by codes.
             progress: reports stages, queries and photos.
 
@@ -316,6 +318,7 @@ class Collection(Reader):
             keep_query=keep_query,
             queries=None if queries is None else Path(queries),
             real_valued=real_valued,
+            features=None if features is None else Path(features),
             stages=stages,
             progress=progress,
         )

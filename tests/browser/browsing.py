@@ -1,4 +1,4 @@
-"""A real `udq serve`, a real Chromium, and what somebody does at the page: for tests, pictures and measurements."""
+"""A real `udq serve`, a real Chromium, and actions on the page: for tests, screenshots and benchmarks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ QUIET += "--no-first-run"
 
 
 def installed():
-    """Path of the system's Chromium; None where there is none."""
+    """Path of the system's Chromium; None if it is not installed."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @contextmanager
 def chromium():
-    """Playwright's browser, until the end of the block."""
+    """Yield a running browser of Playwright."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -32,7 +32,7 @@ def chromium():
 
 @contextmanager
 def serving(collection):
-    """`udq serve` in a process of its own, until the end of the block: the address that it prints."""
+    """Run `udq serve` in a separate process; yield the address that it prints."""
     command = [sys.executable, "-c", "from udq.cli.main import main; main()", "serve", str(collection), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -44,35 +44,35 @@ def serving(collection):
 
 @dataclass
 class Visit:
-    """Somebody at the page.
+    """An open page.
 
     Attributes:
-        page: Playwright's.
+        page: Playwright's page.
         address: of the server.
-        errors: what the browser's console said was wrong; looked at when the visit ends.
-        strangers: requests that left the server's origin.
+        errors: errors and warnings of the browser's console; expected to be empty when the test ends.
+        foreign_requests: URLs of requests to other origins; expected to be empty, too.
     """
 
     page: Any
     address: str
     errors: list[str]
-    strangers: list[str]
+    foreign_requests: list[str]
 
     def choose(self, name):
-        """Choose a photo of the collection by its name."""
+        """Choose a photo of the collection by its name, and wait until it is shown."""
         self.page.fill("#filter", name)
         self.page.locator(f'.cell[aria-label="{name}"]').click()
         self.until("document.querySelector('#stage img').naturalWidth > 0")
 
     def until(self, expression):
-        """Wait until an expression holds; Playwright's own waiting needs eval, which the page's policy forbids."""
+        """Wait until an expression is true; Playwright's own waiting needs eval, which the page's policy forbids."""
         deadline = time.monotonic() + 15
         while not self.page.evaluate(expression):
-            assert time.monotonic() < deadline, f"this never came about: {expression}"
+            assert time.monotonic() < deadline, f"timed out waiting for: {expression}"
             self.page.wait_for_timeout(20)
 
     def at(self, x, y):
-        """Where a pixel of the photo is on the screen."""
+        """Coordinates of a pixel of the photo in the window."""
         return self.page.evaluate(
             """([x, y]) => {
                 const area = document.querySelector("#stage").getBoundingClientRect();
@@ -92,23 +92,23 @@ class Visit:
         self.page.mouse.up()
 
     def searching(self):
-        """Wait in a ``with`` block for a search to be asked for: its ``value`` is the server's answer."""
+        """Expect a search request within a ``with`` block, whose ``value`` is the response."""
         return self.page.expect_response(lambda response: response.url.endswith("/api/v1/search"))
 
     def draw(self, box):
-        """Draw a box and wait for its results."""
-        with self.searching() as answer:
+        """Draw a box and wait for its results; return the JSON of the search request."""
+        with self.searching() as response:
             self.drag(box[:2], box[2:])
-        assert answer.value.status == 200, answer.value.text()
+        assert response.value.status == 200, response.value.text()
         self.settled()
-        return answer.value.request.post_data_json
+        return response.value.request.post_data_json
 
     def settled(self):
         """Wait until results are shown."""
         self.page.wait_for_selector("#results:not([aria-busy]) .card")
 
     def results(self):
-        """Name and box of every result that is shown, best first."""
+        """Name and box of every visible result, best first."""
         return self.page.evaluate(
             """() => [...document.querySelectorAll(".card:not([hidden])")].map((card) => {
                 const side = (name) => Number(card.querySelector(".outline").getAttribute(name));

@@ -1,4 +1,4 @@
-"""A real browser before a real `udq serve`; skipped, with the reason, where there is no browser."""
+"""Fixtures: a real browser and real servers; tests are skipped, with the reason, if there is no browser."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from udq import Collection, IndexConfig
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "browser: needs playwright and Chromium; skipped where they are absent")
+    config.addinivalue_line("markers", "browser: needs playwright and Chromium; skipped if they are missing")
 
 
 @pytest.fixture(scope="session")
 def chromium():
     """The system's Chromium, started once."""
-    pytest.importorskip("playwright", reason="no playwright: pip install -r tests/browser/requirements.txt")
+    pytest.importorskip(
+        "playwright", reason="playwright is not installed: pip install -r tests/browser/requirements.txt"
+    )
     if browsing.installed() is None:
-        pytest.skip("no Chromium on this machine, such as Debian's package chromium")
+        pytest.skip("Chromium is not installed, such as Debian's package chromium")
     with browsing.chromium() as browser:
         yield browser
 
@@ -32,14 +34,14 @@ def demo_folder(demo):
 
 @pytest.fixture(scope="session")
 def demo_server(chromium, demo):
-    """Address of a server of the demonstration's collection."""
+    """Address of a server of the demo collection."""
     with browsing.serving(demo["written"]["collection"]) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def instre_server(chromium, shared_data, tmp_path_factory):
-    """Address of a server of 1,500 real photos."""
+    """Address of a server of a collection of 1,500 real photos."""
     path = tmp_path_factory.mktemp("instre") / "instre.udq"
     config = IndexConfig().replace({"training": {"enabled": False}})
     Collection.build(shared_data / "instre_dev" / "images", path, config=config, device="cpu")
@@ -49,13 +51,13 @@ def instre_server(chromium, shared_data, tmp_path_factory):
 
 @pytest.fixture
 def visit(chromium):
-    """Open the page: ``visit(address, width=..., scheme=..., touch=...)``; nothing may go wrong that is not expected.
+    """Open the page: ``visit(address, width=..., scheme=..., touch=...)``; fails on any error in the console.
 
-    A test that makes something go wrong on purpose takes it from ``errors`` of its visit.
+    A test that causes an error on purpose removes it from ``errors`` of its visit.
     """
     visits = []
 
-    def begin(address, *, path="/", width=1280, height=800, scheme="light", touch=False):
+    def open_page(address, *, path="/", width=1280, height=800, scheme="light", touch=False):
         context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme=scheme,
@@ -66,20 +68,26 @@ def visit(chromium):
         context.set_default_timeout(15_000)
         page = context.new_page()
         here = browsing.Visit(page, address, [], [])
-        page.on("console", lambda said: here.errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("console", lambda message: note_error(here, message))
         page.on("pageerror", lambda error: here.errors.append(str(error)))
-        page.on("request", lambda asked: here.strangers.append(asked.url) if is_strange(asked.url, address) else None)
+        page.on("request", lambda request: note_foreign(here, request.url))
         visits.append((here, context))
         page.goto(address + path)
         return here
 
-    yield begin
+    yield open_page
     for here, context in visits:
         context.close()
         assert here.errors == []
-        assert here.strangers == []
+        assert here.foreign_requests == []
 
 
-def is_strange(url, address):
+def note_error(here, message):
+    if message.type in ("error", "warning"):
+        here.errors.append(message.text)
+
+
+def note_foreign(here, url):
     parts = urlsplit(url)
-    return parts.scheme not in ("data", "blob") and parts.netloc != urlsplit(address).netloc
+    if parts.scheme not in ("data", "blob") and parts.netloc != urlsplit(here.address).netloc:
+        here.foreign_requests.append(url)

@@ -1,6 +1,6 @@
-"""Take the pictures of the page in docs/screenshots: python tests/browser/screenshots.py udq-demo/demo.udq
+"""Take the screenshots in docs/screenshots: python tests/browser/screenshots.py udq-demo/demo.udq
 
-They are of the demonstration's collection (`make demo`), as JPEGs of less than 250 kB, and written whole or not at all.
+They show the demo collection (`make demo`), are JPEGs of less than 250 kB, and are written atomically.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ COFFEE = (81, 20, 478, 386)
 
 
 def main() -> None:
-    """Serve the collection, do what a visitor does, and keep what is seen."""
+    """Serve the collection, and take every screenshot."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("collection", type=Path, help="of `udq demo`")
+    arguments.add_argument("collection", type=Path, help="demo collection, written by `udq demo`")
     collection = arguments.parse_args().collection
     with serving(collection) as address, chromium() as browser:
         for scheme in ("light", "dark"):
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def opened(browser, address: str, scheme: str, width: int, height: int) -> Visit:
-    """The page in a window of its own."""
+    """Open the page in a new window."""
     page = browser.new_context(
         viewport={"width": width, "height": height},
         device_scale_factor=1 if width > 500 else 2,
@@ -58,7 +58,7 @@ def opened(browser, address: str, scheme: str, width: int, height: int) -> Visit
 
 
 def searched(here: Visit) -> None:
-    """A search for the cup, with three marks that refined it."""
+    """Search for the cup, and refine with three marks."""
     here.choose("coffee.jpg")
     here.draw(COFFEE)
     here.page.locator(".mark.right").nth(1).click()
@@ -72,7 +72,7 @@ def searched(here: Visit) -> None:
 
 
 def shot(here: Visit, name: str) -> None:
-    """Keep what is seen, once every picture is there."""
+    """Save a screenshot once every image is loaded."""
     here.page.wait_for_load_state("networkidle")
     picture = Image.open(io.BytesIO(here.page.screenshot())).convert("RGB")
     path = FOLDER / f"{name}.jpg"

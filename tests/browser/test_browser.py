@@ -1,4 +1,4 @@
-"""What somebody does at the page, in a real browser with a real server behind it."""
+"""The page in a real browser with a real server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COFFEE = (81, 20, 478, 386)
 
 
 def truth(path):
-    """Query photo -> its box, and where its object is in other photos; None where that is not known."""
+    """Yield query photo, its box, and {positive photo: box of the object, None if unknown}."""
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             boxes = row["positive_boxes"].split("|")
@@ -39,8 +39,8 @@ def iou(a, b):
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def found_first(here, query, box, where):
-    """Draw a box: whether the first photo besides the query's own is right, and the IoU of its box if that is known."""
+def search_and_check(here, query, box, where):
+    """Search for a box; return whether the best other photo is a positive, and the IoU of its box (None if unknown)."""
     here.choose(query)
     here.draw(box)
     name, found = next((name, found) for name, found in here.results() if name != query)
@@ -51,31 +51,31 @@ def found_first(here, query, box, where):
 # ---- Searching.
 
 
-def test_a_box_drawn_with_the_mouse_finds_the_object(visit, demo_server, demo_folder):
+def test_a_box_drawn_by_mouse_finds_the_object(visit, demo_server, demo_folder):
     here = visit(demo_server)
     known = {query: (box, where) for query, box, where in truth(demo_folder / "ground_truth.csv")}
     for query in ("coffee.jpg", "astronaut.jpg", "chelsea.jpg", "flower.jpg"):
-        right, overlap = found_first(here, query, *known[query])
+        right, overlap = search_and_check(here, query, *known[query])
 
         assert right, query
         assert overlap >= 0.5, query
 
 
 @pytest.mark.shared_data
-def test_real_photos_are_found_too(visit, instre_server, shared_data):
+def test_objects_in_real_photos_are_found(visit, instre_server, shared_data):
     here = visit(instre_server)
-    seen, overlaps = set(), []
+    searched, overlaps = set(), []
     known = csv.DictReader((shared_data / "instre_dev" / "ground_truth.csv").open(encoding="utf-8"))
     objects = {row["query_image"]: row["object"] for row in known}
     for query, box, where in truth(shared_data / "instre_dev" / "ground_truth.csv"):
-        if objects[query] in seen:
+        if objects[query] in searched:
             continue
-        seen.add(objects[query])
-        right, overlap = found_first(here, query, box, where)
+        searched.add(objects[query])
+        right, overlap = search_and_check(here, query, box, where)
         assert right, query
         overlaps += [] if overlap is None else [overlap]
 
-    assert len(seen) == 15
+    assert len(searched) == 15
     assert sorted(overlaps)[len(overlaps) // 2] >= 0.5
 
 
@@ -84,11 +84,11 @@ def test_a_box_is_moved_and_resized_by_its_handles(visit, demo_server):
     here.choose("coffee.jpg")
     assert here.draw(COFFEE)["examples"][0]["box"] == pytest.approx(COFFEE, abs=1)
 
-    x1, y1, x2, y2 = here.draw((478, 386, 400, 300))["examples"][0]["box"]  # takes hold of the corner
+    x1, y1, x2, y2 = here.draw((478, 386, 400, 300))["examples"][0]["box"]  # grips the corner
     assert (x1, y1, x2, y2) == pytest.approx((81, 20, 400, 300), abs=2)
-    moved = here.draw((200, 150, 260, 190))["examples"]  # takes hold of the inside
+    moved = here.draw((200, 150, 260, 190))["examples"]  # grips the inside
     assert [each["box"] for each in moved] == [pytest.approx((x1 + 60, y1 + 40, x2 + 60, y2 + 40), abs=2)]
-    fresh = here.draw((20, 380, 70, 330))["examples"]  # outside: another box in its stead, drawn from any corner
+    fresh = here.draw((20, 380, 70, 330))["examples"]  # outside: a new box replaces it
     assert [each["box"] for each in fresh] == [pytest.approx((20, 330, 70, 380), abs=2)]
 
 
@@ -103,7 +103,7 @@ def test_escape_clears_the_box(visit, demo_server):
     assert "Draw a box" in here.page.inner_text("#no-results")
 
 
-def test_several_boxes_of_an_object_are_one_query(visit, demo_server, demo_folder):
+def test_several_boxes_form_one_query(visit, demo_server, demo_folder):
     known = {query: (box, where) for query, box, where in truth(demo_folder / "ground_truth.csv")}
     box, where = known["coffee.jpg"]
     other = next(iter(where))
@@ -113,15 +113,15 @@ def test_several_boxes_of_an_object_are_one_query(visit, demo_server, demo_folde
     here.page.click("#add-there")
     assert "another photo" in here.page.inner_text("#browse-title")
     here.choose(other)
-    asked = here.draw(where[other])
+    request = here.draw(where[other])
 
-    assert [each["box"] for each in asked["examples"]] == [pytest.approx(each, abs=2) for each in (box, where[other])]
+    assert [each["box"] for each in request["examples"]] == [pytest.approx(each, abs=2) for each in (box, where[other])]
     assert here.page.locator("#examples .chip").count() == 2
     here.page.click("#add-here")
     assert len(here.draw((2, 2, 60, 60))["examples"]) == 3
-    with here.searching() as answer:
+    with here.searching() as response:
         here.page.locator("#examples .remove").nth(2).click()
-    assert len(answer.value.request.post_data_json["examples"]) == 2
+    assert len(response.value.request.post_data_json["examples"]) == 2
 
 
 def test_results_marked_right_and_wrong_refine_the_search(visit, demo_server, demo_folder):
@@ -137,12 +137,12 @@ def test_results_marked_right_and_wrong_refine_the_search(visit, demo_server, de
         here.page.click(f'[aria-label="Right: {name}"]')
     here.page.click(f'[aria-label="Wrong: {wrong}"]')
     assert here.page.inner_text("#refine-text") == "2 right, 1 wrong"
-    with here.searching() as answer:
+    with here.searching() as response:
         here.page.click("#refine")
     here.settled()
 
-    asked = answer.value.request.post_data_json["examples"]
-    assert [each["wrong"] for each in asked] == [False, False, False, True]
+    examples = response.value.request.post_data_json["examples"]
+    assert [each["wrong"] for each in examples] == [False, False, False, True]
     refined = [name for name, _ in here.results()]
     assert set(right) <= set(refined[:4])
     assert wrong not in refined or refined.index(wrong) >= names.index(wrong)
@@ -151,7 +151,7 @@ def test_results_marked_right_and_wrong_refine_the_search(visit, demo_server, de
     assert here.page.is_visible("#refine")
 
 
-def test_the_least_score_hides_and_more_are_shown(visit, demo_server):
+def test_the_minimum_score_hides_results_and_more_can_be_loaded(visit, demo_server):
     here = visit(demo_server)
     here.choose("coffee.jpg")
     here.draw(COFFEE)
@@ -167,7 +167,7 @@ def test_the_least_score_hides_and_more_are_shown(visit, demo_server):
     here.until("document.querySelectorAll('.card').length === 40")
 
 
-def test_a_second_look_ranks_again_and_says_what_it_saw(visit, demo_server):
+def test_reranking_shows_inliers_and_confidence(visit, demo_server):
     here = visit(demo_server)
     here.choose("coffee.jpg")
     here.draw(COFFEE)
@@ -188,10 +188,10 @@ def test_a_second_look_ranks_again_and_says_what_it_saw(visit, demo_server):
     assert again.results() == here.results()
 
 
-# ---- Looking closer.
+# ---- The large photo.
 
 
-def test_a_result_opens_large_and_leads_on(visit, demo_server):
+def test_a_result_opens_large_and_can_start_a_search(visit, demo_server):
     here = visit(demo_server)
     here.choose("coffee.jpg")
     here.draw(COFFEE)
@@ -208,19 +208,19 @@ def test_a_result_opens_large_and_leads_on(visit, demo_server):
     assert viewer.locator("#viewer-name").inner_text() == results[2][0]
     here.page.keyboard.press("r")
     assert viewer.locator("#viewer-right").get_attribute("aria-pressed") == "true"
-    with here.searching() as answer:
+    with here.searching() as response:
         viewer.locator("#viewer-search").click()
     here.settled()
 
     assert here.page.inner_text("#source-name") == results[2][0]
     here.until("document.activeElement.id === 'stage'")
-    (asked,) = answer.value.request.post_data_json["examples"]
-    assert asked["box"] == pytest.approx(results[2][1], abs=1)
+    (example,) = response.value.request.post_data_json["examples"]
+    assert example["box"] == pytest.approx(results[2][1], abs=1)
     here.page.go_back()
     here.until("document.querySelector('#source-name').textContent === 'coffee.jpg'")
 
 
-# ---- In and out.
+# ---- Export, uploads and links.
 
 
 def test_accepted_boxes_are_exported(visit, demo_server, tmp_path):
@@ -253,26 +253,26 @@ def test_accepted_boxes_are_exported(visit, demo_server, tmp_path):
     assert coco["categories"] == [{"id": 1, "name": "the red cup"}]
 
 
-@pytest.mark.parametrize("way", ["choose", "drop", "paste"])
-def test_a_photo_of_ones_own_is_searched_with(visit, demo_server, demo_folder, tmp_path, way):
+@pytest.mark.parametrize("method", ["choose", "drop", "paste"])
+def test_an_uploaded_photo_is_searched(visit, demo_server, demo_folder, tmp_path, method):
     photo = tmp_path / "my cup.jpg"
     photo.write_bytes((demo_folder / "photos" / "coffee.jpg").read_bytes())
     here = visit(demo_server)
-    if way == "choose":
+    if method == "choose":
         here.page.set_input_files("#file", photo)
     else:
         here.page.evaluate(
-            """([way, name, bytes]) => {
+            """([method, name, bytes]) => {
                 const data = new DataTransfer();
                 const content = Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0));
                 data.items.add(new File([content], name, { type: "image/jpeg" }));
                 const bubbling = { bubbles: true, cancelable: true };
-                const event = way === "drop"
+                const event = method === "drop"
                     ? new DragEvent("drop", { dataTransfer: data, ...bubbling })
                     : new ClipboardEvent("paste", { clipboardData: data, ...bubbling });
                 document.body.dispatchEvent(event);
             }""",
-            [way, photo.name, b64encode(photo.read_bytes()).decode("ascii")],
+            [method, photo.name, b64encode(photo.read_bytes()).decode("ascii")],
         )
     here.until("document.querySelector('#stage img')?.naturalWidth > 0")
     assert here.page.inner_text("#source-name") == "my cup.jpg"
@@ -308,10 +308,10 @@ def test_a_link_reproduces_a_search(visit, demo_server):
     assert there.page.locator(".card.is-wrong .name").inner_text() == names[9]
 
 
-# ---- What goes wrong is said in words.
+# ---- Errors.
 
 
-def test_a_file_that_is_no_photo_is_refused_in_words(visit, demo_server, tmp_path):
+def test_an_upload_that_is_not_a_photo_shows_the_reason(visit, demo_server, tmp_path):
     letter = tmp_path / "letter.jpg"
     letter.write_text("Dear museum,")
     here = visit(demo_server)
@@ -319,16 +319,16 @@ def test_a_file_that_is_no_photo_is_refused_in_words(visit, demo_server, tmp_pat
     here.page.wait_for_selector("#alert:not([hidden])")
 
     assert "letter.jpg" in here.page.inner_text("#alert-text")
-    assert "422" in here.errors.pop()  # the browser's own line about the answer
+    assert "422" in here.errors.pop()  # the browser's console message about the response
 
 
-def test_a_server_that_is_gone_is_told_and_asked_again(visit, demo_server):
+def test_a_lost_connection_is_reported_and_can_be_retried(visit, demo_server):
     here = visit(demo_server)
     here.choose("coffee.jpg")
     here.page.context.set_offline(True)
     here.drag(COFFEE[:2], COFFEE[2:])
     here.page.wait_for_selector("#alert:not([hidden])")
-    assert "does not answer" in here.page.inner_text("#alert-text")
+    assert "does not respond" in here.page.inner_text("#alert-text")
     here.page.context.set_offline(False)
     here.page.click("#alert-again")
     here.settled()
@@ -341,13 +341,13 @@ def test_a_server_that_is_gone_is_told_and_asked_again(visit, demo_server):
 @pytest.mark.parametrize(
     ("link", "words", "status"),
     [
-        ("#drawn=6:81,20,478", "where a photo and a box belong", None),
+        ("#drawn=6:81,20,478", "expected a photo and a box", None),
         ("#drawn=100000:1,2,30,40", "photo 100000", "404"),
         ("#drawn=6:-50,20,478,386", "box", "422"),
         ("#colour=red", "does not understand", None),
     ],
 )
-def test_a_broken_link_is_told(visit, demo_server, link, words, status):
+def test_a_broken_link_is_reported(visit, demo_server, link, words, status):
     here = visit(demo_server, path=f"/{link}")
     here.page.wait_for_selector("#alert:not([hidden])")
 
@@ -357,7 +357,7 @@ def test_a_broken_link_is_told(visit, demo_server, link, words, status):
     here.errors.clear()
 
 
-def test_names_are_never_markup_and_a_photo_that_is_gone_is_told(visit, chromium, demo_folder, tmp_path):
+def test_names_are_never_html_and_a_missing_file_is_reported(visit, chromium, demo_folder, tmp_path):
     hostile = "<img src=x onerror=document.title='owned'> & \"quoted\".jpg"
     (tmp_path / "photos" / "a folder").mkdir(parents=True)
     for name, copy in (("coffee", hostile), ("astronaut", "a folder/astronaut.jpg"), ("rocket", "a folder/rocket.jpg")):
@@ -378,13 +378,13 @@ def test_names_are_never_markup_and_a_photo_that_is_gone_is_told(visit, chromium
         here.page.click("#new-search")
         here.page.locator(".cell", has_text="rocket").click()
         here.page.wait_for_selector("#alert:not([hidden])")
-        assert "rocket.jpg: its file is not there" in here.page.inner_text("#alert-text")
+        assert "rocket.jpg: its file no longer exists" in here.page.inner_text("#alert-text")
         assert "owned" not in here.page.title()
     assert all("410" in error for error in here.errors)
     here.errors.clear()
 
 
-def test_a_filter_without_photos_says_so(visit, demo_server):
+def test_a_filter_without_matches_is_reported(visit, demo_server):
     here = visit(demo_server)
     here.page.fill("#filter", "no such thing")
     here.page.wait_for_selector("#no-photos:not([hidden])")
@@ -392,10 +392,10 @@ def test_a_filter_without_photos_says_so(visit, demo_server):
     assert "no such thing" in here.page.inner_text("#no-photos")
 
 
-# ---- For everybody.
+# ---- Accessibility and layout.
 
 
-def test_the_keyboard_does_it_all(visit, demo_server):
+def test_everything_works_by_keyboard(visit, demo_server):
     here = visit(demo_server)
     press = here.page.keyboard.press
     here.page.wait_for_selector(".cell")
@@ -412,11 +412,11 @@ def test_the_keyboard_does_it_all(visit, demo_server):
     assert here.page.locator(".box.active").count() == 1
     for key in ("ArrowLeft", "ArrowUp", "Shift+ArrowRight", "Shift+ArrowDown", "Control+ArrowLeft"):
         press(key)
-    with here.searching() as answer:
+    with here.searching() as response:
         press("Enter")
     here.settled()
-    # Of a photo of 600 x 400: from the middle half, steps of a fiftieth of 600, and one pixel.
-    assert answer.value.request.post_data_json["examples"][0]["box"] == [137, 88, 449, 300]
+    # 600 x 400 photo: the centred box of half its size, moved in steps of 600 / 50 pixels and of one pixel.
+    assert response.value.request.post_data_json["examples"][0]["box"] == [137, 88, 449, 300]
     press("Tab")
     assert here.page.evaluate("document.activeElement.id") == "skip"
     press("Enter")
@@ -439,44 +439,44 @@ def test_the_keyboard_does_it_all(visit, demo_server):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
-def test_axe_finds_nothing_serious(visit, demo_server, scheme, width):
+def test_axe_finds_no_serious_violation(visit, demo_server, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 
     here = visit(demo_server, scheme=scheme, width=width)
     findings = []
 
-    def look(where):
-        answer = Axe().run(here.page).response
-        assert len(answer["passes"]) > 10
+    def check(where):
+        report = Axe().run(here.page).response
+        assert len(report["passes"]) > 10
         findings.extend(
             f"{where}: {each['id']}: {each['nodes'][0]['html']}"
-            for each in answer["violations"]
+            for each in report["violations"]
             if each["impact"] in ("serious", "critical")
         )
 
     here.page.wait_for_selector(".cell img[src]")
-    look("choosing")
+    check("choosing")
     here.choose("coffee.jpg")
-    look("a photo without a box")
+    check("a photo without a box")
     here.draw(COFFEE)
     here.page.locator(".mark.right").nth(1).click()
     here.page.locator(".mark.wrong").nth(2).click()
-    look("results")
+    check("results")
     here.page.locator(".card .open").nth(1).click()
-    look("a result, large")
+    check("a result, large")
     here.page.keyboard.press("Escape")
     here.page.click("#export")
-    look("export")
+    check("export")
     here.page.keyboard.press("Escape")
     here.page.goto(f"{demo_server}/#colour=red")
     here.page.wait_for_selector("#alert:not([hidden])")
-    look("an error")
+    check("an error")
 
     assert findings == []
 
 
 @pytest.mark.parametrize("width", [360, 768, 1440])
-def test_nothing_is_wider_than_the_screen(visit, demo_server, width):
+def test_the_page_is_not_wider_than_the_screen(visit, demo_server, width):
     here = visit(demo_server, width=width)
     overflow = "document.documentElement.scrollWidth - innerWidth"
     here.page.wait_for_selector(".cell")
@@ -487,7 +487,7 @@ def test_nothing_is_wider_than_the_screen(visit, demo_server, width):
     assert here.page.evaluate(overflow) <= 0
 
 
-def test_a_finger_draws(visit, demo_server):
+def test_a_box_is_drawn_by_touch(visit, demo_server):
     here = visit(demo_server, width=360, height=740, touch=True)
     here.choose("coffee.jpg")
     touch = here.page.context.new_cdp_session(here.page)
@@ -497,47 +497,48 @@ def test_a_finger_draws(visit, demo_server):
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
 
     scrolled = here.page.evaluate("scrollY")
-    with here.searching() as answer:
+    with here.searching() as response:
         finger("touchStart", COFFEE[:2])
         finger("touchMove", (300, 200))
         finger("touchMove", COFFEE[2:])
         finger("touchEnd")
     here.settled()
 
-    assert answer.value.request.post_data_json["examples"][0]["box"] == pytest.approx(COFFEE, abs=3)
+    assert response.value.request.post_data_json["examples"][0]["box"] == pytest.approx(COFFEE, abs=3)
     assert here.page.evaluate("scrollY") == scrolled
     assert here.results()[0][0] == "coffee.jpg"
 
 
-def test_colours_are_the_systems_until_somebody_chooses(visit, demo_server):
+def test_colours_follow_the_system_until_the_user_chooses(visit, demo_server):
     here = visit(demo_server, scheme="dark")
-    ground = "getComputedStyle(document.body).backgroundColor"
-    dark = here.page.evaluate(ground)
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = here.page.evaluate(background)
     here.page.click("#theme")
-    light = here.page.evaluate(ground)
+    light = here.page.evaluate(background)
     assert light != dark
     here.page.reload()
-    assert here.page.evaluate(ground) == light
+    assert here.page.evaluate(background) == light
 
 
-def test_the_policy_allows_no_inline_scripts_styles_or_strangers(visit, demo_server):
+def test_the_policy_allows_no_inline_code_and_no_other_origins(visit, demo_server):
     here = visit(demo_server)
-    policy = here.page.evaluate("fetch('/').then((answer) => answer.headers.get('content-security-policy'))")
+    policy = here.page.evaluate("fetch('/').then((response) => response.headers.get('content-security-policy'))")
 
     assert re.search(r"default-src '(none|self)'", policy)
     assert "unsafe" not in policy
     assert "http" not in policy
 
 
-# ---- The arithmetic, with the modules that the page runs.
+# ---- The JavaScript modules of geometry and state.
 
 SIZES = st.fixed_dictionaries({"width": st.integers(8, 4000), "height": st.integers(8, 4000)})
 SHIFTS = st.integers(-5000, 5000)
+GRIPS = st.sampled_from(["nw", "n", "ne", "e", "se", "s", "sw", "w"])
 
 
 @pytest.fixture(scope="module")
 def modules(chromium, demo_server):
-    """A page to run the modules in, without its own doings."""
+    """A blank page of the same origin that imports the modules."""
     page = chromium.new_context().new_page()
     page.goto(f"{demo_server}/icon.svg")
     yield page
@@ -545,8 +546,8 @@ def modules(chromium, demo_server):
 
 
 @st.composite
-def boxed(draw):
-    """A size of a photo and a usable box in it."""
+def sizes_and_boxes(draw):
+    """Draw the size of a photo and a usable box in it."""
     size = draw(SIZES)
     x1, y1 = draw(st.integers(0, size["width"] - 8)), draw(st.integers(0, size["height"] - 8))
     x2, y2 = draw(st.integers(x1 + 8, size["width"])), draw(st.integers(y1 + 8, size["height"]))
@@ -554,8 +555,8 @@ def boxed(draw):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(photo=boxed(), dx=SHIFTS, dy=SHIFTS, grip=st.sampled_from(["nw", "n", "ne", "e", "se", "s", "sw", "w"]))
-def test_a_box_stays_usable_and_in_its_photo(modules, photo, dx, dy, grip):
+@given(photo=sizes_and_boxes(), dx=SHIFTS, dy=SHIFTS, grip=GRIPS)
+def test_moved_and_resized_boxes_stay_usable_and_inside_the_photo(modules, photo, dx, dy, grip):
     size, box = photo
     moved, resized = modules.evaluate(
         """async ([size, box, dx, dy, grip]) => {
@@ -574,8 +575,8 @@ def test_a_box_stays_usable_and_in_its_photo(modules, photo, dx, dy, grip):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(photo=boxed())
-def test_zooming_shows_the_whole_box_and_no_more_room_than_there_is(modules, photo):
+@given(photo=sizes_and_boxes())
+def test_zoom_shows_the_whole_box_and_nothing_outside_the_frame(modules, photo):
     size, (x1, y1, x2, y2) = photo
     aspect = 4 / 3
     zoom = modules.evaluate(
@@ -608,16 +609,16 @@ EXAMPLES = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(examples=EXAMPLES, k=st.integers(1, 1000), least=st.none() | st.integers(0, 500).map(lambda n: n / 100))
-def test_a_link_says_all_of_a_search(modules, examples, k, least):
+def test_a_link_restores_the_whole_search(modules, examples, k, least):
     marks = [each for each in examples if each["kind"] != "drawn"]
-    asked, again = modules.evaluate(
-        """async (said) => {
+    original, restored = modules.evaluate(
+        """async (values) => {
             const states = await import("/state.js");
-            const state = { ...states.fresh(), ...said };
-            const again = states.fromLink(states.toLink(state));
-            return [state, again].map((each) => [states.request(each), each.marks, each.minScore]);
+            const state = { ...states.fresh(), ...values };
+            const restored = states.fromLink(states.toLink(state));
+            return [state, restored].map((each) => [states.request(each), each.marks, each.minScore]);
         }""",
         {"examples": examples, "marks": marks, "k": k, "minScore": least},
     )
 
-    assert again == asked
+    assert restored == original

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from udq.features.extractor import Extractor
 from udq.search.scan import kernels
 
 
@@ -87,7 +88,7 @@ def test_index_builds_and_info_tells(udq, photos, tmp_path):
     assert (code, json.loads(out)) == (0, built)
     code, out, _ = udq("info", tmp_path / "x.udq")
     assert code == 0
-    assert "3 bytes a code (M = 4, K = 64)" in out
+    assert "3 bytes per code (M = 4, K = 64)" in out
     assert f"\nscan          {built['scan']}\n" in out
     assert built["scan"] == kernels.kernel()
 
@@ -172,9 +173,8 @@ def test_search_draws_what_it_found(udq, collection, photos, tmp_path):
 
 def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     sheet = tmp_path / "sheet.jpg"
-    code, out, _ = udq(
-        "evaluate", collection.path, "--dataset", "boxes", "--ground-truth", truth, "--picture", sheet, "--json"
-    )  # fmt: skip
+    words = ["--dataset", "boxes", "--ground-truth", truth, "--picture", sheet, "--real-valued", "--json"]
+    code, out, _ = udq("evaluate", collection.path, *words)
     report = json.loads(out)
 
     assert code == 0
@@ -192,16 +192,32 @@ def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     assert report["provenance"]["versions"]["numpy"] == np.__version__
     assert Image.open(sheet).size[0] > 500
 
-    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued")
+    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth)
     assert code == 0
     assert "motorcycle" in out
     assert "8-byte codes:" in out
     assert "real-valued" not in out
+    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--json")
+    assert "real_valued" not in json.loads(out)
+
+
+def test_evaluate_keeps_features_and_takes_them_from_there(udq, collection, truth, tmp_path, monkeypatch):
+    asked = "evaluate", collection.path, "--ground-truth", truth, "--real-valued"
+    _, without, _ = udq(*asked, "--json")
+    code, first, _ = udq(*asked, "--features", tmp_path / "kept", "--json")
+    assert code == 0
+    monkeypatch.setattr(Extractor, "_extract", None)
+    code, second, _ = udq(*asked, "--features", tmp_path / "kept", "--json")
+
+    assert code == 0
+    rows = [json.loads(out)["per_query"] for out in (without, first, second)]
+    assert rows[0] == rows[1] == rows[2]
+    assert all("ap_real_valued" in row for row in rows[2])
 
 
 def test_evaluate_writes_a_report_for_people(udq, collection, truth, tmp_path):
     page = tmp_path / "errors.html"
-    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued", "--report", page)
+    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--report", page)
 
     assert code == 0
     assert out.splitlines()[-1] == f"report: {page}, {page.stat().st_size / 1e6:.1f} MB"
@@ -210,7 +226,7 @@ def test_evaluate_writes_a_report_for_people(udq, collection, truth, tmp_path):
 
 
 def test_keep_query_counts_the_query_itself(udq, collection, truth):
-    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--no-real-valued", "--keep-query", "--json")
+    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--keep-query", "--json")
 
     assert {row["query"]: row["positives"] for row in json.loads(out)["per_query"]}["coffee.png"] == 2
 
@@ -272,6 +288,7 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/x.gif"], 2, "expected a suffix of"),
         (["search", "{collection}", "{photos}/coffee.png", "--picture", "{tmp}/no/x.png"], 1, "cannot be written"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv"], 2, "cannot be read"),
+        (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--features", "{tmp}/x"], 2, "--real-valued"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/truth.csv", "--dataset", "x"], 2, "expected one of"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--report", "{tmp}/x.pdf"], 2, "of .html"),
         (["evaluate", "{collection}", "--ground-truth", "{tmp}/no.csv", "--report", "{tmp}/no/x.html"], 2, "no folder"),
@@ -345,7 +362,7 @@ def test_broken_photos_are_listed_at_the_end_and_by_info(udq, photos, tmp_path):
 
     _, out, _ = udq("info", tmp_path / "x.udq")
     assert "empty.jpg: empty file" in out
-    assert "1 could not be read, 1 other files passed over" in out
+    assert "1 could not be read, 1 other files skipped" in out
     assert udq("verify", tmp_path / "x.udq")[0] == 0
 
 
@@ -371,7 +388,7 @@ def test_verify_names_a_damaged_file(udq, collection, tmp_path):
     assert code == 1
     [damaged] = json.loads(out)["damaged"]
     assert (damaged["file"], damaged["images"]) == ("segments/000001/codes.npy", collection.names)
-    assert "1 damaged file; restore the collection from a copy, or run it again with --repair" in one_line(err)
+    assert "1 damaged file; restore the collection from a copy, or run 'udq verify --repair'" in one_line(err)
 
 
 def test_a_missing_file_of_a_collection_is_one_line(udq, collection, photos, tmp_path):
@@ -386,7 +403,7 @@ def test_a_missing_file_of_a_collection_is_one_line(udq, collection, photos, tmp
     )
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place nobody may write to")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a path that is never writable")
 def test_no_permission_to_write_is_one_line(udq, photos):
     code, _, err = udq("index", photos, "-o", "/proc/x.udq")
 
@@ -419,7 +436,7 @@ def test_ctrl_c_stops_an_index_and_says_how_to_go_on(photos, tmp_path):
     assert "Traceback" not in err
     left = tmp_path / ".x.udq.partial"
     assert err.strip().splitlines()[-1] == (
-        f"udq: interrupted; the same command goes on from here, or delete {left} to give up"
+        f"udq: interrupted; run the same command to continue, or delete {left} to give up"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "photos"]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from udq.cli import printing
+from udq.experiments.demo.page import Section
 from udq.reports import html
 from udq.reports.sheet import Tile, sheet
 
@@ -56,10 +57,12 @@ def test_a_terminal_without_the_letters_of_a_name_gets_escapes(collection, tmp_p
 
 
 def test_pages_and_pictures_show_bytes_that_are_no_text_as_escapes(tmp_path):
-    body = [html.name(NAME), html.facts([(NAME, NAME)]), html.photo(None, (4, 3), [], NAME)]
-    html.write(tmp_path / "x.html", html.document(NAME, body, alone=True))
+    card = html.Card(html.Photo(None, (4, 3), (), NAME), name=NAME)
+    section = Section(NAME, NAME, card, ())
+    page = html.render("demo.html", title=NAME, alone=True, headline=[(NAME, NAME)], sections=[section])
+    html.write(tmp_path / "x.html", page)
     grey = np.full((60, 80, 3), 128, np.uint8)
 
-    assert (tmp_path / "x.html").read_text(encoding="utf-8").count(SHOWN) == 5
+    assert (tmp_path / "x.html").read_text(encoding="utf-8").count(SHOWN) == 8
     (picture,) = {sheet([[Tile(grey, (), name)]], titles=[name]).tobytes() for name in ("caf\udce9", r"caf\xe9")}
     assert picture

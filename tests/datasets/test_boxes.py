@@ -1,4 +1,4 @@
-"""The open benchmark format: what is read, and what is refused with file and line."""
+"""The CSV format for custom benchmarks: what is read, and errors with file and line."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_optional_columns_are_optional(tmp_path):
         (HEADER + "q.jpg,1,2,3,4,p.jpg,,5 5 1 1,\n", "line 2: expected a box with x1 < x2"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_and_line(tmp_path, text, says):
+def test_errors_name_file_and_line(tmp_path, text, says):
     with pytest.raises(InputError) as refused:
         load(tmp_path, text)
 
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said_with_file_and_line(tmp_path, text, says):
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_not_text_is_refused(tmp_path):
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
     (tmp_path / "truth.csv").write_bytes(b"\xff\xfe\x00\x80")
 
     with pytest.raises(InputError, match="expected a CSV file in UTF-8"):

@@ -1,4 +1,4 @@
-"""Boxes to train proposals on: each layout by hand, what is wrong in them counted, and that they agree."""
+"""Boxes to train proposals on: each layout, what is skipped and counted, and that layouts agree."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_labels(layout, root, boxes, *, photos=True):
 
 
 def read(labels, root):
-    """Photo, by its path below a folder -> its boxes as lists."""
+    """Return path below a folder -> boxes as lists."""
     return {photo.path.relative_to(root).as_posix(): photo.boxes.tolist() for photo in labels.photos}
 
 
@@ -89,7 +89,7 @@ def refusal(path, **options):
 # Each layout
 
 
-def test_voc_pixels_count_from_one_and_include_the_last(tmp_path):
+def test_voc_counts_pixels_from_one_and_includes_the_last(tmp_path):
     save(tmp_path / "JPEGImages/a.jpg")
     save(tmp_path / "JPEGImages/b.png")
     part = "<part><name>handle</name><bndbox><xmin>1</xmin></bndbox></part>"
@@ -105,7 +105,7 @@ def test_voc_pixels_count_from_one_and_include_the_last(tmp_path):
     assert labels.skipped == {}
 
 
-def test_difficult_objects_and_photos_of_them_alone_are_left_out_of_voc(tmp_path):
+def test_difficult_objects_and_photos_with_only_these_are_left_out_of_voc(tmp_path):
     difficult = voc_object(5, 5, 9, 9, "<difficult>1</difficult>")
     for name, objects in {"a": difficult + voc_object(1, 1, 8, 8), "b": difficult, "c": ""}.items():
         save(tmp_path / f"JPEGImages/{name}.jpg")
@@ -116,7 +116,7 @@ def test_difficult_objects_and_photos_of_them_alone_are_left_out_of_voc(tmp_path
     assert labels.skipped == {"photos of difficult or crowded objects alone": 1}
 
 
-def test_voc_reads_trainval_where_there_is_one(tmp_path):
+def test_voc_reads_only_trainval_if_it_exists(tmp_path):
     for name in "abc":
         save(tmp_path / f"JPEGImages/{name}.jpg")
         voc(tmp_path, name, voc_object(1, 1, 8, 8))
@@ -127,7 +127,7 @@ def test_voc_reads_trainval_where_there_is_one(tmp_path):
     assert labels.skipped == {"missing XML files": 1, "photos outside the folder": 1}
 
 
-def test_the_folder_above_a_voc_folder_will_do(tmp_path):
+def test_the_folder_above_a_voc_folder_is_accepted(tmp_path):
     write_labels("voc", tmp_path / "VOC2007", {"a.jpg": [(1, 2, 30, 40)]})
     assert detection.load(tmp_path).photos[0].path == tmp_path / "VOC2007/JPEGImages/a.jpg"
 
@@ -135,7 +135,7 @@ def test_the_folder_above_a_voc_folder_will_do(tmp_path):
     assert "found VOC2007, VOC2012; give one of them" in refusal(tmp_path)
 
 
-def test_yolo_boxes_are_centres_and_sides_in_parts_of_the_photo(tmp_path):
+def test_yolo_boxes_are_relative_centres_and_sides(tmp_path):
     for name in ("train/a.jpg", "train/deep/b.png", "val/c.jpg", "val/d.jpg"):
         save(tmp_path / "images" / name)
     write(tmp_path / "labels/train/a.txt", "\ufeff0 0.5 0.5 0.5 0.25\n\n17 .05 0.1 0.1 0.2\n")
@@ -153,7 +153,7 @@ def test_yolo_boxes_are_centres_and_sides_in_parts_of_the_photo(tmp_path):
     assert labels.skipped == {"missing photos": 1}
 
 
-def test_coco_boxes_are_a_corner_and_sides(tmp_path):
+def test_coco_boxes_are_corner_and_sides(tmp_path):
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
         save(tmp_path / "train" / name)
     content = {
@@ -177,7 +177,7 @@ def test_coco_boxes_are_a_corner_and_sides(tmp_path):
     assert labels.skipped == {"photos of difficult or crowded objects alone": 1}
 
 
-def test_csv_is_a_line_a_box_with_any_other_columns(tmp_path):
+def test_csv_has_one_box_per_line_and_may_have_other_columns(tmp_path):
     save(tmp_path / "sub/a.jpg")
     save(tmp_path / "images/b, c.jpg")
     table = 'y2,image, class,x1,y1,x2\n40,sub/a.jpg,cup,10,20,30\n9,"b, c.jpg",,1,2,3.5\n79.5,./sub/a.jpg,,0,0,99\n'
@@ -191,10 +191,10 @@ def test_csv_is_a_line_a_box_with_any_other_columns(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["coco", "csv"])
-def test_photos_are_beside_the_file_or_in_images_or_where_they_are_said_to_be(tmp_path, layout):
+def test_photos_are_beside_the_file_or_in_images_or_in_the_given_folder(tmp_path, layout):
     path = write_labels(layout, tmp_path, {"a.jpg": [(1, 2, 30, 40)]}, photos=False)
 
-    assert "1 missing photo; photos were looked for in" in refusal(path)
+    assert "1 missing photo; photos were searched in" in refusal(path)
     save(tmp_path / "elsewhere/a.jpg")
     assert detection.load(path, images=tmp_path / "elsewhere").photos[0].path == tmp_path / "elsewhere/a.jpg"
     save(tmp_path / "images/a.jpg")
@@ -226,7 +226,7 @@ def test_all_layouts_of_the_same_labels_agree(tmp_path):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A folder a layout that holds the photo a.jpg, which the examples below share."""
+    """One folder per layout with the photo a.jpg, shared by the examples below."""
     folder = tmp_path_factory.mktemp("prepared")
     for layout in LAYOUTS:
         write_labels(layout, folder / layout, {"a.jpg": []})
@@ -282,7 +282,7 @@ def test_boxes_are_clipped_to_the_photo_or_skipped_and_counted(tmp_path, layout)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_photo_whose_labels_are_all_bad_is_no_background(tmp_path, layout):
+def test_a_photo_whose_labels_are_all_unusable_is_left_out(tmp_path, layout):
     rows = {
         "a.jpg": [(1, 2, 30, 40)],
         "b.jpg": [(200, 2, 230, 40)],
@@ -386,7 +386,7 @@ ENTITY = '<!DOCTYPE annotation [<!ENTITY a "b.jpg">]><annotation><filename>&a;</
     ],
     ids=lambda content: repr(content[:50]),
 )
-def test_malformed_xml_is_counted_and_bombs_are_not_set_off(tmp_path, content):
+def test_malformed_xml_is_counted_and_entities_are_not_expanded(tmp_path, content):
     write_labels("voc", tmp_path, {"a.jpg": [(1, 2, 30, 40)]})
     save(tmp_path / "JPEGImages/b.jpg")
     (tmp_path / "Annotations/b.xml").write_bytes(content)
@@ -411,7 +411,7 @@ def test_malformed_lines_of_yolo_are_counted(tmp_path):
     assert labels.skipped == {"malformed lines": 6, "unreadable label files": 2}
 
 
-def test_a_label_file_far_too_large_is_not_read_in_part(tmp_path, monkeypatch):
+def test_a_label_file_above_the_limit_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MAX_BYTES", 1000)
     write_labels("yolo", tmp_path, {"a.jpg": [(1, 2, 30, 40)], "b.jpg": [(1, 2, 30, 40)] * 50})
     labels = detection.load(tmp_path)
@@ -423,7 +423,7 @@ def test_a_label_file_far_too_large_is_not_read_in_part(tmp_path, monkeypatch):
 def test_malformed_entries_of_coco_are_counted(tmp_path):
     content = json.loads(write_labels("coco", tmp_path, {"a.jpg": [(1, 2, 30, 40)]}).read_text())
     content["images"] += [7, {"id": [1], "file_name": "a.jpg"}, {"id": 5}, {"id": 6, "file_name": " "}]
-    content["images"] += [{"id": 9, "file_name": "b.jpg"}, {"id": 9, "file_name": "c.jpg"}]  # whose boxes are they?
+    content["images"] += [{"id": 9, "file_name": "b.jpg"}, {"id": 9, "file_name": "c.jpg"}]  # ambiguous
     content["annotations"] += [7, {"image_id": [1]}, {"image_id": 0}, {"image_id": 0, "bbox": "1234"}]
     content["annotations"] += [{"image_id": 0, "bbox": box} for box in ([1, 2, 3], [1, 2, None, 4], [1, 2, 10**400, 4])]
     content["annotations"] += [{"image_id": 9, "bbox": [1, 2, 3, 4]}, {"bbox": [1, 2, 3, 4]}]
@@ -468,7 +468,7 @@ def test_a_table_need_not_be_utf_8(tmp_path):
         ("x.yaml", "train: images", "found another file"),
     ],
 )
-def test_a_file_with_nothing_in_it_is_refused(tmp_path, name, content, says):
+def test_a_file_without_usable_labels_is_refused(tmp_path, name, content, says):
     path = write(tmp_path / name, content)
 
     assert says in refusal(path)
@@ -477,35 +477,35 @@ def test_a_file_with_nothing_in_it_is_refused(tmp_path, name, content, says):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_labels_without_any_box_are_refused(tmp_path, layout):
-    said = refusal(write_labels(layout, tmp_path, {"a.jpg": [], "b.jpg": [(3, 3, 2, 2)]}))
+    message = refusal(write_labels(layout, tmp_path, {"a.jpg": [], "b.jpg": [(3, 3, 2, 2)]}))
 
     left = 0 if layout == "csv" else 1
-    assert f"expected at least one photo with a box, found {left} photo" in said
-    assert "skipped: 1 photo without a usable label, 1 empty box; photos were looked for in" in said
+    assert f"expected at least one photo with a box, found {left} photo" in message
+    assert "skipped: 1 photo without a usable label, 1 empty box; photos were searched in" in message
 
 
-def test_what_is_no_layout_is_refused_with_all_four_named(tmp_path):
+def test_an_unknown_layout_is_refused_and_all_four_are_named(tmp_path):
     (tmp_path / "images").mkdir()
 
     for path, found in ((tmp_path, "found a folder of none of them"), (tmp_path / "no", "found no such path")):
-        said = refusal(path)
-        assert found in said
-        assert all(name in said for name in ("VOC", "YOLO", "COCO", "CSV"))
+        message = refusal(path)
+        assert found in message
+        assert all(name in message for name in ("VOC", "YOLO", "COCO", "CSV"))
     (tmp_path / "labels").mkdir()
     assert "no photo found" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["voc", "yolo"])
-def test_a_folder_of_photos_is_for_coco_and_csv_alone(tmp_path, layout):
-    said = refusal(write_labels(layout, tmp_path, {"a.jpg": [(1, 2, 30, 40)]}), images=tmp_path)
+def test_a_folder_of_photos_is_only_for_coco_and_csv(tmp_path, layout):
+    message = refusal(write_labels(layout, tmp_path, {"a.jpg": [(1, 2, 30, 40)]}), images=tmp_path)
 
-    assert f"for a {layout.upper()} folder, which holds its photos; leave it out" in said
+    assert f"for a {layout.upper()} folder, which holds its photos; leave it out" in message
 
 
 # What is printed
 
 
-def test_the_summary_is_one_line_of_what_was_read_and_skipped():
+def test_the_summary_is_one_line_of_what_was_read_and_what_was_skipped():
     photo = detection.Labelled(Path("a.jpg"), np.array([[0, 0, 5, 5]] * 3, np.float32))
 
     labels = detection.Labels("coco", (photo,) * 500, {"malformed XML files": 1, "missing photos": 1200})
@@ -515,8 +515,8 @@ def test_the_summary_is_one_line_of_what_was_read_and_skipped():
     assert detection.Labels("csv", (photo,), {}).summary() == "1 photo with 3 boxes (csv)"
 
 
-def test_every_reason_is_one_a_summary_knows():
-    # A reason spelt otherwise in a reader would be counted and never said.
+def test_every_reason_of_a_reader_is_known_to_the_summary():
+    # A reason that is misspelt in a reader would be counted but never shown.
     source = "".join(file.read_text() for file in Path(detection.__file__).parent.glob("*.py"))
     for many in REASONS:
         assert source.count(f'"{many}"') >= 2

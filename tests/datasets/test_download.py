@@ -1,4 +1,4 @@
-"""udq datasets: downloads from a server of our own, and copies with things missing."""
+"""udq datasets: downloads from a local server, and checks of incomplete copies."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
 
 from udq import datasets
+from udq.common.lock import Lock
 from udq.datasets import GroundTruth, catalogue, check, instre, oxford_paris
 from udq.datasets.catalogue import CATALOGUE
 from udq.datasets.download.split import move_queries
 from udq.errors import InputError
 
 
-def told(err):
-    """Return what an error says to a person, which is one line after the bars."""
+def error_line(err):
+    """Return the only line on stderr that is an error message."""
     lines = [line for line in err.splitlines() if line.startswith("udq: ")]
     assert len(lines) == 1, err
     assert "Traceback" not in err
@@ -39,37 +39,37 @@ def told(err):
 
 
 class Server:
-    """Serves files with ranges; may cut the line once, and remembers what it was asked for.
+    """Serves files with ranges, cuts a connection once if told to, and records requests and responses.
 
     Attributes:
         files: name -> content.
-        cut: bytes after which the next answer ends, once.
-        ranges: whether it knows of them.
-        mark: what tells versions apart: "strong", "weak" (a tag), "date", or None.
-        shift: how far behind the wanted byte its ranges begin.
-        most: how many bytes of a range it gives at a time.
-        asked: path and range of each request.
-        sent: status and bytes of each answer.
+        cut: number of bytes after which the next response ends, once.
+        ranges: whether it supports ranges.
+        version: how it identifies versions: "strong" or "weak" (ETag), "date", or None.
+        shift: how many bytes after the requested one its ranges start.
+        most: maximum number of bytes in a range.
+        requests: path and range of each request.
+        sent: status and number of bytes of each response.
     """
 
     def __init__(self):
-        self.files, self.cut, self.ranges, self.asked = {}, None, True, []
-        self.mark, self.shift, self.most, self.sent = "strong", 0, None, []
+        self.files, self.cut, self.ranges, self.requests = {}, None, True, []
+        self.version, self.shift, self.most, self.sent = "strong", 0, None, []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 wanted = self.headers.get("Range")
-                outer.asked.append((self.path, wanted))
+                outer.requests.append((self.path, wanted))
                 content = outer.files.get(self.path.rpartition("/")[2])
                 if content is None:
                     self.send_error(404)
                     return
                 tag = f'"{hashlib.md5(content).hexdigest()}"'
                 date = f"Thu, 01 Jan 1970 00:00:{len(content) % 60:02} GMT"
-                version = {"strong": tag, "date": date}.get(outer.mark)
+                version = {"strong": tag, "date": date}.get(outer.version)
                 start, status = 0, 200
-                # As RFC 9110 has it: without If-Range a range is answered whatever the version.
+                # RFC 9110: without If-Range, the version does not matter.
                 if wanted and outer.ranges and self.headers.get("If-Range", version) == version:
                     start, status = int(wanted.removeprefix("bytes=").removesuffix("-")), 206
                     if start >= len(content):
@@ -86,9 +86,9 @@ class Server:
                 self.send_response(status)
                 if status == 206:
                     self.send_header("Content-Range", f"bytes {start}-{last - 1}/{len(content)}")
-                if outer.mark in ("strong", "weak"):
-                    self.send_header("ETag", tag if outer.mark == "strong" else f"W/{tag}")
-                elif outer.mark == "date":
+                if outer.version in ("strong", "weak"):
+                    self.send_header("ETag", tag if outer.version == "strong" else f"W/{tag}")
+                elif outer.version == "date":
                     self.send_header("Last-Modified", date)
                 self.send_header("Content-Length", str(last - start))
                 self.end_headers()
@@ -106,7 +106,7 @@ class Server:
 
 
 def tgz(members):
-    """An archive of names -> bytes; a TarInfo as the value goes in as it is."""
+    """Return an archive of name -> bytes; a TarInfo as the value is added as it is."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name, content in members.items():
@@ -119,7 +119,7 @@ def tgz(members):
     return buffer.getvalue()
 
 
-PHOTO = np.random.default_rng(0).bytes(300_000)  # does not compress, so that there is something to cut
+PHOTO = np.random.default_rng(0).bytes(300_000)  # incompressible, so that the archive is long enough to be cut
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def interrupted(*arguments, **options):
 # --- downloads -----------------------------------------------------------------------------------------------------
 
 
-def test_a_download_is_unpacked_and_its_checksums_kept(udq, server, tmp_path):
+def test_a_download_is_unpacked_and_its_checksums_are_recorded(udq, server, tmp_path):
     code, out, _ = get(udq, server, tmp_path / "ox", "--json")
     files = json.loads(out)["files"]
 
@@ -167,85 +167,85 @@ def test_a_download_is_unpacked_and_its_checksums_kept(udq, server, tmp_path):
     assert files[0] == {"name": "oxbuild_images-v1.tgz", "sha256": digest, "into": str(tmp_path / "ox" / "photos")}
     assert not list((tmp_path / "ox" / "archives").glob("*.part*"))
 
-    asked = len(server.asked)
+    asked = len(server.requests)
     (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").unlink()
     assert get(udq, server, tmp_path / "ox")[0] == 0
-    assert len(server.asked) == asked  # what is there is not fetched again
+    assert len(server.requests) == asked  # existing files are not downloaded again
     assert (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
-def test_a_download_that_was_cut_goes_on_where_it_stopped(udq, server, tmp_path):
+def test_a_cut_download_is_resumed(udq, server, tmp_path):
     server.cut = 100_000
     code, _, err = get(udq, server, tmp_path)
     assert code == 1
-    assert "cut after 0.1 MB of 0.3 MB" in told(err)
-    assert "the same command goes on from there" in told(err)
+    assert "cut after 0.1 MB of 0.3 MB" in error_line(err)
+    assert "are kept; run the same command to continue" in error_line(err)
     part = tmp_path / "archives" / "oxbuild_images-v1.tgz.part"
     assert part.stat().st_size == 100_000
     assert not (tmp_path / "photos").exists()
 
     code, _, _ = get(udq, server, tmp_path)
     assert code == 0
-    assert server.asked[1] == ("/mirror/oxbuild_images-v1.tgz", "bytes=100000-")
+    assert server.requests[1] == ("/mirror/oxbuild_images-v1.tgz", "bytes=100000-")
     assert server.sent[1] == (206, len(server.files["oxbuild_images-v1.tgz"]) - 100_000)
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
-def test_half_of_the_rest_is_not_taken_for_the_whole(udq, server, tmp_path):
+def test_an_incomplete_range_is_not_taken_for_the_whole_file(udq, server, tmp_path):
     server.cut, server.most = 100_000, 150_000
     get(udq, server, tmp_path)
     code, _, err = get(udq, server, tmp_path)
     assert code == 1
-    assert "cut after 0.2 MB of 0.3 MB" in told(err)
+    assert "cut after 0.2 MB of 0.3 MB" in error_line(err)
 
     assert get(udq, server, tmp_path)[0] == 0
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
-@pytest.mark.parametrize("mark", ["date", "weak", None])
-def test_what_a_cut_download_says_is_what_the_next_one_does(udq, server, tmp_path, monkeypatch, mark):
-    server.mark, server.cut = mark, 100_000
-    said = told(get(udq, server, tmp_path)[2])
+@pytest.mark.parametrize("version", ["date", "weak", None])
+def test_the_message_of_a_cut_download_predicts_the_next_one(udq, server, tmp_path, monkeypatch, version):
+    server.version, server.cut = version, 100_000
+    message = error_line(get(udq, server, tmp_path)[2])
     whole = len(server.files["oxbuild_images-v1.tgz"])
-    if mark == "date":
-        assert "the same command goes on from there" in said
-    else:  # a weak tag promises nothing of bytes
-        assert "the same command begins the file anew" in said
+    if version == "date":
+        assert "are kept; run the same command to continue" in message
+    else:  # a weak ETag does not promise equal bytes
+        assert "run the same command to start the file over" in message
 
     with monkeypatch.context() as patch:
         patch.setattr("udq.datasets.download.fetch", interrupted)
-        said = told(get(udq, server, tmp_path)[2])
-    assert ("oxbuild_images-v1.tgz begins anew" in said) == (mark != "date")
+        message = error_line(get(udq, server, tmp_path)[2])
+    assert ("oxbuild_images-v1.tgz starts over" in message) == (version != "date")
 
     assert get(udq, server, tmp_path)[0] == 0
-    assert server.sent[1] == ((206, whole - 100_000) if mark == "date" else (200, whole))
+    assert server.sent[1] == ((206, whole - 100_000) if version == "date" else (200, whole))
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
-def test_a_part_that_was_whole_when_killed_is_not_fetched_again(udq, server, tmp_path, monkeypatch):
+def test_a_part_that_was_complete_when_killed_is_not_downloaded_again(udq, server, tmp_path, monkeypatch):
     whole = server.files["oxbuild_images-v1.tgz"]
     with monkeypatch.context() as patch:
-        patch.setattr("udq.datasets.download._compared", interrupted)  # after the transfer, before its own name
+        patch.setattr("udq.datasets.download._compared", interrupted)  # after the transfer, before the part is renamed
         assert get(udq, server, tmp_path)[0] == 130
     assert (tmp_path / "archives" / "oxbuild_images-v1.tgz.part").read_bytes() == whole
 
     assert get(udq, server, tmp_path)[0] == 0
     assert server.sent[:2] == [(200, len(whole)), (416, 0)]
-    assert [path for path, _ in server.asked].count("/mirror/oxbuild_images-v1.tgz") == 2
+    assert [path for path, _ in server.requests].count("/mirror/oxbuild_images-v1.tgz") == 2
     assert not list((tmp_path / "archives").glob("*.part*"))
 
 
-def test_a_full_disk_is_not_blamed_on_the_server(udq, server, tmp_path):
+def test_a_disk_error_does_not_blame_the_server(udq, server, tmp_path):
     (tmp_path / "archives" / "oxbuild_images-v1.tgz.part").mkdir(parents=True)
     code, _, err = get(udq, server, tmp_path)
 
     assert code == 1
-    assert "oxbuild_images-v1.tgz.part: cannot be written" in told(err)
-    assert server.url not in told(err)
+    assert "oxbuild_images-v1.tgz.part: cannot be written" in error_line(err)
+    assert server.url not in error_line(err)
 
 
-@pytest.mark.parametrize("change", ["another version", "no ranges", "part too long", "no mark", "another place"])
-def test_a_part_that_cannot_be_continued_is_begun_anew(udq, server, tmp_path, change):
+@pytest.mark.parametrize("change", ["another version", "no ranges", "part too long", "no version", "another start"])
+def test_a_part_that_cannot_be_resumed_starts_over(udq, server, tmp_path, change):
     server.cut = 100_000
     get(udq, server, tmp_path)
     part = tmp_path / "archives" / "oxbuild_images-v1.tgz.part"
@@ -253,7 +253,7 @@ def test_a_part_that_cannot_be_continued_is_begun_anew(udq, server, tmp_path, ch
         server.files["oxbuild_images-v1.tgz"] = tgz({"all_souls_000013.jpg": PHOTO[::-1]})
     elif change == "no ranges":
         server.ranges = False
-    elif change == "another place":
+    elif change == "another start":
         server.shift = 10
     elif change == "part too long":
         part.write_bytes(bytes(900_000))
@@ -273,32 +273,32 @@ def test_a_checksum_that_differs_is_refused(udq, server, tmp_path):
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")
     code, _, err = get(udq, server, tmp_path)
     assert code == 1
-    assert "damaged or another version; delete it and run the command again" in told(err)
+    assert "damaged or another version; delete it and run the command again" in error_line(err)
 
     archive.unlink()
     server.files["oxbuild_images-v1.tgz"] = tgz({"all_souls_000013.jpg": b"other"})
     code, _, err = get(udq, server, tmp_path)
     assert code == 1
-    assert "expected sha256" in told(err)
-    assert "it is kept as oxbuild_images-v1.tgz.new" in told(err)
+    assert "expected sha256" in error_line(err)
+    assert "it is kept as oxbuild_images-v1.tgz.new" in error_line(err)
     assert not archive.exists()
-    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO  # as it was
+    assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO  # unchanged
 
-    asked = len(server.asked)
+    asked = len(server.requests)
     (tmp_path / "archives" / "oxbuild_images-v1.tgz.sha256").unlink()
     assert get(udq, server, tmp_path)[0] == 0
-    assert len(server.asked) == asked  # the new one is taken as it lies there
+    assert len(server.requests) == asked  # the new file is used without another download
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == b"other"
     assert archive.exists()
     assert not list((tmp_path / "archives").glob("*.new"))
 
 
-def test_nothing_is_asked_of_the_network_without_consent(udq, server, tmp_path, monkeypatch):
+def test_nothing_is_downloaded_without_consent(udq, server, tmp_path, monkeypatch):
     code, out, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--mirror", server.url)
     assert code == 2
-    assert f"  {server.url}/oxbuild_images-v1.tgz" in err  # address and size, for a person to decide
+    assert f"  {server.url}/oxbuild_images-v1.tgz" in err  # address and size, for the user to decide
     assert "about 1.9 GB" in err
-    assert "give --yes" in told(err)
+    assert "give --yes" in error_line(err)
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -309,19 +309,19 @@ def test_nothing_is_asked_of_the_network_without_consent(udq, server, tmp_path, 
     assert code == 2
     assert "you did not agree" in err
     assert out == ""
-    assert server.asked == []
+    assert server.requests == []
     assert not (tmp_path / "ox").exists()
 
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     assert udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--mirror", server.url)[0] == 0
 
 
-def test_an_interrupted_download_says_how_to_go_on(udq, server, tmp_path, monkeypatch):
+def test_an_interrupted_download_says_how_to_continue(udq, server, tmp_path, monkeypatch):
     monkeypatch.setattr("udq.datasets.download.fetch", interrupted)
     code, _, err = get(udq, server, tmp_path)
 
     assert code == 130
-    assert "the same command goes on from there" in told(err)
+    assert "interrupted; what was downloaded is kept; run the same command to continue" in error_line(err)
 
 
 def test_files_from_a_folder_need_no_network(udq, server, tmp_path):
@@ -331,17 +331,17 @@ def test_files_from_a_folder_need_no_network(udq, server, tmp_path):
     code, _, _ = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--from", tmp_path / "usb")
 
     assert code == 0
-    assert server.asked == []
+    assert server.requests == []
     assert (tmp_path / "ox" / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
     (tmp_path / "usb" / "gt_files_170407.tgz").rename(tmp_path / "usb" / "gt_files_170407.tgz.part")
     code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--from", tmp_path / "usb")
     assert code == 2
-    assert "expected gt_files_170407.tgz, found half of it" in told(err)
+    assert "expected gt_files_170407.tgz, found half of it" in error_line(err)
 
     code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "new", "--from", tmp_path / "usb")
     assert code == 2
-    assert not (tmp_path / "new").exists()  # nothing is unpacked before all of it is there
+    assert not (tmp_path / "new").exists()  # nothing is unpacked unless all files exist
 
 
 def write_truth(file):
@@ -352,24 +352,24 @@ def write_truth(file):
     scipy.io.savemat(file, {"imlist": database, "qimlist": queries, "gnd": gnd})
 
 
-def test_query_photos_outside_the_database_are_put_apart(udq, server, tmp_path, picture):
+def test_query_photos_outside_the_database_are_moved_to_queries(udq, server, tmp_path, picture):
     buffer = io.BytesIO()
     write_truth(buffer)
     server.files = {
         "oxbuild_images-v1.tgz": tgz({"all_souls_000013.jpg": picture, "oxford_000001.jpg": picture}),
         "gnd_roxford5k.mat": buffer.getvalue(),
     }
-    for _ in range(2):  # the second finds everything in its place
+    for _ in range(2):  # the second run has nothing to move
         code, out, _ = udq("datasets", "download", "roxford5k", "-o", tmp_path, "--mirror", server.url, "--yes")
 
         assert code == 0
-        assert "index photos/ alone" in out
+        assert "index photos/ only" in out
         assert [path.name for path in (tmp_path / "photos").iterdir()] == ["oxford_000001.jpg"]
         assert [path.name for path in (tmp_path / "queries").iterdir()] == ["all_souls_000013.jpg"]
         assert (tmp_path / "gnd_roxford5k.mat").exists()
 
 
-def test_the_python_of_the_docs_moves_query_photos(tmp_path, picture):
+def test_the_python_code_of_the_docs_moves_query_photos(tmp_path, picture):
     page = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n((?:(?!```).)*?move_queries.*?)^```", page, re.DOTALL | re.MULTILINE)
     write_truth(tmp_path / "gnd_roxford5k.mat")
@@ -388,48 +388,48 @@ def test_query_photos_are_never_moved_into_the_database(tmp_path):
         move_queries(GroundTruth("instre", ()), tmp_path, tmp_path / "queries")
 
 
-def test_half_an_archive_is_one_line(udq, server, tmp_path):
+def test_half_an_archive_is_an_error_of_one_line(udq, server, tmp_path):
     server.files["oxbuild_images-v1.tgz"] = server.files["oxbuild_images-v1.tgz"][:200_000]
     code, _, err = get(udq, server, tmp_path)
 
     assert code == 1
-    assert "not a whole archive" in told(err)
-    assert not list((tmp_path / "archives").glob("*.tgz*"))  # no checksum of what never was whole
+    assert "not a whole archive" in error_line(err)
+    assert not list((tmp_path / "archives").glob("*.tgz*"))  # no checksum is recorded for an incomplete archive
 
     server.files["oxbuild_images-v1.tgz"] = tgz({"all_souls_000013.jpg": PHOTO})
     assert get(udq, server, tmp_path)[0] == 0
     assert (tmp_path / "photos" / "all_souls_000013.jpg").read_bytes() == PHOTO
 
 
-def test_a_page_in_the_place_of_a_ground_truth_or_an_archive_leaves_no_checksum(udq, server, tmp_path, picture):
+def test_a_web_page_instead_of_a_ground_truth_or_archive_leaves_no_checksum(udq, server, tmp_path, picture):
     server.files = {"oxbuild_images-v1.tgz": tgz({"a.jpg": picture}), "gnd_roxford5k.mat": b"<html>log in</html>"}
     code, _, err = udq("datasets", "download", "roxford5k", "-o", tmp_path / "ox", "--mirror", server.url, "--yes")
     assert code == 1
-    assert "expected the MATLAB file" in told(err)
+    assert "expected the MATLAB file" in error_line(err)
     assert not list((tmp_path / "ox" / "archives").glob("gnd*"))
 
     server.files = {"oxc1_100k.part01.rar": b"<html>log in</html>"}
     code, _, err = udq("datasets", "download", "flickr100k", "-o", tmp_path / "fl", "--mirror", server.url, "--yes")
     assert code == 1
-    assert "not a RAR archive" in told(err)
+    assert "not a RAR archive" in error_line(err)
     assert not list((tmp_path / "fl" / "archives").glob("*.rar*"))
 
 
-def test_a_damaged_file_of_the_users_own_is_left_to_them(udq, server, tmp_path):
+def test_a_damaged_file_of_the_user_is_not_deleted(udq, server, tmp_path):
     (tmp_path / "usb").mkdir()
     for name, content in server.files.items():
         (tmp_path / "usb" / name).write_bytes(content[:200_000])
     code, _, err = udq("datasets", "download", "oxford5k", "-o", tmp_path / "ox", "--from", tmp_path / "usb")
 
     assert code == 1
-    assert "copy it again from" in told(err)
-    assert "delete" not in told(err)
+    assert "copy it again from" in error_line(err)
+    assert "delete" not in error_line(err)
     assert (tmp_path / "usb" / "oxbuild_images-v1.tgz").exists()
     assert not list((tmp_path / "ox" / "archives").glob("*.sha256"))
 
 
 @pytest.mark.parametrize("kind", ["hard link to nothing", "a name with NUL"])
-def test_an_archive_that_tarfile_stumbles_over_is_one_line(udq, server, tmp_path, kind):
+def test_an_archive_that_tarfile_fails_on_is_an_error_of_one_line(udq, server, tmp_path, kind):
     info = tarfile.TarInfo("photo.jpg")
     if kind == "a name with NUL":
         info.pax_headers = {"path": "a\0b.jpg"}
@@ -439,32 +439,31 @@ def test_an_archive_that_tarfile_stumbles_over_is_one_line(udq, server, tmp_path
     code, _, err = get(udq, server, tmp_path)
 
     assert code == 1
-    assert "oxbuild_images-v1.tgz: damaged" in told(err)
+    assert "oxbuild_images-v1.tgz: damaged" in error_line(err)
 
 
-def test_two_downloads_to_one_folder_do_not_mix(udq, server, tmp_path):
-    (tmp_path / "archives").mkdir()
-    with filelock.FileLock(tmp_path / "archives" / "lock"):
+def test_two_downloads_to_one_folder_are_refused(udq, server, tmp_path):
+    with Lock(tmp_path / "archives", tmp_path, doing="downloading to it"):
         code, _, err = get(udq, server, tmp_path)
     assert code == 2
-    assert "another udq is downloading to it" in told(err)
-    assert server.asked == []
+    assert re.search(r"another udq \(process \d+ on .*\) is downloading to it; wait", error_line(err))
+    assert server.requests == []
 
     assert get(udq, server, tmp_path)[0] == 0
 
 
-def test_a_folder_is_of_one_data_set(udq, server, tmp_path):
+def test_a_folder_holds_one_data_set(udq, server, tmp_path):
     assert get(udq, server, tmp_path)[0] == 0
-    asked = len(server.asked)
+    asked = len(server.requests)
     code, _, err = udq("datasets", "download", "roxford5k", "-o", tmp_path, "--mirror", server.url)
 
-    assert code == 2  # before anybody is asked
-    assert "expected a folder for roxford5k, found one of oxford5k" in told(err)
-    assert len(server.asked) == asked
+    assert code == 2  # before any request
+    assert "expected a folder for roxford5k, found one of oxford5k" in error_line(err)
+    assert len(server.requests) == asked
 
 
 @pytest.mark.parametrize("kind", ["parent", "absolute", "link", "link alone"])
-def test_an_archive_that_would_write_elsewhere_is_refused(udq, server, tmp_path, kind):
+def test_an_archive_that_would_write_outside_the_folder_is_refused(udq, server, tmp_path, kind):
     if kind.startswith("link"):
         link = tarfile.TarInfo("out")
         link.type, link.linkname = tarfile.SYMTYPE, "../../elsewhere"
@@ -477,9 +476,9 @@ def test_an_archive_that_would_write_elsewhere_is_refused(udq, server, tmp_path,
 
     assert not list(tmp_path.rglob("evil.txt")) or kind == "absolute"
     assert not list((tmp_path / "elsewhere").iterdir())
-    if kind != "absolute":  # whose leading slash is dropped: it lands below the folder
+    if kind != "absolute":  # its leading slash is dropped, so it stays below the folder
         assert code == 1
-        assert "is not unpacked, for safety" in told(err)
+        assert "is not unpacked, for safety" in error_line(err)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +497,7 @@ def test_an_archive_that_would_write_elsewhere_is_refused(udq, server, tmp_path,
         (["oxford5k", "--from", "{tmp}", "--mirror", "{url}"], 2, "expected one of them, found both"),
     ],
 )
-def test_what_cannot_be_downloaded_is_one_line(udq, server, tmp_path, arguments, code, says):
+def test_errors_of_a_download_are_one_line(udq, server, tmp_path, arguments, code, says):
     if "404" in says:
         server.files = {}
     places = {"url": server.url, "tmp": tmp_path}
@@ -506,14 +505,14 @@ def test_what_cannot_be_downloaded_is_one_line(udq, server, tmp_path, arguments,
     found, _, err = udq("datasets", "download", "-o", tmp_path / "ox", *arguments)
 
     assert found == code
-    assert says in told(err)
+    assert says in error_line(err)
     assert code == 1 or not (tmp_path / "ox").exists()
 
 
-# --- what there is -------------------------------------------------------------------------------------------------
+# --- the catalogue -------------------------------------------------------------------------------------------------
 
 
-def test_the_list_names_counts_and_addresses(udq):
+def test_the_list_shows_counts_and_addresses(udq):
     code, out, _ = udq("datasets", "list")
     assert code == 0
     for each in CATALOGUE.values():
@@ -522,17 +521,17 @@ def test_the_list_names_counts_and_addresses(udq):
 
     found = {each["name"]: each for each in json.loads(udq("datasets", "list", "--json")[1])["datasets"]}
     assert found["oxford5k"]["files"][0].endswith("/oxbuild_images-v1.tgz")
-    # The database's photos, as the protocols have them; query photos that are apart from it come on top.
+    # Photos of the database, as in the protocols; query photos outside it are counted apart.
     for name, load in datasets.REGISTRY.items():
         if name != "boxes":
             photos = instre._PHOTOS if name == "instre" else load.keywords["photos"]
-            queries = len(catalogue.listed(CATALOGUE[name].names)) - photos if CATALOGUE[name].names else 1250
+            queries = len(catalogue.photo_names(CATALOGUE[name].names)) - photos if CATALOGUE[name].names else 1250
             assert (found[name]["photos"], found[name]["queries"] * found[name]["queries_apart"]) == (photos, queries)
     assert found["roxford5k"]["photos"] == 4993
-    assert found["flickr100k"]["size"] is None  # no official page says it
+    assert found["flickr100k"]["size"] is None  # its official page does not say
 
 
-def test_the_docs_name_every_key_that_is_printed_as_json(udq):
+def test_the_docs_name_every_json_key(udq):
     page = (Path(__file__).resolve().parents[2] / "docs" / "benchmark.md").read_text(encoding="utf-8")
     listed = json.loads(udq("datasets", "list", "--json")[1])
     checked = check.Findings("oxford5k", "ox", 0, 0, (), ()).to_json()
@@ -540,29 +539,29 @@ def test_the_docs_name_every_key_that_is_printed_as_json(udq):
         assert f"`{key}`" in page
 
 
-def test_the_lists_of_names_are_whole():
-    counts = {name: len(set(catalogue.listed(name))) for name in ("oxford5k", "paris6k", "flickr100k")}
+def test_the_lists_of_photo_names_are_complete():
+    counts = {name: len(set(catalogue.photo_names(name))) for name in ("oxford5k", "paris6k", "flickr100k")}
 
     assert counts == {"oxford5k": 5063, "paris6k": 6392, "flickr100k": 100070}
 
 
 @pytest.mark.shared_data
-def test_the_lists_of_names_are_the_official_ones(shared_data):
+def test_the_lists_of_photo_names_are_the_official_ones(shared_data):
     folder = shared_data / "groundtruth"
     for name, file in (("oxford5k", "oxford5k_imlist.txt"), ("paris6k", "paris6k_imlist.txt"),
                        ("flickr100k", "flickr100k_distractor_list.txt")):  # fmt: skip
-        assert set(catalogue.listed(name)) == set((folder / file).read_text().split()) - {"test"}
+        assert set(catalogue.photo_names(name)) == set((folder / file).read_text().split()) - {"test"}
     for name in ("oxford5k", "paris6k"):
         content = scipy.io.loadmat(folder / "mat" / f"gnd_r{name}.mat")
         both = [str(cell[0]) for part in ("imlist", "qimlist") for cell in content[part].ravel()]
-        assert sorted(both) == sorted(catalogue.listed(name))
+        assert sorted(both) == sorted(catalogue.photo_names(name))
 
 
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
 def write_answers(folder, landmarks):
-    """Write five queries a landmark."""
+    """Write five queries per landmark."""
     folder.mkdir(parents=True)
     for landmark in landmarks:
         for number in range(1, 6):
@@ -570,34 +569,36 @@ def write_answers(folder, landmarks):
                 (folder / f"{landmark}_{number}_{kind}.txt").write_text(text)
 
 
-def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, picture):
+def test_a_copy_is_whole_or_its_faults_are_listed(udq, tmp_path, picture):
     (tmp_path / "jpg").mkdir()
-    for name in catalogue.listed("oxford5k"):
+    for name in catalogue.photo_names("oxford5k"):
         (tmp_path / "jpg" / f"{name}.jpg").write_bytes(picture)
     (tmp_path / "jpg" / "mine.jpg").write_bytes(picture)
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
-    assert code == 1  # without answers nothing can be measured
-    assert "oxford5k is not whole: groundtruth/ is missing; give --ground-truth" in told(err)
-    assert "datasets download" not in told(err)
+    assert code == 1  # without a ground truth nothing can be evaluated
+    assert "oxford5k is not whole: groundtruth/ is missing; give --ground-truth" in error_line(err)
+    assert "datasets download" not in error_line(err)
     for dataset in ("roxford5k", "rparis6k"):
         assert f"gnd_{dataset}.mat is missing" in udq("datasets", "check", tmp_path, "--dataset", dataset)[2]
 
     write_answers(tmp_path / "deep" / "gt_files", oxford_paris.PARIS)
-    write_answers(tmp_path / "gt", oxford_paris.OXFORD)  # of the two that are below the folder, its own
+    write_answers(
+        tmp_path / "gt", oxford_paris.OXFORD
+    )  # the one of this data set is chosen of the two below the folder
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 0
-    assert "5,063 files of 5,063" in out
+    assert "5,063 of 5,063 files" in out
     assert "1 other photo, which does not" in out
 
     (tmp_path / "jpg" / "all_souls_000013.jpg").unlink()
     (tmp_path / "jpg" / "keble_000245.jpg").write_bytes(picture[: len(picture) // 2])
     code, out, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 1
-    assert "5,062 files of 5,063" in out
+    assert "5,062 of 5,063 files" in out
     assert "missing: all_souls_000013" in out
     assert "keble_000245.jpg: " in out
-    assert "oxford5k is not whole: 1 missing; 1 unreadable" in told(err)
-    assert "'udq datasets download oxford5k -o FOLDER' gets and unpacks it" in told(err)
+    assert "oxford5k is not whole: 1 missing; 1 unreadable" in error_line(err)
+    assert "'udq datasets download oxford5k -o FOLDER' downloads and unpacks it again" in error_line(err)
 
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "roxford5k", "--json")
     found = json.loads(out)
@@ -607,8 +608,8 @@ def test_a_whole_copy_is_whole_and_a_broken_one_says_exactly_why(udq, tmp_path, 
     assert "keble_000245.jpg" in found["unreadable"][0]
 
 
-def test_photos_broken_in_the_archives_are_no_fault_of_the_copy(udq, tmp_path, picture, monkeypatch):
-    monkeypatch.setattr("udq.datasets.check.listed", lambda name: ["paris_louvre_000135"])
+def test_photos_broken_in_the_official_archives_are_no_fault_of_the_copy(udq, tmp_path, picture, monkeypatch):
+    monkeypatch.setattr("udq.datasets.check.photo_names", lambda name: ["paris_louvre_000135"])
     (tmp_path / "paris" / "louvre").mkdir(parents=True)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000135.jpg").write_bytes(picture)
     (tmp_path / "paris" / "louvre" / "paris_louvre_000136.jpg").write_bytes(b"")
@@ -622,7 +623,7 @@ def test_photos_broken_in_the_archives_are_no_fault_of_the_copy(udq, tmp_path, p
 
 
 def test_unreadable_distractors_are_listed_and_not_fatal(udq, tmp_path, picture, monkeypatch):
-    monkeypatch.setattr("udq.datasets.check.listed", lambda name: ["red_000001", "red_000002"])
+    monkeypatch.setattr("udq.datasets.check.photo_names", lambda name: ["red_000001", "red_000002"])
     (tmp_path / "oxc1_100k" / "red").mkdir(parents=True)
     (tmp_path / "oxc1_100k" / "red" / "red_000001.jpg").write_bytes(picture)
     (tmp_path / "oxc1_100k" / "red" / "red_000002.jpg").write_bytes(b"<html>")
@@ -635,29 +636,29 @@ def test_unreadable_distractors_are_listed_and_not_fatal(udq, tmp_path, picture,
     (tmp_path / "oxc1_100k" / "red" / "red_000001.jpg").unlink()
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "flickr100k")
     assert code == 1
-    assert told(err).endswith("flickr100k is not whole: 1 missing")  # a download does not unpack RAR
+    assert error_line(err).endswith("flickr100k is not whole: 1 missing")  # a download does not unpack RAR
 
 
-def test_a_ground_truth_that_is_not_whole_is_said(udq, tmp_path, monkeypatch):
-    monkeypatch.setattr("udq.datasets.check.listed", lambda name: [])
+def test_an_incomplete_ground_truth_is_a_fault(udq, tmp_path, monkeypatch):
+    monkeypatch.setattr("udq.datasets.check.photo_names", lambda name: [])
     (tmp_path / "groundtruth").mkdir()
     for kind, text in (("query", "oxc1_a 1 2 3 4"), ("good", "a"), ("ok", ""), ("junk", "")):
         (tmp_path / "groundtruth" / f"keble_1_{kind}.txt").write_text(text)
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 1
-    assert "expected 55 queries, found 1" in told(err)
-    assert "datasets download" not in told(err)  # which does not help against a wrong --ground-truth
+    assert "expected 55 queries, found 1" in error_line(err)
+    assert "datasets download" not in error_line(err)  # downloading does not help against a wrong --ground-truth
 
     (tmp_path / "groundtruth" / "keble_1_query.txt").write_text("oxc1_a")
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
     assert code == 1
-    assert "expected a photo and its box" in told(err)
+    assert "expected a photo and its box" in error_line(err)
 
 
 def test_instre_is_checked_by_its_ground_truth(udq, tmp_path, picture):
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "instre")
     assert code == 2
-    assert "expected gnd_instre.mat there" in told(err)
+    assert "expected gnd_instre.mat there" in error_line(err)
 
     gnd = np.empty((1, 1), [("ok", object), ("bbx", object)])
     gnd[0, 0]["ok"], gnd[0, 0]["bbx"] = np.array([[1]]), np.array([[1, 2, 3, 4]])
@@ -703,7 +704,7 @@ def test_a_list_that_is_not_text_is_a_fault(udq, tmp_path):
     code, _, err = udq("datasets", "check", tmp_path, "--dataset", "voc2007")
 
     assert code == 1
-    assert "trainval.txt: expected text, found other bytes; test.txt: expected a list" in told(err)
+    assert "trainval.txt: expected text, found other bytes; test.txt: expected a list" in error_line(err)
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are text there")
@@ -713,17 +714,17 @@ def test_a_name_that_is_not_utf8_is_a_photo_that_does_not_belong_to_a_data_set(u
     code, out, _ = udq("datasets", "check", tmp_path, "--dataset", "oxford5k")
 
     assert code == 1
-    assert "oxford5k, 1 files of 5,063" in out
+    assert "oxford5k, 1 of 5,063 files" in out
     assert "1 other photo, which does not belong to it" in out
 
 
-def test_a_downloaded_folder_knows_its_data_set(udq, server, tmp_path):
+def test_a_downloaded_folder_is_marked_with_its_data_set(udq, server, tmp_path):
     get(udq, server, tmp_path)
     assert b"\r" not in (tmp_path / "dataset.txt").read_bytes()
     code, _, err = udq("datasets", "check", tmp_path)
 
     assert code == 1
-    assert "oxford5k is not whole: 5062 missing" in told(err).replace(",", "")
+    assert "oxford5k is not whole: 5062 missing" in error_line(err).replace(",", "")
 
 
 @pytest.mark.parametrize(
@@ -737,11 +738,11 @@ def test_a_downloaded_folder_knows_its_data_set(udq, server, tmp_path):
         (["{tmp}", "--dataset", "voc2007"], "expected the layout of VOC2007"),
     ],
 )
-def test_what_cannot_be_checked_is_one_line(udq, tmp_path, arguments, says):
+def test_errors_of_a_check_are_one_line(udq, tmp_path, arguments, says):
     code, _, err = udq("datasets", "check", *(argument.format(tmp=tmp_path) for argument in arguments))
 
     assert code == 2
-    assert says in told(err)
+    assert says in error_line(err)
 
 
 def test_help_has_an_example_for_every_command(udq):

@@ -1,4 +1,4 @@
-"""udq datasets download over FTP, from a server of our own: INSTRE's official address is one."""
+"""Downloads over FTP, the protocol of INSTRE's official address, from a local server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 
 from udq.datasets.download import transfer
-from udq.datasets.download.fetching import fetch, mark_of
+from udq.datasets.download.fetching import fetch, version_file
 from udq.errors import UdqError
 
 CONTENT = bytes(range(256)) * 16_000  # 4 MB
@@ -20,10 +20,10 @@ CONTENT = bytes(range(256)) * 16_000  # 4 MB
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server of one file, ``corpus/photos.tar``; ``cut`` ends the next transfer after so many bytes."""
+    """A server of one file, ``corpus/photos.tar``; ``cut`` is the number of bytes sent by the next transfer."""
     for variable in ("ftp_proxy", "FTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(transfer, "_TIMEOUT_S", 2)  # of a server that says nothing after it cut a transfer
+    monkeypatch.setattr(transfer, "_TIMEOUT_S", 2)  # the server is silent after it cuts a transfer
     home = tmp_path / "served"
     (home / "corpus").mkdir(parents=True)
     file = home / "corpus" / "photos.tar"
@@ -77,7 +77,7 @@ def part(tmp_path):
 
 
 def cut(server, part):
-    """Begin a download whose line is cut, and return what the error says."""
+    """Start a download that is cut, and return the error message."""
     server.cut = 1_500_000
     with pytest.raises(UdqError) as refused:
         fetch(server.url, part)
@@ -86,16 +86,16 @@ def cut(server, part):
     return str(refused.value)
 
 
-def test_a_file_comes_whole_over_ftp(server, part):
+def test_a_file_is_downloaded_over_ftp(server, part):
     fetch(server.url, part)
 
     assert part.read_bytes() == CONTENT
 
 
-def test_a_cut_download_goes_on_where_it_stopped_over_ftp(server, part):
-    said = cut(server, part)
-    assert "of 4.1 MB" in said
-    assert "the same command goes on from there" in said
+def test_a_cut_download_is_resumed_over_ftp(server, part):
+    message = cut(server, part)
+    assert "of 4.1 MB" in message
+    assert "are kept; run the same command to continue" in message
     kept = part.stat().st_size
     fetch(server.url, part)
 
@@ -103,7 +103,7 @@ def test_a_cut_download_goes_on_where_it_stopped_over_ftp(server, part):
     assert f"REST {kept}" in server.asked
 
 
-def test_a_whole_part_is_not_fetched_again_over_ftp(server, part):
+def test_a_complete_part_is_not_downloaded_again_over_ftp(server, part):
     fetch(server.url, part)
     server.asked.clear()
     fetch(server.url, part)
@@ -113,12 +113,12 @@ def test_a_whole_part_is_not_fetched_again_over_ftp(server, part):
 
 
 @pytest.mark.parametrize("change", ["another version", "no MDTM", "no REST", "part too long"])
-def test_a_part_that_cannot_be_continued_is_begun_anew_over_ftp(server, part, change):
+def test_a_part_that_cannot_be_resumed_starts_over_over_ftp(server, part, change):
     wanted = CONTENT
     if change == "no MDTM":
         server.refused.add("MDTM")
-    said = cut(server, part)
-    assert ("the same command begins the file anew" in said) == (change == "no MDTM")
+    message = cut(server, part)
+    assert ("run the same command to start the file over" in message) == (change == "no MDTM")
     if change == "another version":
         wanted = CONTENT[::-1] + b"longer"
         server.file.write_bytes(wanted)
@@ -129,20 +129,20 @@ def test_a_part_that_cannot_be_continued_is_begun_anew_over_ftp(server, part, ch
     fetch(server.url, part)
 
     assert part.read_bytes() == wanted
-    assert mark_of(part).exists() == (change != "no MDTM")
+    assert version_file(part).exists() == (change != "no MDTM")
 
 
-def test_a_server_without_sizes_says_itself_whether_that_was_all(server, part):
+def test_without_sizes_the_final_reply_says_whether_the_file_is_complete(server, part):
     server.refused.add("SIZE")
-    assert "came, but this server cannot go on from there" in cut(server, part)
+    assert "were downloaded, but this server cannot resume" in cut(server, part)
     fetch(server.url, part)
     assert part.read_bytes() == CONTENT
 
 
-def test_what_cannot_be_fetched_over_ftp_is_one_line_and_keeps_what_came(server, part):
+def test_errors_over_ftp_are_one_line_and_keep_the_part(server, part):
     cut(server, part)
     kept = part.read_bytes()
-    server.refused.add("USER")  # as where too many are there already
+    server.refused.add("USER")  # as by a server with too many users
     with pytest.raises(UdqError, match="the server says 502"):
         fetch(server.url, part)
     assert part.read_bytes() == kept
@@ -156,7 +156,7 @@ def test_what_cannot_be_fetched_over_ftp_is_one_line_and_keeps_what_came(server,
         fetch("ftp://127.0.0.1:9/x.tar", part.with_name("other.part"))
 
 
-def test_a_disk_without_room_is_not_blamed_on_the_ftp_server(server, part):
+def test_a_disk_error_does_not_blame_the_ftp_server(server, part):
     part.mkdir()
     with pytest.raises(UdqError, match=r"photos\.tar\.part: cannot be written"):
         fetch(server.url, part)
@@ -167,6 +167,6 @@ def test_ftp_goes_through_the_proxy_of_the_environment(monkeypatch):
     monkeypatch.setenv("ftp_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setattr(transfer, "_by_http", lambda url, *facts: asked.append(url))
-    transfer.ask("ftp://ftp.example.org/x.tar", 0, "")
+    transfer.request("ftp://ftp.example.org/x.tar", 0, "")
 
     assert asked == ["ftp://ftp.example.org/x.tar"]

@@ -1,4 +1,4 @@
-"""Official ground truths: what is read, what is refused, and the real files where they are at hand."""
+"""Official ground truths: what is read, what is refused, and the real files if they are available."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def write_landmark(folder, name, query, *, good=(), ok=(), junk=()):
 
 
 def cells(names):
-    """A cell array of texts."""
+    """Return a cell array of texts."""
     array = np.empty((1, len(names)), object)
     array[0] = names
     return array
 
 
 def write_mat(file, database, queries, records):
-    """Write a ground truth as MATLAB would: records of index arrays, each array in a cell of its own."""
+    """Write a ground truth like MATLAB: records of index arrays, each array in its own cell."""
     kinds = [(name, object) for name in records[0]]
     gnd = np.empty((len(records), 1), kinds)
     for i, record in enumerate(records):
@@ -74,7 +74,7 @@ def test_positives_are_good_and_ok_and_the_query_stays(tmp_path):
     assert (truth.own_photo, truth.official) == ("kept", (55, 5063))
 
 
-def test_photos_broken_in_the_archives_are_nobodys_answer(tmp_path):
+def test_photos_broken_in_the_official_archives_are_neither_positive_nor_junk(tmp_path):
     good = ["paris_louvre_000135", "paris_louvre_000136"]
     write_landmark(tmp_path / "gt", "louvre_1", "paris_louvre_000135 1 2 3 4", good=good, junk=["paris_louvre_000146"])
     (query,) = load("paris6k", tmp_path / "gt").queries
@@ -96,7 +96,7 @@ def test_photos_broken_in_the_archives_are_nobodys_answer(tmp_path):
         ("home_1", "a 1 2 3 4", "paris6k", "expected the landmarks of paris6k, such as defense, found home"),
     ],
 )
-def test_a_folder_that_is_not_the_protocols_is_refused(tmp_path, name, query, dataset, says):
+def test_a_folder_of_another_ground_truth_is_refused(tmp_path, name, query, dataset, says):
     write_landmark(tmp_path / "gt", name, query, good=["a"])
 
     with pytest.raises(InputError) as refused:
@@ -134,7 +134,7 @@ def test_each_difficulty_has_its_answers(tmp_path):
         "hard": ({OXFORD[2]}, {OXFORD[0], OXFORD[1], OXFORD[3]}),
     }
     assert (query.positives, query.junk) == names["medium"]
-    assert load("roxford5k", tmp_path) == truth  # the folder that holds the file
+    assert load("roxford5k", tmp_path) == truth  # the folder of the file
 
 
 def test_empty_lists_are_allowed(tmp_path):
@@ -155,10 +155,10 @@ def test_empty_lists_are_allowed(tmp_path):
         ({"easy": [], "hard": []}, "expected photos under easy or hard, found none"),
         ({"easy": [], "hard": [], "junk": []}, "found none at all"),
         ({"database": ["paris_a_000000"] * 6}, "is it the ground truth of rparis6k?"),
-        ({"queries": ["all_souls_000013", "b"]}, "a record a query, found 1 of 2"),
+        ({"queries": ["all_souls_000013", "b"]}, "one record per query, found 1 for 2 queries"),
     ],
 )
-def test_a_file_that_is_not_the_protocols_is_refused(tmp_path, changes, says):
+def test_a_file_of_another_ground_truth_is_refused(tmp_path, changes, says):
     with pytest.raises(InputError) as refused:
         load("roxford5k", revisited(tmp_path / "gnd.mat", **changes))
     assert says in str(refused.value)
@@ -183,7 +183,7 @@ def test_a_full_list_counted_from_0_is_noticed_without_a_0(tmp_path):
 
 
 def plain(value):
-    """What SciPy reads, as lists, texts and dicts."""
+    """Return what SciPy reads as lists, texts and dicts."""
     if value.dtype.names:
         return [{name: plain(row[name]) for name in value.dtype.names} for row in value.ravel(order="F")]
     if value.dtype == object:
@@ -231,7 +231,10 @@ def variables(*contents):
     ("contents", "says"),
     [
         ([array(1, [1, 2_000_000], element(14, b"") * 2_000_000)], "more arrays"),
-        ([array(1, [1, 400_000], element(14, b"") * 400_000)] * 3, "more arrays"),  # the file counts, not a variable
+        (
+            [array(1, [1, 400_000], element(14, b"") * 400_000)] * 3,
+            "more arrays",
+        ),  # the limit is per file, not per variable
         ([array(2, [1, 0], element(5, struct.pack("<i", 1)) + element(1, b"a" * 2_000_000))], "more arrays"),
         ([array(9, [70_000_000, 1], element(2, bytes(70_000_000)))], "larger than any ground truth"),
         ([array(9, [30_000_000, 1], element(2, bytes(30_000_000)))] * 3, "larger than any ground truth"),
@@ -294,7 +297,7 @@ def test_boxes_of_single_objects_are_read_beside_the_photos(tmp_path):
     (tmp_path / "INSTRE-S1" / "01a").mkdir(parents=True)
     (tmp_path / "INSTRE-M" / "01").mkdir(parents=True)
     (tmp_path / "INSTRE-S1" / "01a" / "001.txt").write_text("10 20 30 40\n")  # x, y, width, height
-    (tmp_path / "INSTRE-M" / "01" / "003.txt").write_text("1 2 3 4\n5 6 7 8\n")  # two objects: whose is it?
+    (tmp_path / "INSTRE-M" / "01" / "003.txt").write_text("1 2 3 4\n5 6 7 8\n")  # two objects: ambiguous
     record = {"ok": [1, 2, 3], "bbx": BOX}
     truth = load("instre", write_mat(tmp_path / "gnd_instre.mat", names, ["INSTRE-S1/01a/009.jpg"], [record]))
 
@@ -308,7 +311,7 @@ def test_boxes_of_single_objects_are_read_beside_the_photos(tmp_path):
 # --- names ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_name_means_the_photo_whose_path_ends_with_it():
+def test_a_name_matches_the_photo_whose_path_ends_with_it():
     photos = ["paris/defense/paris_defense_000000.jpg", "x/INSTRE-M/01/102.jpg", "x/INSTRE-M/02/102.jpg", "y/102.png"]
 
     assert matching.match(["paris_defense_000000"], photos) == {"paris_defense_000000": photos[0]}
@@ -317,12 +320,12 @@ def test_a_name_means_the_photo_whose_path_ends_with_it():
     assert matching.match(["STRE-M/01/102.jpg", "defense_000000", "INSTRE-M/01/102.png", "gone"], photos) == {}
 
 
-def test_a_name_of_two_photos_is_an_error():
+def test_a_name_that_matches_two_photos_is_an_error():
     with pytest.raises(InputError, match=r"could be 'a/x\.jpg' or 'b/x\.png'"):
         matching.match(["x"], ["b/x.png", "a/x.jpg"])
 
 
-def test_boxes_are_named_exactly(tmp_path):
+def test_photos_of_the_csv_format_are_named_exactly(tmp_path):
     truth = GroundTruth("boxes", (Query("q", None, frozenset({"p"})),))
 
     assert matching.resolve(truth, ["q.jpg", "p.jpg"]) is truth
@@ -336,8 +339,8 @@ def scored(query, names):
     return scoring.score(query, None, ranking, names, {name: i for i, name in enumerate(names)}, keep_query=True)
 
 
-def test_a_score_is_that_of_the_whole_list():
-    """Places are worked out for the photos that count alone; the measures of the whole list are the reference."""
+def test_scores_equal_those_of_the_whole_list():
+    """Only the places of positives and junk are computed; measures of the whole list are the reference."""
     random = np.random.default_rng(0)
     for _ in range(300):
         names = [f"photo-{i}" for i in range(int(random.integers(1, 40)))]
@@ -359,8 +362,8 @@ def test_a_score_is_that_of_the_whole_list():
         assert found.precision == metrics.precision_at((1, 5, 10), metrics.places(ranked, positives - {own}, junk))
 
 
-def test_failures_are_those_of_the_whole_list():
-    """Against a reading of the whole list, one photo after the other."""
+def test_failures_equal_those_of_the_whole_list():
+    """The reference reads the whole list, photo by photo."""
     random = np.random.default_rng(1)
     for _ in range(300):
         names = [f"photo-{i:02}" for i in range(int(random.integers(1, 40)))]
@@ -369,7 +372,7 @@ def test_failures_are_those_of_the_whole_list():
             {name for name, kind in zip(names, kinds, strict=True) if kind == wanted} for wanted in ("positive", "junk")
         )
         positives |= {"absent"}
-        # Each photo's reported box is 10 wide; the true one is as much of it as the photo's width says.
+        # Each reported box is 10 wide; the true box is its left part of the width in ``widths``.
         widths = {name: float(random.integers(1, 11)) for name in sorted(positives)}
         true = {name: (0.0, 0.0, width, 1.0) for name, width in widths.items()}
         order = random.permutation(len(names))
@@ -418,13 +421,13 @@ def test_each_difficulty_is_scored_by_its_own_answers():
     ]
     means = scoring.summary(outcomes)
 
-    # First query. Easy and hard: x and one positive. Medium: x, e, h.
+    # First query. Easy and hard: x, then one positive. Medium: x, e, h.
     medium = (0 + 1 / 2) / 2 / 2 + (1 / 2 + 2 / 3) / 2 / 2
     assert outcomes[0].difficulties["easy"] == scoring.Score(0.25, {1: 0, 5: 1 / 2, 10: 1 / 2})
     assert outcomes[0].difficulties["hard"] == scoring.Score(0.25, {1: 0, 5: 1 / 2, 10: 1 / 2})
     assert outcomes[0].difficulties["medium"].ap == pytest.approx(medium)
     assert outcomes[0].difficulties["medium"].precision == {1: 0, 5: 2 / 3, 10: 2 / 3}
-    # The second has no easy photos, and is left out of that mean alone.
+    # The second has no easy positives, and is left out of only that mean.
     assert outcomes[1].difficulties["easy"] is None
     assert means["difficulties"]["easy"] == {"queries": 1, "mAP": 0.25, "mP@1": 0, "mP@5": 0.5, "mP@10": 0.5}
     assert means["difficulties"]["medium"]["mAP"] == means["mAP"] == pytest.approx((medium + 1) / 2, abs=1e-6)
@@ -435,7 +438,7 @@ def test_each_difficulty_is_scored_by_its_own_answers():
 
 
 def perfect(query, database, difficulty=None):
-    """Score a ranking of a whole database that a seer made: positives, then junk and the others shuffled."""
+    """Score a perfect ranking of a whole database: positives, then all other photos shuffled."""
     answers = query.difficulties[difficulty] if difficulty else query
     rest = sorted(set(database) - answers.positives)
     np.random.default_rng(0).shuffle(rest)
@@ -497,7 +500,7 @@ def test_the_official_files_of_instre_are_read(shared_data):
 
     assert len(truth.queries) == 1250
     assert not {query.image for query in truth.queries} & database
-    # The first query is of the first object of the first part: a photo off by one would be of another.
+    # The first query is of the first object of the first part: indices off by one would name another object.
     first = truth.queries[0]
     assert "INSTRE-S1/01a_canada_book/001.jpg" in first.positives
     assert {name.split("/")[1] for name in first.positives if name.startswith("INSTRE-S1")} == {"01a_canada_book"}

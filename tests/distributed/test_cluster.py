@@ -1,4 +1,4 @@
-"""The same stages on a real Ray cluster of three nodes, on this machine: same answers, whatever is killed meanwhile."""
+"""The stages on a real Ray cluster of three nodes on this machine: the same results, even if processes are killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ QUICK = IndexConfig().replace(
 
 @pytest.fixture(scope="module")
 def library():
-    """All processes by torch: OpenVINO in each would take the processors from the others."""
+    """Set torch as the library of all processes: OpenVINO in each of them would use all processors."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UDQ_NETWORK", "torch")
         patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -74,12 +74,12 @@ def many(photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(library, many, tmp_path_factory):
-    """What one process makes of it."""
+    """The collection of these photos that one process builds."""
     return Collection.build(many, tmp_path_factory.mktemp("whole") / "x.udq", config=QUICK, device="cpu")
 
 
 def assert_same(one, other):
-    """Compare all that two collections hold of their photos, byte by byte."""
+    """Compare the segments and models of two collections byte by byte."""
     assert one.broken == other.broken
     for first, second in zip(one.segments, other.segments, strict=True):
         for name in ("codes", "boxes", "offsets", "photos"):
@@ -88,8 +88,8 @@ def assert_same(one, other):
     assert one.model.to_bytes() == other.model.to_bytes()
 
 
-def after(wanted, act):
-    """Return a progress that does something once so many photos are encoded."""
+def after(count, act):
+    """Return a progress that calls a function when ``count`` photos are encoded."""
 
     @contextmanager
     def progress(stage, total):
@@ -98,7 +98,7 @@ def after(wanted, act):
         def step():
             nonlocal done
             done += 1
-            if stage == "encoding photos" and done == wanted:
+            if stage == "encoding photos" and done == count:
                 act()
 
         yield step
@@ -107,16 +107,16 @@ def after(wanted, act):
 
 
 def kill_one(actor):
-    """Kill one of the processes of an actor's class, as a machine without memory would."""
+    """Kill one of the processes of an actor's class, as a machine that is out of memory would."""
     found = [file for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::" + actor in file.read_bytes()]
     os.kill(int(found[0].parent.name), signal.SIGKILL)
 
 
-def test_workers_make_the_same_collection(cluster, many, whole, tmp_path):
+def test_workers_build_the_same_collection(cluster, many, whole, tmp_path):
     assert_same(Collection.build(many, tmp_path / "x.udq", config=QUICK, device="cpu", ray="auto"), whole)
 
 
-def test_paths_are_those_of_whoever_began(cluster, many, whole, tmp_path, monkeypatch):
+def test_relative_paths_are_those_of_the_process_that_builds(cluster, many, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(many.parent)
     built = Collection.build(many.name, tmp_path / "x.udq", config=QUICK, device="cpu", ray="auto")
 
@@ -124,14 +124,14 @@ def test_paths_are_those_of_whoever_began(cluster, many, whole, tmp_path, monkey
     assert built.images == whole.images
 
 
-def test_a_worker_that_computes_otherwise_is_refused_and_says_why(cluster, many, tmp_path, monkeypatch):
+def test_a_worker_with_other_arithmetic_is_refused_with_the_reason(cluster, many, tmp_path, monkeypatch):
     monkeypatch.setattr(Engine, "facts", lambda self: ["another library"])
     with pytest.raises(UdqError, match="by another library: codes would differ") as refused:
         Collection.build(many, tmp_path / "x.udq", config=QUICK, device="cpu", ray="auto")
     assert "\n" not in str(refused.value)
 
 
-def test_a_lost_worker_and_a_lost_node_cost_nothing(cluster, many, whole, tmp_path):
+def test_a_lost_worker_and_a_lost_node_change_nothing(cluster, many, whole, tmp_path):
     def lose():
         kill_one(b"MapWorker")
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
@@ -142,7 +142,7 @@ def test_a_lost_worker_and_a_lost_node_cost_nothing(cluster, many, whole, tmp_pa
     assert_same(built, whole)
 
 
-def test_what_a_kill_of_the_driver_leaves_goes_on(cluster, many, whole, tmp_path, monkeypatch):
+def test_a_build_whose_driver_is_killed_resumes(cluster, many, whole, tmp_path, monkeypatch):
     monkeypatch.setattr("udq.store.segments.PHOTOS", 32)
 
     def stop():
@@ -170,8 +170,8 @@ def sample(library, many):
     """Regions to train on."""
     config = IndexConfig()
     sources = remote.find([many])[0]
-    looked = Extractor(config.images, config.features, device="cpu").extract(sources)
-    return sampling.draw(looked, len(sources), config.sample)
+    extracted = Extractor(config.images, config.features, device="cpu").extract(sources)
+    return sampling.draw(extracted, len(sources), config.sample)
 
 
 class Kept(list):
@@ -185,7 +185,7 @@ class Kept(list):
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_a_team_trains_as_one_process_does(cluster, sample, killed):
+def test_several_processes_train_like_one(cluster, sample, killed):
     config = IndexConfig().replace({"training": {"iterations": 1, "stop_early": False}})
     steps, kept = [], Kept()
 
@@ -210,12 +210,12 @@ def test_a_team_trains_as_one_process_does(cluster, sample, killed):
         assert other.separability == pytest.approx(one.separability, rel=0.01)
         assert other.discriminability == pytest.approx(one.discriminability, rel=0.01)
         assert other.participation_ratio == pytest.approx(one.participation_ratio, rel=0.01)
-    # Similarities of regions, which is what a search sees: rotations of the quantizers are free.
+    # Similarities of regions, which determine the search: rotations of the quantizers are arbitrary.
     begun = fitting.learn(sample, config.replace({"training": {"enabled": False}}), torch.device("cpu"))
     rows = np.random.default_rng(0).permutation(len(sample.features))[:1000]
     features = [each.head.apply(sample.features).vectors[rows] for each in (alone, together, begun)]
     one, other, untrained = (each @ each.T for each in features)
-    # One process differs as much from itself with another number of threads; training changes twenty times more.
+    # One process with another number of threads differs as much; training changes similarities twenty times more.
     assert np.abs(other - one).mean() < 0.004
     assert np.abs(untrained - one).mean() > 0.02
 
@@ -243,7 +243,7 @@ def pieces(library, many, tmp_path_factory):
 
 
 def answer(result):
-    """What a search says, but for how long it took."""
+    """The result of a search without its duration."""
     return {name: value for name, value in result.to_json().items() if name != "elapsed_ms"}
 
 
@@ -251,7 +251,7 @@ QUERIES = [("coffee.png", (81, 20, 478, 386)), ("astronaut.png", (100, 10, 300, 
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_shards_answer_as_one(cluster, pieces, photos, replicas):
+def test_shards_return_the_same_results_as_one_process(cluster, pieces, photos, replicas):
     spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=3, replicas=replicas)
 
     assert len(spread) == len(pieces) == 109
@@ -271,7 +271,7 @@ def test_shards_answer_as_one(cluster, pieces, photos, replicas):
         np.testing.assert_array_equal(spread.database.distances(lookup), pieces.database.distances(lookup))
 
 
-def test_what_a_shard_that_died_held_is_said_to_be_missing_until_it_is_back(cluster, pieces, photos):
+def test_photos_of_a_dead_shard_are_reported_missing_until_it_is_restarted(cluster, pieces, photos):
     spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=3)
     query, box = photos / QUERIES[0][0], QUERIES[0][1]
     expected = answer(pieces.search(query, box, k=20))
@@ -295,10 +295,10 @@ def test_what_a_shard_that_died_held_is_said_to_be_missing_until_it_is_back(clus
 
     assert flagged
     assert recovered < 60
-    print(f"answers were flagged {flagged} times; all photos were searched again after {recovered:.1f} s")
+    print(f"{flagged} results reported missing photos; all photos were searched again after {recovered:.1f} s")
 
 
-def test_with_two_replicas_nobody_notices_that_one_died(cluster, pieces, photos):
+def test_with_two_replicas_results_stay_the_same_when_one_dies(cluster, pieces, photos):
     spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=2, replicas=2)
     query, box = photos / QUERIES[1][0], QUERIES[1][1]
     expected = answer(pieces.search(query, box, k=20))
@@ -356,7 +356,7 @@ def test_ray_serve_deploys_the_page_and_the_api(cluster, pieces):
     assert found["missing"] == 0
 
 
-def test_a_spread_collection_is_not_changed(cluster, pieces, photos, tmp_path):
+def test_a_sharded_collection_cannot_be_changed(cluster, pieces, photos, tmp_path):
     spread = Collection.open(pieces.path, device="cpu", ray="auto", shards=2)
     with pytest.raises(UdqError, match="open it without ray"):
         spread.remove(["000.png"])
@@ -364,7 +364,7 @@ def test_a_spread_collection_is_not_changed(cluster, pieces, photos, tmp_path):
         Collection.open(pieces.path, ray="auto", shards=0)
 
 
-def test_options_of_serve_that_do_not_go_together(udq, pieces, tmp_path):
+def test_conflicting_options_of_serve_are_refused(udq, pieces, tmp_path):
     code, _, err = udq("serve", pieces.path, "--shards", 2)
     assert (code, "expected --ray ADDRESS" in err) == (2, True)
     code, _, err = udq("serve", pieces.path, "--ray", "local", "--allow-write", tmp_path)
@@ -372,7 +372,7 @@ def test_options_of_serve_that_do_not_go_together(udq, pieces, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "auto"])
-def test_no_cluster_is_one_line(udq, address, photos, tmp_path):
+def test_a_missing_cluster_is_an_error_of_one_line(udq, address, photos, tmp_path):
     code, _, err = udq("index", photos, "-o", tmp_path / "x.udq", "--ray", address)
 
     assert code == 2

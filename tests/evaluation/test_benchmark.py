@@ -14,7 +14,7 @@ from udq.datasets import GroundTruth
 from udq.datasets.protocol import notes
 from udq.experiments.demo.cutouts import photo
 
-# Official names -> photos with one object in two views, and others.
+# Official names -> photos: one object in two views, and other objects.
 NAMES = {
     "all_souls_000013": "motorcycle_left",
     "all_souls_000026": "motorcycle_right",
@@ -30,7 +30,7 @@ BOX = "47.5 20 628.0 451.2"
 
 @pytest.fixture(scope="module")
 def oxford(tmp_path_factory):
-    """A folder as Oxford5K's: ``jpg`` with photos of official names, ``gt`` with ground-truth files."""
+    """A folder with the layout of Oxford5K: ``jpg`` with photos of official names, ``gt`` with ground-truth files."""
     folder = tmp_path_factory.mktemp("oxford")
     (folder / "jpg").mkdir()
     (folder / "gt").mkdir()
@@ -49,7 +49,7 @@ def oxford(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def indexed(oxford, tmp_path_factory):
-    """Collections of all photos, and of those that are no query: (whole, without, folder of the query photo)."""
+    """A collection of all photos, one of all but the query photo, and the folder of the query photo."""
     from udq import Collection
     from udq.config import IndexConfig
 
@@ -64,7 +64,7 @@ def indexed(oxford, tmp_path_factory):
 
 
 def revisited(file, **changes):
-    """Write a ground truth as gnd_roxford5k.mat of the photos above: the second view is hard."""
+    """Write a ground truth of the photos above in the format of gnd_roxford5k.mat: the second view is hard."""
     database = [name for name in NAMES if name != "all_souls_000013"]
     record = {"easy": [], "hard": [1], "junk": [2], "bbx": [float(side) for side in BOX.split()]} | changes
     gnd = np.empty((1, 1), [(name, object) for name in record])
@@ -76,10 +76,10 @@ def revisited(file, **changes):
 
 
 def evaluate(udq, collection, dataset, truth, *more):
-    return udq("evaluate", collection.path, "--dataset", dataset, "--ground-truth", truth, "--no-real-valued", *more)
+    return udq("evaluate", collection.path, "--dataset", dataset, "--ground-truth", truth, *more)
 
 
-def test_oxford_is_measured_as_its_evaluator_does(udq, oxford, indexed, tmp_path):
+def test_oxford_follows_the_official_protocol(udq, oxford, indexed, tmp_path):
     sheet = tmp_path / "sheet.jpg"
     code, out, _ = evaluate(udq, indexed[0], "oxford5k", oxford / "gt", "--json", "--picture", sheet)
     report = json.loads(out)
@@ -87,7 +87,7 @@ def test_oxford_is_measured_as_its_evaluator_does(udq, oxford, indexed, tmp_path
     assert code == 0
     assert sheet.exists()
     assert (report["dataset"], report["queries"], report["images"], report["keep_query"]) == ("oxford5k", 1, 8, True)
-    # The query's own photo is first and its other view second: coffee is junk, so it is in nobody's way.
+    # The query photo is first and the other view of the object second: coffee is junk, so it takes no rank.
     assert (report["mAP"], report["mP@1"], report["mP@10"]) == (1, 1, 1)
     assert report["per_query"] == [
         {"query": "all_souls_000013.jpg", "box": [47.5, 20, 628, 451.2], "object": "all_souls_1", "ap": 1,
@@ -117,8 +117,8 @@ def test_revisited_has_three_difficulties_and_queries_from_outside(udq, indexed,
     assert code == 0
     assert report["real_valued"]["difficulties"]["hard"]["mAP"] == 1
     figures = {"queries": 1, "mAP": 1, "mP@1": 1, "mP@5": 1, "mP@10": 1}
-    nobody = dict.fromkeys(figures) | {"queries": 0}
-    assert report["difficulties"] == {"easy": nobody, "medium": figures, "hard": figures}
+    empty = dict.fromkeys(figures) | {"queries": 0}
+    assert report["difficulties"] == {"easy": empty, "medium": figures, "hard": figures}
     assert (report["mAP"], report["queries"], report["images"], report["keep_query"]) == (1, 1, 7, False)
     (row,) = report["per_query"]
     assert row["query"] == "all_souls_000013"
@@ -154,10 +154,12 @@ def test_photos_that_a_data_set_lists_are_compared_with_the_collection(udq, inde
         "not of roxford5k: 1 photo, 'jpg/oxford_000002.jpg' first; published figures are of its own, or of these and "
         "known distractors",
     ]
-    assert err.splitlines()[-4:] == [f"note: {note}" for note in notes]  # for who sends the JSON to a file
+    assert err.splitlines()[-4:] == [
+        f"note: {note}" for note in notes
+    ]  # also on stderr, in case the JSON goes to a file
 
 
-def test_a_photo_that_could_not_be_read_is_not_one_that_is_missing():
+def test_an_unreadable_photo_is_not_counted_as_missing():
     truth = GroundTruth("instre", (), "outside", official=(0, 3), database=("a", "b", "c"))
 
     assert notes(truth, {"a", "c"}, {"b"}) == [
@@ -175,7 +177,7 @@ def test_query_photos_are_found_beside_the_ground_truth(udq, indexed, tmp_path):
     assert (code, json.loads(out)["mAP"]) == (0, 1)
 
 
-def test_queries_of_an_open_benchmark_may_come_from_outside(udq, indexed, tmp_path):
+def test_query_photos_of_a_csv_benchmark_may_be_outside_the_collection(udq, indexed, tmp_path):
     _, without, queries = indexed
     (tmp_path / "truth.csv").write_text(
         "query_image,x1,y1,x2,y2,positives\nall_souls_000013.jpg,47,20,628,451,jpg/all_souls_000026.jpg\n"
@@ -196,12 +198,12 @@ def refused(udq, says, *arguments):
     assert says in err
 
 
-def test_a_query_photo_in_the_database_is_refused(udq, indexed, tmp_path):
+def test_a_query_photo_in_the_database_is_an_error(udq, indexed, tmp_path):
     truth = revisited(tmp_path / "gnd_roxford5k.mat")
     refused(udq, "expected a database without query photos, found 1 of them", indexed[0], "roxford5k", truth)
 
 
-def test_a_query_photo_that_is_nowhere_is_refused(udq, indexed, tmp_path):
+def test_a_missing_query_photo_is_an_error(udq, indexed, tmp_path):
     _, without, queries = indexed
     truth = revisited(tmp_path / "gnd_roxford5k.mat")
     refused(udq, "give --queries FOLDER", without, "roxford5k", truth)
@@ -211,12 +213,12 @@ def test_a_query_photo_that_is_nowhere_is_refused(udq, indexed, tmp_path):
     refused(udq, "leave it out", without, "roxford5k", truth, "--queries", queries, "--keep-query")
 
 
-def test_a_folder_of_queries_that_is_none_is_refused_even_where_nothing_is_looked_for(udq, indexed, oxford, tmp_path):
+def test_a_missing_folder_of_queries_is_an_error_even_if_it_is_not_needed(udq, indexed, oxford, tmp_path):
     says = f"--queries {tmp_path / 'no'}: expected the folder of query photos, found no folder"
     refused(udq, says, indexed[0], "oxford5k", oxford / "gt", "--queries", tmp_path / "no")
 
 
-def test_query_photos_that_could_be_two_are_refused_with_their_own_cure(udq, indexed, tmp_path):
+def test_ambiguous_query_photos_are_an_error(udq, indexed, tmp_path):
     _, without, queries = indexed
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -226,21 +228,21 @@ def test_query_photos_that_could_be_two_are_refused_with_their_own_cure(udq, ind
     refused(udq, "or give --queries another folder", without, "roxford5k", truth, "--queries", tmp_path)
 
 
-def test_names_of_other_photos_are_refused(udq, collection, oxford, indexed):
+def test_names_of_other_photos_are_an_error(udq, collection, oxford, indexed):
     refused(udq, "names 2 photos that the collection does not hold", collection, "oxford5k", oxford / "gt")
     refused(udq, "names 1 photo that the collection does not hold, 'all_souls_000013'", indexed[1], "oxford5k",
             oxford / "gt")  # fmt: skip
     refused(udq, "this is the ground truth of oxford5k; check --dataset", indexed[0], "paris6k", oxford / "gt")
 
 
-def test_a_box_of_a_photo_of_another_size_is_refused(udq, indexed, tmp_path):
+def test_a_box_for_a_photo_of_another_size_is_an_error(udq, indexed, tmp_path):
     _, without, queries = indexed
     truth = revisited(tmp_path / "gnd_roxford5k.mat", bbx=[136.5, 34.1, 648.5, 2955.7])
     says = "query all_souls_000013: box 136.5,34.1,648.5,2955.7: expected a box inside the photo"
     refused(udq, says, without, "roxford5k", truth, "--queries", queries)
 
 
-def test_a_box_half_a_pixel_too_large_is_cut(udq, indexed, tmp_path):
+def test_a_box_half_a_pixel_too_large_is_clipped(udq, indexed, tmp_path):
     _, without, queries = indexed
     width, height = photo(NAMES["all_souls_000013"]).size
     truth = revisited(tmp_path / "gnd_roxford5k.mat", bbx=[-0.5, 0, width + 0.5, height + 0.5])

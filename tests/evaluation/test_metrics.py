@@ -92,7 +92,7 @@ def test_intersection_over_union_is_symmetric_and_one_only_for_itself(one, other
 
 
 def test_average_precision_is_the_official_evaluators_on_a_thousand_rankings():
-    """Photos ranked by scores with ties, some junk, and positives that nobody ranked."""
+    """Photos ranked by scores with ties, some junk, and positives that are not ranked."""
     random = np.random.default_rng(0)
     for _ in range(1000):
         count = int(random.integers(1, 60))
@@ -110,10 +110,10 @@ def test_average_precision_is_the_official_evaluators_on_a_thousand_rankings():
 
 
 def compute_map(ranks, gnd, kappas):
-    """The revisited evaluator: average precisions and precisions at ``kappas`` of each query, by the numbers of photos.
+    """The revisited evaluator: average precision and precisions at ``kappas`` of each query.
 
-    ``ranks`` holds a column of photo numbers a query, ``gnd`` a record of ``ok`` and ``junk``; a query without
-    positives is NaN, which its means leave out.
+    ``ranks`` has a column of photo numbers for each query, ``gnd`` a record of ``ok`` and ``junk``; a query without
+    positives is NaN, which the means leave out.
     """
 
     def compute_ap(places, wanted):
@@ -163,7 +163,7 @@ def test_both_measures_are_the_revisited_evaluators():
     [
         ("abx", "ab", "", 1, 1.0),
         ("xab", "ab", "", 1, 0.0),
-        ("xab", "ab", "", 5, 2 / 3),  # the last positive is third: five places were never there to fill
+        ("xab", "ab", "", 5, 2 / 3),  # the last positive is third, so only three places count
         ("abx", "ab", "", 10, 1.0),
         ("jaxb", "ab", "j", 2, 1 / 2),  # junk takes no rank
         ("axx", "ab", "", 2, 1.0),  # an absent positive has no rank

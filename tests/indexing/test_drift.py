@@ -1,4 +1,4 @@
-"""Whether a collection has outgrown its model: said of photos of other things, and not of more of the same."""
+"""A collection has outgrown its model if newer photos show other things, not if they show more of the same."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_more_of_the_same_is_no_drift(place, udq):
     assert "retrain" not in said
 
 
-def test_photos_of_other_things_are_drift_until_it_is_fitted_anew(place, udq):
+def test_photos_of_other_things_are_drift_until_the_collection_is_retrained(place, udq):
     others = crops(place / "others", ("astronaut", "chelsea", "rocket"), 4, 0)
     _, said, _ = udq("add", place / "x.udq", others, "--device", "cpu")
     advice = f"udq retrain {place / 'x.udq'}"
@@ -74,11 +74,11 @@ def test_photos_of_other_things_are_drift_until_it_is_fitted_anew(place, udq):
     assert not again.drift.outgrown
 
 
-def test_there_must_be_something_to_win_and_enough_photos_to_win_it_for():
+def test_drift_needs_a_large_excess_and_enough_photos():
     assert Drift(0.1, 0.8, 100, 100).outgrown
     assert Drift(0.1, 0.8, 100, 100).to_json()["excess"] == pytest.approx(0.7)
-    assert not Drift(0.02, 0.1, 100, 100).outgrown  # many times almost nothing
-    assert not Drift(0.7, 0.75, 10_000, 10_000).outgrown  # a large collection does not know photos by heart
+    assert not Drift(0.02, 0.1, 100, 100).outgrown  # many times a tiny error
+    assert not Drift(0.7, 0.75, 10_000, 10_000).outgrown  # a large collection does not overfit
     assert not Drift(0.1, 0.8, 4, 9).outgrown
     assert Drift(0.1, 0.8, 4, 10).outgrown
     assert not Drift(0.4, 0.8, 10_000, 300).outgrown

@@ -1,4 +1,4 @@
-"""A collection after it was built: photos come, change, move and go, and everything else stays what it was."""
+"""Changes of a collection: photos are added, changed, moved and removed, and all others stay as they are."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from udq.common import files
 from udq.errors import DiskError, InputError
 from udq.indexing import update
 from udq.photos.source import Source
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import manifest as manifests
 from udq.store.builder import CollectionBuilder
 from udq.store.transaction import Transaction
@@ -38,7 +38,7 @@ def answers(collection):
     found = []
     for seed in (0, 1):
         query = np.random.default_rng(seed).standard_normal(1280).astype(np.float32)
-        ranking = rank(collection.database, query / np.linalg.norm(query))
+        ranking = ranking_by_feature(collection.database, query / np.linalg.norm(query))
         assert sorted(ranking.order.tolist()) == list(range(len(collection)))
         found.append(dict(zip(collection.names, ranking.distance.tolist(), strict=True)))
     return found
@@ -59,11 +59,11 @@ def test_photos_that_are_added_are_found_and_the_others_keep_their_ids_and_dista
     for old, new in zip(answers(before), answers(after), strict=True):
         assert old.items() <= new.items()
     assert after.search(photos / "page.png", k=1).matches[0].image == "page.png"
-    assert len(before) == len(answers(before)[0]) == 4  # who has it open goes on with what it was
+    assert len(before) == len(answers(before)[0]) == 4  # a collection that is open does not change
     assert after.verify() == []
 
 
-def test_adding_is_encoding_as_a_build_does(place, photos):
+def test_added_photos_are_encoded_as_in_a_build(place, photos):
     after, _ = opened(place).add([photos / name for name in LATER])
     source = {image.name: image.path for image in after.images}
     [photo] = after.extractor.extract([Source("page.png", source["page.png"])])
@@ -73,7 +73,7 @@ def test_adding_is_encoding_as_a_build_does(place, photos):
     assert (segment.indexed(after.names.index("page.png")).codes == by_itself.values).all()
 
 
-def test_what_is_there_already_is_left_alone(place):
+def test_photos_that_did_not_change_are_not_encoded_again(place):
     before = manifests.read_manifest(place / "x.udq")
     after, changes = opened(place).add(place / "photos")
 
@@ -86,7 +86,7 @@ def test_what_is_there_already_is_left_alone(place):
     assert ids(after) == ids(opened(place))
 
 
-def test_a_folder_is_mirrored_new_changed_renamed_and_gone(place, photos):
+def test_mirroring_a_folder_adds_changes_renames_and_removes_photos(place, photos):
     before, folder = opened(place), place / "photos"
     (folder / "coins.png").unlink()
     (folder / "below").mkdir()
@@ -108,16 +108,16 @@ def test_a_folder_is_mirrored_new_changed_renamed_and_gone(place, photos):
     assert before.add(folder, sync=True)[1].same == 4
 
 
-def test_a_folder_without_any_of_the_photos_empties_nothing(place, photos):
-    with pytest.raises(InputError, match="not one of its 4 photos is among those to mirror; check the folder"):
+def test_mirroring_a_folder_without_any_of_the_photos_is_refused(place, photos):
+    with pytest.raises(InputError, match="none of its 4 photos is among the photos to mirror; check the folder"):
         opened(place).add(photos / "views", sync=True)
     assert len(opened(place)) == 4
 
 
-def test_another_photo_of_a_name_that_is_taken_is_refused(place, photos):
+def test_another_photo_of_the_same_name_is_refused(place, photos):
     (place / "other").mkdir()
     shutil.copy(photos / "page.png", place / "other" / "coins.png")
-    with pytest.raises(InputError, match=r"two photos would be named 'coins.png': .*which the collection holds"):
+    with pytest.raises(InputError, match=r"two photos would be named 'coins.png': .*which the collection contains"):
         opened(place).add(place / "other")
     assert ids(opened(place))["coins.png"] == 2
 
@@ -176,13 +176,13 @@ def test_patterns_and_folders_name_photos(place, photos, names, left):
     assert len(answers(after)[0]) == len(after)
 
 
-def test_a_name_of_no_photo_removes_nothing(place):
-    with pytest.raises(InputError, match=r"'coffee': no photo of .* is named so; .* nothing was removed"):
+def test_an_unknown_name_removes_nothing(place):
+    with pytest.raises(InputError, match=r"'coffee': no photo of .* has this name; .* nothing was removed"):
         opened(place).remove(["rocket.png", "coffee"])
     assert len(opened(place)) == 4
 
 
-def test_compacting_changes_no_answer_and_frees_the_room(place, photos, monkeypatch):
+def test_compacting_changes_no_result_and_frees_disk_space(place, photos, monkeypatch):
     monkeypatch.setattr("udq.store.segments.PHOTOS", 2)
     whole, _ = opened(place).add(photos / "views")
     before, _ = whole.remove(["coffee.png"])
@@ -200,7 +200,7 @@ def test_compacting_changes_no_answer_and_frees_the_room(place, photos, monkeypa
     assert emptied.compact().search(photos / "page.png").matches == ()
 
 
-def test_a_full_segment_is_left_alone_and_the_last_one_grows(place, photos, monkeypatch):
+def test_full_segments_are_not_written_again_and_the_last_one_grows(place, photos, monkeypatch):
     monkeypatch.setattr("udq.store.segments.PHOTOS", 6)
     monkeypatch.setattr(update, "_BATCH", 1)
     first, _ = opened(place).add([photos / name for name in LATER])
@@ -224,18 +224,20 @@ def test_an_opened_collection_that_was_changed_twice_reads_the_newest_state(plac
     assert late.refreshed() is late
 
 
-def test_who_changes_a_collection_is_alone_and_named(place, photos):
+def test_only_one_process_changes_a_collection_and_others_name_it(place, photos):
     with Transaction(place / "x.udq"), pytest.raises(InputError, match=rf"another udq \(process {os.getpid()} on "):
         opened(place).remove(["coins.png"])
     opened(place).remove(["coins.png"])
     assert not (place / "x.udq" / "owner.json").exists()
 
 
-def test_an_unfinished_retraining_is_not_thrown_away(place):
+def test_an_interrupted_retraining_is_not_discarded(place):
     manifest = manifests.read_manifest(place / "x.udq")
     with CollectionBuilder(place / "x.udq", fingerprint="one", replaces=manifest) as writer:
         writer.put_model(opened(place).model)
-    with pytest.raises(InputError, match=r"an interrupted 'udq retrain' waits to go on in .*run it again to finish it"):
+    with pytest.raises(
+        InputError, match=r"interrupted 'udq retrain' can be resumed from .*; run it again to finish it"
+    ):
         opened(place).remove(["coins.png"])
     shutil.rmtree(place / ".x.udq.partial")
     assert len(opened(place).remove(["coins.png"])[0]) == 3
@@ -253,7 +255,7 @@ def test_retraining_keeps_ids(place, photos):
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path, version):
-    """Each made by the last version that wrote its format; their photos are long gone."""
+    """Each was built by the last version that wrote its format; the files of its photos do not exist any more."""
     path = shutil.copytree(Path(__file__).parents[1] / "collections" / f"format-{version}", tmp_path / "x.udq")
     old = Collection.open(path, device="cpu")
     assert (old.names, old.verify()) == (["coffee.png", "coins.png", "rocket.png"], [])
@@ -262,17 +264,17 @@ def test_a_collection_of_an_older_udq_opens_and_can_be_changed(photos, tmp_path,
     assert old.search(tmp_path / "query.png").matches[0].image == "coins.png"
     new, _ = old.add([photos / "page.png"])
 
-    assert ids(new) == ids(old) | {"page.png": {2: 3, 3: 4}[version]}  # there was a page before in the later one
+    assert ids(new) == ids(old) | {"page.png": {2: 3, 3: 4}[version]}  # the latter once contained a page
     for before, after in zip(answers(old), answers(new), strict=True):
         assert before.items() <= after.items()
     assert new.info()["format_version"] == manifests.VERSION
     assert new.remove(["coffee.png"])[0].compact().verify() == []
 
 
-def test_a_killed_addition_keeps_what_was_committed_and_goes_on(place, photos, tmp_path):
-    script = "from udq import update; update._BATCH = 1; from udq.cli.main import main; main()"
+def test_a_killed_addition_keeps_what_was_committed_and_resumes(place, photos, tmp_path):
+    script = "from udq.indexing import update; update._BATCH = 1; from udq.cli.main import main; main()"
     words = [sys.executable, "-c", script, "add", str(place / "x.udq"), str(photos)]
-    shutil.rmtree(place / "photos")  # so that no name is taken by another folder
+    shutil.rmtree(place / "photos")  # so that no photo of another folder has the same name
     opened(place).remove(["*"])
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 90
@@ -292,7 +294,7 @@ def test_a_killed_addition_keeps_what_was_committed_and_goes_on(place, photos, t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
-def test_a_name_that_is_no_unicode_goes_all_the_way(udq, photos, tmp_path):
+def test_names_that_are_not_valid_unicode_work_everywhere(udq, photos, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     name = os.fsdecode(b"caf\xe9.png")
@@ -305,13 +307,13 @@ def test_a_name_that_is_no_unicode_goes_all_the_way(udq, photos, tmp_path):
     matches = json.loads(udq("search", tmp_path / "x.udq", folder / name, "--json")[1])["matches"]
     assert matches[0]["image"] == name
     (folder / name).rename(folder / os.fsdecode(b"th\xe9.png"))
-    assert udq("add", tmp_path / "x.udq", folder, "--sync")[1].count("1 moved, 1 left as they were") == 1
+    assert udq("add", tmp_path / "x.udq", folder, "--sync")[1].count("1 moved, 1 unchanged") == 1
     assert udq("remove", tmp_path / "x.udq", os.fsdecode(b"th\xe9.png"))[0] == 0
     assert udq("compact", tmp_path / "x.udq")[0] == udq("verify", tmp_path / "x.udq")[0] == 0
     assert "br\\xfbl\\xe9e.png" in udq("info", tmp_path / "x.udq")[1]
 
 
-def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhile(place, photos, monkeypatch):
+def test_a_changed_photo_replaces_one_whose_segment_became_full_in_the_same_addition(place, photos, monkeypatch):
     monkeypatch.setattr("udq.store.segments.PHOTOS", 6)
     monkeypatch.setattr(update, "_BATCH", 1)
     for name in LATER:
@@ -325,7 +327,7 @@ def test_a_changed_photo_takes_the_place_of_one_whose_segment_was_filled_meanwhi
     assert after.search(photos / "brick.png", k=1).matches[0].image == "coins.png"
 
 
-def test_what_is_left_of_a_retraining_that_was_killed_when_it_was_done_is_swept_away(place, monkeypatch):
+def test_the_folder_of_a_retraining_that_was_killed_after_its_last_step_is_deleted(place, monkeypatch):
     monkeypatch.setattr(CollectionBuilder, "abandon", lambda self: None)
     Collection.retrain(place / "x.udq", config=QUICK, device="cpu")
     monkeypatch.undo()
@@ -336,11 +338,11 @@ def test_what_is_left_of_a_retraining_that_was_killed_when_it_was_done_is_swept_
 
 def test_a_collection_without_photos_cannot_be_trained(place):
     opened(place).remove(["*"])
-    with pytest.raises(InputError, match="holds no photos, so that there is nothing to train on; add some first"):
+    with pytest.raises(InputError, match="contains no photos to train on; add some first"):
         Collection.retrain(place / "x.udq", device="cpu")
 
 
-def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
+def test_a_failed_change_leaves_no_files(place, photos, monkeypatch):
     before = sorted(file for file in (place / "x.udq").rglob("*"))
     write_new = files.write_new
 
@@ -355,7 +357,7 @@ def test_a_change_that_fails_leaves_nothing(place, photos, monkeypatch):
     assert sorted(file for file in (place / "x.udq").rglob("*")) == before
 
 
-def test_names_that_were_exchanged_are_recognised(place):
+def test_exchanged_names_are_recognised(place):
     folder, before = place / "photos", opened(place)
     (folder / "rocket.png").rename(folder / "zz.png")
     (folder / "coins.png").rename(folder / "rocket.png")
@@ -370,18 +372,18 @@ def test_names_that_were_exchanged_are_recognised(place):
     assert after.search(folder / "rocket.png", k=1).matches[0].image == "rocket.png"
 
 
-def test_a_copy_elsewhere_leaves_the_photos_where_they_are(place):
+def test_a_copy_in_another_folder_does_not_move_the_photos(place):
     shutil.copytree(place / "photos", place / "backup")
     assert opened(place).add(place / "backup")[1].same == 4
     assert {image.root for image in opened(place).images} == {f"{(place / 'photos').as_posix()}/"}
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(udq, place, photos):
+def test_a_dry_run_prints_the_changes_and_makes_none(udq, place, photos):
     (place / "photos" / "coins.png").unlink()
     shutil.copy(photos / "page.png", place / "photos")
     before = manifests.read_manifest(place / "x.udq")
     code, out, _ = udq("add", place / "x.udq", place / "photos", "--sync", "--dry-run")
-    assert (code, "1 added, 1 removed, 3 left as they were" in out) == (0, True)
+    assert (code, "1 added, 1 removed, 3 unchanged" in out) == (0, True)
     assert manifests.read_manifest(place / "x.udq") == before
 
 
@@ -396,7 +398,7 @@ def test_a_repeated_addition_changes_nothing(place):
     assert opened(place).remove("broken.png")[0].broken == []
 
 
-def test_photos_in_a_folder_that_cannot_be_looked_into_are_not_gone(place, photos, monkeypatch):
+def test_photos_in_a_folder_that_cannot_be_listed_are_not_removed(place, photos, monkeypatch):
     (place / "photos" / "closed").mkdir()
     shutil.copy(photos / "page.png", place / "photos" / "closed")
     opened(place).add(place / "photos")
@@ -412,7 +414,7 @@ def test_photos_in_a_folder_that_cannot_be_looked_into_are_not_gone(place, photo
     assert (changes.removed, len(changes.broken), "closed/page.png" in after.names) == (0, 1, True)
 
 
-def test_a_reader_asks_with_the_network_of_the_codes_that_it_reads(place, photos):
+def test_a_reader_encodes_queries_with_the_network_of_the_state_that_it_reads(place, photos):
     early, late, query = opened(place), opened(place), photos / "coffee.png"
     before = early.search(query).matches
     smaller = early.config.replace({"images": {"shorter": 200, "longer": 300}})

@@ -81,12 +81,13 @@ def assert_refused(error, message):
 def stopped_over(decoder, photo):
     """Decode a photo in a process that is stopped; return the process and the thread that waits for it."""
     decoder.decode(photo, **SCALE)
-    process = process_of(decoder)
+    (held,) = decoder._all
+    process, reply, asked = held._process.pid, held._reply, threading.Event()
+    held._reply = lambda: asked.set() or reply()
     os.kill(process, signal.SIGSTOP)
     waiting = Waiting(decoder, photo)
-    deadline = time.monotonic() + 10
-    while decoder._idle and time.monotonic() < deadline:
-        time.sleep(0.001)
+    # Until the request is sent: a process that ends before is replaced, and costs no photo.
+    assert asked.wait(10)
     return process, waiting
 
 

@@ -1,4 +1,4 @@
-"""Training curves: what the figure holds, read back from its axes."""
+"""Training curves, read back from the axes of the figure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from udq.errors import InputError, UdqError
 from udq.reports import curves
 
 
-def history(rounds=2, epochs=3, stopped=None, **further):
+def history(rounds=2, epochs=3, stopped=None, kept=None, **further):
     """A history of training; ``further`` are keys with a value for each round."""
-    told = [
+    entries = [
         {
             "iteration": i,
             "quantization_error": 0.1 / (i + 1),
@@ -25,11 +25,11 @@ def history(rounds=2, epochs=3, stopped=None, **further):
         | {key: values[i] for key, values in further.items()}
         for i in range(rounds)
     ]
-    return {"rounds": told, "stopped": stopped}
+    return {"rounds": entries, "kept": rounds if kept is None else kept, "stopped": stopped}
 
 
 def lines(axes, points):
-    """x and y of the lines of so many points: not those that mark a border."""
+    """x and y of the lines of a panel, which have ``points`` points; border lines have no markers."""
     found = [line.get_xydata() for line in axes.get_lines() if line.get_marker() != "None"]
     assert [len(each) for each in found] == points
     return found
@@ -49,7 +49,7 @@ def test_a_panel_for_each_equation_over_the_same_epochs():
         assert axes.get_ylabel()
         assert axes.get_xlim() == (0, 6)
     assert error.get_xlabel() == "epochs trained"
-    one, two = lines(separability, [3, 3])  # broken where the labels are made anew
+    one, two = lines(separability, [3, 3])  # broken between rounds, whose labels differ
     assert one.tolist() == [[0.5, 20], [1.5, 19], [2.5, 18]]
     assert two.tolist() == [[3.5, 17], [4.5, 16], [5.5, 15]]
     (both,) = lines(error, [2])
@@ -64,15 +64,15 @@ def test_further_numbers_of_a_round_get_a_panel_each():
     assert [axes.get_ylabel() for axes in drawn.axes[3:]] == ["mAP", "directions", "odd"]
     (precision,) = lines(drawn.axes[3], [2])
     assert precision[:, 1].tolist() == [0.9, 0.95]
-    (agreement,) = lines(drawn.axes[4], [2])
-    assert np.isnan(agreement[0, 1])
-    assert agreement[1, 1] == 0.7
+    (ratio,) = lines(drawn.axes[4], [2])
+    assert np.isnan(ratio[0, 1])
+    assert ratio[1, 1] == 0.7
 
 
 def test_a_number_that_only_later_rounds_have():
-    told = history(rounds=3)
-    told["rounds"][2]["participation_ratio"] = 0.8
-    (found,) = lines(curves.figure(told, "x").axes[3], [3])
+    trained = history(rounds=3)
+    trained["rounds"][2]["participation_ratio"] = 0.8
+    (found,) = lines(curves.figure(trained, "x").axes[3], [3])
 
     assert np.isnan(found[:2, 1]).all()
     assert found[2, 1] == 0.8
@@ -80,9 +80,9 @@ def test_a_number_that_only_later_rounds_have():
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), None])
 def test_one_round_of_one_epoch_and_no_numbers(wrong, tmp_path):
-    told = history(rounds=1, epochs=1)
-    told["rounds"][0]["separability"] = [wrong]
-    drawn = curves.figure(told, "x")
+    trained = history(rounds=1, epochs=1)
+    trained["rounds"][0]["separability"] = [wrong]
+    drawn = curves.figure(trained, "x")
 
     assert "not a number" in texts(drawn.axes[0])
     assert "not a number" not in texts(drawn.axes[1])
@@ -96,11 +96,29 @@ def test_many_rounds_are_named_by_number_without_values():
     assert texts(drawn.axes[2]) == []
 
 
-def test_why_training_stopped_is_told():
+def test_note_says_why_training_stopped():
     drawn = curves.figure(history(stopped="the loss was no longer a number"), "x")
 
     assert drawn.get_supxlabel() == "Stopped early: the loss was no longer a number"
     assert curves.figure(history(), "x").get_supxlabel() == ""
+
+
+@pytest.mark.parametrize(
+    ("ratios", "kept", "note"),
+    [
+        (
+            [36.8, 37.3],
+            1,
+            "Round 2, iteration 1, was undone: it did not help (features spread over 37.3 directions, 36.8 before)",
+        ),
+        ([37.34], 0, "Round 1, iteration 0, was undone: it did not help (features spread over 37.3 directions)"),
+        ([36.8, None], 1, "Stopped early: took back iteration 1"),
+    ],
+)
+def test_note_names_the_round_that_was_undone(ratios, kept, note):
+    undone = history(len(ratios), stopped="took back iteration 1", kept=kept, participation_ratio=ratios)
+
+    assert curves.figure(undone, "x").get_supxlabel() == note
 
 
 @pytest.mark.parametrize("name", ["a$b_$.udq", r"$\frac{x.udq", "n" * 300])
@@ -142,7 +160,7 @@ def test_nothing_to_draw_says_why():
 
 
 def test_no_window_system_and_no_global_state_of_matplotlib():
-    script = "import sys; from udq import curves; print('matplotlib.pyplot' in sys.modules)"
+    script = "import sys; from udq.reports import curves; print('matplotlib.pyplot' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""The error report: one HTML file, whatever photos are called and whether they are still there."""
+"""The error report: one HTML file, with hostile file names and with photos that were deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from udq.errors import InputError, UdqError
 from udq.evaluation import benchmark
 from udq.evaluation.benchmark import Evaluation
 from udq.experiments.demo.cutouts import photo
-from udq.reports import error_tables, errors, thumbnails
+from udq.reports import error_tables, errors, html, thumbnails
 
 QUERY = "<img src=x onerror=alert(1)>.png"
 SECOND_VIEW = "a & \"b\" 'c' javascript:alert(1).png"
@@ -40,7 +40,7 @@ LABEL = "</h2><script>alert('label')</script>"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photos with hostile names, one that cannot be read, and a ground truth with everything that can go wrong."""
+    """Photos with hostile names, one that cannot be read, and a ground truth that yields every kind of failure."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "photos" / "folder").mkdir(parents=True)
     for name, shipped in NAMES.items():
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     (folder / "photos" / "broken.png").write_text("no photo")
     rows = [
         ["query_image", "x1", "y1", "x2", "y2", "positives", "positive_boxes", "object"],
-        # Its other view is first with a box far from a true one of 20 pixels; coffee and page are no motorcycles.
+        # Its other view ranks first, with a box far from the true one of 20 pixels; coffee and page show no motorcycle.
         [QUERY, 47, 20, 628, 451, f"{SECOND_VIEW}|{TURNED}|page.png|broken.png", "5 5 25 25|10 10 300 300||", LABEL],
         [SECOND_VIEW, "", "", "", "", QUERY, "", ""],
     ]
@@ -62,7 +62,7 @@ def measured(folder):
     """(collection, evaluation) of those photos."""
     settings = IndexConfig().replace({"training": {"enabled": False}})
     collection = Collection.build(folder / "photos", folder / "hostile.udq", config=settings, device="cpu")
-    return collection, benchmark.evaluate(collection, datasets.load("boxes", folder / "truth.csv"))
+    return collection, benchmark.evaluate(collection, datasets.load("boxes", folder / "truth.csv"), real_valued=True)
 
 
 def written(measured, path):
@@ -95,10 +95,10 @@ def test_names_are_text_and_nothing_else(page):
         assert text in page.text
     assert any(QUERY in image["alt"] for image in page.all("img"))
     assert "\u202e" not in page.text
-    assert page.all("bdi")  # a name written from the right leaves the text around it alone
+    assert page.all("bdi")  # isolates the writing direction of names
 
 
-def test_nothing_comes_from_elsewhere(page):
+def test_loads_nothing_from_outside_the_file(page):
     for _, attributes in page.tags:
         assert not {"srcset", "poster", "action", "formaction", "data", "background"} & set(attributes)
         assert attributes.get("src", "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
@@ -117,7 +117,7 @@ def test_is_readable_on_small_and_dark_screens_and_by_machines(page):
     assert all(image["alt"] for image in page.all("img"))
 
 
-def test_facts_say_what_was_measured_and_how(page, measured):
+def test_facts_and_provenance(page, measured):
     report = measured[1].report
     expected = [
         f"mAP, codes{report['mAP']:.3f}",
@@ -125,7 +125,7 @@ def test_facts_say_what_was_measured_and_how(page, measured):
         "mP@10",
         "queries2",
         "photos8",
-        f"bytes a region{report['bytes_per_region']:g}",
+        f"bytes per region{report['bytes_per_region']:g}",
         "collectionhostile.udq",
         "datasetboxes",
         f"numpy {np.__version__}",
@@ -136,7 +136,7 @@ def test_facts_say_what_was_measured_and_how(page, measured):
         assert text in page.text, text
 
 
-def test_shows_what_went_wrong(page, measured):
+def test_shows_every_kind_of_failure(page, measured):
     first, second = (outcome.failures for outcome in measured[1].outcomes)
     # Of the two photos that are no motorcycles, at least one comes late.
     assert first.ranks[0] == 1
@@ -155,7 +155,7 @@ def test_shows_what_went_wrong(page, measured):
     assert "Query: the whole photo" in page.text
 
 
-def test_the_worst_query_comes_first_and_the_table_leads_to_it(page, measured):
+def test_the_worst_query_comes_first_and_the_table_links_to_it(page, measured):
     first, second = page.all("section")[:2]
     assert (first["id"], second["id"]) == ("q1", "q2")
     assert page.text.index(f"{LABEL}\nAP 0.") < page.text.index(f"{SECOND_VIEW}\nAP 1.000")
@@ -167,7 +167,7 @@ def test_the_worst_query_comes_first_and_the_table_leads_to_it(page, measured):
 def test_both_boxes_are_drawn_in_pixels_of_the_photo(page):
     kinds = [rect["class"] for rect in page.all("rect") if str(rect.get("class")).startswith("box")]
     assert set(kinds) == {"box drawn", "box wrong", "box right", "box true"}
-    misplaced = next(i for i, (_, each) in enumerate(page.tags) if "sits badly" in str(each.get("alt")))
+    misplaced = next(i for i, (_, each) in enumerate(page.tags) if "is badly placed" in str(each.get("alt")))
     drawn = [
         each for tag, each in page.tags[misplaced : misplaced + 8] if tag == "rect" and each["class"] == "box true"
     ]
@@ -185,13 +185,13 @@ def test_photos_are_small(page, measured, tmp_path):
     assert size < len(pictures) * thumbnails.MOST_BYTES * 4 / 3 + 50_000
 
 
-def test_noise_is_brought_under_the_limit(tmp_path):
+def test_a_thumbnail_of_noise_stays_below_the_limit(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)).save(tmp_path / "noise.png")
     source = thumbnails.whole(tmp_path / "noise.png")
     assert len(base64.b64decode(source.split(",")[1])) <= thumbnails.MOST_BYTES
 
 
-def test_photos_that_are_gone_leave_their_place(folder, measured, tmp_path):
+def test_deleted_photos_leave_a_placeholder(folder, measured, tmp_path):
     gone = [folder / "photos" / name for name in (QUERY, SECOND_VIEW, TURNED, "china.png")]
     kept = [path.read_bytes() for path in gone]
     try:
@@ -207,7 +207,7 @@ def test_photos_that_are_gone_leave_their_place(folder, measured, tmp_path):
     assert "box true" in [each.get("class") for tag, each in page.tags]  # boxes are still shown where they were
 
 
-def test_a_query_photo_from_outside_may_be_gone_too(measured, tmp_path):
+def test_a_query_photo_outside_the_collection_may_be_deleted(measured, tmp_path):
     collection, evaluation = measured
     outcomes = tuple(
         replace(each, photo=tmp_path / "gone.png", query=replace(each.query, image="elsewhere.png"))
@@ -222,7 +222,7 @@ def test_of_many_queries_the_worst_are_shown_and_all_are_listed(measured, tmp_pa
     many = evaluation.report | {"per_query": evaluation.report["per_query"] * 40}
     page = written((collection, Evaluation(many, evaluation.outcomes * 40)), tmp_path / "many.html")
     ids = {each["id"] for each in page.all("section")}
-    assert len(ids) == errors.SHEETS + 1  # and how it was measured
+    assert len(ids) == errors.SECTIONS + 1  # and the section of provenance
     assert {link["href"] for link in page.all("a")} == {f"#{each}" for each in ids}
     assert len(page.all("tr")) > 80
     assert "open" not in page.all("details")[0]
@@ -240,10 +240,28 @@ def test_a_query_without_positives_is_listed_alone(measured, tmp_path):
 
 
 def test_the_chart_counts_queries():
-    chart = Page(error_tables.histogram([0.0, 0.05, 0.1, 0.95, 1.0, 1.0]))
-    counts = re.findall(r"AP (\d\.\d) to \d\.\d: (\d) quer(?:y|ies)", chart.text)
+    def chart(values):
+        return Page("".join(html.render("chart.html", chart=error_tables.histogram(values))))
+
+    counts = re.findall(r"AP (\d\.\d) to \d\.\d: (\d) quer(?:y|ies)", chart([0.0, 0.05, 0.1, 0.95, 1.0, 1.0]).text)
     assert [(low, count) for low, count in counts if count != "0"] == [("0.0", "2"), ("0.1", "1"), ("0.9", "3")]
-    assert Page(error_tables.histogram([])).all("svg")
+    assert chart([]).all("svg")
+
+
+def test_sections_are_written_one_at_a_time(measured, tmp_path):
+    collection, evaluation = measured
+    many = evaluation.report | {"per_query": evaluation.report["per_query"] * 10}
+    sizes = []
+
+    @contextmanager
+    def progress(stage, total):
+        assert (stage, total) == ("report", 20)
+        yield lambda: sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+
+    size = errors.write(collection, Evaluation(many, evaluation.outcomes * 10), tmp_path / "x.html", progress=progress)
+    assert len(sizes) == 20
+    # Each section is larger than the write buffer, so the file on the disk grows at each step.
+    assert sizes == sorted({*sizes, size})[:-1]
 
 
 def test_an_interrupted_report_leaves_the_older_one(measured, tmp_path):
@@ -260,16 +278,16 @@ def test_an_interrupted_report_leaves_the_older_one(measured, tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["older"]
 
 
-def test_a_command_line_that_is_no_text_is_shown_as_escapes(measured, tmp_path):
+def test_undecodable_bytes_of_the_command_line_are_shown_as_escapes(measured, tmp_path):
     collection, evaluation = measured
-    made = evaluation.report["provenance"] | {"command": "udq evaluate \udce9.udq"}
+    provenance = evaluation.report["provenance"] | {"command": "udq evaluate \udce9.udq"}
     page = written(
-        (collection, replace(evaluation, report=evaluation.report | {"provenance": made})), tmp_path / "x.html"
+        (collection, replace(evaluation, report=evaluation.report | {"provenance": provenance})), tmp_path / "x.html"
     )
     assert r"udq evaluate \xe9.udq" in page.text
 
 
-def test_what_cannot_be_written_is_one_line(measured, tmp_path):
+def test_an_unwritable_path_is_an_error_of_one_line(measured, tmp_path):
     (tmp_path / "folder.html").mkdir()
     for name, says in (("x.pdf", "suffix of .html"), ("no/x.html", "found no folder"), ("folder.html", "a folder$")):
         with pytest.raises(InputError, match=says) as caught:

@@ -1,5 +1,8 @@
+"""Sheets of results: layout, boxes, captions, and the files they are saved to."""
+
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,8 @@ from PIL import Image, ImageChops, ImageColor
 
 from udq.errors import InputError, UdqError
 from udq.reports import sheet as sheets
-from udq.reports.sheet import QUERY, RIGHT, WRONG, Tile, save, sheet
+from udq.reports.palette import QUERY, RIGHT, WRONG
+from udq.reports.sheet import Tile, save, sheet
 
 
 def _photo(width: int = 400, height: int = 300, level: int = 128) -> np.ndarray:
@@ -38,7 +42,7 @@ def test_size_follows_rows_columns_and_titles() -> None:
 @pytest.mark.parametrize("level", [0, 255])
 @pytest.mark.parametrize("colour", [RIGHT, WRONG, QUERY])
 def test_boxes_show_on_light_and_dark_photos(level: int, colour: str) -> None:
-    # A 240 x 180 photo fits its place without scaling, so pixels of the box are known.
+    # A 240 x 180 photo fits its tile without scaling, so the pixels of the box are known.
     tile = Tile(_photo(240, 180, level), (((40.0, 30.0, 200.0, 150.0), colour),))
     image = np.asarray(sheet([[tile]]))
     plain = np.asarray(sheet([[Tile(_photo(240, 180, level))]]))
@@ -65,7 +69,7 @@ def test_a_tiny_box_is_drawn() -> None:
     assert _count(sheet([[tile]]), RIGHT) > 0
 
 
-def test_the_query_has_a_frame_of_its_own() -> None:
+def test_only_the_query_has_a_frame() -> None:
     one, two = Tile(_photo(240, 180)), Tile(_photo(240, 180))
     image = np.asarray(sheet([[one, two]]))
     frame = image[24 + 90, 24 - 2]
@@ -74,11 +78,11 @@ def test_the_query_has_a_frame_of_its_own() -> None:
     assert not (right_of == ImageColor.getrgb("#1b1f24")).all(axis=1).any()
 
 
-def test_marks_tell_without_colour() -> None:
+def test_marks_do_not_depend_on_colour() -> None:
     boxes = (((40.0, 30.0, 200.0, 150.0), RIGHT),)
     right, wrong = (sheet([[Tile(_photo(), boxes, "1. 0.5", mark)]]) for mark in ("right", "wrong"))
     assert ImageChops.difference(right.convert("L"), wrong.convert("L")).getbbox() is not None
-    # Below the photo, so that it hides nothing of it.
+    # Below the photo, which stays visible.
     box = ImageChops.difference(right, sheet([[Tile(_photo(), boxes, "1. 0.5")]])).getbbox()
     assert box is not None
     assert box[1] >= 24 + 180
@@ -98,14 +102,14 @@ def test_a_long_name_loses_its_middle() -> None:
     assert sheets._fitted(name, font, 1) == "…"
 
 
-def test_text_never_leaves_its_place() -> None:
+def test_text_stays_inside_its_tile() -> None:
     long = "word " * 100
     image = np.asarray(sheet([[Tile(_photo(), caption=f"{long}\n{long}", mark=long)]], titles=[long]))
     assert (image[:, :16] == 255).all()
     assert (image[:, -16:] == 255).all()
 
 
-def test_input_is_left_as_it_is() -> None:
+def test_input_is_not_changed() -> None:
     photo = _photo()
     tile = Tile(photo, (((1.0, 1.0, 90.0, 90.0), RIGHT),))
     sheet([[tile]])
@@ -121,7 +125,7 @@ def test_a_tile_checks_its_image(image: np.ndarray) -> None:
         Tile(image)
 
 
-def test_sheet_refuses_what_cannot_be_drawn() -> None:
+def test_sheet_refuses_wrong_arguments() -> None:
     tile = Tile(_photo())
     with pytest.raises(InputError, match="at least one row"):
         sheet([])
@@ -166,3 +170,9 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
 def test_transparency_becomes_jpeg(tmp_path: Path) -> None:
     save(Image.new("RGBA", (4, 4)), tmp_path / "a.jpg")
     assert (tmp_path / "a.jpg").stat().st_size > 0
+
+
+def test_boxes_have_the_same_colours_in_pages() -> None:
+    style = (resources.files("udq.reports") / "templates" / "style.css").read_text(encoding="utf-8")
+    for kind, colour in (("right", RIGHT), ("wrong", WRONG), ("drawn", QUERY)):
+        assert f".box.{kind} {{ stroke: {colour}; }}" in style

@@ -1,4 +1,4 @@
-"""Confidence: against arithmetic done again, and where the truth is known because we made it."""
+"""Confidence: against an independent computation, and on random codes with planted matches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def segment(codes, offsets, removed=None):
 
 
 def chance(count, rng, regions=REGIONS):
-    """Codes of photos that have nothing in common."""
+    """Codes of photos that have nothing in common: uniformly random."""
     return rng.integers(0, K, (count * regions, M)).astype(np.uint8)
 
 
@@ -57,7 +57,7 @@ def learned(segments, quantizer):
 
 
 def collection_of(count, quantizer, seed=0, plant=0):
-    """Photos by chance, of which the first ones show what a query asks for; the query's tables."""
+    """Random photos, of which the first ``plant`` show the object of a query, and the tables of the query."""
     rng = np.random.default_rng(seed)
     codes = chance(count, rng)
     wanted = rng.integers(0, K, M).astype(np.uint8)
@@ -73,8 +73,8 @@ def ranked(held, lookup):
     return np.sort(exhaustive.best_regions(lookup, held.codes, held.offsets).distance)
 
 
-def again(held, lookup, quantizer, distance):
-    """Rate and confidence, by loops in float64, decoded codes and scipy's quantiles."""
+def by_loops(held, lookup, quantizer, distance):
+    """The rate and the confidences, by loops in float64, decoded codes and quantiles of scipy."""
 
     def nearest(query):
         decoded = np.concatenate([quantizer.codebooks[m][held.codes[:, m]] for m in range(M)], axis=1).astype(float)
@@ -103,17 +103,17 @@ def again(held, lookup, quantizer, distance):
 
 
 @pytest.mark.parametrize(("count", "plant"), [(30, 0), (60, 4), (150, 20)])
-def test_it_is_what_its_formula_says(quantizer, count, plant):
+def test_confidence_equals_its_formula(quantizer, count, plant):
     held, lookup = collection_of(count, quantizer, plant=plant)
     distance = ranked(held, lookup)
     calibration = learned([held], quantizer)
-    rate, confidence = again(held, lookup, quantizer, distance)
+    rate, confidence = by_loops(held, lookup, quantizer, distance)
 
     assert calibration.rate == pytest.approx(rate, rel=1e-4)
     np.testing.assert_allclose(calibration.confidence(lookup, distance)[:DEPTH], confidence, atol=2e-4)
 
 
-def test_planted_photos_are_found_and_chance_is_not(quantizer):
+def test_planted_photos_are_found_and_random_ones_are_not(quantizer):
     found, alarms, shares = [], 0, []
     for seed in range(25):
         held, lookup = collection_of(200, quantizer, seed=seed, plant=8)
@@ -129,7 +129,7 @@ def test_planted_photos_are_found_and_chance_is_not(quantizer):
     assert alarms == 0
 
 
-def test_the_nearest_say_the_same_as_all(quantizer):
+def test_the_nearest_photos_are_enough(quantizer):
     held, lookup = collection_of(400, quantizer, plant=6)
     distance = ranked(held, lookup)
     calibration = learned([held], quantizer)
@@ -141,7 +141,7 @@ def test_the_nearest_say_the_same_as_all(quantizer):
         assert (calibration.confidence(lookup, distance[:k]) <= every[:k]).all()
 
 
-def test_a_photo_counts_wherever_it_lies_and_a_removed_one_does_not(quantizer):
+def test_the_order_of_photos_does_not_matter_and_removed_photos_do_not_count(quantizer):
     held, lookup = collection_of(90, quantizer, plant=5)
     order = np.random.default_rng(1).permutation(90)
     rows = (order[:, None] * REGIONS + np.arange(REGIONS)).ravel()
@@ -163,7 +163,7 @@ def test_a_photo_counts_wherever_it_lies_and_a_removed_one_does_not(quantizer):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_few_photos_give_few_certainties(quantizer, count):
+def test_few_photos_give_low_confidence(quantizer, count):
     held, lookup = collection_of(count, quantizer)
     calibration = learned([held] if count else [], quantizer)
     confidence = calibration.confidence(lookup, ranked(held, lookup) if count else np.empty(0, np.float32))
@@ -173,7 +173,7 @@ def test_few_photos_give_few_certainties(quantizer, count):
     assert (confidence < THRESHOLD).all()
 
 
-def test_photos_that_are_all_alike_are_no_find(quantizer):
+def test_identical_photos_are_not_found(quantizer):
     held, lookup = collection_of(1, quantizer)
     held = segment(np.tile(held.codes, (50, 1)), np.arange(51) * REGIONS)
     confidence = learned([held], quantizer).confidence(lookup, ranked(held, lookup))
@@ -188,7 +188,7 @@ def test_photos_that_are_all_alike_are_no_find(quantizer):
     st.integers(1, 10**7),
     st.floats(0.5, 30),
 )
-def test_it_is_a_share_and_never_rises(distances, photos, rate):
+def test_confidence_is_a_share_and_never_increases(distances, photos, rate):
     sample = exhaustive.Part(np.zeros((1, 1), np.uint8), np.array([0, 1]))
     distance = np.sort(np.array(distances, np.float32))
     confidence = Calibration(photos, rate, sample).confidence(np.full((1, 2), 1.5, np.float32), distance)
@@ -198,7 +198,7 @@ def test_it_is_a_share_and_never_rises(distances, photos, rate):
     assert (np.diff(confidence) <= 0).all()
 
 
-def test_distances_out_of_order_are_refused(quantizer):
+def test_distances_out_of_order_are_an_error(quantizer):
     held, lookup = collection_of(5, quantizer)
     calibration = learned([held], quantizer)
     for wrong in ([2.0, 1.0], [1.0, np.nan], [[1.0]]):
@@ -206,7 +206,7 @@ def test_distances_out_of_order_are_refused(quantizer):
             calibration.confidence(lookup, np.array(wrong, np.float32))
 
 
-def test_a_collection_of_photos_is_calibrated_alike_each_time(collection):
+def test_calibration_is_deterministic(collection):
     opened = Collection.open(collection.path)
     one, other = (learned(opened.segments, opened.model.quantizer) for _ in range(2))
 

@@ -1,4 +1,4 @@
-"""Where the object is, against plain loops and by what has to hold of any photo."""
+"""Localisation: against plain loops, and by properties that hold for any photo."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from udq.store import segments
 
 
 def by_hand(distance, boxes, ranked):
-    """One query's box in plain Python: every quantile is looked for anew, from the least coordinate upwards."""
+    """The box of one query in plain Python: each quantile is found from the smallest coordinate upwards."""
     weights = []
     for row, d in enumerate(distance):
         weights.append(math.exp(-(d - min(distance)) / 0.1) / (math.sqrt(1 + row) if ranked else 1))
@@ -55,7 +55,7 @@ def test_equals_plain_loops(seed, regions, ranked):
     assert found.tolist() == [by_hand(row, boxes.tolist(), ranked) for row in distance.tolist()]
 
 
-def test_figures_worked_out_on_paper():
+def test_by_hand():
     boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [2, 2, 12, 12], [3, 3, 13, 13], [90, 90, 99, 99]])
     near = np.array([[0.5, 0.5, 0.5, 0.5, 2.5]], np.float32)  # four of weight 1, one of e^-20
     # 0.35 of 4 is reached by the second left edge, 0.65 of 4 by the third right one.
@@ -122,7 +122,7 @@ def test_one_query_is_as_many_at_once(photo):
         assert (localise(row[None], boxes, ranked=True)[0] == found).all()
 
 
-def test_inputs_stay_as_they_were():
+def test_inputs_are_not_changed():
     distance, boxes = random_photo(0, queries=2, regions=9)
     before = distance.copy(), boxes.copy()
     localise(distance, boxes, ranked=True)
@@ -132,13 +132,13 @@ def test_inputs_stay_as_they_were():
 
 
 @pytest.mark.parametrize(("distance", "boxes"), [((3,), (3, 4)), ((2, 3), (2, 4)), ((2, 0), (0, 4)), ((1, 3), (3, 5))])
-def test_shapes_that_do_not_fit_are_refused(distance, boxes):
+def test_shapes_that_do_not_fit_are_an_error(distance, boxes):
     with pytest.raises(InputError, match=r"expected distance \(Q, R\) and boxes \(R, 4\), found"):
         localise(np.zeros(distance, np.float32), np.ones(boxes), ranked=False)
 
 
 def in_segments(segment, photos):
-    """A segment cut into several of at most so many photos."""
+    """Cut a segment into several of at most ``photos`` photos each."""
     for first in range(0, len(segment.images), photos):
         offsets = segment.offsets[first : first + photos + 1]
         rows = slice(offsets[0], offsets[-1])
@@ -152,10 +152,12 @@ def in_segments(segment, photos):
 
 @pytest.mark.parametrize("ranked", [False, True])
 @pytest.mark.parametrize("photos_a_segment", [12, 5])
-def test_a_match_is_where_the_regions_of_its_photo_say(collection, photos, monkeypatch, ranked, photos_a_segment):
+def test_the_box_of_a_match_comes_from_all_regions_of_its_photo(
+    collection, photos, monkeypatch, ranked, photos_a_segment
+):
     [whole] = collection.segments
     database = LocalDatabase(collection.model, tuple(in_segments(whole, photos_a_segment)), ranked)
-    monkeypatch.setattr(collection, "_read", dataclasses.replace(collection._held, database=database))
+    monkeypatch.setattr(collection, "_read", dataclasses.replace(collection._state, database=database))
     query, box = photos / "astronaut.png", (100, 10, 300, 250)
     found = collection.search(query, box, k=12)
 
@@ -188,11 +190,11 @@ def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
             assert ranking.box(image) == tuple(boxes[query])
 
 
-def test_boxes_are_looked_for_in_reported_photos_alone(collection, photos, monkeypatch):
-    asked = []
+def test_boxes_are_computed_for_reported_photos_only(collection, photos, monkeypatch):
+    calls = []
     monkeypatch.setattr(
-        "udq.search.ranking.localise", lambda *given, ranked: asked.append(ranked) or localise(*given, ranked=ranked)
+        "udq.search.ranking.localise", lambda *given, ranked: calls.append(ranked) or localise(*given, ranked=ranked)
     )
     collection.search(photos / "coffee.png", k=3)
 
-    assert asked == [True] * 3
+    assert calls == [True] * 3

@@ -1,4 +1,4 @@
-"""The nearest photos of a collection beside the ranking of all: several segments, some photos removed."""
+"""Queries of several examples; the nearest photos against the ranking of all, with segments and removed photos."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udq.search import query as searching
 from udq.search.database import LocalDatabase
-from udq.search.ranking import rank_by
+from udq.search.query import combined
+from udq.search.ranking import ranking_by_tables
 from udq.search.scan import kernels
 from udq.store.segments import PHOTO, Image, Segment
 from udq.types import Features
@@ -20,7 +20,7 @@ SUBSPACES, CODEWORDS = 8, 256
 
 
 def segment(rng, photos, removed):
-    """A segment of made-up codes, of which some are the same."""
+    """A segment of random codes with duplicates."""
     offsets = np.cumsum([0, *rng.integers(1, 40, photos)])
     codes = rng.integers(0, 4, (offsets[-1], SUBSPACES)).astype(np.uint8)
     boxes = np.tile(np.array([0, 0, 8, 8], np.uint16), (len(codes), 1))
@@ -33,7 +33,7 @@ def segment(rng, photos, removed):
 @pytest.mark.parametrize("removed", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("inverted", [False, True])
 @pytest.mark.parametrize("sizes", [(), (50,), (300, 1, 120, 7)])
-def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, inverted):
+def test_the_nearest_photos_are_the_first_of_the_full_ranking(monkeypatch, kernel, removed, sizes, inverted):
     if inverted and kernels.kernels() == ("numba",):
         pytest.skip("the extension was not built")
     monkeypatch.setenv("UDQ_SCAN_KERNEL", kernel)
@@ -42,10 +42,10 @@ def test_the_nearest_are_the_first_of_all(monkeypatch, kernel, removed, sizes, i
     segments = tuple(segment(rng, photos, removed) for photos in sizes)
     model = SimpleNamespace(quantizer=SimpleNamespace(codewords=CODEWORDS))
     database = LocalDatabase(model, segments, ranked=True, looked_at=1.0 if inverted else None)
-    every = rank_by(database, lookup)
+    every = ranking_by_tables(database, lookup)
     assert len(every.order) == len(every.distance) == sum(len(each.living) for each in segments)
     for k in (1, 20, 1000):
-        nearest = rank_by(database, lookup, k=k)
+        nearest = ranking_by_tables(database, lookup, k=k)
         np.testing.assert_array_equal(nearest.order, every.order[:k])
         np.testing.assert_array_equal(nearest.distance[nearest.order], every.distance[nearest.order])
         assert len(nearest.distance) == len(every.distance)
@@ -63,20 +63,20 @@ def test_wrong_examples_push_the_query_away(seed, right, wrong):
     rng = np.random.default_rng(seed)
     vectors = np.concatenate([unit(rng, right), unit(rng, wrong)])
     signs = np.arange(right + wrong) >= right
-    query = searching.combined(vectors, signs)
+    query = combined(vectors, signs)
     order = rng.permutation(len(vectors))
-    without = searching.combined(vectors[:right], signs[:right])
+    without = combined(vectors[:right], signs[:right])
 
     assert np.linalg.norm(query) == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(searching.combined(vectors[order], signs[order]), query, atol=1e-5)
+    np.testing.assert_allclose(combined(vectors[order], signs[order]), query, atol=1e-5)
     if wrong:
         away = vectors[right:].mean(axis=0)
         assert query @ away <= without @ away + 1e-5
 
 
-def test_several_right_examples_are_their_mean():
+def test_right_examples_are_averaged():
     vectors = np.eye(3, dtype=np.float32)
-    query = searching.combined(vectors, np.array([False, False, True]), gamma=0.5)
+    query = combined(vectors, np.array([False, False, True]), gamma=0.5)
 
     np.testing.assert_allclose(query, np.array([0.5, 0.5, -0.5]) / np.sqrt(0.75), atol=1e-6)
-    assert (searching.combined(vectors[:1], np.array([False])) == vectors[0]).all()
+    assert (combined(vectors[:1], np.array([False])) == vectors[0]).all()

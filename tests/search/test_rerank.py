@@ -1,4 +1,4 @@
-"""Post-processing: query expansion and diffusion, by themselves and in a search."""
+"""Reranking: query expansion, diffusion and verification, by themselves and in a search."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from udq import Collection
 from udq.datasets import REGISTRY
 from udq.errors import InputError
 from udq.evaluation.benchmark import evaluate
-from udq.search.ranking import rank_by
+from udq.search.ranking import ranking_by_tables
 from udq.search.rerank import STAGES, diffusion, query_expansion
-from udq.search.rerank.ranked import Ranked
+from udq.search.rerank.ranked import RankedQuery
 from udq.types import Example
 
 BOX = (81, 20, 478, 386)
@@ -40,8 +40,8 @@ def test_an_expanded_query_is_the_weighted_mean(count, alpha, seed):
     np.testing.assert_allclose(query_expansion.expanded(query, found, alpha), total / np.linalg.norm(total), atol=1e-5)
 
 
-def test_the_query_flows_along_a_chain_of_views_and_not_to_what_is_apart():
-    """Each view resembles the next one alone; something else resembles the query more than the last view does."""
+def test_diffusion_follows_a_chain_of_views():
+    """Each view is only similar to the next; another object is more similar to the query than the last view is."""
     angles = np.deg2rad([20, 40, 60, 80])
     chain = np.stack([np.cos(angles), np.sin(angles), np.zeros(4)], axis=1)
     apart = np.array([[np.cos(np.deg2rad(65)), 0, np.sin(np.deg2rad(65))]])
@@ -49,7 +49,7 @@ def test_the_query_flows_along_a_chain_of_views_and_not_to_what_is_apart():
     query = np.array([1, 0, 0], np.float32)
     assert found[4] @ query > found[3] @ query
 
-    reached = diffusion.reached(query, found, neighbours=2)
+    reached = diffusion.diffusion_scores(query, found, neighbours=2)
 
     assert reached[:4].tolist() == sorted(reached[:4].tolist(), reverse=True)
     assert reached[3] > reached[4]
@@ -57,12 +57,12 @@ def test_the_query_flows_along_a_chain_of_views_and_not_to_what_is_apart():
 
 @given(st.integers(0, 40), st.integers(1, 50), st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
-def test_what_flows_solves_its_equation(count, neighbours, seed):
+def test_diffusion_scores_solve_their_equation(count, neighbours, seed):
     rng = np.random.default_rng(seed)
     query, found = units(rng, 1)[0], units(rng, count)
     found = found[np.argsort(-(found @ query), kind="stable")]
 
-    reached = diffusion.reached(query, found, neighbours=neighbours)
+    reached = diffusion.diffusion_scores(query, found, neighbours=neighbours)
 
     assert reached.shape == (count,)
     assert np.isfinite(reached).all()
@@ -100,23 +100,25 @@ def test_every_stage_ranks_the_same_photos(collection, photos, stage):
     assert [match.image for match in first.matches] == [match.image for match in found.matches[:3]]
 
 
-def test_stages_come_one_after_another_and_what_is_left_out_stays_out(collection):
+def test_stages_are_applied_in_turn_and_excluded_photos_stay_out(collection):
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
-    ranked = Ranked.by(collection.database, query, wanted=5, without=(3,))
+    ranked = RankedQuery.search(collection.database, query, wanted=5, without=(3,))
 
     both = STAGES["diffusion"].apply(STAGES["alpha-qe"].apply(ranked))
 
-    expanded = query_expansion.expanded(query, ranked.found(10, least=query_expansion.LEAST), query_expansion.ALPHA)
+    expanded = query_expansion.expanded(
+        query, ranked.best_regions(10, least=query_expansion.LEAST), query_expansion.ALPHA
+    )
     np.testing.assert_array_equal(both.query, expanded)
-    every = rank_by(collection.database, quantizer.lookup_tables(expanded)).order
+    every = ranking_by_tables(collection.database, quantizer.lookup_tables(expanded)).order
     order = [place for place in every.tolist() if place != 3]
     assert sorted(both.ranking.order.tolist()) == sorted(order[:5])
     assert 3 not in both.ranking.order
 
 
 @pytest.mark.parametrize("stages", list(itertools.permutations(["average-qe", "diffusion", "verify"])), ids=",".join)
-def test_stages_come_in_any_order_and_leave_confidence_to_the_plain_ranking(collection, photos, stages):
+def test_stages_work_in_any_order_and_do_not_change_confidence(collection, photos, stages):
     plain = collection.search(photos / "coffee.png", BOX, k=12)
     found = collection.search(photos / "coffee.png", BOX, k=12, rerank=stages)
 
@@ -126,15 +128,15 @@ def test_stages_come_in_any_order_and_leave_confidence_to_the_plain_ranking(coll
     assert {match.image: match.confidence for match in found.matches} == sure
 
 
-def test_a_benchmark_measures_what_stages_rank(collection, photos, tmp_path):
+def test_a_benchmark_scores_reranked_photos(collection, photos, tmp_path):
     (tmp_path / "truth.csv").write_text(
         "query_image,x1,y1,x2,y2,positives\n"
         "views/motorcycle_right.png,47,20,628,451,views/motorcycle_left.png|rocket.png|page.png\n"
     )
     truth = REGISTRY["boxes"](tmp_path / "truth.csv")
 
-    plain = evaluate(collection, truth, real_valued=False)
-    again = evaluate(collection, truth, real_valued=False, stages=["verify"])
+    plain = evaluate(collection, truth)
+    again = evaluate(collection, truth, stages=["verify"])
 
     assert (plain.report["rerank"], again.report["rerank"]) == ([], ["verify"])
     searched = collection.search(photos / "views" / "motorcycle_right.png", (47, 20, 628, 451), k=12, rerank=["verify"])
@@ -145,16 +147,16 @@ def test_a_benchmark_measures_what_stages_rank(collection, photos, tmp_path):
     assert plain.outcomes[0].matches[0].verified is None
 
 
-def test_only_what_is_likely_to_show_the_object_expands_the_query(collection, photos, monkeypatch):
+def test_only_confident_photos_expand_the_query(collection, photos, monkeypatch):
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
-    ranked = Ranked.by(collection.database, query, wanted=None)
-    assert max(map(ranked.sure, ranked.ranking.order.tolist())) < query_expansion.LEAST  # nothing shows noise
+    ranked = RankedQuery.search(collection.database, query, wanted=None)
+    assert max(map(ranked.confidence, ranked.ranking.order.tolist())) < query_expansion.LEAST  # nothing shows noise
 
     np.testing.assert_allclose(STAGES["average-qe"].apply(ranked).query, query, atol=1e-6)
 
 
-def test_a_second_look_says_what_it_saw(collection, photos):
+def test_verification_raises_scores_and_reports_matches(collection, photos):
     box = (47, 20, 628, 451)
     plain = collection.search(photos / "views" / "motorcycle_left.png", box, k=12)
     found = collection.search(photos / "views" / "motorcycle_left.png", box, k=12, rerank=["verify"])
@@ -171,7 +173,7 @@ def test_a_second_look_says_what_it_saw(collection, photos):
             assert match.score > before[match.image].score
             assert match.verified.polygon.shape == (4, 2)
             assert len(match.verified.query_points) == len(match.verified.photo_points) == match.verified.inliers
-    # The same scene from a step to the side; in anything else a few points may agree by chance.
+    # The same scene from another viewpoint; in other photos a few points may agree by chance.
     points = {match.image: match.verified.inliers for match in found.matches if match.verified}
     assert [match.image for match in found.matches][:2] == ["views/motorcycle_left.png", "views/motorcycle_right.png"]
     assert points.pop("views/motorcycle_left.png") > 50
@@ -198,7 +200,7 @@ def test_lines_are_drawn_on_request(collection, photos, tmp_path, udq):
     assert (tmp_path / "none.png").exists() != ("none drawn" in out)
 
 
-def test_how_sure_matches_are(collection, photos):
+def test_confidence_of_matches(collection, photos):
     result = collection.search(photos / "coffee.png", BOX, k=12)
     sure = [match.confidence for match in result.matches]
 
@@ -211,12 +213,12 @@ def test_how_sure_matches_are(collection, photos):
     assert [match.confidence for match in several.matches] == sure
 
 
-def test_what_a_photo_shows_is_its_best_region(collection):
+def test_best_regions_are_decoded_from_their_codes(collection):
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(1), 1, quantizer.dimensions)[0]
-    ranked = Ranked.by(collection.database, query, wanted=4)
+    ranked = RankedQuery.search(collection.database, query, wanted=4)
 
-    found = ranked.found(4)
+    found = ranked.best_regions(4)
 
     segment = collection.segments[0]
     for place, feature in zip(ranked.ranking.order.tolist(), found, strict=True):
@@ -228,7 +230,7 @@ def test_what_a_photo_shows_is_its_best_region(collection):
         np.testing.assert_allclose(feature, best / np.linalg.norm(best), atol=1e-5)
 
 
-def test_no_such_stage(collection, photos, udq):
+def test_an_unknown_stage_is_an_error(collection, photos, udq):
     with pytest.raises(InputError, match="expected some of average-qe, alpha-qe, diffusion, verify, found 'magic'"):
         collection.search(photos / "coffee.png", BOX, rerank=["magic"])
     code, _, err = udq("search", str(collection.path), str(photos / "coffee.png"), "--rerank", "alpha-qe,magic")
@@ -237,7 +239,7 @@ def test_no_such_stage(collection, photos, udq):
     assert err.count("\n") == 1
 
 
-def test_the_command_ranks_again_and_takes_several_boxes(collection, photos, udq):
+def test_the_command_reranks_and_takes_several_boxes(collection, photos, udq):
     views = photos / "views"
     words = "search", str(collection.path), str(views / "motorcycle_left.png"), "--box", "100,100,600,400"
     also = "--also", f"{views / 'motorcycle_right.png'}:80,100,580,400"

@@ -20,9 +20,9 @@ from udq.search.scan.exhaustive import (
     Part,
     best_regions,
     distances,
+    image_order,
     nearest_images,
-    nearest_images_of_each,
-    rank,
+    nearest_images_batch,
 )
 from udq.search.scan.inverted import InvertedIndex
 
@@ -33,21 +33,21 @@ CODEWORDS = [(16, np.uint8), (200, np.uint8), (256, np.uint8), (257, np.uint16),
 
 @pytest.fixture(params=KERNELS)
 def kernel(request, monkeypatch):
-    """Each kernel that this machine has, in use."""
+    """Run the test with each kernel that this machine has."""
     monkeypatch.setenv("UDQ_SCAN_KERNEL", request.param)
     return request.param
 
 
 @contextmanager
 def using(name):
-    """The same as a context, which hypothesis can enter once an example."""
+    """Use a kernel within a context, which hypothesis can enter for every example."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UDQ_SCAN_KERNEL", name)
         yield
 
 
 def brute_force(lookup, codes, offsets):
-    """Eq. 5 for every region in the promised order, then the first smallest of each image (eq. 1)."""
+    """Eq. 5 for every region in the documented order, then the first minimum of each image (eq. 1)."""
     d = lookup[0, codes[:, 0]].copy()
     for m in range(1, codes.shape[1]):
         d += lookup[m, codes[:, m]]
@@ -73,7 +73,7 @@ def assert_equals_brute_force(lookup, codes, offsets, **options):
 
 
 def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
-    """A lookup of terms of very different size (so that the order of the sum shows), codes and offsets."""
+    """A lookup of terms of very different size (so that the order of the sum matters), codes and offsets."""
     rng = np.random.default_rng(seed)
     lookup = (rng.random((subspaces, codewords)) * 10.0 ** rng.integers(-3, 6, (subspaces, 1))).astype(np.float32)
     regions = sum(counts)
@@ -90,7 +90,7 @@ def random_scan(seed, *, subspaces, codewords, dtype, counts, distinct=None):
     counts=st.lists(st.integers(0, 9), max_size=12),
     distinct=st.one_of(st.none(), st.integers(1, 4)),
     threads=st.sampled_from([1, 2, 3]),
-    kernel=st.sampled_from(["portable", "numba"]),  # the others are those of the nearest images alone
+    kernel=st.sampled_from(["portable", "numba"]),  # the other kernels only search for the nearest images
 )
 @settings(max_examples=200, deadline=None)
 def test_equals_brute_force(seed, subspaces, codewords, counts, distinct, threads, kernel):
@@ -114,7 +114,7 @@ def test_by_hand():
     best = best_regions(lookup, codes, np.array([0, 2, 2, 5]))
     assert best.distance.tolist() == [1, np.inf, 1]
     assert best.region.tolist() == [1, -1, 4]
-    assert rank(best).tolist() == [0, 2, 1]
+    assert image_order(best).tolist() == [0, 2, 1]
 
 
 def test_sum_runs_from_the_first_subspace():
@@ -130,7 +130,7 @@ def test_lowest_row_wins_a_tie(threads):
     codes = np.full((90, 8), 3, np.uint8)
     best = best_regions(np.ones((8, 256), np.float32), codes, np.arange(0, 91, 30), threads=threads)
     assert best.region.tolist() == [0, 30, 60]
-    assert rank(best).tolist() == [0, 1, 2]
+    assert image_order(best).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("counts", [[], [0], [0, 0, 0], [0, 5, 0]])
@@ -156,7 +156,7 @@ def test_searches_at_the_same_time():
 
 def test_result_is_frozen():
     best = best_regions(np.ones((8, 256), np.float32), np.zeros((2, 8), np.uint8), np.array([0, 2]))
-    for array in (best.distance, best.region, rank(best)):
+    for array in (best.distance, best.region, image_order(best)):
         assert array.dtype in (np.float32, np.int64)
     with pytest.raises(ValueError, match="read-only"):
         best.distance[0] = 0
@@ -184,23 +184,23 @@ def assert_nearest(lookup, parts, k, *, search=nearest_images, **options):
 
 
 def in_a_batch(lookup, parts, k, **options):
-    """The same of the second of three queries that share a pass."""
+    """``nearest_images`` for the second of three queries in a batch."""
     others = np.random.default_rng(0).permutation(lookup.ravel()).reshape(lookup.shape), lookup[::-1]
-    first, found, _ = nearest_images_of_each(np.stack([others[0], lookup, others[1]]), parts, k, **options)
+    first, found, _ = nearest_images_batch(np.stack([others[0], lookup, others[1]]), parts, k, **options)
     alone = nearest_images(others[0], parts, k, **options)
     np.testing.assert_array_equal(first.image, alone.image)
     return found
 
 
 def by_an_index(lookup, parts, k, **options):
-    """The same by cells, where an index can be built."""
+    """``nearest_images`` by an inverted index, if one can be built."""
     if len(KERNELS) == 1 or not parts:
         return nearest_images(lookup, parts, k, **options)
     return InvertedIndex.build(parts, lookup.shape[1]).nearest_images(lookup, k, **options)
 
 
 def spread(rng, shape, kind):
-    """Tables that strain a bound of few bits."""
+    """Tables that are hard cases for a bound of 8 bits."""
     if kind == "zeros":
         return np.zeros(shape, np.float32)
     if kind == "equal":
@@ -209,13 +209,13 @@ def spread(rng, shape, kind):
         return rng.integers(0, 3, shape).astype(np.float32)
     if kind == "wide":
         return (10.0 ** rng.uniform(-30, 30, shape)).astype(np.float32)
-    if kind == "offset":  # the differences are about what a float32 loses
+    if kind == "offset":  # differences of the size of float32 rounding errors
         return (1e6 + rng.random(shape)).astype(np.float32)
     if kind == "signed":
         return rng.normal(0, 10.0 ** rng.integers(-3, 3, (shape[0], 1)), shape).astype(np.float32)
     if kind == "huge":  # sums overflow, both ways
         return rng.choice([-3e38, -1e38, 0, 1e38, 3e38], shape).astype(np.float32)
-    if kind == "tiny":  # below what float32 holds with full precision
+    if kind == "tiny":  # subnormal numbers
         return (rng.random(shape) * 1e-42).astype(np.float32)
     return (rng.random(shape) ** 4 * 10.0 ** rng.integers(-3, 6, (shape[0], 1))).astype(np.float32)
 
@@ -228,7 +228,7 @@ KINDS = ("usual", "zeros", "equal", "whole", "wide", "offset", "signed", "huge",
     subspaces=st.sampled_from((*SUBSPACES, 7, 9, 64)),
     codewords=st.sampled_from(CODEWORDS),
     kind=st.sampled_from(KINDS),
-    regions=st.sampled_from([0, 1, 3, 40, 200]),  # at most, of an image: one takes some blocks, or is part of one
+    regions=st.sampled_from([0, 1, 3, 40, 200]),  # at most, per image: an image spans several blocks, or is part of one
     images=st.lists(st.integers(0, 30), max_size=4),
     removed=st.sampled_from([0.0, 0.2, 1.0]),
     distinct=st.one_of(st.none(), st.integers(1, 40)),
@@ -247,7 +247,7 @@ def test_nearest_images(seed, subspaces, codewords, kind, regions, images, remov
         )
         parts.append(Part(codes, offsets, None if removed == 0 else rng.random(n) >= removed))
     for name in KERNELS:
-        if name != "numba" or subspaces in SUBSPACES:  # which compiles
+        if name != "numba" or subspaces in SUBSPACES:  # numba compiles for each number of subspaces
             with using(name):
                 assert_nearest(lookup, parts, k, threads=threads)
                 assert_nearest(lookup, parts, k, threads=threads, search=in_a_batch)
@@ -275,7 +275,7 @@ def test_nearest_images_at_size(kernel, subspaces, codewords, dtype, threads):
 @pytest.mark.skipif(len(KERNELS) == 1, reason="the extension was not built")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("codewords", [16, 256])
-def test_an_index_that_looks_at_some_of_the_codes_finds_nothing_that_is_not_there(codewords, threads):
+def test_an_index_that_scans_some_of_the_codes_finds_true_distances_only(codewords, threads):
     rng = np.random.default_rng(8)
     counts = rng.integers(1, 60, 2000).tolist()
     lookup, codes, offsets = random_scan(3, subspaces=8, codewords=codewords, dtype=np.uint8, counts=counts)
@@ -294,16 +294,16 @@ def test_an_index_that_looks_at_some_of_the_codes_finds_nothing_that_is_not_ther
     assert kept[-1] == 20
     assert kept == sorted(kept)
     for looked_at in (0, 1.1, float("nan")):
-        with pytest.raises(InputError, match="above 0 and at most 1"):
+        with pytest.raises(InputError, match="looked_at: expected a share of the codes above 0 and at most 1"):
             index.nearest_images(lookup, 20, looked_at=looked_at)
 
 
 @pytest.mark.skipif(len(KERNELS) == 1, reason="the extension was not built")
-def test_an_index_of_codes_out_of_range_or_of_two_kinds_is_refused():
+def test_an_index_of_codes_out_of_range_or_of_two_dtypes_is_an_error():
     with pytest.raises(InputError, match="below the 16 codewords, found 16 in row 2, subspace 1"):
         InvertedIndex.build([Part(np.array([[0, 0], [1, 2], [3, 16]], np.uint8), np.arange(4))], 16)
     kinds = [Part(np.zeros((2, 4), dtype), np.arange(3)) for dtype in (np.uint8, np.uint16)]
-    with pytest.raises(InputError, match="of one kind"):
+    with pytest.raises(InputError, match=r"codes of one dtype and M, found 4 of 2 kinds"):
         InvertedIndex.build(kinds, 16)
     with pytest.raises(InputError, match="one dtype in all parts"):
         nearest_images(np.ones((4, 16), np.float32), kinds, 3)
@@ -311,7 +311,7 @@ def test_an_index_of_codes_out_of_range_or_of_two_kinds_is_refused():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_nearest_images_of_a_sorted_collection(kernel, order):
-    """Every image is nearer than all before it, or none is."""
+    """Every image is nearer than all images before it, or farther."""
     lookup = np.arange(8 * 256, dtype=np.float32).reshape(8, 256)
     codes = np.repeat(np.arange(256, dtype=np.uint8)[::order], 16).reshape(-1, 1).repeat(8, axis=1)
     for k in (1, 10, 300):
@@ -322,7 +322,7 @@ def test_nearest_images_of_a_sorted_collection(kernel, order):
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("subspaces", [1, 5, 8, 24])
 def test_nearest_images_each_a_little_nearer(kernel, subspaces, k):
-    """By far less than a bound of 8 bits can tell, and all entries but one are such as it holds exactly."""
+    """Each is nearer by less than a bound of 8 bits can resolve, and 8 bits hold all entries but one exactly."""
     lookup = np.zeros((subspaces, 256), np.float32)
     lookup[0, 1:] = 1 + 1e-6 * np.arange(255, 0, -1, dtype=np.float32)
     lookup[0, 255] = 2
@@ -398,9 +398,9 @@ def test_kernels():
 def test_the_extension_needs_no_numba():
     script = (
         "import sys, numpy as np\n"
-        "from udq.search.scan.exhaustive import Part, best_regions, nearest_images, rank\n"
+        "from udq.search.scan.exhaustive import Part, best_regions, image_order, nearest_images\n"
         "lookup, codes, offsets = np.ones((8, 256), np.float32), np.zeros((9, 8), np.uint8), np.arange(10)\n"
-        "rank(best_regions(lookup, codes, offsets)), nearest_images(lookup, [Part(codes, offsets)], 3)\n"
+        "image_order(best_regions(lookup, codes, offsets)), nearest_images(lookup, [Part(codes, offsets)], 3)\n"
         "print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -422,7 +422,7 @@ def test_rank_orders_by_distance_then_image(distances, k, select):
     best = BestRegions(np.array(distances, np.float32), np.zeros(len(distances), np.int64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exhaustive, "IMAGES_TO_SELECT", 0 if select else len(distances))
-        order = rank(best, k)
+        order = image_order(best, k)
     assert order.dtype == np.int64
     np.testing.assert_array_equal(order, np.argsort(best.distance, kind="stable")[:k])
 
@@ -433,7 +433,7 @@ def test_rank_at_size(kernel):
     best = BestRegions(distance, np.zeros(len(distance), np.int64))
     expected = np.argsort(distance, kind="stable")
     for k in (None, 1, 20, 1000, len(distance) // 2):
-        np.testing.assert_array_equal(rank(best, k), expected[:k])
+        np.testing.assert_array_equal(image_order(best, k), expected[:k])
 
 
 # --- errors ---
@@ -462,7 +462,7 @@ GOOD = {
         ({"offsets": np.array([], np.int64)}, "N [+] 1 offsets"),
         ({"offsets": np.array([1, 2, 6])}, "from 0 to 6"),
         ({"offsets": np.array([0, 2, 7])}, "from 0 to 6"),
-        ({"offsets": np.array([0, 4, 2, 6])}, "never fall"),
+        ({"offsets": np.array([0, 4, 2, 6])}, "non-decreasing offsets, found one that decreases"),
         ({"threads": 0}, "at least 1 thread, found 0"),
     ],
 )
@@ -488,7 +488,7 @@ def test_code_out_of_range(kernel, subspaces, codewords, dtype, code, threads):
     codes[170, 2] = code
     with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
         best_regions(lookup, codes, offsets, threads=threads)
-    for keep in (None, np.array([True, True, True, False])):  # one that is not kept is no less damaged
+    for keep in (None, np.array([True, True, True, False])):  # images that may not be found are checked too
         with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
             nearest_images(lookup, [Part(codes, offsets, keep)], 2, threads=threads)
     with pytest.raises(InputError, match=f"below the {codewords} codewords, found {code} in row 170, subspace 2"):
@@ -505,7 +505,7 @@ def test_a_sum_too_large_for_float32_is_no_error(kernel):
 def test_rank_errors():
     best = BestRegions(np.ones(2, np.float32), np.zeros(2, np.int64))
     with pytest.raises(InputError, match="at least 0, found -1"):
-        rank(best, -1)
+        image_order(best, -1)
     with pytest.raises(InputError, match=r"region int64 \(2\), found int64 \(3,\)"):
         BestRegions(np.ones(2, np.float32), np.zeros(3, np.int64))
 

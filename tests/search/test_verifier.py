@@ -1,4 +1,4 @@
-"""Verification: recovers a movement that is known, and refuses what is none."""
+"""Verification: recovers a known homography and rejects photos of other objects."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from udq.types import Verification
 
 cv2 = pytest.importorskip("cv2")
 
-# Of coffee.png: the cup with its saucer.
+# The cup with its saucer in coffee.png.
 CUP = (140.0, 20.0, 480.0, 380.0)
-# Smaller, turned by 25 degrees, and seen somewhat aslant.
+# Scaled down, rotated by 25 degrees, with some perspective.
 _C, _S = 0.8 * np.cos(np.deg2rad(25)), 0.8 * np.sin(np.deg2rad(25))
 MOVED = np.array([[_C, -_S, 180.0], [_S, _C, -20.0], [1e-4, 2e-4, 1.0]])
 
 
 @pytest.fixture(scope="module")
 def moved(photos, tmp_path_factory):
-    """The coffee, moved by a homography that is known."""
+    """coffee.png, transformed by a known homography."""
     file = tmp_path_factory.mktemp("moved") / "moved.png"
     pixels = np.asarray(Image.open(photos / "coffee.png").convert("RGB"))
-    # OpenCV counts from the middle of the first pixel, we from its edge.
+    # Coordinate 0 is the centre of the first pixel for OpenCV, and its edge for us.
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     warped = cv2.warpPerspective(pixels, np.linalg.inv(half) @ MOVED @ half, (640, 480), borderValue=(90, 90, 90))
     Image.fromarray(warped).save(file)
@@ -54,14 +54,14 @@ def same(one: Verification | None, other: Verification | None) -> bool:
 def test_a_known_homography_is_recovered(cup, moved):
     (found,) = cup.verify([(moved, None)])
 
-    true = geometry.carried(MOVED, geometry.corners(CUP))
+    true = geometry.projected(MOVED, geometry.corners(CUP))
     assert found.inliers > 50
     assert found.polygon == pytest.approx(true, abs=1.5)
-    assert geometry.carried(MOVED, found.query_points) == pytest.approx(found.photo_points, abs=10)
-    assert np.median(np.abs(geometry.carried(MOVED, found.query_points) - found.photo_points)) < 0.5
+    assert geometry.projected(MOVED, found.query_points) == pytest.approx(found.photo_points, abs=10)
+    assert np.median(np.abs(geometry.projected(MOVED, found.query_points) - found.photo_points)) < 0.5
     round_ = np.linspace(0, 2 * np.pi, 100)
     ellipse = np.column_stack([310 + 170 * np.cos(round_), 200 + 180 * np.sin(round_)])
-    there = geometry.carried(MOVED, ellipse)
+    there = geometry.projected(MOVED, ellipse)
     upright = (*there.min(axis=0).clip(0).tolist(), *np.minimum(there.max(axis=0), (640, 480)).tolist())
     assert intersection_over_union(found.box, upright) > 0.95
     assert (found.homography.shape, found.homography.dtype) == ((3, 3), np.float64)
@@ -70,10 +70,10 @@ def test_a_known_homography_is_recovered(cup, moved):
     assert not found.polygon.flags.writeable
 
 
-def test_a_box_of_the_index_is_where_it_looks(cup, moved):
+def test_the_object_is_searched_for_around_the_box(cup, moved):
     around, beside = cup.verify([(moved, (150.0, 100.0, 500.0, 450.0)), (moved, (0.0, 0.0, 60.0, 60.0))])
 
-    assert around.polygon == pytest.approx(geometry.carried(MOVED, geometry.corners(CUP)), abs=1.5)
+    assert around.polygon == pytest.approx(geometry.projected(MOVED, geometry.corners(CUP)), abs=1.5)
     assert beside is None
 
 
@@ -104,12 +104,12 @@ def test_pixels_are_those_a_viewer_shows(cup, photos, moved, tmp_path, orientati
     }
     exif = Image.Exif()
     exif[0x0112] = orientation
-    # As a camera that was held that way keeps it.
+    # As a camera in that orientation stores the photo.
     Image.open(moved).transpose(turns[orientation]).save(tmp_path / "turned.jpg", quality=95, exif=exif)
 
     whole, near = cup.verify([(tmp_path / "turned.jpg", None), (tmp_path / "turned.jpg", (150.0, 100.0, 500.0, 450.0))])
 
-    true = geometry.carried(MOVED, geometry.corners(CUP))
+    true = geometry.projected(MOVED, geometry.corners(CUP))
     assert whole.polygon == pytest.approx(true, abs=1.5)
     assert near.polygon == pytest.approx(true, abs=1.5)
 
@@ -149,7 +149,7 @@ def test_a_plain_photo_has_nothing_to_match(cup, tmp_path):
     assert Verifier(tmp_path / "dot.png").verify([(tmp_path / "grey.png", None)]) == [None]
 
 
-def test_the_same_comes_out_each_time_and_with_any_number_of_threads(photos, moved):
+def test_results_are_deterministic_for_any_number_of_threads(photos, moved):
     places = [(moved, None), (photos / "coffee.png", CUP), (photos / "china.png", None)]
     before = cv2.getNumThreads()
 
@@ -171,7 +171,7 @@ def test_a_large_photo_is_found_at_its_own_scale(cup, photos, tmp_path):
     assert near.polygon == pytest.approx(6 * geometry.corners(CUP), abs=6)
 
 
-def test_a_query_that_cannot_be_is_refused(photos, tmp_path):
+def test_an_invalid_query_is_an_error(photos, tmp_path):
     with pytest.raises(InputError, match="no such photo"):
         Verifier(tmp_path / "gone.png")
     with pytest.raises(InputError, match="inside the photo"):
@@ -190,14 +190,14 @@ def test_without_opencv_it_says_what_to_install(photos, monkeypatch):
         Verifier(photos / "coffee.png")
 
 
-def test_an_opencv_without_sift_says_so_too(photos, monkeypatch):
+def test_without_sift_it_says_what_to_install(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", builtins)
 
     with pytest.raises(DependencyError, match="udq"):
         local_features.require()
 
 
-def test_matches_are_mutual_and_none_occurs_twice(cup, photos):
+def test_matches_are_mutual_and_no_feature_occurs_twice(cup, photos):
     pairs = local_features.match(cup.features, cup.features)
 
     assert len(pairs) > 100
@@ -224,7 +224,7 @@ def test_matches_are_mutual_and_none_occurs_twice(cup, photos):
         (np.array([[1.0, 3, 0], [0, 1, 0], [0, 0, 1]]), False),  # sheared
     ],
 )
-def test_what_a_view_can_be(change, fine):
+def test_plausible_homographies(change, fine):
     assert geometry.possible(change, (10.0, 10.0, 150.0, 110.0)) is fine
 
 
@@ -237,7 +237,7 @@ def test_what_a_view_can_be(change, fine):
     right=st.integers(15, 40),
     seed=st.integers(0, 1000),
 )
-def test_what_agrees_is_found_among_what_does_not(angle, scale, shift, wrong, right, seed):
+def test_matches_that_agree_are_found_among_wrong_ones(angle, scale, shift, wrong, right, seed):
     rng = np.random.default_rng(seed)
     count = right + wrong
     start = rng.uniform(0, 400, (count, 2)).astype(np.float32)
@@ -260,11 +260,11 @@ def test_what_agrees_is_found_among_what_does_not(angle, scale, shift, wrong, ri
     box = (0.0, 0.0, 400.0, 400.0)
     homography, near = geometry.fit(start[:right], end[:right], box, 1.0)
     assert near.all()
-    assert geometry.carried(homography, start[:right]) == pytest.approx(end[:right], abs=0.5)
+    assert geometry.projected(homography, start[:right]) == pytest.approx(end[:right], abs=0.5)
     assert geometry.possible(homography, box)
 
 
-def test_a_few_matches_say_a_similarity():
+def test_few_matches_determine_a_similarity():
     start = np.array([[0, 0], [100, 0], [100, 80], [20, 60], [50, 50]], np.float32)
     end = start[:, ::-1] * np.float32([-2, 2]) + np.float32([300, 10])
 
@@ -274,14 +274,14 @@ def test_a_few_matches_say_a_similarity():
     assert near.all()
 
 
-def test_points_on_one_line_are_no_homography():
+def test_points_on_one_line_determine_a_similarity():
     line = np.arange(40, dtype=np.float32)[:, None] * np.float32([3, 2])
 
     homography, near = geometry.fit(line, 2 * line, (0.0, 0.0, 120.0, 80.0), 1.0)
 
     assert near.all()
     assert geometry.possible(homography, (0.0, 0.0, 120.0, 80.0))
-    assert geometry.carried(homography, line) == pytest.approx(2 * line, abs=1)
+    assert geometry.projected(homography, line) == pytest.approx(2 * line, abs=1)
 
 
 def test_inliers_raise_a_score_and_boxes_are_merged(cup, moved):
@@ -295,7 +295,7 @@ def test_inliers_raise_a_score_and_boxes_are_merged(cup, moved):
     assert verify.merged((0.0, 0.0, 1.0, 1.0), found, share=0.5)[2] == pytest.approx((1 + found.box[2]) / 2)
 
 
-def test_the_box_of_a_turned_polygon_leaves_its_corners_out():
+def test_the_box_of_a_rotated_polygon_excludes_its_corners():
     diamond = np.array([[50.0, 0.0], [100.0, 50.0], [50.0, 100.0], [0.0, 50.0]])
     upright = np.array([[10.0, 20.0], [60.0, 20.0], [60.0, 90.0], [10.0, 90.0]])
     half = 50 / np.sqrt(2)

@@ -1,4 +1,4 @@
-"""A build that stops half-way goes on from there, and ends with the same collection."""
+"""An interrupted build resumes, and ends with the same collection."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stop_after_one_segment(path, fingerprint="one", error=KeyboardInterrupt):
 
 
 def contents(path):
-    """Every file but the manifest and its copy, which hold the time, and the lock."""
+    """Every file except the lock, and the manifest and its copy, which contain the time."""
     return {
         file.relative_to(path).as_posix(): file.read_bytes()
         for file in path.rglob("*")
@@ -49,12 +49,12 @@ def contents(path):
 
 
 def exact(path):
-    """Of these, those that are the same to the last bit."""
+    """Those of these files that are equal to the last bit."""
     return {name: data for name, data in contents(path).items() if not name.endswith("photos.npy")}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, UdqError])
-def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
+def test_completed_work_is_kept_and_not_repeated(tmp_path, error):
     stop_after_one_segment(tmp_path / "x.udq", error=error)
     assert [entry.name for entry in tmp_path.iterdir()] == [".x.udq.partial"]
 
@@ -69,33 +69,33 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, error):
     assert len(read(tmp_path / "x.udq")) == 2
 
 
-def test_another_build_of_the_same_name_starts_anew(tmp_path):
+def test_another_build_of_the_same_name_starts_from_the_beginning(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq")
     with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="two") as made:
         assert (made.has_model, made.done) == (False, 0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_rest_is_not_gone_on_from(tmp_path):
+def test_a_damaged_partial_build_is_not_resumed(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq")
     (tmp_path / ".x.udq.partial" / "segments" / "000001" / "codes.npy").write_bytes(b"short")
     with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 0
 
 
-def test_a_try_that_has_done_nothing_leaves_nothing(tmp_path):
+def test_a_build_that_completed_nothing_leaves_nothing(tmp_path):
     with pytest.raises(InputError), builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one"):
         raise InputError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_input_error_of_one_try_does_not_cost_the_work_of_another(tmp_path):
+def test_an_input_error_does_not_discard_completed_work(tmp_path):
     stop_after_one_segment(tmp_path / "x.udq", error=InputError)
     with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
         assert made.done == 2
 
 
-def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
+def test_a_folder_that_appears_at_the_destination_during_a_build_is_not_overwritten(tmp_path):
     def build():
         with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
             made.put_model(small_model())
@@ -105,7 +105,7 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
             (tmp_path / "x.udq" / "mine.txt").touch()
             made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=3)
 
-    with pytest.raises(UdqError, match=r"cannot put the collection in place .* run the same command again"):
+    with pytest.raises(UdqError, match=r"cannot move the collection into place .* run the same command again"):
         build()
     assert [entry.name for entry in (tmp_path / "x.udq").iterdir()] == ["mine.txt"]
     shutil.rmtree(tmp_path / "x.udq")
@@ -116,7 +116,7 @@ def test_what_appears_at_the_destination_meanwhile_is_not_overwritten(tmp_path):
 
 
 def whole(path, manifest):
-    """Whether all files of a manifest are as they were written."""
+    """Whether all files of a manifest are intact."""
     for name, facts in manifests.facts_of(manifest.document).items():
         manifests.check(path / name, facts)
     return True
@@ -126,18 +126,18 @@ def replacing(path, fingerprint="three"):
     return builder.CollectionBuilder(path, fingerprint=fingerprint, replaces=manifests.read_manifest(path))
 
 
-def test_a_collection_that_changed_meanwhile_is_not_replaced(tmp_path):
+def test_a_collection_that_another_process_changed_is_not_replaced(tmp_path):
     path = write(tmp_path / "x.udq")
     old = manifests.read_manifest(path)
     shutil.rmtree(path)
     write(path)
     change(path, created="another time")
-    with pytest.raises(InputError, match="was changed meanwhile; run the same command again"):
+    with pytest.raises(InputError, match="was changed by another process; run the same command again"):
         builder.CollectionBuilder(path, fingerprint="three", replaces=old)
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
-def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeypatch):
+def test_a_replacement_that_stops_while_it_moves_files_resumes(tmp_path, monkeypatch):
     path = write(tmp_path / "x.udq")
     before = contents(path)
     moved = []
@@ -171,7 +171,7 @@ def test_a_replacement_that_stops_while_it_moves_files_goes_on(tmp_path, monkeyp
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
-def test_two_builds_of_one_name_do_not_meet(tmp_path):
+def test_two_builds_of_one_name_exclude_each_other(tmp_path):
     with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one"):
         other = filelock.FileLock(tmp_path / ".x.udq.partial" / "lock")
         with pytest.raises(filelock.Timeout):
@@ -180,7 +180,7 @@ def test_two_builds_of_one_name_do_not_meet(tmp_path):
             builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one")
 
 
-def test_what_replaces_a_collection_appears_at_once_and_only_own_files_ever_go(tmp_path):
+def test_a_collection_is_replaced_in_one_step_and_only_its_own_files_are_deleted(tmp_path):
     path = write(tmp_path / "x.udq")
     old = manifests.read_manifest(path)
     (path / "pictures").mkdir()
@@ -195,7 +195,7 @@ def test_what_replaces_a_collection_appears_at_once_and_only_own_files_ever_go(t
         new = manifests.read_manifest(path)
 
         assert whole(path, new)
-        assert whole(path, before)  # for those who have it open
+        assert whole(path, before)  # for readers that have it open
         assert not set(manifests.files_of(new)) & set(manifests.files_of(before))
         assert manifests.read_backbone(path, new)["weight"].tolist() == [generation] * 3
     assert not any((path / name).exists() for name in manifests.files_of(old))
@@ -213,17 +213,20 @@ def many(photos, tmp_path_factory):
     return folder
 
 
-SETTINGS = "[training]\nstop_early = false\n[sample]\nphotos = 40\n[quantizer]\ndimensions = 64\niterations = 1\n"
+SETTINGS = (
+    "[images]\nshorter = 160\nlonger = 224\n[features]\nregions = 40\n[sample]\nphotos = 40\n"
+    "[quantizer]\ndimensions = 64\niterations = 1\n[training]\nepochs = 1\niterations = 1\nstop_early = false\n"
+)
 
 
 def command(words, settings):
-    small = "from udq import segments, spool; spool._PHOTOS = segments.PHOTOS = 16"
+    small = "from udq.features import cache; from udq.store import segments; cache._PHOTOS = segments.PHOTOS = 16"
     return [sys.executable, "-c", f"{small}; from udq.cli.main import main; main()", *words, "--config", str(settings)]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["index", "retrain"])
-def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_path, monkeypatch, again):
-    """Of 73 photos 40 are the sample's, one is broken; the build is killed three times, at every stage."""
+def test_a_killed_build_resumes_and_ends_with_the_same_codes(many, tmp_path, monkeypatch, again):
+    """40 of 73 photos are in the sample, one is unreadable; the build is killed once in each of its three phases."""
     output, partial, settings = tmp_path / "x.udq", tmp_path / ".x.udq.partial", tmp_path / "settings.toml"
     settings.write_text(SETTINGS)
     config = IndexConfig.from_toml(settings, IndexConfig())
@@ -254,15 +257,15 @@ def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_p
     monkeypatch.setattr(index_build.Extractor, "extract", noted)
     if again:
         resumed = Collection.retrain(output, config=config, device="cpu")
-        looked_at = len(passed)
+        extracted = len(passed)
         whole = Collection.retrain(tmp_path / "whole.udq", config=config, device="cpu")
     else:
         resumed = Collection.build(many, output, config=config, device="cpu")
-        looked_at = len(passed)
+        extracted = len(passed)
         whole = Collection.build(many, tmp_path / "whole.udq", config=config, device="cpu")
 
-    assert looked_at < 33  # no photo of the sample, and not all of the others
-    assert len(passed) - looked_at >= 72
+    assert extracted < 33  # no photo of the sample, and not all of the other photos
+    assert len(passed) - extracted >= 72
     assert resumed.names == whole.names
     assert [entry["image"] for entry in resumed.broken] == ["3/broken.png"]
     assert exact(resumed.path) == exact(whole.path)
@@ -270,18 +273,20 @@ def test_a_build_that_is_killed_goes_on_and_ends_with_the_same_codes(many, tmp_p
         assert one.photos[["id", "size", "modified", "digest"]].tolist() == (
             other.photos[["id", "size", "modified", "digest"]].tolist()
         )
-        # Their sums are BLAS's, of so many threads as it had when it came to the photo.
+        # BLAS computes these sums, whose rounding depends on its number of threads at the time.
         assert one.photos["error"] == pytest.approx(other.photos["error"], rel=1e-4)
     assert resumed.info()["training"] == whole.info()["training"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["settings.toml", "whole.udq", "x.udq"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sizes of files cannot be limited there")
-def test_a_disk_without_room_is_one_line_and_the_same_command_goes_on(photos, tmp_path):
+def test_a_full_disk_is_an_error_of_one_line_and_the_same_command_resumes(udq, photos, tmp_path):
     settings = tmp_path / "settings.toml"
-    settings.write_text("images = { shorter = 96, longer = 128 }\ntraining = { enabled = false }\n")
+    settings.write_text(
+        "images = { shorter = 96, longer = 128 }\ntraining = { enabled = false }\nquantizer = { dimensions = 64 }\n"
+    )
     words = ["index", str(photos), "-o", str(tmp_path / "x.udq"), "--config", str(settings)]
-    # The system refuses what a file has beyond 100 kB, as it refuses what a full disk has no room for.
+    # The system refuses to write more than 100 kB to a file, as it does on a full disk.
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))"
     script = f"{limited}; from udq.cli.main import main; main()"
     full = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
@@ -291,7 +296,5 @@ def test_a_disk_without_room_is_one_line_and_the_same_command_goes_on(photos, tm
     assert full.stderr.endswith("; make room, and run the same command again to go on\n")
     assert "Traceback" not in full.stderr
     assert not (tmp_path / "x.udq").exists()
-    subprocess.run(
-        [sys.executable, "-c", "from udq.cli.main import main; main()", *words], capture_output=True, check=True
-    )
+    assert udq(*words)[0] == 0
     assert Collection.open(tmp_path / "x.udq", device="cpu").verify() == []

@@ -1,4 +1,4 @@
-"""Files that strangers made: whatever their bytes, an answer or one line that says what is wrong."""
+"""Untrusted files: whatever their bytes, the result is an answer or an error of one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from udq.datasets import boxes, detection
 from udq.errors import UdqError
 from udq.indexing.verify import verify
 from udq.photos.boxes import check_box
-from udq.search.ranking import rank
+from udq.search.ranking import ranking_by_feature
 from udq.store import manifest
 
 FILES = ("model-000001.npz", *(f"segments/000001/{name}" for name in
@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def path(whole):
-    """A copy to be damaged, again and again."""
+    """A copy that each example damages in another way."""
     return shutil.copytree(whole, whole.with_name("copy.udq"))
 
 
@@ -73,7 +73,7 @@ def edited(data, edits):
 
 
 def put(path, whole, name, data):
-    """Write a file of a collection, all others as they were, and make the checksums fit as an attacker would."""
+    """Write a file of a collection, restore all others, and correct the checksums as an attacker would."""
     for other in (manifest.MANIFEST, *FILES):
         shutil.copy(whole / other, path / other)
     document = json.loads((whole / manifest.MANIFEST).read_text())
@@ -88,7 +88,7 @@ def put_manifest(path, document):
 
 
 def use(path):
-    """Open, search and verify; only errors that say in one line what is wrong may come of it."""
+    """Open, search and verify; only errors of one line are allowed."""
     query = np.linspace(0, 1, 10, dtype=np.float32)
     for work in (
         lambda: search(Collection.open(path), query),
@@ -106,7 +106,7 @@ def in_one_line(error):
 
 
 def search(collection, query):
-    ranking = rank(collection.database, query)
+    ranking = ranking_by_feature(collection.database, query)
     found = [ranking.match(place, i, collection.names[i]) for place, i in enumerate(ranking.order.tolist(), start=1)]
     assert all(np.isfinite(match.box).all() for match in found)
     assert len(found) == len(collection.names)
@@ -114,7 +114,7 @@ def search(collection, query):
 
 @given(st.sampled_from(FILES), edits)
 @SHARED
-def test_bytes_that_are_changed_in_any_file(whole, path, name, edits):
+def test_changed_bytes_in_any_file(whole, path, name, edits):
     put(path, whole, name, edited((whole / name).read_bytes(), edits))
     use(path)
 
@@ -155,7 +155,7 @@ def test_other_names_and_sizes_of_photos(whole, path, key, row, value):
 
 
 def places(document, before=()):
-    """Every place in a JSON document: the keys that lead there."""
+    """The path of keys to every value in a JSON document."""
     inner = (
         document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     )
@@ -183,7 +183,7 @@ def test_other_values_in_a_manifest(whole, path, data):
 
 @given(st.one_of(edits, st.integers(1, 10**5)))
 @SHARED
-def test_a_manifest_that_is_no_manifest(whole, path, edits):
+def test_a_manifest_of_other_bytes(whole, path, edits):
     text = (whole / manifest.MANIFEST).read_bytes()
     nested = b'{"format": "udq-collection", "version": 3, "x": ' + b"[" * edits + b"]" * edits + b"}" if isinstance(
         edits, int) else b""  # fmt: skip

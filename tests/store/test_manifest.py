@@ -1,4 +1,4 @@
-"""The collection on disk: what is written comes back, and what was damaged does not pass."""
+"""The files of a collection: what is written can be read again, and damage is an error."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def read(path):
     seed=st.integers(0, 1000),
 )
 @settings(deadline=None)
-def test_codes_come_back_from_exactly_m_log2_k_bits(regions, subspaces, codewords, seed):
+def test_codes_are_stored_in_exactly_m_log2_k_bits(regions, subspaces, codewords, seed):
     codes = random_codes(regions, subspaces, codewords, seed)
     stored = segments.pack(codes)
     back = segments.unpack(stored, regions, subspaces=subspaces, codewords=codewords)
@@ -99,7 +99,7 @@ def test_codes_come_back_from_exactly_m_log2_k_bits(regions, subspaces, codeword
     assert (back == codes.values).all()
 
 
-def test_what_was_written_comes_back(tmp_path):
+def test_what_was_written_is_read_again(tmp_path):
     path = write(tmp_path / "x.udq")
     manifest = manifests.read_manifest(path)
     model, found = manifests.read_model(path, manifest), read(path)
@@ -120,7 +120,7 @@ def test_what_was_written_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["folder", "file", "dangling link"])
-def test_what_is_at_the_destination_stays(tmp_path, what):
+def test_nothing_at_the_destination_is_overwritten(tmp_path, what):
     place = tmp_path / "x.udq"
     {"folder": place.mkdir, "file": place.touch, "dangling link": lambda: place.symlink_to("gone")}[what]()
 
@@ -129,7 +129,7 @@ def test_what_is_at_the_destination_stays(tmp_path, what):
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.udq"]
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path):
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):
     (tmp_path / "file").touch()
 
     with pytest.raises(UdqError, match="cannot create a collection here"):
@@ -192,11 +192,11 @@ def test_a_manifest_cannot_lead_out_of_the_collection(tmp_path, name):
     entry = json.loads((path / "collection.json").read_text())["model"]
     change(path, model=entry | {"file": name})
 
-    with pytest.raises(CollectionError, match="no file of a collection"):
+    with pytest.raises(CollectionError, match="is not a file of a collection"):
         manifests.read_model(path, manifests.read_manifest(path))
 
 
-def test_other_things_are_not_collections(tmp_path):
+def test_other_files_and_folders_are_not_collections(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "other").mkdir()

@@ -24,12 +24,12 @@ TRAINING = TrainConfig(iterations=2, stop_early=False, learning_rate=3e-4, batch
 
 
 def boxes(regions):
-    """Regions that nothing here looks at."""
+    """Regions whose boxes do not matter here."""
     return Regions(np.tile(np.array([[0, 0, 9, 9]], np.float32), (regions, 1)))
 
 
 def photos_of_objects(seed=0):
-    """Pooled features of photos that show two of 40 objects each, in the photo's own light, and what each shows."""
+    """Pooled features of photos that show two of 40 objects each, with an offset per photo; the object of each."""
     rng = np.random.default_rng(seed)
     centres = rng.gamma(0.5, 1.0, (OBJECTS, DIMENSIONS))
     shown = np.concatenate([rng.choice(rng.permutation(OBJECTS)[:2], REGIONS) for _ in range(PHOTOS)])
@@ -55,8 +55,8 @@ def run(sample=SAMPLE, training=TRAINING, seed=0, **more):
     )
 
 
-class Kept:
-    """A checkpoint in memory that starts from a state, and keeps all that it is given."""
+class MemoryCheckpoint:
+    """A checkpoint in memory that starts from a state and records every state written."""
 
     def __init__(self, state=None):
         self.state, self.written = state, []
@@ -75,7 +75,7 @@ def found(head, sample=SAMPLE, shown=SHOWN):
     offsets = np.arange(len(codes) + 1)
     right = []
     for row in range(0, len(codes), 16):
-        order = exhaustive.rank(
+        order = exhaustive.image_order(
             exhaustive.best_regions(fitted.lookup_tables(sample.features.vectors[row]), codes, offsets)
         )
         others = order[sample.images[order] != sample.images[row]][:10]
@@ -83,7 +83,7 @@ def found(head, sample=SAMPLE, shown=SHOWN):
     return float(np.mean(right))
 
 
-def test_more_layers_change_nothing_before_they_are_trained():
+def test_added_layers_change_nothing_before_training():
     head = model.start(SAMPLE.features, QUANTIZER)
     expected = head.apply(SAMPLE.features).vectors
 
@@ -91,7 +91,7 @@ def test_more_layers_change_nothing_before_they_are_trained():
     assert TrainableHead(head.deepened(2)).apply_to(SAMPLE.features).vectors == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_network_gives_back_the_head_it_was_made_of():
+def test_a_network_returns_the_head_it_was_built_from():
     head = model.start(SAMPLE.features, QUANTIZER).deepened(1)
     back = TrainableHead(head).head()
 
@@ -130,14 +130,14 @@ def test_layers_that_do_not_fit_are_refused():
 def test_classifiers_start_at_the_labels_of_the_quantizer():
     features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
     plain = dataclasses.replace(TRAINING, refine="none")
-    told = algorithm.supervise(features, job(training=plain), seed=0)
-    network = TrainableHead(model.start(SAMPLE.features, QUANTIZER).rotated(told.rotation))
-    network.classify(told.codebooks, sharpness=5.0)
+    supervision = algorithm.supervise(features, job(training=plain), seed=0)
+    network = TrainableHead(model.start(SAMPLE.features, QUANTIZER).rotated(supervision.rotation))
+    network.classify(supervision.codebooks, sharpness=5.0)
     with torch.no_grad():
         logits = network.logits(network(torch.tensor(SAMPLE.features.vectors)))
 
     assert logits.shape == (len(SHOWN), 4, 32)
-    assert (logits.argmax(dim=2).numpy() == told.labels.values).mean() > 0.999
+    assert (logits.argmax(dim=2).numpy() == supervision.labels.values).mean() > 0.999
 
 
 @pytest.mark.parametrize("refine", ["none", "bfr", "pbr", "cbr"])
@@ -154,13 +154,13 @@ def test_every_refinement_trains_and_finds_more(refine):
 
 def test_supervision_is_consistent():
     features = model.start(SAMPLE.features, QUANTIZER).apply(SAMPLE.features)
-    told = algorithm.supervise(features, job(), seed=0)
+    supervision = algorithm.supervise(features, job(), seed=0)
     refined = algorithm.refined_features(features, SAMPLE.images, TRAINING, 0)
-    rotated = refined.vectors @ told.rotation
-    codewords = np.concatenate([told.codebooks[m, told.labels.values[:, m]] for m in range(4)], axis=1)
+    rotated = refined.vectors @ supervision.rotation
+    codewords = np.concatenate([supervision.codebooks[m, supervision.labels.values[:, m]] for m in range(4)], axis=1)
 
-    assert told.quantized.vectors == pytest.approx(codewords)
-    assert told.error == pytest.approx(((rotated - codewords) ** 2).sum(axis=1).mean(), rel=1e-4)
+    assert supervision.quantized.vectors == pytest.approx(codewords)
+    assert supervision.error == pytest.approx(((rotated - codewords) ** 2).sum(axis=1).mean(), rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_head():
@@ -171,10 +171,12 @@ def test_the_same_seed_gives_the_same_head():
     assert not (one.head.layers[-1].weight == other.head.layers[-1].weight).all()
 
 
-def test_training_goes_on_from_a_state_to_the_same_head():
-    kept = Kept()
+def test_training_resumed_from_a_state_ends_with_the_same_head():
+    kept = MemoryCheckpoint()
     whole = run(checkpoint=kept)
-    again = [run(checkpoint=Kept(algorithm.TrainingState.from_bytes(state.to_bytes()))) for state in kept.written]
+    again = [
+        run(checkpoint=MemoryCheckpoint(algorithm.TrainingState.from_bytes(state.to_bytes()))) for state in kept.written
+    ]
 
     assert [len(state.rounds) for state in kept.written] == [1, 2, 3]
     for trained in again:
@@ -182,7 +184,7 @@ def test_training_goes_on_from_a_state_to_the_same_head():
         assert all((trained.head.arrays()[name] == array).all() for name, array in whole.head.arrays().items())
 
 
-def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_state():
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_finite_state():
     trained = run(training=dataclasses.replace(TRAINING, learning_rate=1e30))
 
     assert "no longer a number" in (trained.stopped or "")
@@ -190,7 +192,7 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_state()
     assert np.isfinite(trained.head.apply(SAMPLE.features).vectors).all()
 
 
-def test_a_last_step_that_goes_too_far_is_noticed_too():
+def test_a_last_step_that_diverges_stops_training_too():
     trained = run(training=dataclasses.replace(TRAINING, learning_rate=1e30, iterations=0, epochs=1, batch=10**6))
 
     assert "no longer a number" in (trained.stopped or "")
@@ -198,7 +200,7 @@ def test_a_last_step_that_goes_too_far_is_noticed_too():
 
 
 @pytest.mark.parametrize("regions", [1, 2, 9])
-def test_a_sample_of_few_regions_trains_without_harm(regions):
+def test_a_sample_of_few_regions_can_be_trained(regions):
     few = Sample(Features(SAMPLE.features.vectors[:regions].copy()), boxes(regions), SAMPLE.images[:regions])
     trained = run(sample=few)
 
@@ -218,7 +220,7 @@ def test_the_participation_ratio_counts_directions():
     assert algorithm.participation_ratio(Features(even[:1])) == 0
 
 
-def test_the_round_that_spreads_features_again_is_taken_back(monkeypatch):
+def test_a_round_that_spreads_the_features_again_is_discarded(monkeypatch):
     ratios = itertools.chain([30.0, 20.0, 20.1, 22.0], itertools.repeat(1.0))
     monkeypatch.setattr(algorithm, "participation_ratio", lambda features: next(ratios))
     stopped = run(training=dataclasses.replace(TRAINING, iterations=5, stop_early=True))

@@ -1,4 +1,4 @@
-"""Training the convolutions too: gradients go all the way, and the collection keeps what came out."""
+"""End-to-end training: gradients reach the convolutions, and the collection keeps the trained ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trained(photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(photos):
-    """The sample of the photos, and pooled features that can train."""
+    """A sample of the photos, and pooled features with trainable convolutions."""
     config = SMALL
     extractor = Extractor(config.images, config.features, device="cpu")
     sources = find([photos])[0]
@@ -55,7 +55,7 @@ def test_pooled_features_are_those_of_the_extractor(prepared):
     assert np.abs(pooled.all().vectors - sample.features.vectors).mean() < 1e-3
 
 
-def test_an_epoch_sees_every_region_once_in_batches_of_whole_photos(prepared):
+def test_an_epoch_has_every_region_once_in_batches_of_whole_photos(prepared):
     sample, pooled = prepared
     steps = pooled.steps(200, torch.Generator().manual_seed(0))
     rows = np.concatenate([part.numpy() for parts in steps for part in parts])
@@ -129,7 +129,7 @@ def test_too_little_gpu_memory_names_the_setting_to_lower(photos, tmp_path, monk
         Collection.build(photos, tmp_path / "y.udq", config=SMALL, device="cpu")
 
 
-def test_what_is_watched_after_a_round_is_what_the_collection_is_worth(photos, tmp_path):
+def test_the_map_measured_after_a_round_is_that_of_the_collection(photos, tmp_path):
     # Answers that nothing would rank first, so that precision says how the others are ranked.
     wrong = {"coffee.png": "brick.png", "astronaut.png": "page.png", "china.png": "coins.png"}
     truth = GroundTruth("boxes", tuple(Query(name, None, frozenset({other})) for name, other in wrong.items()))
@@ -137,4 +137,4 @@ def test_what_is_watched_after_a_round_is_what_the_collection_is_worth(photos, t
     rounds = made.info()["training"]["rounds"]
 
     assert 0 < rounds[-1]["mAP"] < 0.9
-    assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth, real_valued=False).report["mAP"], abs=1e-6)
+    assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth).report["mAP"], abs=1e-6)

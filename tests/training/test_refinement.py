@@ -22,7 +22,7 @@ def unit(vectors):
 
 
 def by_loops(vectors, images, count, elsewhere, within=None):
-    """Rows of the nearest features of each, nearest first."""
+    """Rows of the nearest neighbours of each feature, nearest first."""
     found = []
     for t in range(len(vectors)):
         allowed = [
@@ -50,7 +50,7 @@ def test_exhaustive_neighbours_are_those_of_a_loop(seed, count, elsewhere, photo
 
 @pytest.mark.parametrize("exhaustive", [True, False])
 @pytest.mark.parametrize("elsewhere", [True, False])
-def test_neighbours_of_some_are_their_rows_of_all(elsewhere, exhaustive):
+def test_neighbours_of_some_features_equal_their_rows_among_all(elsewhere, exhaustive):
     vectors, images = sample(regions=300, photos=30)
     rows = np.array([299, 0, 17, 17])
     options = {"count": 5, "elsewhere": elsewhere, "exhaustive": exhaustive}
@@ -59,7 +59,7 @@ def test_neighbours_of_some_are_their_rows_of_all(elsewhere, exhaustive):
     assert (refinement.neighbours(Features(vectors), images, rows=rows, **options) == everything[rows]).all()
 
 
-def test_an_inverted_file_finds_most_of_them():
+def test_an_inverted_file_finds_most_neighbours():
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((200, 16))
     vectors = unit((centres[rng.integers(0, 200, 6000)] + 0.3 * rng.standard_normal((6000, 16))).astype(np.float32))

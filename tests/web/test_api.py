@@ -1,4 +1,4 @@
-"""The API over a small collection: the real app, real photos, real decoders."""
+"""The HTTP API of a small collection: real application, server, photos and decoders."""
 
 from __future__ import annotations
 
@@ -6,91 +6,27 @@ import csv
 import io
 import json
 import shutil
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import httpx
-import numpy as np
 import pytest
-import uvicorn
+from clients import bytes_of, number_of, picture_of, problem, send, serving
 from PIL import Image
 
 from udq import Collection, Example
 from udq.datasets.detection import load_all
 from udq.errors import InputError
 from udq.search.rerank import STAGES
-from udq.web import app, renditions
-from udq.web.guard import Access
 from udq.web.service import Service
 
 BOX = [81, 20, 478, 386]
-OPEN = Access("127.0.0.1", None, "udq-test")
-
-
-@contextmanager
-def serving(service, access=OPEN):
-    """A client of a real server on a port of its own."""
-    running = uvicorn.Server(uvicorn.Config(app.create(service, access), port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not running.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        try:
-            yield client
-        finally:
-            running.should_exit = True
-            thread.join(30)
-    assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def client(collection):
-    with serving(Service.start(collection)) as client:
-        yield client
 
 
 @pytest.fixture
-def changing(place):
-    """A client of a collection that may be changed, and its folder."""
+def writable(place):
+    """A client of a server that accepts changes, and the folder of its collection."""
     opened = Collection.open(place / "x.udq", device="cpu")
     with serving(Service.start(opened, write_to=place / "photos")) as client:
         yield client, place
-
-
-def number_of(client, name):
-    (photo,) = client.get("/api/v1/photos", params={"q": name}).json()["photos"]
-    return photo["id"]
-
-
-def problem(response, status, kind):
-    """The detail of a problem, which is one line."""
-    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
-    told = response.json()
-    assert told["status"] == status
-    assert told["type"].endswith(f"#{kind}")
-    assert "\n" not in told["detail"]
-    return told["detail"]
-
-
-def picture_of(response):
-    assert response.headers["content-type"] == "image/jpeg"
-    return Image.open(io.BytesIO(response.content))
-
-
-def bytes_of(name, size=(60, 40), form=None, **options):
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, form or name.rsplit(".")[-1].upper(), **options)
-    return buffer.getvalue()
-
-
-def send(client, data, name="x.png", address="/api/v1/uploads"):
-    return client.post(address, files={"file": (name, data)})
 
 
 def test_facts_of_the_collection(client, collection):
@@ -118,7 +54,7 @@ def test_photos_are_listed_by_id_in_pages(client, collection):
 
 
 @pytest.mark.parametrize(
-    ("asked", "names"),
+    ("query", "names"),
     [
         ({"q": "MOTOR left"}, ["views/motorcycle_left.png"]),
         ({"folder": "views"}, ["views/motorcycle_left.png", "views/motorcycle_right.png"]),
@@ -127,20 +63,20 @@ def test_photos_are_listed_by_id_in_pages(client, collection):
         ({"q": "coffee", "after": 2**62}, []),
     ],
 )
-def test_photos_are_found_by_name_and_folder(client, asked, names):
-    page = client.get("/api/v1/photos", params=asked).json()
+def test_photos_are_found_by_name_and_folder(client, query, names):
+    page = client.get("/api/v1/photos", params=query).json()
 
     assert [photo["name"] for photo in page["photos"]] == names
     assert page["next"] is None
 
 
-def test_folders_count_what_is_below(client):
+def test_folders_count_photos_in_subfolders(client):
     assert client.get("/api/v1/folders").json() == {
         "folders": [{"path": "", "photos": 12}, {"path": "views", "photos": 2}]
     }
 
 
-def test_a_search_is_that_of_the_library(client, collection, photos):
+def test_search_returns_the_matches_of_the_library(client, collection, photos):
     number = number_of(client, "coffee.png")
     body = {"examples": [{"photo": number, "box": BOX}], "k": 5}
     found = client.post("/api/v1/search", json=body).json()
@@ -154,25 +90,25 @@ def test_a_search_is_that_of_the_library(client, collection, photos):
     assert set(found["elapsed_ms"]) == {"encode", "scan", "total"}
     again = client.post("/api/v1/search", json=body).json()
     assert again["matches"] == found["matches"]
-    assert again["elapsed_ms"]["encode"] < found["elapsed_ms"]["encode"]  # its feature was kept
+    assert again["elapsed_ms"]["encode"] < found["elapsed_ms"]["encode"]  # the feature comes from the cache
 
 
-def test_searches_at_the_same_time_do_not_mix(client, collection, photos):
+def test_concurrent_searches_do_not_mix(client, collection, photos):
     number = number_of(client, "coffee.png")
     boxes = [[10.0 * i, 10.0, 300.0 + 10 * i, 380.0] for i in range(16)]
 
-    def asked(box):
+    def search(box):
         return client.post("/api/v1/search", json={"examples": [{"photo": number, "box": box}], "k": 6}).json()
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(asked, boxes))
-    for box, answer in zip(boxes, found, strict=True):
+        found = list(pool.map(search, boxes))
+    for box, body in zip(boxes, found, strict=True):
         expected = collection.search(photos / "coffee.png", box, k=6).to_json()["matches"]
-        assert answer["matches"] == expected
-        assert answer["query"]["box"] == box
+        assert body["matches"] == expected
+        assert body["query"]["box"] == box
 
 
-def test_several_examples_are_one_search(client, collection, photos):
+def test_several_examples_form_one_query(client, collection, photos):
     named = [("coffee.png", BOX, False), ("chelsea.png", None, False), ("coins.png", None, True)]
     examples = [{"photo": number_of(client, name), "box": box, "wrong": wrong} for name, box, wrong in named]
     found = client.post("/api/v1/search", json={"examples": examples, "k": 12}).json()
@@ -184,24 +120,24 @@ def test_several_examples_are_one_search(client, collection, photos):
     assert found["query"]["examples"][1]["box"] == [0, 0, 451, 300]
 
 
-def test_examples_that_are_no_search_are_told_why(collection, photos):
+def test_examples_without_a_right_one_are_refused(collection, photos):
     for examples in ([], [Example(photos / "coffee.png", wrong=True)]):
         with pytest.raises(InputError, match="at least one that shows what is searched for"):
             collection.search_examples(examples)
 
 
-def test_a_mistake_of_ours_is_a_problem_too(client, monkeypatch, caplog):
-    monkeypatch.setattr("udq.web.live_collection.LiveCollection.now", lambda living: 1 // 0)
-    told = client.get("/api/v1/photos")
+def test_an_unexpected_exception_is_a_problem(client, monkeypatch, caplog):
+    monkeypatch.setattr("udq.web.live_collection.LiveCollection.current", lambda live: 1 // 0)
+    response = client.get("/api/v1/photos")
 
-    assert "its log says more" in problem(told, 500, "internal")
+    assert "see the server's log" in problem(response, 500, "internal")
     assert "ZeroDivisionError" in caplog.text
-    assert "ZeroDivisionError" not in told.text
-    assert told.headers["x-content-type-options"] == "nosniff"
+    assert "ZeroDivisionError" not in response.text
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_of_post_processing_is_that_of_the_library(client, collection, photos, stage):
+def test_every_rerank_stage_returns_the_matches_of_the_library(client, collection, photos, stage):
     body = {"examples": [{"photo": number_of(client, "coffee.png"), "box": BOX}], "k": 5, "rerank": [stage]}
     found = client.post("/api/v1/search", json=body).json()
     expected = collection.search(photos / "coffee.png", BOX, k=5, rerank=[stage]).to_json()
@@ -211,7 +147,7 @@ def test_every_stage_of_post_processing_is_that_of_the_library(client, collectio
     assert client.post("/api/v1/search", json={**body, "rerank": ["magic"]}).status_code == 422
 
 
-def test_pages_of_results_and_a_least_score(client):
+def test_pages_of_results_and_a_minimum_score(client):
     example = {"photo": number_of(client, "coffee.png"), "box": BOX}
     every = client.post("/api/v1/search", json={"examples": [example], "k": 12}).json()["matches"]
     rest = client.post("/api/v1/search", json={"examples": [example], "k": 5, "offset": 4}).json()["matches"]
@@ -226,8 +162,8 @@ def test_pages_of_results_and_a_least_score(client):
     ("body", "says"),
     [
         ({"examples": []}, "at least 1 item"),
-        ({"examples": [{"box": BOX}]}, "either 'photo'"),
-        ({"examples": [{"photo": 0, "upload": "x"}]}, "either 'photo'"),
+        ({"examples": [{"box": BOX}]}, "either 'photo' or 'upload'"),
+        ({"examples": [{"photo": 0, "upload": "x"}]}, "either 'photo' or 'upload'"),
         ({"examples": [{"photo": 0, "wrong": True}]}, "at least one that shows what is searched for"),
         ({"examples": [{"photo": 0, "box": [0, 0, 10]}]}, "4 items"),
         ({"examples": [{"photo": 0, "box": [10, 10, 5, 5]}]}, "inverted or empty"),
@@ -237,24 +173,24 @@ def test_pages_of_results_and_a_least_score(client):
         ({"examples": [{"photo": "0"}]}, "valid integer"),
     ],
 )
-def test_a_search_that_cannot_be_right_is_told_why(client, body, says):
+def test_an_invalid_search_is_refused_with_its_reason(client, body, says):
     assert says in problem(client.post("/api/v1/search", json=body), 422, "invalid")
 
 
-def test_a_body_that_is_no_json_is_told_where(client):
-    told = client.post("/api/v1/search", content=b'{"k": nope}', headers={"content-type": "application/json"})
+def test_a_body_that_is_not_json_is_refused(client):
+    response = client.post("/api/v1/search", content=b'{"k": nope}', headers={"content-type": "application/json"})
 
-    assert "expected JSON" in problem(told, 422, "invalid")
+    assert "expected JSON" in problem(response, 422, "invalid")
 
 
-def test_what_is_not_there_is_not_found(client):
+def test_unknown_ids_and_paths_are_not_found(client):
     for path in ("photos/99", "photos/99/file", "photos/99/thumbnail", "uploads/none/file", "nothing/at/all"):
         problem(client.get(f"/api/v1/{path}"), 404, "not-found")
     problem(client.post("/api/v1/search", json={"examples": [{"photo": 99}]}), 404, "not-found")
     problem(client.put("/api/v1/search"), 405, "method-not-allowed")
 
 
-def test_a_photo_is_served_as_it_is(client, photos):
+def test_a_photo_is_served_unchanged_with_ranges_and_etags(client, photos):
     number = number_of(client, "coffee.png")
     whole = client.get(f"/api/v1/photos/{number}/file")
     part = client.get(f"/api/v1/photos/{number}/file", headers={"range": "bytes=10-19"})
@@ -269,7 +205,7 @@ def test_a_photo_is_served_as_it_is(client, photos):
     assert "sandbox" in whole.headers["content-security-policy"]
 
 
-def test_renditions_keep_the_shape_and_never_enlarge(client):
+def test_renditions_keep_the_aspect_ratio_and_never_enlarge(client):
     number = number_of(client, "coffee.png")
     address = f"/api/v1/photos/{number}"
 
@@ -297,7 +233,7 @@ def test_renditions_keep_the_shape_and_never_enlarge(client):
         ("x.ppm", "image/jpeg"),
     ],
 )
-def test_a_photo_is_served_in_a_format_that_browsers_know(client, name, served):
+def test_photos_of_other_formats_are_served_as_jpeg(client, name, served):
     data = bytes_of(name)
     facts = send(client, data, "named.txt").json()
     found = client.get(f"/api/v1/uploads/{facts['id']}/file")
@@ -308,13 +244,13 @@ def test_a_photo_is_served_in_a_format_that_browsers_know(client, name, served):
     assert (found.content == data) == (served.removeprefix("image/") == name.removeprefix("x."))
 
 
-def test_an_upload_is_searched_for_like_a_file(client, collection, photos):
+def test_an_upload_finds_the_matches_of_the_same_file(client, collection, photos):
     facts = send(client, (photos / "coffee.png").read_bytes(), "my cup.png").json()
     body = {"examples": [{"upload": facts["id"], "box": BOX}], "k": 3}
     found = client.post("/api/v1/search", json=body).json()
 
     same = collection.search(photos / "coffee.png", BOX, k=3).to_json()["matches"]
-    # Which photo of the collection an upload is a copy of nobody knows, so that it may speak for those after it.
+    # Only the confidence differs: the server does not know that the upload is a copy of a photo in the collection.
     assert [match | {"confidence": 0} for match in found["matches"]] == [match | {"confidence": 0} for match in same]
     assert found["query"]["examples"][0] == {
         "photo": None, "upload": facts["id"], "image": "my cup.png", "box": BOX, "wrong": False
@@ -343,7 +279,7 @@ def test_boxes_are_exported(client, photos, tmp_path):
     assert [each["file_name"] for each in coco["images"]] == ["coffee.png", "views/motorcycle_left.png"]
     assert coco["categories"] == [{"id": 1, "name": "cup"}]
     assert 'filename="udq-coco.json"' in written["coco"].headers["content-disposition"]
-    # What was written is what udq itself reads.
+    # udq reads the exported files.
     for name, form in (("boxes.csv", "csv"), ("coco.json", "coco")):
         (tmp_path / name).write_bytes(written[form].content)
         assert "2 photos" in load_all([tmp_path / name], images=photos).summary()
@@ -363,7 +299,7 @@ def test_health_and_metrics(client):
     assert "udq_search_scan_ms_bucket" in text
 
 
-def test_the_page_comes_with_its_types_and_no_third_party(client):
+def test_the_page_has_correct_content_types_and_no_third_parties(client):
     page = client.get("/")
 
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -377,8 +313,8 @@ def test_the_page_comes_with_its_types_and_no_third_party(client):
         assert header in script.headers
 
 
-def test_what_others_add_and_remove_is_seen_at_once(changing, photos):
-    client, place = changing
+def test_changes_by_other_processes_are_visible_to_the_next_request(writable, photos):
+    client, place = writable
     before = client.get("/api/v1/photos").json()
     shutil.copy(photos / "chelsea.png", place / "photos")
     Collection.open(place / "x.udq", device="cpu").add(place / "photos")
@@ -392,16 +328,16 @@ def test_what_others_add_and_remove_is_seen_at_once(changing, photos):
     assert found["matches"][0]["image"] == "chelsea.png"
 
 
-def test_a_collection_that_is_damaged_meanwhile_is_answered_from_as_it_was(changing):
-    client, place = changing
+def test_after_damage_on_disk_the_last_good_state_is_served(writable):
+    client, place = writable
     (place / "x.udq" / "collection.json").write_text("{}")
 
     assert client.get("/api/v1/photos").json()["total"] == 4
     assert "last good state" in problem(client.get("/readyz"), 503, "unavailable")
 
 
-def test_photos_are_added_and_removed_where_that_is_allowed(changing, photos):
-    client, place = changing
+def test_photos_are_added_and_removed_with_allow_write(writable, photos):
+    client, place = writable
     data = (photos / "chelsea.png").read_bytes()
     added = send(client, data, "cat.png", "/api/v1/photos")
     photo = added.json()["photo"]
@@ -410,15 +346,15 @@ def test_photos_are_added_and_removed_where_that_is_allowed(changing, photos):
     assert added.headers["location"] == f"/api/v1/photos/{photo['id']}"
     assert (place / "photos" / "cat.png").read_bytes() == data
     assert Collection.open(place / "x.udq").names[-1] == "cat.png"
-    assert "already" in problem(send(client, data, "cat.png", "/api/v1/photos"), 409, "conflict")
+    assert "already exists" in problem(send(client, data, "cat.png", "/api/v1/photos"), 409, "conflict")
     removed = client.delete(f"/api/v1/photos/{photo['id']}")
     assert removed.json() == {"photo": photo, "photos": 4}
     assert (place / "photos" / "cat.png").exists()
     problem(client.delete(f"/api/v1/photos/{photo['id']}"), 404, "not-found")
 
 
-def test_only_plain_names_of_photos_are_added(changing):
-    client, place = changing
+def test_added_photos_need_plain_file_names(writable):
+    client, place = writable
     before = sorted(place.rglob("*"))
     names = ("../cat.png", "/cat.png", "a/cat.png", "a\\cat.png", ".cat.png", "cat.html", "cat", "c:at.png", "*.png")
     for name in names:
@@ -427,26 +363,26 @@ def test_only_plain_names_of_photos_are_added(changing):
     assert sorted(place.rglob("*")) == before
 
 
-def test_nothing_is_changed_where_that_is_not_allowed(client, collection):
+def test_a_read_only_server_refuses_changes(client, collection):
     data = bytes_of("x.png")
-    for asked in (send(client, data, "x.png", "/api/v1/photos"), client.delete("/api/v1/photos/0")):
-        assert "--allow-write" in problem(asked, 403, "read-only")
+    for response in (send(client, data, "x.png", "/api/v1/photos"), client.delete("/api/v1/photos/0")):
+        assert "--allow-write" in problem(response, 403, "read-only")
     assert len(collection.refreshed()) == 12
 
 
-def test_a_photo_whose_file_is_gone_is_told_in_words(changing):
-    client, place = changing
+def test_a_photo_whose_file_is_gone_is_a_problem(writable):
+    client, place = writable
     (place / "photos" / "coins.png").unlink()
     number = number_of(client, "coins.png")
     for path in ("", "/file", "/thumbnail"):
-        told = problem(client.get(f"/api/v1/photos/{number}{path}"), 410, "photo-gone")
-        assert str(place) not in told
-        assert "coins.png" in told
+        detail = problem(client.get(f"/api/v1/photos/{number}{path}"), 410, "photo-gone")
+        assert str(place) not in detail
+        assert "coins.png" in detail
     problem(client.post("/api/v1/search", json={"examples": [{"photo": number}]}), 410, "photo-gone")
 
 
-def test_a_link_that_leads_out_of_the_folder_is_not_followed(changing, tmp_path):
-    client, place = changing
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(writable, tmp_path):
+    client, place = writable
     secret = place / "secret.png"
     shutil.move(place / "photos" / "coins.png", secret)
     (place / "photos" / "coins.png").symlink_to(secret)
@@ -455,18 +391,11 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(changing, tmp_path)
         problem(client.get(f"/api/v1/photos/{number}{path}"), 403, "outside-folder")
 
 
-def test_a_page_that_is_named_as_a_photo_is_never_served(changing):
-    client, place = changing
+def test_html_and_svg_named_as_a_photo_are_never_served(writable):
+    client, place = writable
     number = number_of(client, "coins.png")
     for data in (b"<html><script>alert(1)</script>", b"<svg xmlns='http://www.w3.org/2000/svg'/>"):
         (place / "photos" / "coins.png").write_bytes(data)
         for path in ("/file", "/file?width=10", "/thumbnail", "/thumbnail?box=0,0,9,9"):
-            told = problem(client.get(f"/api/v1/photos/{number}{path}"), 422, "unreadable-photo")
-            assert str(place) not in told
-
-
-def test_the_first_bytes_say_what_a_file_is():
-    assert renditions.media_type(b"<html>") is None
-    assert renditions.media_type(b"") is None
-    assert renditions.media_type(b"RIFF\0\0\0\0WAVE") is None
-    assert renditions.media_type(b"\0\0\0\x20ftypheic") is None
+            detail = problem(client.get(f"/api/v1/photos/{number}{path}"), 422, "unreadable-photo")
+            assert str(place) not in detail

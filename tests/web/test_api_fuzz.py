@@ -1,6 +1,6 @@
-"""Whatever the description of the API allows, and what it does not: no answer is a server's error.
+"""Requests generated from the OpenAPI description, valid and invalid: none causes a server error.
 
-Marked ``web_fuzz``, as it takes half a minute: make test-web-fuzz, which .ci/run calls.
+Marked ``web_fuzz``, because it takes half a minute: make test-web-fuzz, which .ci/run calls.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
+from clients import serving
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
     status_code_conformance,
 )
-from test_api import serving
 
 from udq import Collection
 from udq.web.service import Service
@@ -43,31 +43,31 @@ def address(place):
 
 
 def statuses(operation, mode):
-    """Ask an operation with made-up data; return what it answered."""
+    """Call an operation with generated data; return the statuses of the responses."""
     found = set()
 
     @hypothesis.given(operation.as_strategy(generation_mode=mode))
     @hypothesis.settings(**SETTINGS)
-    def asked(case):
-        answer = case.call(timeout=30)
-        case.validate_response(answer, checks=CHECKS)
-        found.add(answer.status_code)
+    def call(case):
+        response = case.call(timeout=30)
+        case.validate_response(response, checks=CHECKS)
+        found.add(response.status_code)
 
-    with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # nothing misfits what takes anything
-        asked()
+    with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # an operation without parameters has no invalid data
+        call()
     return found
 
 
-def test_no_request_is_a_servers_error(address):
-    """Every operation, with data that fit its description and data that do not."""
-    described = schemathesis.openapi.from_dict(httpx.get(f"{address}/api/v1/openapi.json").json())
-    described.config.update(base_url=address)
-    operations = [result.ok() for result in described.get_all_operations()]
-    fitting = {each.label: statuses(each, schemathesis.GenerationMode.POSITIVE) for each in operations}
-    others = {each.label: statuses(each, schemathesis.GenerationMode.NEGATIVE) for each in operations}
+def test_no_request_causes_a_server_error(address):
+    """Every operation, with data that are valid by its description and data that are not."""
+    api = schemathesis.openapi.from_dict(httpx.get(f"{address}/api/v1/openapi.json").json())
+    api.config.update(base_url=address)
+    operations = [result.ok() for result in api.get_all_operations()]
+    valid = {each.label: statuses(each, schemathesis.GenerationMode.POSITIVE) for each in operations}
+    invalid = {each.label: statuses(each, schemathesis.GenerationMode.NEGATIVE) for each in operations}
 
-    assert len(fitting) == 16
-    assert all(status < 500 for found in (*fitting.values(), *others.values()) for status in found)
+    assert len(valid) == 16
+    assert all(status < 500 for found in (*valid.values(), *invalid.values()) for status in found)
     for label in ("GET /api/v1/photos", "GET /api/v1/collection", "POST /api/v1/uploads", "GET /metrics"):
-        assert fitting[label] & {200, 201, 422}
-    assert 422 in others["POST /api/v1/search"]
+        assert valid[label] & {200, 201, 422}
+    assert 422 in invalid["POST /api/v1/search"]

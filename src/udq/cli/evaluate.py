@@ -3,53 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Json
+from udq.cli.options import CollectionPath, Device, Json, Rerank, parse_stages
 from udq.cli.progress_bar import progress
+from udq.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-from udq.cli.options import Rerank, parse_stages
+GroundTruthPath = Annotated[Path, typer.Option(metavar="PATH", help="The ground truth of the benchmark.")]
+Layout = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Layout of the ground truth: boxes (a CSV), oxford5k, paris6k, roxford5k, rparis6k or instre.",
+    ),
+]
+QueryFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Query photos outside the collection. Default: beside the ground truth."),
+]
+KeepQuery = Annotated[
+    bool, typer.Option("--keep-query", help="Keep a query's own photo in its ranking; oxford5k and paris6k always do.")
+]
+RealValued = Annotated[
+    bool,
+    typer.Option(
+        "--real-valued",
+        help="Also rank by features before quantization: extracts all photos again, which takes as long as indexing.",
+    ),
+]
+FeatureFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="With --real-valued: keep the features in FOLDER for the next time, about 0.5 MB per photo.",
+    ),
+]
+Sheet = Annotated[Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")]
+Report = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page of what went wrong, in one file.")]
 
 
 def evaluate(
     collection: CollectionPath,
-    ground_truth: Annotated[Path, typer.Option(metavar="PATH", help="The benchmark's answers.")],
-    dataset: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Layout of the ground truth: boxes (a CSV), oxford5k, paris6k, roxford5k, rparis6k or instre.",
-        ),
-    ] = "boxes",
-    queries: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Query photos that are not in the collection. Default: beside the ground truth."
-        ),
-    ] = None,
-    keep_query: Annotated[
-        bool,
-        typer.Option("--keep-query", help="Keep a query's own photo in its ranking; oxford5k and paris6k always do."),
-    ] = False,
-    real_valued: Annotated[
-        bool, typer.Option(help="Look at all photos again to rank by unquantized features too.")
-    ] = True,
+    ground_truth: GroundTruthPath,
+    dataset: Layout = "boxes",
+    queries: QueryFolder = None,
+    keep_query: KeepQuery = False,
+    real_valued: RealValued = False,
+    features: FeatureFolder = None,
     rerank: Rerank = "",
-    picture: Annotated[
-        Path | None, typer.Option(metavar="OUT.jpg", help="Write a sheet of the best and worst queries.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="OUT.html", help="Write a page that shows what went wrong, in one file.")
-    ] = None,
+    picture: Sheet = None,
+    report: Report = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure a collection against a benchmark: mean average precision, and how well the boxes sit."""
+    """Measure a collection against a benchmark: mean average precision, and how well the boxes fit."""
     from udq import datasets
     from udq.collection import Collection
     from udq.evaluation import benchmark as evaluation
@@ -60,6 +70,8 @@ def evaluate(
         pictures.file_format(picture)
     if report is not None:
         errors.check(report)
+    if features is not None and not real_valued:
+        raise InputError(f"--features {features}: expected --real-valued with it; add it, or leave --features out")
     opened = Collection.open(collection, device=device)
     done = evaluation.evaluate(
         opened,
@@ -67,6 +79,7 @@ def evaluate(
         keep_query=keep_query,
         queries=queries,
         real_valued=real_valued,
+        features=features,
         stages=parse_stages(rerank),
         progress=progress,
     )
@@ -86,15 +99,15 @@ def evaluate(
 
 def demo(
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where photos and results go.")
+        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder of the photos and results.")
     ] = Path("udq-demo"),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Show the whole story on photos that installed packages bring: build, search, measure, look."""
-    from udq.experiments.demo import run
+    """Build, search and measure a collection of photos composed from those that installed packages ship."""
+    from udq.experiments.demo.run import run_demo
 
-    facts = run.tell(output, device=device, progress=progress)
+    facts = run_demo(output, device=device, progress=progress)
     if as_json:
         printing.print_json(facts)
         return

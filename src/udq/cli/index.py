@@ -4,58 +4,89 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from udq import config
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Json
-from udq.cli.progress_bar import progress, timed
-from udq.features import proposals as proposers
-
-if TYPE_CHECKING:
-    pass
 from udq.cli.options import (
     Backbone,
     Codewords,
+    CollectionPath,
     ConfigFile,
+    Device,
     EndToEnd,
+    GroundTruthFile,
     Iterations,
+    Json,
     Preset,
     Refine,
     Seed,
     Subspaces,
-    Watched,
     Weight,
     Weights,
     read_truth,
     resumable_on,
     settings_of,
 )
+from udq.cli.progress_bar import progress, timed
+from udq.features import proposals as proposers
+
+Images = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGES", help="Photos, folders, tar files, and URLs of folders such as s3://bucket/photos."
+    ),
+]
+NewCollection = Annotated[Path, typer.Option("-o", "--output", metavar="COLLECTION", help="The collection to make.")]
+Proposals = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"Region proposer: {', '.join(proposers.REGISTRY)}.")
+]
+RpnFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Region proposal network that 'udq train-rpn' made.")
+]
+Regions = Annotated[
+    int | None, typer.Option(metavar="T", help="Regions per photo that a region proposal network keeps.")
+]
+NoTrain = Annotated[bool, typer.Option("--no-train", help="Quantize the pretrained features, without training.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Extract features on the workers of a Ray cluster: local, auto or HOST:PORT (docs/scaling.md).",
+    ),
+]
+Labels = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="LABELS",
+        help="Photos with boxes: folders in the layout of VOC or YOLO, COCO's JSON, or a CSV of image,x1,y1,x2,y2.",
+    ),
+]
+NetworkFile = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The network to make.")]
+LabelledPhotos = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="The photos of a JSON or CSV file. Default: its own folder.")
+]
+Epochs = Annotated[int, typer.Option(metavar="N", help="Epochs over all views of all photos.")]
+Views = Annotated[
+    int, typer.Option(metavar="N", help="Views per photo: the photo itself, then flipped, cropped and scaled ones.")
+]
+HeldOut = Annotated[float, typer.Option(metavar="X", help="Share of the photos that measure recall, 0..1.")]
+TrainingSeed = Annotated[int, typer.Option(metavar="N", help="Seed of the random numbers.")]
+_RPN = config.ProposalTraining
 
 
 def index(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGES", help="Photos, folders, tar files, and URLs of folders such as s3://bucket/photos."
-        ),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="COLLECTION", help="The collection to make.")],
+    images: Images,
+    output: NewCollection,
     preset: Preset = "default",
     config_file: ConfigFile = None,
     backbone: Backbone = None,
     weights: Weights = None,
-    proposals: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"Region proposer: {', '.join(proposers.REGISTRY)}.")
-    ] = None,
-    rpn: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Region proposal network that 'udq train-rpn' made.")
-    ] = None,
-    regions: Annotated[
-        int | None, typer.Option(metavar="T", help="Regions that a region proposal network keeps of a photo.")
-    ] = None,
+    proposals: Proposals = None,
+    rpn: RpnFile = None,
+    regions: Regions = None,
     subspaces: Subspaces = None,
     codewords: Codewords = None,
     seed: Seed = None,
@@ -63,34 +94,24 @@ def index(
     refine: Refine = None,
     weight: Weight = None,
     end_to_end: EndToEnd = None,
-    ground_truth: Watched = None,
-    no_train: Annotated[
-        bool, typer.Option("--no-train", help="Codes of the pretrained features, without training.")
-    ] = False,
+    ground_truth: GroundTruthFile = None,
+    no_train: NoTrain = False,
     device: Device = "auto",
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Have workers of a Ray cluster look at photos: local, auto or HOST:PORT (docs/scaling.md).",
-        ),
-    ] = None,
+    ray: Ray = None,
     as_json: Json = False,
 ) -> None:
-    """Build a collection from photos: propose regions, describe them, train on them, encode."""
+    """Build a collection from photos: propose regions, extract features, train, encode.
+
+    If the command is killed or interrupted, run it again to continue.
+    """
+    enabled = False if no_train else None
     settings = settings_of(
         config.preset(preset),
         config_file,
         features={"backbone": backbone, "proposals": proposals, "regions": regions},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
-        training={
-            "iterations": iterations,
-            "refine": refine,
-            "weight": weight,
-            "end_to_end": end_to_end,
-            "enabled": False if no_train else None,
-        },
+        training=_training(iterations, refine, weight, end_to_end) | {"enabled": enabled},
     )
     from udq.collection import Collection
 
@@ -120,13 +141,14 @@ def retrain(
     refine: Refine = None,
     weight: Weight = None,
     end_to_end: EndToEnd = None,
-    ground_truth: Watched = None,
+    ground_truth: GroundTruthFile = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train a collection anew on its photos as they are now, with other settings where given, and encode it anew.
+    """Retrain a collection on its current photos, with other settings if given, and encode all of them again.
 
-    Until the last step the collection stays as it was, and can be searched.
+    The collection stays searchable, and unchanged until the last step. If the command is killed or interrupted, run
+    it again to continue.
     """
     from udq.collection import Collection
 
@@ -135,7 +157,7 @@ def retrain(
         config_file,
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
-        training={"iterations": iterations, "refine": refine, "weight": weight, "end_to_end": end_to_end},
+        training=_training(iterations, refine, weight, end_to_end),
     )
     truth = read_truth(ground_truth)
     with timed() as elapsed, resumable_on(collection):
@@ -143,52 +165,43 @@ def retrain(
     printing.print_built(trained, elapsed(), as_json=as_json)
 
 
+def _training(
+    iterations: int | None, refine: str | None, weight: float | None, end_to_end: bool | None
+) -> dict[str, object]:
+    """Return the settings of training that options change."""
+    return {"iterations": iterations, "refine": refine, "weight": weight, "end_to_end": end_to_end}
+
+
 def train_rpn(
-    labels: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="LABELS",
-            help="Photos with boxes: folders in the layout of VOC or YOLO, COCO's JSON, or a CSV of image,x1,y1,x2,y2.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The network to make.")],
-    images: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the photos of JSON and CSV are. Default: beside them.")
-    ] = None,
+    labels: Labels,
+    output: NetworkFile,
+    images: LabelledPhotos = None,
     preset: Preset = "default",
     config_file: ConfigFile = None,
     backbone: Backbone = None,
     weights: Weights = None,
-    epochs: Annotated[
-        int, typer.Option(metavar="N", help="Times every view of every photo is learned from.")
-    ] = config.ProposalTraining.epochs,
-    views: Annotated[
-        int, typer.Option(metavar="N", help="Of each photo: itself and flipped, cropped and scaled ones.")
-    ] = config.ProposalTraining.views,
-    held_out: Annotated[
-        float, typer.Option(metavar="X", help="Share of the photos that recall is measured on, 0..1.")
-    ] = config.ProposalTraining.held_out,
-    seed: Annotated[
-        int, typer.Option(metavar="N", help="Of everything drawn at random.")
-    ] = config.ProposalTraining.seed,
+    epochs: Epochs = _RPN.epochs,
+    views: Views = _RPN.views,
+    held_out: HeldOut = _RPN.held_out,
+    seed: TrainingSeed = _RPN.seed,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train a region proposal network on boxes, for 'udq index --rpn FILE'.
+    """Train a region proposal network on labelled boxes, for 'udq index --rpn FILE'; the backbone is not changed.
 
-    The backbone stays as it is. Killed or interrupted, the same command goes on.
+    If the command is killed or interrupted, run it again to continue.
     """
     from udq.datasets import detection
 
     settings = settings_of(config.preset(preset), config_file, features={"backbone": backbone})
     training = config.ProposalTraining(epochs=epochs, views=views, held_out=held_out, seed=seed)
     labelled = detection.load_all(labels, images=images)
-    # Before the long work, so that labels that were skipped are no surprise after it.
+    # Before the long work: skipped labels should be known before hours of training.
     printing.say(labelled.summary(), to=sys.stderr)
-    from udq.training import rpn_training as trainer
+    from udq.training import rpn_training
 
     with timed() as elapsed, resumable_on(output):
-        card = trainer.train(
+        card = rpn_training.train(
             labelled,
             output,
             image=settings.images,
@@ -209,11 +222,11 @@ def train_rpn(
 def info(
     collection: CollectionPath,
     picture: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="Draw its training curves: .png, .jpg, .pdf or .svg.")
+        Path | None, typer.Option(metavar="OUT.png", help="Plot the training curves: .png, .jpg, .pdf or .svg.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a collection holds and what it was built with."""
+    """Print what a collection contains and the settings that it was built with."""
     from udq.collection import Collection
 
     if picture is not None:

@@ -66,22 +66,22 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     # Pillow warns of photos above 89 megapixels; ours have a limit of their own (``photos.source.MAX_PIXELS``).
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
-    # Python would go through all objects once more before the process ends, which takes half a second after torch.
+    # Otherwise Python collects garbage once more at exit, which takes half a second after importing torch.
     atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")  # characters that the terminal's encoding lacks
     try:
         code = app(prog_name="udq", standalone_mode=False)
-        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        if code == INTERRUPTED:  # how typer reports Ctrl-C
             raise KeyboardInterrupt
     except typer.TyperException as error:
         _fail(_usage(error), 2)
     except UdqError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was left half-written", INTERRUPTED)
+        _fail("interrupted; nothing is half-written", INTERRUPTED)
     except BrokenPipeError:
-        # The reader went away (| head). Point stdout nowhere, so that Python's last flush is quiet too.
+        # The reader closed the pipe (| head). Without stdout, Python's last flush stays quiet.
         sys.stdout = None  # type: ignore[assignment]
         code = 0
     except MemoryError:
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, and remember: code that was called from C may swallow it (see ``bar``)."""
+    """Raise KeyboardInterrupt, and record it: code called from C may swallow it (see ``progress_bar``)."""
     interrupts.append(number)
     signal.default_int_handler(number, frame)
 
@@ -103,8 +103,8 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def _usage(error: typer.TyperException) -> str:
-    """Return one line of what is wrong with the command line."""
+    """Return what is wrong with the command line, in one line."""
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
-    helped = f"; see {context.command_path} --help" if context else ""
-    return one_line(message).rstrip(".") + helped
+    hint = f"; see {context.command_path} --help" if context else ""
+    return one_line(message).rstrip(".") + hint

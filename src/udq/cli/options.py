@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their values are parsed to."""
+"""Options that several commands share, and how their values are parsed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from udq.errors import InputError
 from udq.features import backbones
 
 if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
     from udq.datasets import GroundTruth
     from udq.types import Example
 
-
+CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the network: auto, cpu or cuda.")]
+Preset = Annotated[str, typer.Option(metavar="NAME", help=f"Preset of all settings: {', '.join(config.PRESETS)}.")]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; options win over it.")
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; options override it.")
 ]
+Backbone = Annotated[
+    str | None, typer.Option(metavar="NAME", help=f"Feature network: {', '.join(backbones.REGISTRY)}.")
+]
+Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the backbone, for offline use.")]
 Subspaces = Annotated[int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")]
-Codewords = Annotated[int | None, typer.Option(metavar="K", help="Codewords a subspace: 16 to 512, a power of two.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="Of everything drawn at random.")]
+Codewords = Annotated[
+    int | None, typer.Option(metavar="K", help="Codewords per subspace: a power of two from 16 to 512.")
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of the random numbers.")]
 Iterations = Annotated[int | None, typer.Option(metavar="N", help="Rounds of training after the first.")]
 Refine = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Feature refinement: {', '.join(config.REFINEMENTS)}.")
@@ -35,48 +42,42 @@ EndToEnd = Annotated[
     bool | None,
     typer.Option("--end-to-end/--no-end-to-end", help="Train the convolutions too: slow without a GPU."),
 ]  # fmt: skip
-Preset = Annotated[str, typer.Option(metavar="NAME", help=f"Settings to begin with: {', '.join(config.PRESETS)}.")]
-Backbone = Annotated[
-    str | None, typer.Option(metavar="NAME", help=f"Network that sees the photos: {', '.join(backbones.REGISTRY)}.")
-]
-Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights for the backbone, for offline use.")]
-Watched = Annotated[
+GroundTruthFile = Annotated[
     Path | None,
     typer.Option(
-        "--ground-truth", metavar="CSV", help="Measure mAP after every round of training too; nothing goes by it."
+        "--ground-truth", metavar="CSV", help="Also measure mAP after each round of training; it does not affect it."
     ),
 ]
-
-
 Rerank = Annotated[
     str,
     typer.Option(
         metavar="STAGES",
-        help="Rank again by what the first photos show: average-qe or alpha-qe (query expansion), diffusion, verify "
-        "(by local features); several, with commas between them, one after another.",
+        help="Rerank by what the first photos show: average-qe or alpha-qe (query expansion), diffusion, verify "
+        "(local features); separate several by commas.",
     ),
 ]
 
 
 def resumable_on(path: Path) -> AbstractContextManager[None]:
-    """Let Ctrl-C say where the work on a path stands."""
+    """On Ctrl-C, say how to continue the work on a path."""
     from udq.common.files import partial_folder
 
-    def said() -> str | None:
-        left = partial_folder(path)
-        return f"the same command goes on from here, or delete {left} to give up" if left.exists() else None
+    def left() -> str | None:
+        folder = partial_folder(path)
+        return f"run the same command to continue, or delete {folder} to give up" if folder.exists() else None
 
-    return resumable(said)
+    return resumable(left)
 
 
 def read_truth(path: Path | None) -> GroundTruth | None:
+    """Read a ground truth of the dataset ``boxes``; None if no file is given."""
     from udq import datasets
 
     return None if path is None else datasets.load("boxes", path)
 
 
 def settings_of(base: config.IndexConfig, file: Path | None, **stages: dict[str, object]) -> config.IndexConfig:
-    """Return settings with the file's changes and then those of the options that were given."""
+    """Return settings changed by a TOML file, and then by the options that were given (not None)."""
     if file is not None:
         base = config.IndexConfig.from_toml(file, base)
     given = {
@@ -87,7 +88,7 @@ def settings_of(base: config.IndexConfig, file: Path | None, **stages: dict[str,
 
 
 def parse_example(text: str) -> Example:
-    """Return ``PHOTO:X1,Y1,X2,Y2``, or a photo alone, as an example; a photo's own name may hold colons."""
+    """Return ``PHOTO:X1,Y1,X2,Y2``, or a photo alone, as an example; the photo's name may contain colons."""
     from udq.types import Example
 
     photo, colon, box = text.rpartition(":")
@@ -97,18 +98,15 @@ def parse_example(text: str) -> Example:
 
 
 def parse_stages(text: str) -> list[str]:
+    """Return the names of rerank stages that commas separate."""
     return [name.strip() for name in text.split(",")] if text.strip() else []
 
 
 def parse_box(text: str, option: str = "--box") -> tuple[float, ...]:
+    """Return the numbers of a box; InputError if they are no numbers."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(
             f"{option} {' '.join(text.split())}: expected four numbers X1,Y1,X2,Y2, such as 120,80,340,300"
         ) from None
-
-
-CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")]

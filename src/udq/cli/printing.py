@@ -1,8 +1,9 @@
-"""What commands print for people, and as JSON for programs."""
+"""What commands print: lines for people, JSON for programs."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,25 +15,27 @@ if TYPE_CHECKING:
     from udq.collection import Collection
     from udq.datasets.catalogue import Dataset
     from udq.datasets.check import Findings
+    from udq.store.manifest import UnreadablePhoto
+    from udq.types import SearchResult
 
-_NAMED = 20  # of a long list, before "and so many more"
+_LISTED = 20  # entries of a long list that are printed, before "and N more"
 
 
 def say(line: str, *, to: TextIO | None = None) -> None:
-    """Print a line that may hold names of files, on stdout by default; nothing in it steers a terminal."""
+    """Print a line that may contain file names, on stdout by default; control characters are escaped."""
     print(shown(line), file=to, flush=True)
 
 
 def print_json(facts: dict[str, Any]) -> None:
-    """Print what a program reads: ASCII, with escapes from which any name of a file comes back as it was."""
+    """Print JSON in ASCII, with escapes that preserve any file name exactly."""
     print(json.dumps(facts, indent=2, allow_nan=False))
 
 
 def print_recall(card: dict[str, Any]) -> None:
-    """Print what a region proposal network finds of the photos that were held out of its training."""
+    """Print the recall of a region proposal network on the photos that were held out of its training."""
     for reason in card["unreadable"]:
         say(f"left out: {reason}")
-    say(f"share of the objects of {card['held_out_photos']} held-out photos that the first proposals cover:")
+    say(f"recall of the objects of {card['held_out_photos']} held-out photos, by number of proposals:")
     counts = next(iter(card["recall"].values()))
     say(f"{'proposals':<10}" + "".join(f"{count:>7}" for count in counts))
     for overlap, found in card["recall"].items():
@@ -40,12 +43,12 @@ def print_recall(card: dict[str, Any]) -> None:
 
 
 def print_info(facts: dict[str, Any]) -> None:
-    """Print what a collection holds, a line a fact."""
+    """Print the facts of a collection, one per line."""
     features, images = facts["config"]["features"], facts["config"]["images"]
     left_out = [f"{len(facts['broken'])} could not be read"] if facts["broken"] else []
-    left_out += [f"{facts['passed_over']} other files passed over"] if facts["passed_over"] else []
+    left_out += [f"{facts['passed_over']} other files skipped"] if facts["passed_over"] else []
     broken = f" ({', '.join(left_out)})" if left_out else ""
-    code = f"{facts['bytes_per_region']:g} bytes a code (M = {facts['subspaces']}, K = {facts['codewords']})"
+    code = f"{facts['bytes_per_region']:g} bytes per code (M = {facts['subspaces']}, K = {facts['codewords']})"
     size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
     if facts["removed"]:
         size += f" with {counted(facts['removed'], 'removed photo')} (udq compact)"
@@ -54,7 +57,7 @@ def print_info(facts: dict[str, Any]) -> None:
         "photos": f"{facts['images']:,}{broken}",
         "regions": f"{facts['regions']:,}, {code}",
         "model": facts["model"],
-        "training": _in_words(facts["training"]),
+        "training": _training(facts["training"]),
         "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",
         "on disk": f"{size}, format {facts['format_version']}, made by udq {facts['udq']}",
     }
@@ -74,7 +77,7 @@ def print_info(facts: dict[str, Any]) -> None:
 
 
 def print_built(collection: Collection, elapsed: float, *, as_json: bool) -> None:
-    """Print what was built, in so many seconds; photos that could not be read go to stderr."""
+    """Print what was built and in how many seconds; unreadable photos go to stderr."""
     facts = collection.info() | {"elapsed_s": elapsed}
     if as_json:
         print_json(facts)
@@ -83,15 +86,20 @@ def print_built(collection: Collection, elapsed: float, *, as_json: bool) -> Non
     _warn_broken(collection.broken)
 
 
-def _in_words(training: dict[str, Any] | None) -> str:
+def _training(training: dict[str, Any] | None) -> str:
+    """Return how training went, such as ``1 of 2 rounds kept; the second did not help``."""
     if training is None:
         return "none"
-    kept = counted(training["kept"], "round")
-    return f"{kept}; {training['stopped']}" if training["stopped"] else kept
+    kept, run = training["kept"], len(training["rounds"])
+    if kept < run:  # the last one was undone
+        last = {2: "second", 3: "third"}.get(run, "last")
+        return f"{kept} of {run} rounds kept; the {last} did not help"
+    rounds = counted(kept, "round")
+    return f"{rounds}; {training['stopped']}" if training["stopped"] else rounds
 
 
 def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
-    """Print a line a query, best first, and the means; beside JSON, what the figures are not goes to stderr too."""
+    """Print a line per query, best first, then the means; with JSON, notes on the figures go to stderr too."""
     if as_json:
         print_json(report)
         for note in report["notes"]:
@@ -122,12 +130,12 @@ def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _share(value: float | None) -> str:
-    """Return a figure of 0..1; a dash where no query has positives."""
+    """Return a figure of 0..1; a dash if no query has positives."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def print_datasets(datasets: Sequence[Dataset], *, as_json: bool) -> None:
-    """Print a line a data set."""
+    """Print one line per data set."""
     if as_json:
         facts = [
             {
@@ -152,18 +160,18 @@ def print_datasets(datasets: Sequence[Dataset], *, as_json: bool) -> None:
 
 
 def print_findings(findings: Findings, *, as_json: bool) -> None:
-    """Print what a copy of a data set lacks."""
+    """Print what is missing from a copy of a data set, or damaged."""
     if as_json:
         print_json(findings.to_json())
         return
-    say(f"{findings.folder}: {findings.dataset}, {findings.found:,} files of {findings.expected:,}")
+    say(f"{findings.folder}: {findings.dataset}, {findings.found:,} of {findings.expected:,} files")
     lists = {"missing": findings.missing, "unreadable": findings.unreadable, "wrong": findings.faults,
              "broken in the official archives too": findings.known}  # fmt: skip
     for what, lines in lists.items():
-        for line in lines[:_NAMED]:
+        for line in lines[:_LISTED]:
             say(f"{what}: {line}")
-        if len(lines) > _NAMED:
-            say(f"{what}: and {len(lines) - _NAMED:,} more; --json has them all")
+        if len(lines) > _LISTED:
+            say(f"{what}: and {len(lines) - _LISTED:,} more; --json lists them all")
     if findings.others:
         others = "1 other photo, which does" if findings.others == 1 else f"{findings.others:,} other photos, which do"
         say(f"{others} not belong to it")
@@ -171,7 +179,24 @@ def print_findings(findings: Findings, *, as_json: bool) -> None:
         say("whole: every file is there, and every photo can be read")
 
 
-def _warn_broken(broken: list[dict[str, str]]) -> None:
+def print_matches(result: SearchResult, *, photos: int) -> None:
+    """Print a line per match, best first, and how long the search took."""
+    points = f"{'points':>6}  " if "verify" in result.rerank else ""
+    print(f"{'rank':>4}  {'score':>7}  {'sure':>5}  {points}{'x1,y1,x2,y2':<21}  photo")
+    for match in result.matches:
+        box = ",".join(f"{side:.0f}" for side in match.box)
+        inliers = f"{match.verified.inliers if match.verified else '-':>6}  " if points else ""
+        sure = math.floor(100 * (match.confidence or 0))  # 100 % is the query's own photo
+        say(f"{match.rank:>4}  {match.score:>7.4f}  {sure:>3} %  {inliers}{box:<21}  {match.image}")
+    if not result.found:
+        print(f"not found for sure: no match is {result.threshold:.0%} sure, so the object may be absent")
+    took = result.elapsed_ms
+    reranked = f", {', '.join(result.rerank)} {took['rerank']:.0f}" if result.rerank else ""
+    print(f"{photos:,} photos ranked in {took['total']:.0f} ms "
+          f"(encoding the query {took['encode']:.0f}, scan {took['scan']:.1f}{reranked})")  # fmt: skip
+
+
+def _warn_broken(broken: list[UnreadablePhoto]) -> None:
     if not broken:
         return
     which = "photo could not be read and is" if len(broken) == 1 else "photos could not be read and are"

@@ -1,4 +1,4 @@
-"""What commands say of long work: a bar that shows how far it is, where it stands after Ctrl-C, how long it took."""
+"""Long work: a progress bar, what Ctrl-C says about resuming, and elapsed time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from udq.cli.printing import say
 
-# Signals of Ctrl-C so far: code that was called from C may swallow the exception of one, so each step looks here.
+# SIGINTs received: code called from C may swallow KeyboardInterrupt, so each step checks this list.
 interrupts: list[int] = []
 INTERRUPTED = 130
 
@@ -56,23 +56,23 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def resumable(left: Callable[[], str | None]) -> Iterator[None]:
-    """Let Ctrl-C say where the work stands, and end the process.
+    """On Ctrl-C, say how to continue and exit.
 
     Args:
-        left: says what was kept and how to go on; None where nothing was, and the interrupt goes on its way.
+        left: returns what was kept and how to continue; None if nothing was, and the interrupt propagates.
     """
     try:
         yield
     except KeyboardInterrupt:
-        said = left()
-        if said is None:
+        advice = left()
+        if advice is None:
             raise
-        say(f"udq: interrupted; {said}", to=sys.stderr)
+        say(f"udq: interrupted; {advice}", to=sys.stderr)
         sys.exit(INTERRUPTED)
 
 
 @contextmanager
 def timed() -> Iterator[Callable[[], float]]:
-    """Give what tells the seconds since now."""
+    """Give a function that returns the seconds since the start of the block."""
     started = time.perf_counter()
     yield lambda: round(time.perf_counter() - started, 2)

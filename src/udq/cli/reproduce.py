@@ -1,16 +1,17 @@
-"""``udq reproduce``: the paper's tables and figures, measured again. Parses, calls, prints."""
+"""``udq reproduce``: the paper's tables and figures. Parses, calls, prints."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from udq import config
 from udq.cli import printing
+from udq.cli.options import Device, Json
 from udq.cli.progress_bar import progress, resumable
 from udq.errors import InputError, UdqError
 from udq.features import backbones
@@ -22,54 +23,64 @@ if TYPE_CHECKING:
 _ALL = "all"
 
 
-def reproduce(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A table or figure of --list, such as table2; or all.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of oxford5k/, paris6k/ and flickr100k/, or one with images/ and ground_truth.csv.",
-        ),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="DIR is this one data set: boxes, oxford5k, paris6k, roxford5k, ..."),
-    ] = None,
-    ground_truth: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Its answers, where they are not in their usual place.")
-    ] = None,
-    preset: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help=f"{', '.join(config.PRESETS)}; paper takes VGG16 or ResNet101, whichever a cell is of.",
-        ),
-    ] = "default",
-    config_file: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="FILE", help="TOML file of settings; those of a cell win over it."),
-    ] = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[BACKBONE=]FILE", help="Weights, for offline use; may be given for each backbone."),
-    ] = None,
-    rpn: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[BACKBONE=]FILE", help="Region proposal network that 'udq train-rpn' made; likewise."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Measure the first N cells of each table.")] = None,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where results go, and finished cells stay.")
-    ] = Path("udq-reproduce"),
-    device: Annotated[str, typer.Option(metavar="NAME", help="Where the network runs: auto, cpu or cuda.")] = "auto",
-    list_them: Annotated[bool, typer.Option("--list", help="Say what tables and figures there are.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
-) -> None:
-    """Measure a table or figure of the paper again, and write expected beside measured.
+Name = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="A table or figure of --list, such as table2; or all.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Folder of oxford5k/, paris6k/ and flickr100k/, or one with images/ and ground_truth.csv."
+    ),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="DIR is this one data set: boxes, oxford5k, paris6k, roxford5k, ..."),
+]
+GroundTruthPath = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Its ground truth, if that is not in its usual place.")
+]
+PaperPreset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help=f"{', '.join(config.PRESETS)}; paper is VGG16 or ResNet101, as each cell requires."
+    ),
+]
+CellConfig = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; those of a cell override it.")
+]
+WeightFiles = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[BACKBONE=]FILE", help="Weights, for offline use; may be given for each backbone."),
+]
+RpnFiles = Annotated[
+    list[str] | None,
+    typer.Option(metavar="[BACKBONE=]FILE", help="Region proposal network that 'udq train-rpn' made; likewise."),
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Measure the first N cells of each table.")]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder of the results and the finished cells.")
+]
+ListThem = Annotated[bool, typer.Option("--list", help="List the tables and figures.")]
 
-    Killed or interrupted, the same command goes on: finished cells are kept.
+
+def reproduce(
+    name: Name = None,
+    data: Data = None,
+    dataset: Dataset = None,
+    ground_truth: GroundTruthPath = None,
+    preset: PaperPreset = "default",
+    config_file: CellConfig = None,
+    weights: WeightFiles = None,
+    rpn: RpnFiles = None,
+    limit: Limit = None,
+    output: Output = Path("udq-reproduce"),
+    device: Device = "auto",
+    list_them: ListThem = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a table or figure of the paper, and write the paper's values beside the measured ones.
+
+    If the command is killed or interrupted, run it again to continue: finished cells are kept.
     """
     from udq.experiments.paper import tables
 
@@ -80,7 +91,7 @@ def reproduce(
         raise InputError("reproduce: expected the name of a table or figure, or all; see udq reproduce --list")
     experiments = [tables.load(each) for each in (tables.NAMES if name == _ALL else (name,))]
     if data is None:
-        raise InputError("reproduce: expected --data DIR, where photos and answers are; see udq reproduce --help")
+        raise InputError("reproduce: expected --data DIR, the folder of photos and answers; see udq reproduce --help")
     if limit is not None and limit < 1:
         raise InputError(f"--limit: expected 1 or more, found {limit}")
     from udq.experiments.paper import results, runner
@@ -93,16 +104,14 @@ def reproduce(
     )  # fmt: skip
 
     def say(experiment: Experiment, some: Sequence[Result]) -> None:
-        told = some[0].reason or f"paper / measured: {results.written(some[0])}"
-        which = some[0].cell.where if len(some) == 1 else f"{len(some)} cells left out"
-        printing.say(f"{experiment.name}: {which}: {told}", to=sys.stderr if as_json else sys.stdout)
+        _print_cells(experiment, some, to=sys.stderr if as_json else sys.stdout)
 
     written: list[Path] = []
 
     def write(experiment: Experiment, found: Sequence[Result]) -> None:
         written.extend(results.write(experiment, found, settings))
 
-    with runner.alone(output), resumable(lambda: "finished cells are kept, and the same command goes on from there"):
+    with runner.lock_output(output), resumable(lambda: "finished cells are kept; run the same command to continue"):
         found = runner.run(experiments, settings, progress=progress, say=say, write=write)
     if as_json:
         facts = [results.to_json(each, found[each.name], settings) for each in experiments]
@@ -113,6 +122,15 @@ def reproduce(
     if not any(result.measured is not None for each in found.values() for result in each):
         reason = next((result.reason for each in found.values() for result in each if result.reason), "no cells")
         raise UdqError(f"nothing was measured: {reason}")
+
+
+def _print_cells(experiment: Experiment, some: Sequence[Result], *, to: TextIO) -> None:
+    """Print a measured cell, or how many cells were left out and why."""
+    from udq.experiments.paper import results
+
+    line = some[0].reason or f"paper / measured: {results.written(some[0])}"
+    which = some[0].cell.where if len(some) == 1 else f"{len(some)} cells left out"
+    printing.say(f"{experiment.name}: {which}: {line}", to=to)
 
 
 def _print_list(experiments: Sequence[Experiment], *, as_json: bool) -> None:
@@ -136,7 +154,7 @@ def _print_list(experiments: Sequence[Experiment], *, as_json: bool) -> None:
 
 
 def _files(given: list[str] | None, option: str) -> dict[str, Path]:
-    """Return the file of each backbone; that of "" is for any."""
+    """Return the file of each backbone; the key "" is for all others."""
     files = {}
     for text in given or ():
         backbone, equals, path = text.partition("=")

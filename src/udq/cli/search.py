@@ -3,51 +3,51 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Json
+from udq.cli.options import CollectionPath, Device, Json, Rerank, parse_box, parse_example, parse_stages
 from udq.errors import InputError
 
-if TYPE_CHECKING:
-    pass
-from udq.cli.options import Rerank, parse_box, parse_example, parse_stages
+QueryPhoto = Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")]
+QueryBox = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X1,Y1,X2,Y2",
+        help="The object in it, in pixels: left, top, right, bottom. Default: the whole photo.",
+    ),
+]
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PHOTO:X1,Y1,X2,Y2",
+        help="One more box of the same object, in this photo or another; may be repeated.",
+    ),
+]
+Count = Annotated[int, typer.Option("-k", metavar="K", help="Number of photos to return.")]
+Picture = Annotated[Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")]
+Lines = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="OUT.jpg", help="With --rerank verify: draw lines between the matching points of query and match."
+    ),
+]
 
 
 def search(
     collection: CollectionPath,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")],
-    box: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X1,Y1,X2,Y2",
-            help="The object in it, in pixels: left, top, right, bottom. Default: all of it.",
-        ),
-    ] = None,
-    also: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PHOTO:X1,Y1,X2,Y2",
-            help="One more box of the same object, in this photo or another; may be repeated.",
-        ),
-    ] = None,
-    k: Annotated[int, typer.Option("-k", metavar="K", help="Photos wanted.")] = 20,
+    image: QueryPhoto,
+    box: QueryBox = None,
+    also: Also = None,
+    k: Count = 20,
     rerank: Rerank = "",
-    picture: Annotated[
-        Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")
-    ] = None,
-    lines: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="OUT.jpg", help="With --rerank verify: draw lines between the points of query and match that agree."
-        ),
-    ] = None,
+    picture: Picture = None,
+    lines: Lines = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -55,15 +55,15 @@ def search(
     stages = parse_stages(rerank)
     if lines is not None and "verify" not in stages:
         raise InputError("--lines: expected --rerank verify, which finds the points; add it or leave --lines out")
-    with _uncollected():
+    with _no_garbage_collection():
         from udq.collection import Collection
         from udq.types import Example
 
         if picture is not None or lines is not None:
-            from udq.reports import sheet as pictures
+            from udq.reports import sheet
 
             for file in filter(None, (picture, lines)):
-                pictures.file_format(file)
+                sheet.file_format(file)
         # torch answers a single query before OpenVINO has compiled the network.
         opened = Collection.open(collection, device=device, network="torch")
         examples = [Example(image, None if box is None else parse_box(box)), *map(parse_example, also or ())]
@@ -71,39 +71,28 @@ def search(
     if picture is not None:
         from udq.reports import results
 
-        pictures.save(results.search_sheet(opened, result), picture)
+        sheet.save(results.search_sheet(opened, result), picture)
     drawn = None
     if lines is not None:
         from udq.reports import match_lines
 
-        held = {image.id: image.path for image in opened.images}
-        drawn = match_lines.sheet(result, [held[match.id] for match in result.matches if match.id is not None])
+        paths = {each.id: each.path for each in opened.images}
+        drawn = match_lines.sheet(result, [paths[match.id] for match in result.matches if match.id is not None])
         if drawn is not None:
-            pictures.save(drawn, lines)
+            sheet.save(drawn, lines)
     if as_json:
         printing.print_json(result.to_json())
         return
-    points = f"{'points':>6}  " if "verify" in result.rerank else ""
-    print(f"{'rank':>4}  {'score':>7}  {'sure':>5}  {points}{'x1,y1,x2,y2':<21}  photo")
-    for match in result.matches:
-        place = ",".join(f"{side:.0f}" for side in match.box)
-        seen = f"{match.verified.inliers if match.verified else '-':>6}  " if points else ""
-        sure = math.floor(100 * (match.confidence or 0))  # 100 % is the query's own photo
-        printing.say(f"{match.rank:>4}  {match.score:>7.4f}  {sure:>3} %  {seen}{place:<21}  {match.image}")
-    if not result.found:
-        print(f"nothing found for sure: no match is {result.threshold:.0%} sure, and the object may not be there")
-    print(f"{len(opened):,} photos ranked in {result.elapsed_ms['total']:.0f} ms "
-          f"(encoding the query {result.elapsed_ms['encode']:.0f}, scan {result.elapsed_ms['scan']:.1f}"
-          + (f", {', '.join(result.rerank)} {result.elapsed_ms['rerank']:.0f})" if result.rerank else ")"))  # fmt: skip
+    printing.print_matches(result, photos=len(opened))
     if picture is not None:
         printing.say(f"picture: {picture}")
     if lines is not None:
-        printing.say("lines: none drawn, as no match was verified" if drawn is None else f"lines: {lines}")
+        printing.say("lines: none drawn, because no match was verified" if drawn is None else f"lines: {lines}")
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Look for no garbage meanwhile: imports make objects by the million and none of it, and looking takes a while."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause the garbage collector: imports make millions of objects and no garbage, and scanning them is slow."""
     gc.disable()
     try:
         yield

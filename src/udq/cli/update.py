@@ -1,4 +1,4 @@
-"""``udq add``, ``remove``, ``compact`` and ``verify``: a collection after it was built. Parses, calls, prints."""
+"""``udq add``, ``remove``, ``compact`` and ``verify``: parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from udq.cli import printing
+from udq.cli.options import CollectionPath, Device, Json
 from udq.cli.progress_bar import progress, resumable, timed
 from udq.common.text import counted
 from udq.errors import CollectionError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from udq.indexing.repair import Repaired
     from udq.indexing.update import Changes
     from udq.indexing.verify import Damage
-from udq.cli.options import CollectionPath, Device, Json
 
 
 def add(
@@ -27,24 +27,25 @@ def add(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Photos and folders of photos.")],
     sync: Annotated[
         bool,
-        typer.Option("--sync", help="Mirror IMAGES: photos that are gone are removed, renamed ones are recognised."),
+        typer.Option("--sync", help="Mirror IMAGES: photos that are gone are removed, renamed ones recognised."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, and say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would change.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Add photos to a collection; those that it has already are left alone, unless their files have changed.
+    """Add photos to a collection; photos that it already contains are skipped, unless their files changed.
 
-    They are committed some hundreds at a time. Killed or interrupted, the same command goes on.
+    Photos are committed in batches of some hundreds. If the command is killed or interrupted, run it again to
+    continue.
     """
     from udq.collection import Collection
 
-    with timed() as elapsed, resumable(lambda: "what was added so far stays, and the same command goes on"):
+    with timed() as elapsed, resumable(lambda: "what was added so far is kept; run the same command to continue"):
         grown, changes = Collection.open(collection, device=device).add(
             images, sync=sync, dry_run=dry_run, progress=progress
         )
     if dry_run and not as_json:
-        printing.say("so it would be; nothing was done:")
+        printing.say("dry run, nothing changed:")
     _print_changes(grown, changes, elapsed(), as_json=as_json)
 
 
@@ -52,11 +53,13 @@ def remove(
     collection: CollectionPath,
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAMES", help="Photos as indexed, FOLDER/ for all of one, or a pattern like '*.png'."),
+        typer.Argument(
+            metavar="NAMES", help="Names of photos as indexed, FOLDER/ for a whole folder, or a pattern like '*.png'."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Remove photos from a collection; their files are left alone."""
+    """Remove photos from a collection; their files are not touched."""
     from udq.collection import Collection
 
     with timed() as elapsed:
@@ -65,7 +68,7 @@ def remove(
 
 
 def compact(collection: CollectionPath, as_json: Json = False) -> None:
-    """Write a collection anew without what was removed: smaller and faster, with the same answers."""
+    """Rewrite a collection without its removed photos: smaller and faster, with the same results."""
     from udq.collection import Collection
 
     opened = Collection.open(collection)
@@ -75,7 +78,7 @@ def compact(collection: CollectionPath, as_json: Json = False) -> None:
         printing.print_json({"path": str(collection)} | {name: [before[name], after[name]] for name in of})
         return
     printing.say(f"{collection}: {_size(before)} before, {_size(after)} now; "
-                 "old files go with the next change, for the sake of who has them open")  # fmt: skip
+                 "old files are deleted by the next change, because readers may have them open")  # fmt: skip
 
 
 def _size(info: dict[str, Any]) -> str:
@@ -88,13 +91,13 @@ def verify(
         bool,
         typer.Option(
             "--repair",
-            help="Look at the photos again where what was kept of them is damaged; drop those that are gone.",
+            help="Rebuild what is damaged from the photos; photos whose files are gone are dropped.",
         ),
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Read every byte of a collection and compare it with its checksums; exit 1 where one differs."""
+    """Compare every file of a collection with its checksum; exit 1 if one differs."""
     from udq.indexing import repair as repairs
     from udq.indexing import verify as verification
 
@@ -111,7 +114,7 @@ def verify(
     if damage:
         raise CollectionError(
             f"{collection}: {counted(len(damage), 'damaged file')}; "
-            "restore the collection from a copy, or run it again with --repair"
+            "restore the collection from a copy, or run 'udq verify --repair'"
         )
 
 
@@ -121,20 +124,20 @@ def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, 
         printing.print_json({"path": str(collection.path), **facts})
     else:
         done = [f"{facts[name]:,} {name}" for name in ("added", "changed", "moved", "removed") if facts[name]]
-        left_alone = [f"{changes.same:,} left as they were"] if changes.same else []
-        printing.say(f"{collection.path}: {', '.join([*done, *left_alone]) or 'nothing to do'}, in {elapsed:.1f} s; "
-              f"it holds {counted(len(collection), 'photo')} now")  # fmt: skip
+        unchanged = [f"{changes.same:,} unchanged"] if changes.same else []
+        printing.say(f"{collection.path}: {', '.join([*done, *unchanged]) or 'nothing to do'}, in {elapsed:.1f} s; "
+              f"the collection now has {counted(len(collection), 'photo')}")  # fmt: skip
         drift = collection.drift
         if drift is not None and drift.outgrown:
-            printing.say(f"it has outgrown its model: the quantization error of newer photos is {drift.newer:.2f}, "
-                  f"of the others {drift.older:.2f}: udq retrain {collection.path}")  # fmt: skip
+            printing.say(f"it has outgrown its model: quantization error {drift.newer:.2f} of newer photos, "
+                  f"{drift.older:.2f} of the others; run: udq retrain {collection.path}")  # fmt: skip
     for entry in changes.broken:
         printing.say(f"udq: not indexed: {entry['reason']}", to=sys.stderr)
 
 
 def _print_damage(damage: list[Damage]) -> None:
     for each in damage:
-        printing.say(f"{each.file}: damaged; it concerns {each.affects}")
+        printing.say(f"{each.file}: damaged; affects {each.affects}")
 
 
 def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:
@@ -144,13 +147,13 @@ def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:
         printing.say(f"{collection}: every file is as it was written; nothing to repair")
     else:
         _print_damage(list(done.damage))
-        printing.say(f"{collection}: whole again; {counted(len(done.restored), 'photo')} looked at again, "
+        printing.say(f"{collection}: whole again; {counted(len(done.restored), 'photo')} encoded again, "
               f"{len(done.dropped) + done.nameless:,} dropped")  # fmt: skip
     for name in done.dropped:
         printing.say(f"udq: dropped: {name}", to=sys.stderr)
     if done.nameless:
-        printing.say(f"udq: dropped: {counted(done.nameless, 'photo')} whose names are lost; "
-              f"udq add {collection} FOLDER --sync finds them again", to=sys.stderr)  # fmt: skip
+        printing.say(f"udq: dropped: {counted(done.nameless, 'photo')} whose names are lost; run "
+              f"udq add {collection} FOLDER --sync to find them again", to=sys.stderr)  # fmt: skip
     if done.back:
-        printing.say(f"udq: which {counted(done.back, 'photo')} had been removed is lost; "
-                     "those whose files are there are back", to=sys.stderr)  # fmt: skip
+        printing.say(f"udq: {counted(done.back, 'removed photo')} cannot be told apart any more; "
+                     "photos whose files exist are back", to=sys.stderr)  # fmt: skip

@@ -1,9 +1,9 @@
-"""The open format for anyone's own benchmark: a CSV of boxed queries.
+"""The CSV format for custom benchmarks: one boxed query per line.
 
     query_image,x1,y1,x2,y2,positives[,junk][,positive_boxes][,object]
 
 ``positives`` and ``junk`` are photo names separated by ``|``, relative to the indexed folder. ``positive_boxes`` are
-``x1 y1 x2 y2`` in the order of ``positives``, joined by ``|``; an empty entry is a box nobody drew. Four empty
+``x1 y1 x2 y2`` in the order of ``positives``, joined by ``|``; an empty entry is an unknown box. Four empty
 coordinates mean the whole photo.
 """
 
@@ -23,7 +23,7 @@ _REQUIRED = ("query_image", "x1", "y1", "x2", "y2", "positives")
 
 
 def load(path: Path) -> GroundTruth:
-    """Read a ground truth; raises InputError with file, line, what was expected and what was found."""
+    """Read a ground truth; raises InputError with file, line, expected and found."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file, _long_fields():
             reader = csv.DictReader(file)
@@ -42,7 +42,7 @@ def load(path: Path) -> GroundTruth:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """Lift the csv module's limit for a field, all readers' own, which positives of a large benchmark outgrow."""
+    """Raise the csv module's global limit of a field's length, which the positives of a large benchmark exceed."""
     limit = csv.field_size_limit(1 << 28)
     try:
         yield
@@ -58,16 +58,16 @@ def _query(row: Mapping[str, str | None], where: str) -> Query:
     names = _names(row["positives"])
     if not names:
         raise InputError(f"{where}: expected at least one positive, found none")
-    drawn = (row.get("positive_boxes") or "").split("|") if row.get("positive_boxes") else []
-    if drawn and len(drawn) != len(names):
-        raise InputError(f"{where}: expected as many positive_boxes as positives ({len(names)}), found {len(drawn)}")
-    boxes = {name: _box(text, where) for name, text in zip(names, drawn, strict=False)}
+    texts = (row.get("positive_boxes") or "").split("|") if row.get("positive_boxes") else []
+    if texts and len(texts) != len(names):
+        raise InputError(f"{where}: expected as many positive_boxes as positives ({len(names)}), found {len(texts)}")
+    boxes = {name: _box(text, where) for name, text in zip(names, texts, strict=False)}
     return Query(
         image,
         box,
         frozenset(names),
         frozenset(_names(row.get("junk"))),
-        {name: found for name, found in boxes.items() if found},
+        {name: known for name, known in boxes.items() if known},
         (row.get("object") or "").strip(),
     )
 

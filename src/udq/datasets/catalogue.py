@@ -1,4 +1,4 @@
-"""The data sets of the field: what they are, how large, and the official addresses of their files."""
+"""Public data sets for object instance search: sizes, official addresses of their files, and lists of photo names."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class File:
     """One file of a data set, at its official address.
 
     Attributes:
-        url: where it is; the last part is its name.
-        into: the folder below the data set's own that it belongs in, unpacked where it is an archive we can unpack.
+        url: the address; its last part is the file's name.
+        into: the subfolder of the data set that it belongs in, unpacked if it is a tar archive.
     """
 
     url: str
@@ -40,14 +40,14 @@ class Dataset:
 
     Attributes:
         name: as on the command line.
-        what: a line for people.
-        photos: how many its database has, of those that can be read.
-        queries: of its protocol; 0 for one of photos alone.
+        what: a description in one line.
+        photos: number of readable photos in its database.
+        queries: number of queries in its protocol; 0 without ground truth.
         page: the official page.
-        size: of the download, about, in words: the server says exactly. Empty where no official page says it.
-        files: the download.
-        names: data set whose list of names ``udq`` brings; empty where the names come from elsewhere.
-        some_unreadable: whether the official archives are known to have photos that nobody can read.
+        size: approximate size of the download, such as ``1.9 GB``; empty if the official page does not say.
+        files: the files to download.
+        names: name of the bundled list of photo names (see ``photo_names``); empty if the ground truth lists them.
+        some_unreadable: whether the official archives are known to contain unreadable photos.
         hint: what is left to do after the download.
         queries_apart: whether its query photos are not in the database.
     """
@@ -66,13 +66,13 @@ class Dataset:
 
     @property
     def unpacked(self) -> bool:
-        """Whether a download leaves nothing to unpack: Python has nothing for RAR."""
+        """Whether a download unpacks every file; RAR archives are left to the user."""
         return not any(file.name.endswith(".rar") for file in self.files)
 
 
 _OXFORD_PHOTOS = (File(f"{_OXFORD}/oxbuild_images-v1.tgz", "photos"),)
 _PARIS_PHOTOS = (File(f"{_PARIS}/paris_1-v1.tgz", "photos"), File(f"{_PARIS}/paris_2-v1.tgz", "photos"))
-_APART = "index photos/ alone: the query photos, which must not be in the database, are in queries/"
+_APART = "index photos/ only: the query photos, which must not be in the database, are in queries/"
 
 CATALOGUE = {
     each.name: each
@@ -120,23 +120,23 @@ _MARK = "dataset.txt"
 
 
 def find(name: str) -> Dataset:
-    """Return a data set by its name; raises InputError with the names there are."""
+    """Return a data set by its name; raises InputError that lists the known names."""
     if name not in CATALOGUE:
         raise InputError(f"data set '{name}': expected one of {', '.join(CATALOGUE)}")
     return CATALOGUE[name]
 
 
-def listed(name: str) -> list[str]:
-    """Return the names of a data set's photos, without folder and file ending.
+def photo_names(name: str) -> list[str]:
+    """Return the names of a data set's photos, without folder and file suffix, from the list that udq bundles.
 
-    Flickr100k's list has 100,070: the last of its 100,071 files is a stray one named ``test``.
+    Flickr100k's list has 100,070 names: the last of its 100,071 files is a stray file named ``test``.
     """
     packed = resources.files("udq.datasets").joinpath("names", f"{name}.txt.xz").read_bytes()
     return lzma.decompress(packed).decode("ascii").split()
 
 
 def marked(folder: Path) -> str | None:
-    """Return the name of the data set that a folder was made for by a download; None where it has no mark."""
+    """Return the name of the data set that was downloaded to a folder; None if it is not marked."""
     try:
         return (folder / _MARK).read_text(encoding="utf-8", errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
@@ -144,5 +144,5 @@ def marked(folder: Path) -> str | None:
 
 
 def write_mark(folder: Path, dataset: Dataset) -> None:
-    """Mark a folder as that of a data set."""
+    """Mark a folder as the download of a data set."""
     (folder / _MARK).write_text(f"{dataset.name}\n", encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""A folder -> what is missing or broken of a data set."""
+"""Check a copy of a data set for missing and unreadable files."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from udq import datasets
 from udq.common.progress import Progress, silent
-from udq.datasets import matching
-from udq.datasets.catalogue import Dataset, find, listed
+from udq.datasets import GroundTruth, load, matching
+from udq.datasets.catalogue import Dataset, find, photo_names
 from udq.datasets.oxford_paris import PARIS_BROKEN
 from udq.errors import ImageError, InputError, NoPhotosError
 from udq.photos import decoding
-from udq.photos import source as photo_source
+from udq.photos.source import find as find_photos
 
-# Photos are decoded at the least size: that every byte can be read is what counts. Pillow decodes beside Python's lock.
+# Photos are decoded at a small size, only to prove that they can be. Pillow releases Python's lock while decoding.
 _SIDE = 64
 _THREADS = 4
-# Of each identifier of VOC2007.
+# The files of each photo of VOC2007: folder and suffix.
 _VOC_FILES = (("JPEGImages", ".jpg"), ("Annotations", ".xml"))
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a folder has of a data set.
+    """The result of checking a copy of a data set.
 
     Attributes:
-        dataset: the data set's name.
-        folder: where was looked.
-        expected: files that a whole copy has: photos, and annotations of VOC2007.
-        found: how many of them are there.
-        missing: names of those that are not.
-        unreadable: why a photo cannot be decoded, a line each.
-        known: the same of photos that are broken in the official archives: no fault of this copy.
-        others: photos that do not belong to the data set.
-        faults: what else is wrong, a line each.
+        dataset: name of the data set.
+        folder: the checked folder.
+        expected: number of files in a complete copy: photos, and annotations for VOC2007.
+        found: how many of them exist.
+        missing: names of the others.
+        unreadable: one line for each photo that cannot be decoded, with the reason.
+        known: the same for photos that are broken in the official archives too, which is no fault of this copy.
+        others: number of photos that do not belong to the data set.
+        faults: one line for each other problem.
     """
 
     dataset: str
@@ -55,54 +54,54 @@ class Findings:
         return not (self.missing or self.unreadable or self.faults)
 
     def summary(self) -> str:
-        """Say what is wrong in one line."""
+        """Return what is wrong in one line, such as ``2 missing; 1 unreadable``."""
         counts = {"missing": len(self.missing), "unreadable": len(self.unreadable)}
         parts = [f"{count:,} {what}" for what, count in counts.items() if count]
         return "; ".join([*parts, *self.faults]) or "whole"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a program reads."""
+        """Return a JSON-serialisable dict of all attributes, and ``whole``."""
         return {**asdict(self), "whole": self.whole}
 
 
 def check(name: str, folder: Path, *, ground_truth: Path | None = None, progress: Progress = silent) -> Findings:
-    """Say exactly what a folder lacks of a data set, and which photos cannot be decoded.
+    """Check which files of a data set a folder lacks, and which photos cannot be decoded.
 
     Args:
-        name: of the data set.
-        folder: looked at with its folders, whose names do not matter but for INSTRE and VOC2007.
-        ground_truth: a file or folder to read too; by default what the folder has, or one below it. INSTRE's lists its
-            photos and must be there.
-        progress: is told of each photo.
+        name: name of the data set.
+        folder: searched with its subfolders, whose names matter only for INSTRE and VOC2007.
+        ground_truth: file or folder of the ground truth; by default the one in ``folder`` or below it. INSTRE requires
+            one, since it lists the photos.
+        progress: called for each photo.
 
     Raises:
-        InputError: no such data set or folder, a ground truth for one that has none, or two photos of one name.
+        InputError: no such data set or folder, a ground truth for a data set without one, or two photos of one name.
     """
     dataset = find(name)
     if ground_truth is not None and not dataset.queries:
-        raise InputError(f"--ground-truth {ground_truth}: {name} has photos alone, and no ground truth; leave it out")
+        raise InputError(f"--ground-truth {ground_truth}: {name} has photos only, and no ground truth; leave it out")
     if not folder.is_dir():
         raise InputError(f"{folder}: expected the folder of {name}, found no folder; check the spelling")
     if name == "voc2007":
         return _check_voc(folder, progress)
     try:
-        photos = {source.name: source.path for source in photo_source.find([folder])[0]}
+        photos = {source.name: source.path for source in find_photos([folder])[0]}
     except NoPhotosError:
         photos = {}
     truth, faults = _ground_truth(dataset, folder, ground_truth)
     if dataset.names:
-        names = set(listed(dataset.names))
+        names = set(photo_names(dataset.names))
     elif truth is None:  # INSTRE's names are in its ground truth
         raise InputError(f"{folder}: expected {_truth_name(dataset)} there, which lists the photos: {faults[0]}")
     else:
         names = set(truth.database) | {query.image for query in truth.queries}
-    known = matching.match(
-        names | PARIS_BROKEN, photos, then="keep one of them, or check the folder of that copy alone"
+    matched = matching.match(
+        names | PARIS_BROKEN, photos, remedy="keep one of them, or check only the folder of that copy"
     )
-    there = {name: photos[photo] for name, photo in known.items()}
-    reasons = _unreadable(there, progress)
+    found = {name: photos[photo] for name, photo in matched.items()}
+    reasons = _unreadable(found, progress)
     tolerated = {name for name in reasons if name in PARIS_BROKEN or dataset.some_unreadable}
-    missing = sorted(names - set(there))
+    missing = sorted(names - set(found))
     return Findings(
         name,
         str(folder),
@@ -111,24 +110,24 @@ def check(name: str, folder: Path, *, ground_truth: Path | None = None, progress
         tuple(missing),
         tuple(reason for name, reason in sorted(reasons.items()) if name not in tolerated),
         tuple(reason for name, reason in sorted(reasons.items()) if name in tolerated),
-        len(photos) - len(there),
+        len(photos) - len(found),
         tuple(faults),
     )
 
 
-def _ground_truth(dataset: Dataset, folder: Path, given: Path | None) -> tuple[datasets.GroundTruth | None, list[str]]:
-    """Read the ground truth and say what is wrong with it."""
+def _ground_truth(dataset: Dataset, folder: Path, given: Path | None) -> tuple[GroundTruth | None, list[str]]:
+    """Return the ground truth, None without a readable one, and one line for each problem."""
     if not dataset.queries:
         return None, []
-    places = [given] if given is not None else _places(dataset, folder)
-    if not places:
+    paths = [given] if given is not None else _truth_paths(dataset, folder)
+    if not paths:
         return None, [f"{_truth_name(dataset)} is missing; give --ground-truth"]
     faults = []
-    for path in places:
+    for path in paths:
         try:
-            truth = datasets.load(dataset.name, path)
+            truth = load(dataset.name, path)
             break
-        except InputError as error:  # of another data set, where a folder has several
+        except InputError as error:  # perhaps of another data set, if the folder holds several
             faults.append(str(error))
     else:
         return None, faults[:1]
@@ -141,8 +140,8 @@ def _truth_name(dataset: Dataset) -> str:
     return "groundtruth/" if dataset.name in ("oxford5k", "paris6k") else f"gnd_{dataset.name}.mat"
 
 
-def _places(dataset: Dataset, folder: Path) -> list[Path]:
-    """Return where a ground truth may be: under the name that a download gives, or anywhere below the folder."""
+def _truth_paths(dataset: Dataset, folder: Path) -> list[Path]:
+    """Return candidate ground truths: the path that a download writes, or else any below the folder."""
     usual = folder / _truth_name(dataset)
     if usual.exists():
         return [usual]
@@ -150,12 +149,12 @@ def _places(dataset: Dataset, folder: Path) -> list[Path]:
         found = sorted(folder.rglob(usual.name))
     else:
         found = sorted({path.parent for path in folder.rglob("*_query.txt")})
-    # What a download keeps as it came is not what it unpacked.
+    # A download keeps the original files in archives/.
     return [path for path in found if path.relative_to(folder).parts[:1] != ("archives",)]
 
 
 def _unreadable(photos: dict[str, Path], progress: Progress) -> dict[str, str]:
-    """Decode photos; return why one cannot be."""
+    """Decode photos, name -> path; return name -> reason for each that cannot be decoded."""
 
     def reason(path: Path) -> str | None:
         try:
@@ -164,21 +163,21 @@ def _unreadable(photos: dict[str, Path], progress: Progress) -> dict[str, str]:
             return str(error)
         return None
 
-    found = {}
+    reasons = {}
     with progress("photos", len(photos)) as step, ThreadPoolExecutor(_THREADS) as threads:
         try:
             for name, why in zip(photos, threads.map(reason, photos.values()), strict=True):
                 if why is not None:
-                    found[name] = why
+                    reasons[name] = why
                 step()
-        except BaseException:  # Ctrl-C should not wait for a hundred thousand photos
+        except BaseException:  # Ctrl-C must not wait for the remaining photos
             threads.shutdown(cancel_futures=True)
             raise
-    return found
+    return reasons
 
 
 def _check_voc(folder: Path, progress: Progress) -> Findings:
-    """Look for what the lists of VOC2007 name: ``JPEGImages/<id>.jpg`` and ``Annotations/<id>.xml``."""
+    """Check the files that the lists of VOC2007 name: ``JPEGImages/<id>.jpg`` and ``Annotations/<id>.xml``."""
     root = next((each for each in (folder, folder / "VOC2007", folder / "VOCdevkit" / "VOC2007")
                  if (each / "ImageSets" / "Main").is_dir()), None)  # fmt: skip
     if root is None:
@@ -188,17 +187,17 @@ def _check_voc(folder: Path, progress: Progress) -> Findings:
     for part, count in (("trainval", 5011), ("test", 4952)):
         file = root / "ImageSets" / "Main" / f"{part}.txt"
         try:
-            listed_here = file.read_text(encoding="utf-8").split() if file.is_file() else []
+            part_identifiers = file.read_text(encoding="utf-8").split() if file.is_file() else []
         except UnicodeDecodeError:
             faults.append(f"{part}.txt: expected text, found other bytes")
             continue
-        identifiers += listed_here
-        if len(listed_here) != count:
-            faults.append(f"{part}.txt: expected a list of {count:,} photos, found {len(listed_here):,}")
-    wanted = [f"{place}/{each}{ending}" for each in identifiers for place, ending in _VOC_FILES]
-    there = [name for name in wanted if (root / name).is_file()]
-    photos = {name: root / name for name in there if name.endswith(".jpg")}
+        identifiers += part_identifiers
+        if len(part_identifiers) != count:
+            faults.append(f"{part}.txt: expected a list of {count:,} photos, found {len(part_identifiers):,}")
+    expected = [f"{subfolder}/{each}{suffix}" for each in identifiers for subfolder, suffix in _VOC_FILES]
+    found = [name for name in expected if (root / name).is_file()]
+    photos = {name: root / name for name in found if name.endswith(".jpg")}
     reasons = _unreadable(photos, progress)
-    missing = sorted(set(wanted) - set(there))
-    return Findings("voc2007", str(folder), len(wanted), len(there), tuple(missing), tuple(reasons.values()),
+    missing = sorted(set(expected) - set(found))
+    return Findings("voc2007", str(folder), len(expected), len(found), tuple(missing), tuple(reasons.values()),
                     faults=tuple(faults))  # fmt: skip

@@ -2,8 +2,8 @@
 
 ``gnd_instre.mat`` lists 27,293 photos, and for each query its box and the photos that show its object; there is no
 junk. Photos are named by their path, ``INSTRE-S1/01a_canada_book/001.jpg``. Beside a photo of a single object the data
-set has a file of that name in ``.txt`` with the object's box, x, y, width, height; where those are below the folder of
-the ground truth, at most two folders down, they say how well the reported boxes sit.
+set has a ``.txt`` file of the same name with the object's box: x, y, width, height. They are read if ``INSTRE-S1`` is
+in the folder of the ground truth or at most two folders below it, and measure how well results are localised.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ def load(path: Path) -> GroundTruth:
     """Read ``gnd_instre.mat``, or the folder that holds it.
 
     Raises:
-        InputError: not that file, a query without its box, indices that do not begin at 1, a query without positives.
+        InputError: not that file, a query without a box or positives, indices that do not start at 1.
     """
     database, queries, records = matlab.read(path, "instre", fields=("ok", "bbx"))
-    strange = next((name for name in (*database, *queries) if not name.startswith("INSTRE-")), None)
-    if strange is not None:
-        raise InputError(f"{path}: expected photos named INSTRE-S1/..., found {strange}; check --dataset")
+    foreign = next((name for name in (*database, *queries) if not name.startswith("INSTRE-")), None)
+    if foreign is not None:
+        raise InputError(f"{path}: expected photos named INSTRE-S1/..., found {foreign}; check --dataset")
     matlab.check_indices(records, ("ok",), len(database), path, _PHOTOS)
     folder = path if path.is_dir() else path.parent
     depths = ("INSTRE-S1", "*/INSTRE-S1", "*/*/INSTRE-S1")
     root = next((found.parent for depth in depths for found in sorted(folder.glob(depth))), folder)
 
     @cache  # a photo is a positive of several queries
-    def drawn(name: str) -> Box | None:
-        return _drawn(root / PurePosixPath(name).with_suffix(".txt"))
+    def annotated_box(name: str) -> Box | None:
+        return _annotated_box(root / PurePosixPath(name).with_suffix(".txt"))
 
     found = []
     for name, record in zip(queries, records, strict=True):
         positives = matlab.pick(database, record["ok"])
         if not positives:
             raise InputError(f"{path}: query {name}: expected photos that show its object, found none")
-        boxes = {photo: box for photo in positives if (box := drawn(photo))}
+        boxes = {photo: box for photo in positives if (box := annotated_box(photo))}
         label = name.split("/")[-2] if "/" in name else ""
         found.append(Query(name, matlab.box(record["bbx"], name, path), positives, boxes=boxes, label=label))
     return GroundTruth(
@@ -57,8 +57,8 @@ def load(path: Path) -> GroundTruth:
     )
 
 
-def _drawn(file: Path) -> Box | None:
-    """Return the box of a photo's only object; None where there is no file, or one that says something else."""
+def _annotated_box(file: Path) -> Box | None:
+    """Return the box of a photo's only object; None without a file of exactly one valid box."""
     try:
         x, y, width, height = map(float, file.read_text(encoding="utf-8").split())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Official ground truths in MATLAB files: names and records, with indices that begin at 1. Nothing is unpickled."""
+"""Official ground truths in MATLAB files: photo names, and records with indices that start at 1. Never unpickles."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from udq.types import Box
 
 
 def read(path: Path, dataset: str, *, fields: Sequence[str]) -> tuple[list[str], list[str], list[dict[str, Any]]]:
-    """Read the ground truth of a database whose query photos are not in it.
+    """Read a ground truth whose query photos are outside the database.
 
     Args:
         path: the file, or the folder that holds ``gnd_<dataset>.mat``.
         dataset: name in the registry.
-        fields: of each query's record.
+        fields: the required fields of each query's record.
 
     Returns:
-        Names of the database's photos (``imlist``), of the query photos (``qimlist``), and a record a query (``gnd``),
-        whose fields are flat arrays.
+        Names of the database's photos (``imlist``), names of the query photos (``qimlist``), and one record per query
+        (``gnd``) whose fields are flat arrays.
 
     Raises:
-        InputError: no such file, a pickle, not a MATLAB file, or one with other variables.
+        InputError: no such file, a pickle, not a MATLAB file, or a MATLAB file with other variables.
     """
     file = path / f"gnd_{dataset}.mat" if path.is_dir() else path
     if file.suffix in (".pkl", ".pickle"):
@@ -42,7 +42,7 @@ def read(path: Path, dataset: str, *, fields: Sequence[str]) -> tuple[list[str],
         raise InputError(f"{file}: expected the MATLAB file gnd_{dataset}.mat, found {error}; get it again") from error
     missing = [name for name in ("imlist", "qimlist", "gnd") if not isinstance(content.get(name), list)]
     if not missing:
-        missing = [f"gnd.{name}" for name in fields if any(not _holds(row, name) for row in content["gnd"])]
+        missing = [f"gnd.{name}" for name in fields if any(not _has_array(row, name) for row in content["gnd"])]
     if missing:
         raise InputError(
             f"{file}: expected gnd_{dataset}.mat with imlist, qimlist and gnd ({', '.join(fields)}); "
@@ -50,20 +50,22 @@ def read(path: Path, dataset: str, *, fields: Sequence[str]) -> tuple[list[str],
         )
     database, queries, records = list(map(str, content["imlist"])), list(map(str, content["qimlist"])), content["gnd"]
     if len(records) != len(queries) or not queries:
-        raise InputError(f"{file}: expected a record a query, found {len(records)} of {len(queries)} queries")
+        raise InputError(
+            f"{file}: expected one record per query, found {len(records)} for {len(queries)} queries; get it again"
+        )
     return database, queries, records
 
 
 def check_indices(records: Sequence[dict[str, Any]], fields: Sequence[str], size: int, path: Path, whole: int) -> None:
-    """Refuse indices that do not begin at 1 or go beyond the list of photos.
+    """Raise InputError for indices that do not start at 1 or exceed the list of photos.
 
     Args:
-        records: a query each.
-        fields: those that hold indices.
-        size: photos in the list.
-        path: for messages.
-        whole: photos of the official list. Each official file names its last photo, so that one of this size whose
-            indices stop one short was counted from 0, even where no 0 is among them.
+        records: one per query.
+        fields: the fields that hold indices.
+        size: number of photos in the list.
+        path: the file, for messages.
+        whole: number of photos in the official list. Every official file refers to its last photo, so a list of this
+            size whose greatest index is ``whole - 1`` was counted from 0, even if no index is 0.
     """
     indices = np.concatenate([record[name] for record in records for name in fields] or [np.zeros(0)])
     if not indices.size:
@@ -83,12 +85,12 @@ def check_indices(records: Sequence[dict[str, Any]], fields: Sequence[str], size
 
 
 def pick(names: Sequence[str], indices: Sequence[int]) -> frozenset[str]:
-    """Return the names that 1-based indices mean."""
+    """Return the names at 1-based indices."""
     return frozenset(names[int(i) - 1] for i in indices)
 
 
 def box(values: Sequence[float], query: str, path: Path) -> Box:
-    """Return a query's box, or raise InputError: the protocols crop every query."""
+    """Return a query's box; raises InputError without a valid one, since the protocols crop every query."""
     numbers = [float(value) for value in values]
     if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
         found = " ".join(f"{number:g}" for number in numbers) or "none"
@@ -98,5 +100,5 @@ def box(values: Sequence[float], query: str, path: Path) -> Box:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def _holds(row: Any, name: str) -> bool:
+def _has_array(row: Any, name: str) -> bool:
     return isinstance(row, dict) and isinstance(row.get(name), np.ndarray)

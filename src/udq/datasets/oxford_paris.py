@@ -1,11 +1,11 @@
-"""Oxford5K and Paris6K: 11 landmarks of 5 queries each, and the query's own photo stays in the database.
+"""Oxford5K and Paris6K: 11 landmarks with 5 queries each, whose own photos stay in the database.
 
     <landmark>_<n>_query.txt     oxc1_<photo> x1 y1 x2 y2  (the prefix in Oxford's files only; corners in pixels)
     <landmark>_<n>_good.txt      photos that show the landmark well    } positives
     <landmark>_<n>_ok.txt        more than a quarter of it is visible  }
-    <landmark>_<n>_junk.txt      less than a quarter: these count neither way
+    <landmark>_<n>_junk.txt      less than a quarter: neither positive nor negative
 
-Photos are named without folder and file ending.
+Photos are named without folder and file suffix.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from udq.datasets.catalogue import listed
+from udq.datasets.catalogue import photo_names
 from udq.datasets.truth import GroundTruth, Query
 from udq.errors import InputError
 from udq.types import Box
@@ -50,7 +50,7 @@ PARIS = frozenset(
     ]
 )
 
-# Damaged in the archives themselves: nobody can index them, so nobody is asked for them and the database is 6,392.
+# Photos that are damaged in the official archives: not in the database, which has 6,392 photos, and never positives.
 PARIS_BROKEN = frozenset(
     f"paris_{place}_{number:06}"
     for place, numbers in {
@@ -73,7 +73,7 @@ def _load(folder: Path, *, dataset: str, landmarks: frozenset[str], photos: int)
     """Read a folder of ground-truth files.
 
     Raises:
-        InputError: not such a folder, landmarks of another data set, a query without its box, a file missing.
+        InputError: not a folder of these files, landmarks of another data set, a query without a box, a missing file.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected the folder of {dataset}'s ground-truth files, found no folder")
@@ -81,11 +81,11 @@ def _load(folder: Path, *, dataset: str, landmarks: frozenset[str], photos: int)
     found = {path: parts["landmark"] for path, parts in files.items() if parts}
     if not found:
         raise InputError(f"{folder}: expected files such as {min(landmarks)}_1_query.txt, found none")
-    strange = sorted(set(found.values()) - landmarks)
-    if strange:
-        other = "paris6k" if set(strange) <= PARIS else "oxford5k" if set(strange) <= OXFORD else "another data set"
+    unknown = sorted(set(found.values()) - landmarks)
+    if unknown:
+        other = "paris6k" if set(unknown) <= PARIS else "oxford5k" if set(unknown) <= OXFORD else "another data set"
         raise InputError(
-            f"{folder}: expected the landmarks of {dataset}, such as {min(landmarks)}, found {strange[0]}: "
+            f"{folder}: expected the landmarks of {dataset}, such as {min(landmarks)}, found {unknown[0]}: "
             f"this is the ground truth of {other}; check --dataset"
         )
     queries = tuple(_query(path) for path in found)
@@ -95,7 +95,7 @@ def _load(folder: Path, *, dataset: str, landmarks: frozenset[str], photos: int)
         "kept",
         exact_names=False,
         official=(55, photos),
-        database=tuple(listed(dataset)),
+        database=tuple(photo_names(dataset)),
         folder=folder,
     )
 

@@ -1,4 +1,4 @@
-"""What a benchmark's protocol asks of a collection: which photos it must hold, and which not."""
+"""Checks of a collection against a benchmark's protocol: photos it must contain, and photos it must not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from udq.errors import InputError
 
 
 def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, outside: bool = False) -> None:
-    """Refuse answers about other photos; a positive that could not be read counts as one never found.
+    """Raise InputError if the collection lacks positives or query photos of the ground truth.
 
-    Query photos must be held too, unless they are ``outside`` or the protocol keeps them there.
+    Unreadable positives are accepted and count as never found. Query photos may be missing if they are ``outside`` or
+    the protocol keeps them outside the database.
+
+    Args:
+        truth: with the photo names of the collection.
+        held: names of the collection's photos.
+        broken: names of photos that could not be read.
+        outside: whether query photos are read from outside the collection.
     """
     outside = outside or truth.own_photo == "outside"
     named = set() if outside else {query.image for query in truth.queries}
@@ -29,7 +36,10 @@ def check_names(truth: GroundTruth, held: Names[str], broken: Names[str], *, out
 
 
 def check_outside(truth: GroundTruth, held: Names[str], *, keep_query: bool) -> None:
-    """Refuse a database with query photos in it, where the protocol keeps them out: each would find itself first."""
+    """Raise InputError if the protocol keeps query photos out of the database but it contains some.
+
+    Such a query would find its own photo first.
+    """
     if truth.own_photo != "outside":
         return
     if keep_query:
@@ -44,23 +54,23 @@ def check_outside(truth: GroundTruth, held: Names[str], *, keep_query: bool) -> 
 
 
 def check_positives(truth: GroundTruth) -> None:
-    """Refuse a query whose only positive is its own photo, which is left out of its ranking."""
+    """Raise InputError for a query whose only positive is its own photo, which is left out of its ranking."""
     for query in truth.queries:
         if query.positives == {query.image}:
             raise InputError(f"query {query.image}: its only positive is itself; add others or use --keep-query")
 
 
 def notes(truth: GroundTruth, held: Names[str], broken: Names[str], *, distractors: bool = False) -> list[str]:
-    """Say what keeps a figure from being compared with published ones, a line each.
+    """Return one line for each reason why results are not comparable with published ones.
 
-    Photos of the answers are not among them: those that the collection lacks are an error (see ``ask``). Without others
-    the search is easier than the published one.
+    Missing or unreadable photos make a search easier than the published one. Missing
+    positives and query photos are an error instead (see ``check_names``).
 
     Args:
-        truth: names photos as the database does.
+        truth: with the photo names of the database.
         held: names of the database's photos.
         broken: names of photos that could not be read.
-        distractors: whether photos of other data sets are meant to be there.
+        distractors: whether photos of other data sets are expected.
     """
     if truth.official is None:
         return []

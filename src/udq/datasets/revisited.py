@@ -1,10 +1,10 @@
-"""Revisited Oxford and Paris (Radenovic et al., CVPR 2018): 70 queries each, whose photos are not in the database.
+"""Revisited Oxford and Paris (Radenovic et al., CVPR 2018): 70 queries each, with photos outside the database.
 
-``gnd_roxford5k.mat`` and ``gnd_rparis6k.mat`` say for each query which photos show its landmark easily, which hardly
-(``hard``), and which are junk. Three protocols come of that:
+``gnd_roxford5k.mat`` and ``gnd_rparis6k.mat`` grade the photos of each query's landmark as ``easy``, ``hard`` or
+``junk``. They define three protocols:
 
     easy      positives: easy           junk: junk and hard
-    medium    positives: easy and hard  junk: junk           (what the ``mAP`` of a report is)
+    medium    positives: easy and hard  junk: junk           (the ``mAP`` of a report)
     hard      positives: hard           junk: junk and easy
 """
 
@@ -24,14 +24,14 @@ def _load(path: Path, *, dataset: str, photos: int) -> GroundTruth:
     """Read an official ``.mat`` file, or the folder that holds it.
 
     Raises:
-        InputError: not that file, that of the other city, a query without its box, indices that do not begin at 1.
+        InputError: not that file, the file of the other city, a query without a box, indices that do not start at 1.
     """
     database, queries, records = matlab.read(path, dataset, fields=(*_GRADES, "bbx"))
     parisian = dataset == "rparis6k"
-    strange = next((name for name in (*database, *queries) if name.startswith("paris_") != parisian), None)
-    if strange is not None:
+    foreign = next((name for name in (*database, *queries) if name.startswith("paris_") != parisian), None)
+    if foreign is not None:
         raise InputError(
-            f"{path}: expected photos of {dataset}, found {strange}; "
+            f"{path}: expected photos of {dataset}, found {foreign}; "
             f"is it the ground truth of {'roxford5k' if parisian else 'rparis6k'}? Check --dataset"
         )
     matlab.check_indices(records, _GRADES, len(database), path, photos)

@@ -1,4 +1,4 @@
-"""What every benchmark comes down to: boxed queries and the photos that show their object."""
+"""The types of a ground truth: boxed queries and the photos that show their object."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Literal
 
 from udq.types import Box
 
-# Where a query's own photo is, a property of the protocol: in the database but left out of its own ranking (``boxes``),
-# in the database and in its ranking (Oxford5K, Paris6K), or not in the database at all (revisited, INSTRE).
+# Where the protocol has a query's own photo: in the database but left out of its own ranking (``boxes``), in the
+# database and in its ranking (Oxford5K, Paris6K), or not in the database at all (revisited, INSTRE).
 OwnPhoto = Literal["left out", "kept", "outside"]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Which photos count for a query at one difficulty.
+    """The positives and junk photos of a query at one difficulty.
 
     Attributes:
-        positives: photos that show the object; where there are none, the query is dropped at that difficulty.
+        positives: photos that show the object; if empty, the query is dropped at that difficulty.
         junk: photos that count neither way.
     """
 
@@ -29,16 +29,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class Query:
-    """One boxed query and its answers; photos are named as the ground truth or the collection names them.
+    """A boxed query and its answers; photos are named as in the ground truth or in the collection (see ``matching``).
 
     Attributes:
         image: the query photo.
-        box: the object in it; the whole photo where None.
+        box: the object in it, x1, y1, x2, y2 in pixels; None for the whole photo.
         positives: photos that show the object.
         junk: photos that count neither way.
-        boxes: where the object is in some positives, x1, y1, x2, y2 in pixels.
-        label: a name of the object, for people; may be empty.
-        difficulties: the answers of protocols that have several, by name; ``positives`` and ``junk`` are one of them.
+        boxes: the object's boxes in some of the positives, x1, y1, x2, y2 in pixels.
+        label: a name of the object for display; may be empty.
+        difficulties: the answers at each difficulty by name, if the protocol has several; ``positives`` and ``junk``
+            are those of one of them.
     """
 
     image: str
@@ -52,17 +53,17 @@ class Query:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The queries of one benchmark, and what its protocol says of the database.
+    """The queries of a benchmark and its protocol for the database.
 
     Attributes:
         dataset: name in the registry.
         queries: boxed queries.
         own_photo: where a query's own photo is.
-        exact_names: whether photos are named just as the collection names them, or by the end of their path
-            (see ``matching``).
-        official: (queries, photos of the database) of the whole data set, where it has an official size.
-        database: names of all its photos, where a list of them is known.
-        folder: where the ground truth was read, beside which query photos may lie.
+        exact_names: whether photos are named exactly as in the collection, or by the end of their path (see
+            ``matching``).
+        official: number of queries and of database photos in the whole data set; None without an official size.
+        database: names of all database photos; empty if no list is known.
+        folder: the folder of the ground truth, which may hold query photos too.
     """
 
     dataset: str

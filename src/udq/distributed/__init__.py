@@ -1,5 +1,5 @@
-"""The same stages on many machines, by Ray: who looks at photos, who trains, who holds codes. Extra ``udq[ray]``.
+"""Extraction, training and code shards on a Ray cluster. Needs the extra ``udq[ray]``.
 
-Nothing here looks at a photo, trains or scans itself: workers call what one machine calls, and this package says which
-part is whose. Ray moves data, starts workers anew and gives lost work to others.
+This package distributes the work and contains no algorithm: Ray processes call the same functions as a single machine.
+Ray moves the data, restarts processes that died, and reassigns their work.
 """

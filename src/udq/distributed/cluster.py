@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, or to workers of this machine alone."""
+"""Connect to a Ray cluster, or start one on this machine."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any
 from udq.common.text import one_line
 from udq.errors import DependencyError, InputError, UdqError
 
-_EXPECTED = "expected local, auto (where 'ray start' has begun one), or HOST:PORT of its head node"
+_EXPECTED = "expected local, auto (a cluster that 'ray start' started), or HOST:PORT of its head node"
 
-GO_ON = "; what is done is kept: run the same command again to go on"
-"""What to do where a build fails on a worker."""
+RESUME = "; completed work is kept: run the same command again to resume"
+"""Advice for errors of a build that failed on a worker."""
 
-# Not all of UDQ_*: there is a secret among them.
-_TOLD = ("UDQ_NETWORK", "UDQ_SCAN_KERNEL")
+# Environment variables that workers inherit; not all of UDQ_*, because one of those is a secret.
+_FORWARDED = ("UDQ_NETWORK", "UDQ_SCAN_KERNEL")
 
 LOCAL = "local"
-"""The address that stands for workers of this machine."""
+"""The address that starts workers on this machine."""
 
 
 def ray() -> Any:
-    """Import Ray; DependencyError where it is not installed."""
+    """Import Ray; raises DependencyError if it is not installed."""
     try:
-        import ray as found
+        import ray as imported
     except ImportError as error:
         raise DependencyError("Ray is not installed; install it with: pip install 'udq[ray]'") from error
-    return found
+    return imported
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Be connected to a cluster meanwhile; a connection that is there already is used, and stays.
+    """Connect to a cluster for the duration of the context; an existing connection is used, and stays open.
 
-    Args and errors are those of ``connect``.
+    Arguments and errors are those of ``connect``.
     """
     engine = ray()
     before = engine.is_initialized()
@@ -50,10 +50,10 @@ def connected(address: str) -> Iterator[None]:
 
 
 def connect(address: str) -> None:
-    """Connect this process to a cluster, unless it is connected to one already.
+    """Connect this process to a cluster, unless it is connected already.
 
     Args:
-        address: ``local``, ``auto`` (the cluster that this machine is of) or ``HOST:PORT`` of its head node.
+        address: ``local``, ``auto`` (the cluster that this machine belongs to) or ``HOST:PORT`` of its head node.
 
     Raises:
         DependencyError: Ray is not installed.
@@ -63,14 +63,14 @@ def connect(address: str) -> None:
     if engine.is_initialized():
         return
     if address not in (LOCAL, "auto"):
-        _answering(address)
-    # Its own warnings are of things that users can do nothing about.
+        _check_address(address)
+    # Its own warnings concern nothing that users can act on.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        # What the user told this process about kernels and libraries holds for workers too.
-        "runtime_env": {"env_vars": {name: os.environ[name] for name in _TOLD if name in os.environ}},
+        # Workers use the kernels and libraries that the user chose for this process.
+        "runtime_env": {"env_vars": {name: os.environ[name] for name in _FORWARDED if name in os.environ}},
     }
     if address == LOCAL:
         options |= {"address": "local", "include_dashboard": False}
@@ -82,8 +82,8 @@ def connect(address: str) -> None:
         raise InputError(f"ray {address}: no cluster ({one_line(error)[:200]}); {_EXPECTED}") from error
 
 
-def _answering(address: str) -> None:
-    """Raise InputError where nothing listens: Ray itself would go on asking for ten minutes."""
+def _check_address(address: str) -> None:
+    """Raise InputError if nothing listens at an address: Ray itself would retry for ten minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"ray '{address}': {_EXPECTED}")
@@ -94,25 +94,25 @@ def _answering(address: str) -> None:
 
 
 def processors() -> int:
-    """Return how many processors the cluster has."""
+    """Return the number of processors of the cluster."""
     return max(1, int(ray().cluster_resources().get("CPU", 1)))
 
 
 def free(kind: str) -> int:
-    """Return how many of a kind, ``CPU`` or ``GPU``, the cluster has that nobody uses."""
+    """Return the number of unused resources of a kind, ``CPU`` or ``GPU``, in the cluster."""
     return int(ray().available_resources().get(kind, 0))
 
 
 def reason(error: BaseException, remedy: str = "") -> UdqError:
-    """Return what failed on a worker, as an error of one line, and what to do about it."""
-    # Ray's errors are of the classes of those they wrap, and may go round in circles.
-    wrapper, cause, seen = ray().exceptions.RayError, error, set[int]()
+    """Return the error that made a worker fail, in one line, followed by what to do about it."""
+    # Ray wraps errors in subclasses of their own classes, and chains of causes may be circular.
+    wrapper, cause, visited = ray().exceptions.RayError, error, set[int]()
     while isinstance(cause, wrapper) or not isinstance(cause, UdqError):
-        seen.add(id(cause))
+        visited.add(id(cause))
         inner = getattr(cause, "cause", None) or cause.__cause__
-        if not isinstance(inner, BaseException) or id(inner) in seen:
+        if not isinstance(inner, BaseException) or id(inner) in visited:
             lines = str(cause).strip().splitlines() or [type(cause).__name__]
             return UdqError(f"a worker failed: {lines[-1].strip()}{remedy}")
         cause = inner
-    # Ray adds advice of its own in further lines.
+    # Ray appends lines of its own.
     return type(cause)(str(cause).splitlines()[0])

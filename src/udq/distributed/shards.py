@@ -1,9 +1,9 @@
-"""A collection whose codes are held by actors of a Ray cluster: each holds some segments, and all are searched at once.
+"""Search codes in actors of a Ray cluster: each actor holds a shard of the collection, and all search in parallel.
 
-A shard is a run of whole segments, so that every collection can be searched like this as it is, without being written
-anew. Each shard answers for its own photos what ``LocalDatabase`` answers, and the nearest of all are the nearest of
-these answers. A shard that does not answer in time is asked again of another replica; where none answers, the search
-goes on without it and says how many photos that leaves out (``Nearest.missing``). Ray starts what died anew.
+A shard consists of whole consecutive segments, so that any collection can be sharded without writing it again. Each
+shard answers for its own photos like a ``LocalDatabase``, and the answers are merged. If a replica of a shard does not
+answer in time, the next replica is asked; if none of them answers, the search continues without the shard and reports
+how many photos are missing (``NearestImages.missing``). Ray restarts actors that died.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from udq.errors import InputError, UdqError
 from udq.features import proposals
 from udq.quantization.model import Model
 from udq.search.confidence import Calibration
-from udq.search.database import LocalDatabase, Nearest
+from udq.search.database import LocalDatabase
+from udq.search.scan.exhaustive import NearestImages
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest
 from udq.store.segments import Image, StoredPhoto
 
 PATIENCE = 5.0
-"""Seconds that a shard has for an answer: a scan of 200 million codes takes a tenth of one."""
+"""Seconds that a shard has for an answer; a scan of 200 million codes takes 0.1 s."""
 
-# Seconds that shards have to read what they hold: a gigabyte takes some.
+# Seconds that shards have to read their segments.
 _READING = 1800.0
-# Photos whose codes and boxes are kept here: those of results, which are looked at again for boxes and by stages.
-_KEPT = 8192
+# Photos of results whose codes and boxes are cached here: boxes and reranking stages need them after the scan.
+_CACHED = 8192
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Over what a collection is spread.
+    """How a collection is distributed over a cluster.
 
     Attributes:
-        address: of the cluster, as in ``cluster.connected``.
-        shards: how many; one for each processor of the cluster where None, shared by the replicas, but no more than
-            there are segments.
-        replicas: actors that hold each shard, on different machines as far as there are such.
+        address: of the cluster, as in ``cluster.connect``.
+        shards: number of shards, at most the number of segments; if None, the number of processors of the cluster
+            divided by ``replicas``.
+        replicas: actors that hold the same shard, on different machines if possible.
     """
 
     address: str
@@ -63,44 +64,44 @@ class Spread:
 
 
 class Shard:
-    """Some segments of a collection, in the memory of an actor."""
+    """Consecutive segments of a collection, in the memory of a Ray actor."""
 
     def __init__(self, path: Path, manifest: Manifest, first: int, last: int, looked_at: float | None) -> None:
-        """Read segments first..last - 1 of a collection; every byte is compared with its checksum."""
+        """Read segments ``first`` to ``last - 1`` of a collection and compare every byte with its checksum."""
         model = manifests.read_model(path, manifest)
         shape = {"subspaces": model.quantizer.subspaces, "codewords": model.quantizer.codewords}
         removed = manifests.read_removed(path, manifest)
-        held = [segments.read_one(path, manifest, i, removed=removed, **shape) for i in range(first, last)]
+        read = [segments.read_one(path, manifest, i, removed=removed, **shape) for i in range(first, last)]
         ranked = manifest.config.features.proposals in proposals.RANKED
-        self._database = LocalDatabase(model, tuple(held), ranked, looked_at, threads=1)
-        if looked_at is not None and held:
-            _ = self._database.index  # now, rather than in a search, which has seconds
+        self._database = LocalDatabase(model, tuple(read), ranked, looked_at, threads=1)
+        if looked_at is not None and read:
+            _ = self._database.index  # built here, because the first search has only seconds
 
     def size(self) -> int:
-        """Return how many photos it holds."""
+        """Return the number of its photos."""
         return len(self._database)
 
-    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
+    def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
         """Return the nearest of its photos, by their places here."""
-        return self._database.nearest(lookups, k)
+        return self._database.nearest_images(lookups, k)
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the distance of each of its photos."""
         return self._database.distances(lookup)
 
     def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
-        """Return what is kept of some of its photos."""
+        """Return the records, codes and boxes of the photos at these places."""
         return self._database.photos(places)
 
 
 @dataclass(frozen=True)
 class _Share:
-    """A shard as it is seen from here.
+    """A shard, as the searching process knows it.
 
     Attributes:
-        replicas: actors that hold the same.
-        start: the place of its first photo among all.
-        size: photos.
+        replicas: actors that hold the shard.
+        start: the place of its first photo in the collection.
+        size: number of its photos.
     """
 
     replicas: tuple[Any, ...]
@@ -109,20 +110,20 @@ class _Share:
 
 
 class ShardedDatabase:
-    """What is searched, in the memory of many actors (``udq.search.database.Database``)."""
+    """A database in the memory of several actors (``udq.search.database.Database``)."""
 
     def __init__(self, path: Path, manifest: Manifest, model: Model, spread: Spread, looked_at: float | None) -> None:
-        """Start the actors, and wait until all have read what they hold.
+        """Start the actors, and wait until all have read their segments.
 
         Args:
-            path: the collection, in a place that all machines of the cluster have.
+            path: the collection, at a path that all machines of the cluster can read.
             manifest: its state.
-            model: of that.
-            spread: over what.
+            model: its model.
+            spread: the cluster, and numbers of shards and replicas.
             looked_at: as in ``LocalDatabase``.
 
         Raises:
-            UdqError: an actor cannot be started, or cannot read its part.
+            UdqError: an actor cannot be started, or cannot read its segments.
         """
         self.model = model
         self.ranked = manifest.config.features.proposals in proposals.RANKED
@@ -132,20 +133,21 @@ class ShardedDatabase:
         engine = cluster.ray()
         cluster.connect(spread.address)
         replicas = spread.replicas
-        wanted = spread.shards or max(1, cluster.processors() // replicas)
-        # Kept: an actor that is started anew asks for it again.
-        self._given = engine.put(manifest)
+        shards = spread.shards or max(1, cluster.processors() // replicas)
+        # An attribute, because an actor that is restarted reads it again.
+        self._manifest_reference = engine.put(manifest)
         started = []
-        for first, last in _runs([entry["regions"] for entry in manifest.segments], wanted):
-            # Without Ray's own repeats: what does not answer is asked elsewhere, or left out. A shard is memory, and
-            # computes now and then: it waits for no processor of its own.
+        for first, last in _runs([entry["regions"] for entry in manifest.segments], shards):
+            # No retries by Ray: another replica is asked instead. No processor of its own: a shard mostly uses memory,
+            # and computes only now and then.
             actor = engine.remote(Shard).options(
                 num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy="SPREAD"
             )
-            started.append([actor.remote(path.resolve(), self._given, first, last, looked_at) for _ in range(replicas)])
-        asked = [actor.size.remote() for actors in started for actor in actors]
+            given = path.resolve(), self._manifest_reference, first, last, looked_at
+            started.append([actor.remote(*given) for _ in range(replicas)])
+        references = [actor.size.remote() for actors in started for actor in actors]
         try:
-            sizes = engine.get(asked, timeout=_READING)[::replicas]
+            sizes = engine.get(references, timeout=_READING)[::replicas]
         except engine.exceptions.GetTimeoutError as error:
             raise UdqError(f"{path}: the cluster has not read it after {_READING / 60:.0f} minutes") from error
         except engine.exceptions.RayError as error:
@@ -153,11 +155,11 @@ class ShardedDatabase:
         starts = np.cumsum([0, *sizes]).tolist()
         pairs = zip(started, starts, sizes, strict=False)
         self._shares = [_Share(tuple(actors), start, size) for actors, start, size in pairs]
-        # While all are known to answer: later, one that is silent would leave every search without it.
-        self.calibration = Calibration.of(len(self), self.photos, model.quantizer)
+        # Now, while all shards answer: a shard that fails later would make this fail in every search.
+        self.calibration = Calibration.learn(len(self), self.photos, model.quantizer)
 
     def ready(self) -> None:
-        """Do nothing: all is ready."""
+        """Do nothing: the constructor has waited for everything."""
 
     def __len__(self) -> int:
         """Return the number N of photos."""
@@ -165,112 +167,128 @@ class ShardedDatabase:
 
     @cached_property
     def images(self) -> list[Image]:
-        """All photos, by their places; read from disk, as only lists of all photos need them."""
+        """All photos, by place; read from disk, because only lists of all photos need them."""
         return segments.read_living(self._path, self._manifest)
 
     def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
-        """Return what is kept of some photos; raises UdqError where a shard does not answer."""
-        found, silent = self._fetched(places)
-        self._expect_all(silent)
-        return [found[place] for place in places]
+        """Return the records, codes and boxes of the photos at these places; UdqError if a shard does not answer."""
+        photos, failed = self._fetch(places)
+        self._expect_none(failed)
+        return [photos[place] for place in places]
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the squared distance (N,) of each photo's best region by a query's (M, K) tables."""
-        answers = self._asked([(share, "distances", (lookup,)) for share in self._shares])
-        self._expect_all([number for number, answer in enumerate(answers) if answer is None])
+        """Return the squared distance (N,) of each photo's best region, by the (M, K) tables of a query."""
+        answers = self._ask([(share, "distances", (lookup,)) for share in self._shares])
+        self._expect_none([number for number, answer in enumerate(answers) if answer is None])
         return np.concatenate([np.empty(0, np.float32), *answers])
 
-    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
-        """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
-        given = self._asked([(share, "nearest", (lookups, k)) for share in self._shares])
+    def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
+        """Return the ``k`` nearest photos of each of Q queries, by their tables (Q, M, K); ``image`` holds places."""
+        given = self._ask([(share, "nearest_images", (lookups, k)) for share in self._shares])
         answers = {number: answer for number, answer in enumerate(given) if answer is not None}
         while True:
             pairs = [(self._shares[number].start, answer) for number, answer in answers.items()]
             merged = [_merged([(start, each[query]) for start, each in pairs], k) for query in range(len(lookups))]
-            # Now, while those who hold them answer: boxes and stages ask for them one after the other.
-            places = np.unique(np.concatenate([np.empty(0, np.int64), *(found.place for found in merged)]))
-            _, silent = self._fetched(places.tolist())
-            if not silent:
+            # Fetched now, while their shards answer: localisation and reranking stages need them later, one by one.
+            places = np.unique(np.concatenate([np.empty(0, np.int64), *(found.image for found in merged)]))
+            _, failed = self._fetch(places.tolist())
+            if not failed:
                 break
-            for number in silent:
+            for number in failed:
                 answers.pop(number, None)
         missing = sum(share.size for number, share in enumerate(self._shares) if number not in answers)
         return [replace(found, missing=missing) for found in merged]
 
-    def _expect_all(self, silent: Sequence[int]) -> None:
-        """Raise UdqError where some shards, by their numbers, do not answer."""
-        photos = sum(self._shares[number].size for number in silent)
-        if silent:
-            raise UdqError(f"{counted(photos, 'photo')} cannot be searched: who holds them does not answer; try again")
+    def _expect_none(self, failed: Sequence[int]) -> None:
+        """Raise UdqError if there are shards that do not answer, given by their numbers."""
+        photos = sum(self._shares[number].size for number in failed)
+        if failed:
+            raise UdqError(f"{counted(photos, 'photo')} cannot be searched: their shards do not answer; try again")
 
-    def _fetched(self, places: Sequence[int]) -> tuple[dict[int, StoredPhoto], list[int]]:
-        """Return what is kept of some photos, and the numbers of shards that do not say theirs."""
+    def _fetch(self, places: Sequence[int]) -> tuple[dict[int, StoredPhoto], list[int]]:
+        """Return photos by place, from the cache or their shards, and the numbers of shards that do not answer."""
         with self._lock:
-            found = {place: self._photos[place] for place in places if place in self._photos}
+            cached = {place: self._photos[place] for place in places if place in self._photos}
         by_share: dict[int, list[int]] = {}
         starts = [share.start for share in self._shares]
         for place in places:
-            if place not in found:
+            if place not in cached:
                 by_share.setdefault(int(np.searchsorted(starts, place, side="right")) - 1, []).append(place)
-        asked = [
+        requests = [
             (self._shares[number], "photos", ([place - starts[number] for place in group],))
             for number, group in by_share.items()
         ]
         fresh: dict[int, StoredPhoto] = {}
-        silent = []
-        for (number, group), answer in zip(by_share.items(), self._asked(asked), strict=True):
+        failed = []
+        for (number, group), answer in zip(by_share.items(), self._ask(requests), strict=True):
             if answer is None:
-                silent.append(number)
+                failed.append(number)
             else:
                 fresh |= zip(group, answer, strict=True)
         with self._lock:
             self._photos |= fresh
-            while len(self._photos) > _KEPT:
+            while len(self._photos) > _CACHED:
                 self._photos.popitem(last=False)
-        return found | fresh, silent
+        return cached | fresh, failed
 
-    def _asked(self, questions: Sequence[tuple[_Share, str, tuple[Any, ...]]]) -> list[Any]:
-        """Ask shards, all at once; where one does not answer, another replica is asked. None is the answer of none."""
+    def _ask(self, requests: Sequence[tuple[_Share, str, tuple[Any, ...]]]) -> list[Any]:
+        """Call methods of shards in parallel, and return their results.
+
+        If a replica does not answer in time, the next replica of its shard is asked; the result is None if no replica
+        answers.
+
+        Args:
+            requests: shard, name of a method of ``Shard``, arguments.
+        """
         engine = cluster.ray()
-        answers: list[Any] = [None] * len(questions)
-        open_ones = list(range(len(questions)))
-        turns = max((len(share.replicas) for share, _, _ in questions), default=0)
-        # Each process begins with replicas of its own, so that all have something to do.
-        begin = threading.get_native_id()
-        for turn in range(turns):
-            refs = {}
-            for number in open_ones:
-                share, method, given = questions[number]
-                replica = share.replicas[(begin + turn) % len(share.replicas)]
-                refs[number] = getattr(replica, method).remote(*given)
-            engine.wait(list(refs.values()), num_returns=len(refs), timeout=PATIENCE)
-            open_ones = []
-            for number, ref in refs.items():
+        answers: list[Any] = [None] * len(requests)
+        pending = list(range(len(requests)))
+        attempts = max((len(share.replicas) for share, _, _ in requests), default=0)
+        # Each thread starts with another replica, so that all replicas are used.
+        first = threading.get_native_id()
+        for attempt in range(attempts):
+            references = {}
+            for number in pending:
+                share, method, arguments = requests[number]
+                replica = share.replicas[(first + attempt) % len(share.replicas)]
+                references[number] = getattr(replica, method).remote(*arguments)
+            engine.wait(list(references.values()), num_returns=len(references), timeout=PATIENCE)
+            pending = []
+            for number, reference in references.items():
                 try:
-                    answers[number] = engine.get(ref, timeout=0)
-                except engine.exceptions.RayTaskError as error:  # it did answer, but by an error of its own
+                    answers[number] = engine.get(reference, timeout=0)
+                except engine.exceptions.RayTaskError as error:  # the replica answered with an error
                     raise cluster.reason(error) from error
                 except engine.exceptions.RayError:
-                    open_ones.append(number)
-            if not open_ones:
+                    pending.append(number)
+            if not pending:
                 break
         return answers
 
 
-def _runs(regions: Sequence[int], wanted: int) -> list[tuple[int, int]]:
-    """Cut segments into runs of about as many regions each: ``wanted`` runs, or as many as there are segments."""
+def _runs(regions: Sequence[int], shards: int) -> list[tuple[int, int]]:
+    """Divide segments into consecutive runs with about equal numbers of regions.
+
+    Args:
+        regions: number of regions of each segment.
+        shards: number of runs; fewer if there are fewer segments.
+
+    Returns:
+        First segment of each run, and the segment after its last one.
+    """
     if not regions:
         return []
     ends = np.cumsum(regions)
-    runs = min(wanted, len(regions))
+    runs = min(shards, len(regions))
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, runs) / runs, side="left") + 1
     edges = sorted({0, *cuts.tolist(), len(regions)})
     return list(pairwise(edges))
 
 
-def _merged(answers: Sequence[tuple[int, Nearest]], k: int) -> Nearest:
+def _merged(answers: Sequence[tuple[int, NearestImages]], k: int) -> NearestImages:
     """Return the ``k`` nearest of what shards found, each with the place of its first photo."""
-    place = np.concatenate([np.empty(0, np.int64), *(start + found.place for start, found in answers)])
+    place = np.concatenate([np.empty(0, np.int64), *(start + found.image for start, found in answers)])
     distance = np.concatenate([np.empty(0, np.float32), *(found.distance for _, found in answers)])
+    region = np.concatenate([np.empty(0, np.int64), *(found.region for _, found in answers)])
     order = np.lexsort((place, distance))[:k]
-    return Nearest(place[order], distance[order])
+    return NearestImages(place[order], distance[order], region[order])

@@ -1,7 +1,7 @@
 """Algorithm 1 by several processes of a Ray cluster: data parallel, by Ray Train.
 
 Each process has the whole sample, computes its part of each batch, and sums its gradients with those of the others
-(``udq.training.process_group``): the steps equal those of one process but for rounding. Rank 0 computes the supervision
+(``udq.training.process_group``): the steps equal those of one process up to rounding. Rank 0 computes the supervision
 and decides if a round is undone. After every round the state is sent back; training resumes from it if a process dies.
 """
 
@@ -23,28 +23,29 @@ from udq.common.progress import Progress, silent
 from udq.distributed import cluster
 from udq.quantization.head import Head
 from udq.training.algorithm import CachedFeatures, Checkpoint, PooledFeatures, Trained, TrainingJob, TrainingState
-from udq.training.algorithm import train as train_here
+from udq.training.algorithm import train as train_locally
 from udq.training.process_group import ProcessGroup
 from udq.types import Arrays
 
-# Processes at most: of a batch of some hundred regions, a smaller part is not worth the exchange of gradients.
+# Most processes: a smaller part of a batch of some hundred regions is not worth the exchange of gradients.
 MOST = 8
-# How often training goes on after processes died.
+# How often training resumes after processes died.
 _FAILURES = 3
-_LOOK_EVERY = 0.3
+# Seconds between two reports of progress.
+_INTERVAL = 0.3
 
 _Value = TypeVar("_Value")
 
 
 class _TorchProcessGroup:
-    """A group of torch.distributed."""
+    """A process group of torch.distributed (``udq.training.process_group.ProcessGroup``)."""
 
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the group."""
-        # As one: each exchange has to be waited for.
+        # As one tensor, because each exchange has a latency.
         together = torch.cat([tensor.reshape(-1) for tensor in tensors])
         distributed.all_reduce(together)
         parts = torch.split(together, [tensor.numel() for tensor in tensors])
@@ -52,34 +53,34 @@ class _TorchProcessGroup:
             tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, value: _Value) -> _Value:
-        """Return the value of the first of the group."""
-        held: list[Any] = [value if self.rank == 0 else None]
-        distributed.broadcast_object_list(held)
-        agreed: _Value = held[0]
-        return agreed
+        """Return the value of rank 0."""
+        values: list[Any] = [value if self.rank == 0 else None]
+        distributed.broadcast_object_list(values)
+        received: _Value = values[0]
+        return received
 
 
 class _ProgressActor:
-    """Where the first of the group leaves how far it is; an actor."""
+    """Receives the progress, the states and the result of training from rank 0; a Ray actor."""
 
     def __init__(self, state: bytes | None) -> None:
-        self._steps, self._kept = 0, 0
+        self._steps, self._states = 0, 0
         self._state = state
         self._trained: Trained | None = None
 
-    def tell(self, steps: int) -> None:
+    def set_steps(self, steps: int) -> None:
         self._steps = steps
 
-    def keep(self, state: bytes) -> None:
+    def set_state(self, state: bytes) -> None:
         self._state = state
-        self._kept += 1
+        self._states += 1
 
-    def end(self, trained: Trained) -> None:
+    def set_trained(self, trained: Trained) -> None:
         self._trained = trained
 
-    def look(self, known: int) -> tuple[int, int, bytes | None]:
-        """Return steps done, how many states were left, and the last one where there are more than are known."""
-        return self._steps, self._kept, self._state if self._kept > known else None
+    def progress(self, states: int) -> tuple[int, int, bytes | None]:
+        """Return the number of steps, the number of states, and the last state if there are more than ``states``."""
+        return self._steps, self._states, self._state if self._states > states else None
 
     def state(self) -> bytes | None:
         return self._state
@@ -96,67 +97,81 @@ def train(
     checkpoint: Checkpoint | None = None,
     measure: Callable[[Head, Arrays], float | None] | None = None,
 ) -> Trained:
-    """Do what ``udq.training.algorithm.train`` does, on the cluster; what is watched by a benchmark is trained here.
+    """Train on the cluster (``udq.training.fitting.Trainer``).
 
-    Args and what is returned are those of ``udq.training.algorithm.train``.
+    This process trains alone if a benchmark is measured after each round, if training is end to end, or if the cluster
+    has fewer than two free processors. Arguments and result are those of ``udq.training.algorithm.train``.
     """
     size = min(cluster.free("GPU" if job.device.type == "cuda" else "CPU"), MOST)
     if measure is not None or size < 2 or not isinstance(pooled, CachedFeatures):
-        return train_here(job, pooled, progress=progress, checkpoint=checkpoint, measure=measure)
-    engine = cluster.ray()
-    ray_train: Any = importlib.import_module("ray.train")
-    from ray.train.torch import TorchTrainer
+        return train_locally(job, pooled, progress=progress, checkpoint=checkpoint, measure=measure)
+    ray = cluster.ray()
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Here, as what it holds must outlive every other machine.
-    here = NodeAffinitySchedulingStrategy(engine.get_runtime_context().get_node_id(), soft=False)
-    desk = engine.remote(_ProgressActor).options(num_cpus=0, scheduling_strategy=here)
+    # On this node: the actor's state must outlive every other node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     resumed = None if checkpoint is None else checkpoint.read()
-    desk = desk.remote(None if resumed is None else resumed.to_bytes())
-    # In a list, so that it goes as it is to those who ask for it.
-    work = [engine.put((job, pooled.all()))]
+    actor_class = ray.remote(_ProgressActor).options(num_cpus=0, scheduling_strategy=here)
+    actor = actor_class.remote(None if resumed is None else resumed.to_bytes())
     settings = job.training
     steps = (settings.iterations + 1) * settings.epochs * -(-len(job.images) // settings.batch)
     with tempfile.TemporaryDirectory(prefix="udq-train-") as folder, progress("training", steps) as step:
-        trainer = TorchTrainer(
-            _work,
-            train_loop_config={"work": work, "desk": desk},
-            scaling_config=ray_train.ScalingConfig(
-                # As many as there are, where a machine is lost.
-                num_workers=(1, size),
-                use_gpu=job.device.type == "cuda",
-                resources_per_worker={"CPU": 1},
-            ),
-            run_config=ray_train.RunConfig(
-                storage_path=folder,
-                failure_config=ray_train.FailureConfig(max_failures=_FAILURES, controller_failure_limit=_FAILURES),
-            ),
-        )
-        fitting = _Fitting(trainer)
-        fitting.start()
-        done = kept = 0
+        thread = _TrainerThread(_trainer(job, pooled, actor, size, folder))
         try:
-            while fitting.is_alive():
-                fitting.join(timeout=_LOOK_EVERY)
-                reached, count, state = engine.get(desk.look.remote(kept))
-                for _ in range(reached - done):
-                    step()
-                done, kept = max(done, reached), count
-                if state is not None and checkpoint is not None:
-                    checkpoint.write(TrainingState.from_bytes(state))
-            if fitting.failure is not None:
-                raise cluster.reason(fitting.failure, cluster.GO_ON) from fitting.failure
-            trained: Trained = engine.get(desk.trained.remote())
-        except engine.exceptions.RayError as error:
-            raise cluster.reason(error, cluster.GO_ON) from error
+            _follow(thread, actor, step, checkpoint)
+            if thread.failure is not None:
+                raise cluster.reason(thread.failure, cluster.RESUME) from thread.failure
+            trained: Trained = ray.get(actor.trained.remote())
+        except ray.exceptions.RayError as error:
+            raise cluster.reason(error, cluster.RESUME) from error
         except BaseException:
-            engine.kill(desk)  # so that the group ends too, with its next round
+            ray.kill(actor)  # ends the group too, at its next round
             raise
     return trained
 
 
-class _Fitting(threading.Thread):
-    """Waits for the group, and for nobody's sake keeps this process from ending."""
+def _trainer(job: TrainingJob, pooled: CachedFeatures, actor: Any, size: int, folder: str) -> Any:
+    """Return the trainer of Ray Train: ``size`` processes that run ``_work``, or fewer if a node is lost."""
+    ray_train: Any = importlib.import_module("ray.train")
+    from ray.train.torch import TorchTrainer
+
+    # The reference is in a list, so that Ray passes it on as it is instead of resolving it.
+    work = [cluster.ray().put((job, pooled.all()))]
+    return TorchTrainer(
+        _work,
+        train_loop_config={"work": work, "actor": actor},
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=(1, size),
+            use_gpu=job.device.type == "cuda",
+            resources_per_worker={"CPU": 1},
+        ),
+        run_config=ray_train.RunConfig(
+            storage_path=folder,
+            failure_config=ray_train.FailureConfig(max_failures=_FAILURES, controller_failure_limit=_FAILURES),
+        ),
+    )
+
+
+def _follow(thread: _TrainerThread, actor: Any, step: Callable[[], None], checkpoint: Checkpoint | None) -> None:
+    """Start a thread, and report its steps and save its states until it ends."""
+    thread.start()
+    steps = states = 0
+    while thread.is_alive():
+        thread.join(timeout=_INTERVAL)
+        reached, count, state = cluster.ray().get(actor.progress.remote(states))
+        for _ in range(reached - steps):
+            step()
+        steps, states = max(steps, reached), count
+        if state is not None and checkpoint is not None:
+            checkpoint.write(TrainingState.from_bytes(state))
+
+
+class _TrainerThread(threading.Thread):
+    """Runs a trainer of Ray Train; as a daemon, it does not keep this process from exiting.
+
+    Attributes:
+        failure: the error that ended the training, or None.
+    """
 
     def __init__(self, trainer: Any) -> None:
         super().__init__(daemon=True)
@@ -164,7 +179,7 @@ class _Fitting(threading.Thread):
         self.failure: Exception | None = None
 
     def run(self) -> None:
-        """Wait."""
+        """Train."""
         try:
             self._trainer.fit()
         except Exception as error:
@@ -172,26 +187,26 @@ class _Fitting(threading.Thread):
 
 
 class _ActorCheckpoint:
-    """States of training on the desk: every process reads what the first one reads, and the first one writes."""
+    """The state of training in the actor: rank 0 reads and writes it, and broadcasts what it reads."""
 
-    def __init__(self, desk: Any, group: ProcessGroup) -> None:
-        self._desk, self._team = desk, group
+    def __init__(self, actor: Any, group: ProcessGroup) -> None:
+        self._actor, self._group = actor, group
 
     def read(self) -> TrainingState | None:
-        """Return the last state."""
-        left = self._team.broadcast(cluster.ray().get(self._desk.state.remote()))
-        return None if left is None else TrainingState.from_bytes(left)
+        """Return the last state; None if there is none."""
+        state = self._group.broadcast(cluster.ray().get(self._actor.state.remote()))
+        return None if state is None else TrainingState.from_bytes(state)
 
     def write(self, state: TrainingState) -> None:
         """Save a state."""
-        if self._team.rank == 0:
-            cluster.ray().get(self._desk.keep.remote(state.to_bytes()))
+        if self._group.rank == 0:
+            cluster.ray().get(self._actor.set_state.remote(state.to_bytes()))
 
 
-def _work(told: dict[str, Any]) -> None:
-    """Train as one of the group."""
-    engine, desk = cluster.ray(), told["desk"]
-    job, features = engine.get(told["work"][0])
+def _work(config: dict[str, Any]) -> None:
+    """Train as one process of the group."""
+    ray, actor = cluster.ray(), config["actor"]
+    job, features = ray.get(config["work"][0])
     group = _TorchProcessGroup()
     if job.device.type == "cuda":
         from ray.train.torch import get_device
@@ -200,24 +215,24 @@ def _work(told: dict[str, Any]) -> None:
 
     @contextmanager
     def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
-        done, said = 0, time.monotonic()
+        done, reported = 0, time.monotonic()
 
         def step() -> None:
-            nonlocal done, said
+            nonlocal done, reported
             done += 1
-            if done == total or time.monotonic() > said + _LOOK_EVERY:
-                desk.tell.remote(done)
-                said = time.monotonic()
+            if done == total or time.monotonic() > reported + _INTERVAL:
+                actor.set_steps.remote(done)
+                reported = time.monotonic()
 
         yield step
 
     first = group.rank == 0
-    trained = train_here(
+    trained = train_locally(
         job,
         CachedFeatures(features, job.device, parts=group.size),
         progress=progress if first else silent,
-        checkpoint=_ActorCheckpoint(desk, group),
+        checkpoint=_ActorCheckpoint(actor, group),
         group=group,
     )
     if first:
-        engine.get(desk.end.remote(trained))
+        ray.get(actor.set_trained.remote(trained))

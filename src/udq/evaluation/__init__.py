@@ -1,1 +1,1 @@
-"""A collection and a ground truth -> mean average precision, and how well the boxes fit."""
+"""Evaluation: a collection and a ground truth -> mean average precision and the overlap of boxes."""

@@ -1,12 +1,12 @@
-"""Collection and benchmark -> report: mean average precision and how well the reported boxes sit."""
+"""A collection and a benchmark -> a report: mean average precision and the overlap of the reported boxes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Collection as Names
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,16 @@ from udq.search.database import Database
 from udq.search.localisation import localise
 from udq.search.ranking import Ranking
 from udq.search.reader import Reader
-from udq.search.rerank.ranked import Ranked
+from udq.search.rerank.ranked import RankedQuery
 from udq.types import Box, Example, Features
+
+if TYPE_CHECKING:
+    from udq.features.extractor import ExtractedPhoto
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A benchmark run: scored queries, with the codes and, where asked for, with real-valued features."""
+    """A benchmark run: the report, and the scored ranking of each query by codes."""
 
     report: dict[str, Any]
     outcomes: tuple[Outcome, ...]
@@ -44,44 +47,40 @@ def evaluate(
     *,
     keep_query: bool = False,
     queries: Path | None = None,
-    real_valued: bool = True,
+    real_valued: bool = False,
+    features: Path | None = None,
     stages: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Evaluation:
-    """Run every query of a benchmark against a collection, as the benchmark's protocol says.
+    """Run every query of a benchmark against a collection, by the protocol of the benchmark.
 
     Args:
-        collection: holds the photos that the ground truth names.
+        collection: contains the photos that the ground truth names.
         truth: queries and answers.
-        keep_query: whether a query photo stays in its own ranking where the protocol leaves it out.
-        queries: a folder of query photos that are not in the collection. By default, where the protocol has such,
-            they are looked for beside the ground truth and in the folders of the collection's photos.
-        real_valued: whether to look at all photos again and also rank by their features before quantization,
-            to show what the codes lose. Takes about as long as building the collection did.
-        stages: names of ``udq.search.rerank.STAGES``, by which rankings by codes are ranked again.
-        progress: is told of each query.
+        keep_query: whether a query photo stays in its own ranking even if the protocol leaves it out.
+        queries: a folder of query photos that are not in the collection. If the protocol has such queries, the default
+            is to search for them beside the ground truth and in the folders of the collection's photos.
+        real_valued: whether to rank by features before quantization too, to measure the loss by the codes. They are
+            extracted from all photos, because a collection does not hold them: about as long as building it took.
+        features: with ``real_valued``, a folder that keeps these features for the next time, about 0.5 MB per photo
+            (``udq.features.feature_store.FeatureStore``).
+        stages: names of ``udq.search.rerank.STAGES``, which rerank the rankings by codes.
+        progress: called for each query.
 
     Raises:
-        InputError: the ground truth names photos that the collection does not hold, the collection holds query photos
-            that the protocol keeps outside, a query photo is nowhere, or a box is not inside its photo.
+        InputError: the ground truth names photos that are not in the collection, the collection contains query photos
+            that the protocol excludes, a query photo is not found, or a box is not inside its photo.
     """
     stages = rerank.check(stages)
-    held = {photo.name: photo.path for photo in collection.images}
+    photos = {photo.name: photo.path for photo in collection.images}
     broken = {entry["image"] for entry in collection.broken}
-    asked = protocol_queries(truth, held, broken, keep_query=keep_query, queries=queries)
-    truth, paths, kept = asked.truth, asked.paths, asked.kept
-    features = []
-    with progress("queries", len(truth.queries)) as step:
-        for query, box in zip(truth.queries, asked.boxes, strict=True):
-            features.append(collection.extractor.describe(paths[query.image], box)[1])
-            step()
-
+    resolved = protocol_queries(truth, photos, broken, keep_query=keep_query, queries=queries)
     database = collection.database
-    pooled = np.stack(features)
+    pooled = _query_features(collection, resolved, progress)
     vectors = database.model.head.apply(Features(pooled)).vectors
-    outcomes = score(database, asked, rank(database, asked, vectors, stages))
+    outcomes = score(database, resolved, rankings(database, resolved, vectors, stages))
     report: dict[str, Any] = {
-        "dataset": truth.dataset,
+        "dataset": resolved.truth.dataset,
         "queries": len(outcomes),
         "images": len(collection),
         **scoring.summary(outcomes),
@@ -90,100 +89,109 @@ def evaluate(
         "learned_on": collection.model.origin,
         "network": collection.extractor.engine.library,
         "network_precision": collection.extractor.precision,
-        "keep_query": kept,
+        "keep_query": resolved.keep_query,
         "rerank": list(stages),
-        "notes": protocol.notes(truth, held, broken),
+        "notes": protocol.notes(resolved.truth, photos, broken),
     }
-    rows = [_row(outcome, kept) for outcome in outcomes]
+    rows = [_row(outcome, resolved.keep_query) for outcome in outcomes]
     if real_valued:
-        exact = score(database, asked, _rank_real_valued(collection, pooled, progress))
+        exact = score(database, resolved, _rank_real_valued(collection, pooled, progress, features))
         report["real_valued"] = scoring.summary(exact)
         rows = [row | {"ap_real_valued": _ap(outcome.score)} for row, outcome in zip(rows, exact, strict=True)]
-    report["per_query"] = rows
-    report["config"] = collection.config.to_dict()
-    report["provenance"] = provenance(seed=collection.config.sample.seed)
-    return Evaluation(report, outcomes)
+    facts = {"config": collection.config.to_dict(), "provenance": provenance(seed=collection.config.sample.seed)}
+    return Evaluation(report | {"per_query": rows} | facts, outcomes)
 
 
 @dataclass(frozen=True)
 class ProtocolQueries:
-    """The queries of a benchmark, as a database of photos can answer them.
+    """The queries of a benchmark, resolved against the photos of a database.
 
     Attributes:
-        truth: names photos as the database does.
-        paths: where each query photo is.
+        truth: queries and answers, by the names of photos in the database.
+        paths: path of each query photo, by name.
         boxes: of each query, inside its photo.
-        kept: whether a query's own photo counts in its ranking.
+        keep_query: whether the photo of a query counts in its own ranking.
     """
 
     truth: GroundTruth
     paths: Mapping[str, Path]
     boxes: tuple[Box | None, ...]
-    kept: bool
+    keep_query: bool
 
 
 def protocol_queries(
     truth: GroundTruth,
-    held: Mapping[str, Path],
+    photos: Mapping[str, Path],
     broken: Names[str] = (),
     *,
     keep_query: bool = False,
     queries: Path | None = None,
 ) -> ProtocolQueries:
-    """Bring a benchmark and a database of photos together, as the benchmark's protocol says.
+    """Resolve the queries of a benchmark against the photos of a database, by the protocol of the benchmark.
 
     Args:
         truth: queries and answers.
-        held: where each photo of the database is, by name.
+        photos: path of each photo of the database, by name.
         broken: names of photos that could not be read.
         keep_query, queries: as in ``evaluate``.
 
     Raises:
         InputError: as in ``evaluate``.
     """
-    truth = matching.resolve(truth, [*held, *broken])
-    protocol.check_outside(truth, held, keep_query=keep_query)
-    protocol.check_names(truth, held, broken, outside=queries is not None)
-    paths = matching.query_photos(truth, held, queries, beside=sorted({path.parent for path in held.values()}))
-    kept = keep_query or truth.own_photo == "kept"
-    if not kept:
+    truth = matching.resolve(truth, [*photos, *broken])
+    protocol.check_outside(truth, photos, keep_query=keep_query)
+    protocol.check_names(truth, photos, broken, outside=queries is not None)
+    paths = matching.query_photos(truth, photos, queries, beside=sorted({path.parent for path in photos.values()}))
+    keep_query = keep_query or truth.own_photo == "kept"
+    if not keep_query:
         protocol.check_positives(truth)
-    return ProtocolQueries(truth, paths, tuple(_box(query, paths[query.image]) for query in truth.queries), kept)
+    boxes = tuple(_box(query, paths[query.image]) for query in truth.queries)
+    return ProtocolQueries(truth, paths, boxes, keep_query)
 
 
-def rank(
-    database: Database, asked: ProtocolQueries, vectors: NDArray[np.float32], stages: Sequence[str] = ()
+def rankings(
+    database: Database, queries: ProtocolQueries, vectors: NDArray[np.float32], stages: Sequence[str] = ()
 ) -> Iterator[Ranking]:
     """Rank all photos by each query of a benchmark.
 
     Args:
         database: the photos in codes.
-        asked: the queries; a photo that the protocol leaves out of its own ranking is in none.
+        queries: of the benchmark; if the protocol leaves the photo of a query out, its ranking does not contain it.
         vectors: (Q, d) unit features of the queries.
-        stages: names of ``udq.search.rerank.STAGES``, by which each ranking is ranked again.
+        stages: names of ``udq.search.rerank.STAGES``, which rerank each ranking.
     """
     places = {image.name: place for place, image in enumerate(database.images)}
-    for query, box, vector in zip(asked.truth.queries, asked.boxes, vectors, strict=True):
-        own = () if asked.kept or query.image not in places else (places[query.image],)
-        examples = (Example(asked.paths[query.image], box),)
-        ranked = Ranked.by(database, vector, wanted=None, without=own, examples=examples)
-        yield rerank.rerank(ranked, stages).ranking
+    for query, box, vector in zip(queries.truth.queries, queries.boxes, vectors, strict=True):
+        own = () if queries.keep_query or query.image not in places else (places[query.image],)
+        examples = (Example(queries.paths[query.image], box),)
+        ranked = RankedQuery.search(database, vector, wanted=None, without=own, examples=examples)
+        yield rerank.apply_stages(ranked, stages).ranking
 
 
-def score(database: Database, asked: ProtocolQueries, rankings: Iterable[Ranking]) -> tuple[Outcome, ...]:
-    """Score the rankings of a benchmark's queries, one each, by its protocol."""
+def score(database: Database, queries: ProtocolQueries, rankings: Iterable[Ranking]) -> tuple[Outcome, ...]:
+    """Score one ranking for each query of a benchmark, by its protocol."""
     names = [image.name for image in database.images]
     places = {name: place for place, name in enumerate(names)}
     return tuple(
-        scoring.score(query, asked.paths[query.image], ranking, names, places, keep_query=asked.kept)
-        for query, ranking in zip(asked.truth.queries, rankings, strict=True)
+        scoring.score(query, queries.paths[query.image], ranking, names, places, keep_query=queries.keep_query)
+        for query, ranking in zip(queries.truth.queries, rankings, strict=True)
     )
 
 
-def _box(query: Query, path: Path) -> Box | None:
-    """Return a query's box inside its photo.
+def _query_features(collection: Reader, queries: ProtocolQueries, progress: Progress) -> NDArray[np.float32]:
+    """Return the pooled features (Q, D) of the queries."""
+    features = []
+    with progress("queries", len(queries.boxes)) as step:
+        for query, box in zip(queries.truth.queries, queries.boxes, strict=True):
+            features.append(collection.extractor.describe(queries.paths[query.image], box)[1])
+            step()
+    return np.stack(features)
 
-    One that reaches less than a pixel beyond it is cut: corners in official files are rounded.
+
+def _box(query: Query, path: Path) -> Box | None:
+    """Return the box of a query inside its photo.
+
+    A box that extends less than a pixel beyond the photo is clipped: corners in official files are rounded.
     """
     if query.box is None:
         return None
@@ -195,7 +203,7 @@ def _box(query: Query, path: Path) -> Box | None:
         return photo_boxes.check_box(query.box, width, height)
     except InputError as error:
         raise InputError(
-            f"query {query.image}: {error}; the boxes of a ground truth belong to its own photos, at full size"
+            f"query {query.image}: {error}; the boxes of a ground truth refer to its own photos, at full size"
         ) from None
 
 
@@ -203,28 +211,35 @@ def _ap(score: scoring.Score | None) -> float | None:
     return round(score.ap, 6) if score else None
 
 
-def _row(outcome: Outcome, kept: bool) -> dict[str, Any]:
+def _row(outcome: Outcome, keep_query: bool) -> dict[str, Any]:
     query = outcome.query
     row: dict[str, Any] = {
         "query": query.image,
         "box": list(query.box) if query.box else None,
         "object": query.label,
         "ap": _ap(outcome.score),
-        "positives": len(query.positives - (set() if kept else {query.image})),
+        "positives": len(query.positives - (set() if keep_query else {query.image})),
     }
     if outcome.difficulties:
         row["difficulties"] = {
             name: {
-                "ap": _ap(found),
+                "ap": _ap(graded),
                 "positives": len(query.difficulties[name].positives),
             }
-            for name, found in outcome.difficulties.items()
+            for name, graded in outcome.difficulties.items()
         }
     return row
 
 
-def _rank_real_valued(collection: Reader, features: NDArray[np.float32], progress: Progress) -> Iterator[Ranking]:
-    """Look at every photo again and rank by the distance of eq. 2 between features that nothing has quantized."""
+def _rank_real_valued(
+    collection: Reader, features: NDArray[np.float32], progress: Progress, folder: Path | None = None
+) -> Iterator[Ranking]:
+    """Rank by the distance of eq. 2 between features before quantization, extracted or stored in a folder."""
+    extract: Callable[[Iterable[Source]], Iterable[ExtractedPhoto]] = collection.extractor.extract
+    if folder is not None:
+        from udq.features.feature_store import FeatureStore  # imports torch
+
+        extract = FeatureStore(folder, collection.extractor.proposing(), collection.config).extract
     head = collection.model.head
     queries = head.apply(Features(features)).vectors
     images = collection.images
@@ -232,10 +247,9 @@ def _rank_real_valued(collection: Reader, features: NDArray[np.float32], progres
     distance = np.full((len(queries), len(images)), np.inf, np.float32)
     boxes = np.zeros((len(queries), len(images), 4), np.float32)
     with progress("photos, for real-valued features", len(images)) as step:
-        extracted = collection.extractor.extract(Source(image.name, image.path) for image in images)
-        for i, photo in enumerate(extracted):
+        for i, photo in enumerate(extract(Source(image.name, image.path) for image in images)):
             if photo.broken is not None:
-                raise InputError(f"{photo.broken}; put the photo back, or use --no-real-valued")
+                raise InputError(f"{photo.broken}; put the photo back, or leave out --real-valued")
             regions = head.apply(photo.features).vectors
             # Both have unit length: ||q - f||^2 = 2 - 2 q.f
             squared = 2.0 - 2.0 * (queries @ regions.T)

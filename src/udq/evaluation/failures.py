@@ -1,7 +1,7 @@
-"""What went wrong with a query: wrong photos before right ones, right ones that came late, boxes that sit badly.
+"""What went wrong with a query: false positives, positives that are ranked late, and badly placed boxes.
 
-Of each kind the first few are kept and the others counted, so that a benchmark of many queries over a large collection
-stays small in memory: a ranking is forgotten once it is scored.
+The first few of each kind are kept and the others only counted, so that a benchmark with many queries on a large
+collection needs little memory: a ranking can be discarded once it is scored.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from udq.datasets import Query
 from udq.types import Match
 
-# A row of photos, which is what a person looks at.
+# Number of examples of each kind that are kept: one row of photos in a report.
 KEPT = 6
-# Intersection over union under which a box counts as badly placed, as detection benchmarks have it.
+# Intersection over union below which a box counts as badly placed, as in detection benchmarks.
 LEAST_OVERLAP = 0.5
 
 T = TypeVar("T")
@@ -34,14 +34,14 @@ class Some(Generic[T]):
 
 @dataclass(frozen=True)
 class Failures:
-    """What went wrong with one query. Ranks are those of the whole ranking, in which junk has a place.
+    """What went wrong with one query. Ranks are those of the whole ranking, junk included.
 
     Attributes:
-        ranks: of every positive that is ranked, in order, from 1.
-        unranked: positives that are not: photos that could not be read when the collection was built.
+        ranks: rank of every ranked positive, from 1, in order.
+        unranked: positives that are not ranked: photos that could not be read when the collection was built.
         false_positives: wrong photos before the last positive, best first.
-        misses: positives with a wrong photo before them, worst first.
-        misplaced: positives of the first page whose box has an IoU with the true one under ``LEAST_OVERLAP``, with
+        misses: positives after a wrong photo, worst first.
+        misplaced: positives on the first page whose box has an IoU below ``LEAST_OVERLAP`` with the true box, with
             that IoU; worst first.
     """
 
@@ -70,18 +70,18 @@ def failures(
         query: the query.
         positives: those that count, without junk and without a query photo that is left out.
         order: image ids, best first.
-        place: rank of each image, from 1, by image id; 0 where it is not ranked.
-        names: of the photos; position is image id.
-        ids: the other way round.
-        match: rank, image id and name -> the photo as a result, with the box that is reported for it.
-        overlaps: IoU of the reported box with the true one, by name, where that is known.
-        page: how many photos the first page of results has.
+        place: rank of each image, from 1, by image id; 0 if it is not ranked.
+        names: of the photos, by image id.
+        ids: image id of each photo, by name.
+        match: rank, image id and name -> the photo as a search result, with its reported box.
+        overlaps: IoU of the reported with the true box, by name, if the true box is known.
+        page: number of photos on the first page of results.
     """
     ranked = sorted((int(place[ids[name]]), name) for name in positives if name in ids and place[ids[name]])
     junk = np.sort(place[[ids[name] for name in query.junk - positives if name in ids]])
     junk = junk[junk > 0]
     ranks = np.array([rank for rank, _ in ranked], np.int64)
-    # Wrong photos before each positive: all photos before it, less the positives and the junk among them.
+    # Wrong photos before each positive: all photos before it, minus the positives and the junk among them.
     before = ranks - 1 - np.arange(len(ranks)) - np.searchsorted(junk, ranks)
     known = {ids[name] for name in positives | query.junk if name in ids}
     wrong: list[Match] = []

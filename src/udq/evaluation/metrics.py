@@ -1,4 +1,4 @@
-"""Average precision and localisation, as the evaluators of the field compute them. Pure functions."""
+"""Average precision, precision at k and intersection over union, as the official evaluators compute them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from udq.types import Box
 def average_precision(ranked: Sequence[str], positives: Collection[str], junk: Collection[str] = ()) -> float:
     """Return the trapezoidal average precision of the Oxford buildings evaluator.
 
-    Junk does not advance the rank. The denominator counts all positives, found or not.
+    Junk does not advance the rank. The denominator counts all positives, ranked or not.
 
     Args:
         ranked: names of photos, best first.
@@ -33,39 +33,39 @@ def places(ranked: Sequence[str], positives: Collection[str], junk: Collection[s
 
 
 def average_precision_of(places: Sequence[int], positives: int) -> float:
-    """Return the average precision of ``average_precision``.
+    """Return the average precision of ``average_precision`` from the ranks of the positives.
 
     Args:
         places: ranks of the positives that are ranked, from 1, in order.
-        positives: how many there are, ranked or not; >= 1.
+        positives: number of positives, ranked or not; >= 1.
     """
     area = 0.0
-    for found, place in enumerate(places, start=1):
-        # Recall grows only here; the trapezoid is between the precision one rank before and at this rank.
-        before = (found - 1) / (place - 1) if place > 1 else 1.0
-        area += (before + found / place) / 2 / positives
+    for count, place in enumerate(places, start=1):
+        # Recall grows only at positives; the trapezoid is between the precision one rank before and at this rank.
+        before = (count - 1) / (place - 1) if place > 1 else 1.0
+        area += (before + count / place) / 2 / positives
     return area
 
 
 def precision_at(ranks: Sequence[int], places: Sequence[int]) -> dict[int, float]:
-    """Return the share of positives among the first photos, as the revisited evaluator counts it.
+    """Return the share of positives among the first k photos, as the revisited evaluator computes it.
 
-    Where the last positive comes before rank ``k``, the share is of the photos up to it: a query with three positives
-    has a precision of 1 at 10 when they come first.
+    If the last positive is ranked before k, only the photos up to it count: a query with three positives has a
+    precision of 1 at k = 10 if they come first.
 
     Args:
-        ranks: numbers of photos looked at, each >= 1.
-        places: ranks of the positives that are ranked, from 1, in order, as ``places`` gives them.
+        ranks: the values of k, each >= 1.
+        places: ranks of the positives that are ranked, from 1, in order, as ``places`` returns them.
 
     Returns:
-        By rank, 0..1; 0 where no positive is ranked at all.
+        k -> precision, 0..1; 0 if no positive is ranked.
     """
     last = places[-1] if places else 1
     return {k: sum(place <= k for place in places) / min(last, k) for k in ranks}
 
 
 def intersection_over_union(one: Box, other: Box) -> float:
-    """Return the area two boxes share over the area they cover together, 0..1."""
+    """Return the area of the intersection of two boxes over the area of their union, 0..1."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     if width <= 0 or height <= 0:

@@ -1,4 +1,4 @@
-"""Accuracy after every round of training, if a ground truth is given: for the training curves only."""
+"""Accuracy after every round of training, if a ground truth is given; plotted, without influence on the training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from udq.types import Arrays
 
 
 class RoundMonitor:
-    """mAP of a benchmark over the training photos, which are all photos of a small collection (``fitting.Measure``)."""
+    """Measures the mAP of a benchmark on the training photos, which are all photos of a small collection.
+
+    It is the ``measure`` of the training (``fitting.Measure``).
+    """
 
     def __init__(
         self,
@@ -33,10 +36,10 @@ class RoundMonitor:
         spool: FeatureCache,
         extractor: Extractor,
     ) -> None:
-        """Encode the queries at once, so that one that cannot be read fails before hours of training.
+        """Extract the features of the queries, so that an unreadable one fails before hours of training.
 
         Args:
-            truth: queries and answers about ``sources``.
+            truth: queries and answers, by the names of ``sources``.
             config: settings of the collection.
             sources: all photos of the collection.
             spool: regions and features of the training photos.
@@ -47,11 +50,11 @@ class RoundMonitor:
         self._spool = spool
         self._extractor = extractor
         self._config = config
-        self._described = self._describe(extractor)
+        self._query_features = self._extract_queries(extractor)
 
     def __call__(self, head: Head, convolutions: Arrays) -> float | None:
-        """Return the mAP of a head and trained convolutions."""
-        config, spool, described = self._config, self._spool, self._described
+        """Return the mAP with a head and, if trained, convolutions; None as in ``mean_average_precision``."""
+        config, spool, query_features = self._config, self._spool, self._query_features
         if convolutions:
             extractor = Extractor(
                 config.images,
@@ -62,44 +65,48 @@ class RoundMonitor:
             )
             extractor.load(convolutions)
             folder = self._spool.folder.with_name("photos-watched")
-            spool, described = FeatureCache(folder, self._spool.sources, extractor.extract), self._describe(extractor)
+            spool = FeatureCache(folder, self._spool.sources, extractor.extract)
+            query_features = self._extract_queries(extractor)
             shutil.rmtree(spool.folder, ignore_errors=True)
         features = draw(spool.fill(), len(spool.sources), config.sample).features
         fitted = model.fit(features, head, config.quantizer, seed=config.sample.seed)
-        return mean_average_precision(fitted, self._queries, described, spool.drain(skip=0))
+        return mean_average_precision(fitted, self._queries, query_features, spool.drain(skip=0))
 
-    def _describe(self, extractor: Extractor) -> list[NDArray[np.float32]]:
+    def _extract_queries(self, extractor: Extractor) -> list[NDArray[np.float32]]:
+        """Return the pooled feature (D,) of each query."""
         return [extractor.describe(self._paths[query.image], query.box)[1] for query in self._queries]
 
 
 def mean_average_precision(
     fitted: Model,
     queries: Sequence[Query],
-    described: Sequence[NDArray[np.float32]],
+    query_features: Sequence[NDArray[np.float32]],
     photos: Iterable[ExtractedPhoto],
 ) -> float | None:
-    """Encode photos, rank them by each query, and return the mAP; a query's own photo is left out of its ranking.
+    """Encode photos, rank them by each query, and return the mAP; the photo of a query is left out of its ranking.
 
-    Positives that are not among the photos, which may be a sample of the collection, do not count; None is returned
-    where no query has one left.
+    Only positives among the photos count, which may be a sample of the collection.
 
     Args:
-        fitted: what encodes.
+        fitted: encodes the photos and the queries.
         queries: with their answers.
-        described: the pooled feature (D,) of each.
-        photos: with theirs.
+        query_features: the pooled feature (D,) of each query.
+        photos: with their features.
+
+    Returns:
+        0..1; None if no query has a positive among the photos.
     """
-    whole = [(photo.source.name, fitted.encode(photo.features).values) for photo in photos if photo.broken is None]
-    names = [name for name, _ in whole]
-    held = set(names)
-    codes = np.concatenate([values for _, values in whole])
-    offsets = np.cumsum([0] + [len(values) for _, values in whole]).astype(np.int64)
-    found = []
-    for query, feature in zip(queries, described, strict=True):
-        positives = (query.positives - {query.image}) & held
+    encoded = [(photo.source.name, fitted.encode(photo.features).values) for photo in photos if photo.broken is None]
+    names = [name for name, _ in encoded]
+    readable = set(names)
+    codes = np.concatenate([values for _, values in encoded])
+    offsets = np.cumsum([0] + [len(values) for _, values in encoded]).astype(np.int64)
+    precisions = []
+    for query, feature in zip(queries, query_features, strict=True):
+        positives = (query.positives - {query.image}) & readable
         if not positives:
             continue
-        order = exhaustive.rank(exhaustive.best_regions(fitted.lookup_tables(feature), codes, offsets))
+        order = exhaustive.image_order(exhaustive.best_regions(fitted.lookup_tables(feature), codes, offsets))
         ranked = [names[i] for i in order if names[i] != query.image]
-        found.append(metrics.average_precision(ranked, positives, query.junk))
-    return float(np.mean(found)) if found else None
+        precisions.append(metrics.average_precision(ranked, positives, query.junk))
+    return float(np.mean(precisions)) if precisions else None

@@ -1,4 +1,4 @@
-"""Rankings and answers -> scores of each query, and the means of a benchmark."""
+"""Rankings and a ground truth -> the score of each query, and the means of a benchmark."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from udq.evaluation.failures import Failures, failures
 from udq.search.ranking import Ranking
 from udq.types import Match
 
-# A person looks at the first page of results.
+# Number of photos on the first page of results, which a person looks at.
 TOP = 20
-# Ranks of mean precision, those of the revisited protocols.
+# The values of k of precision at k, those of the revisited protocols.
 RANKS = (1, 5, 10)
 
 
@@ -28,7 +28,7 @@ class Score:
 
     Attributes:
         ap: average precision, 0..1.
-        precision: rank -> precision at it, 0..1.
+        precision: k -> precision at k, 0..1.
     """
 
     ap: float
@@ -37,15 +37,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One query's ranking, scored.
+    """The scored ranking of one query.
 
     Attributes:
         query: the query.
-        photo: where its photo is.
-        score: how well it was answered; None for a query without positives, which means leave out.
-        matches: the first page of results, without the query photo (unless kept).
-        overlaps: (rank, intersection over union) of each positive whose box is known.
-        difficulties: its score at each difficulty where the protocol has several and the query has positives.
+        photo: path of its photo.
+        score: None for a query without positives, which the means leave out.
+        matches: the first page of results, without the query photo unless it is kept.
+        overlaps: (rank, intersection over union) of each ranked positive with a known box.
+        difficulties: score at each difficulty of a protocol that has several; None if it has no positives there.
         failures: what went wrong, by ``query.positives``; None for a query without positives.
     """
 
@@ -72,15 +72,15 @@ def score(
     *,
     keep_query: bool,
 ) -> Outcome:
-    """Score one query's ranking of every photo.
+    """Score the ranking of all photos by one query.
 
     Args:
-        query: its answers, named as the collection names photos.
-        photo: where the query's photo is.
-        ranking: every photo, ranked.
-        names: of the photos; position is image id.
-        ids: the other way round.
-        keep_query: whether the query's own photo counts, where the collection holds it.
+        query: with its answers, by the names of photos in the collection.
+        photo: path of the query photo.
+        ranking: of all photos.
+        names: of the photos, by image id.
+        ids: image id of each photo, by name.
+        keep_query: whether the photo of the query counts if it is in the collection.
     """
     own = None if keep_query else ids.get(query.image)
     left_out = frozenset() if own is None else {query.image}
@@ -89,21 +89,21 @@ def score(
     place[order] = np.arange(1, len(order) + 1)
 
     def ranks(wanted: Iterable[str]) -> NDArray[np.int64]:
-        found = np.sort(place[[ids[name] for name in wanted if name in ids]])
-        return found[found > 0]
+        ordered = np.sort(place[[ids[name] for name in wanted if name in ids]])
+        return ordered[ordered > 0]
 
     def measured(answers: Answers) -> Score | None:
         positives = answers.positives - left_out
         if not positives:
             return None
-        # What metrics.places does, for the few photos that count instead of all that are ranked.
+        # The result of metrics.places, computed from the few photos that count instead of all ranked ones.
         among = ranks(positives - answers.junk)
         places = (among - np.searchsorted(ranks(answers.junk), among)).tolist()
         return Score(metrics.average_precision_of(places, len(positives)), metrics.precision_at(RANKS, places))
 
     overlaps = {
-        name: metrics.intersection_over_union(ranking.box(ids[name]), drawn)
-        for name, drawn in sorted(query.boxes.items())
+        name: metrics.intersection_over_union(ranking.box(ids[name]), true_box)
+        for name, true_box in sorted(query.boxes.items())
         if name in query.positives and name in ids and place[ids[name]]
     }
     positives = query.positives - left_out - query.junk
@@ -121,7 +121,7 @@ def score(
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the means of a benchmark for its report: ``mAP``, ``mP@k``, ``difficulties`` and ``localisation``."""
+    """Return the means of a benchmark as in its report: ``mAP``, ``mP@k``, ``difficulties`` and ``localisation``."""
     overlaps = [pair for outcome in outcomes for pair in outcome.overlaps]
     first_page = [overlap for place, overlap in overlaps if place <= TOP]
     levels = list(outcomes[0].difficulties)
@@ -138,7 +138,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _means(scores: Sequence[Score | None]) -> dict[str, float | None]:
-    """Return the means over queries that have positives; None where not one has."""
+    """Return the means over the queries that have positives; None if no query has any."""
     counted = [each for each in scores if each is not None]
 
     def mean(values: Sequence[float]) -> float | None:

@@ -1,1 +1,1 @@
-"""The paper measured again, and the demonstration: what is built on top of collections."""
+"""Applications on top of collections: the paper's tables and figures, and the demonstration."""

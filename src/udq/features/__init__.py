@@ -1,1 +1,1 @@
-"""Pixels -> regions -> pooled features."""
+"""From pixels to regions and their pooled features: backbones, region proposers, pooling and runtimes."""

@@ -1,4 +1,4 @@
-"""What was extracted from photos, waiting on disk, so that no photo goes through the network twice."""
+"""Cache of extracted photos on disk, so that no photo goes through the network twice."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ import numpy as np
 from udq.common import npz
 from udq.common.files import write_whole
 from udq.features.extractor import ExtractedPhoto
-from udq.photos import source as photo_source
+from udq.photos.source import Content, Source
 from udq.types import Features, Regions
 
-Extract = Callable[[Iterable[photo_source.Source]], Iterator[ExtractedPhoto]]
+Extract = Callable[[Iterable[Source]], Iterator[ExtractedPhoto]]
 
-# Photos a file: 36 MB with the default backbone.
+# Photos per file: 36 MB with the default backbone.
 _PHOTOS = 64
 
 
 class FeatureCache:
-    """What was extracted from the training photos, waiting to be encoded: files of some photos each."""
+    """Regions and features of photos in a folder, several photos per file.
 
-    def __init__(self, folder: Path, sources: Sequence[photo_source.Source], extract: Extract) -> None:
-        """Look at nothing yet.
+    Attributes:
+        folder: the folder; no other photos may be cached there.
+        sources: the photos, in order.
+        broken: reasons of the photos that could not be decoded, in order, as far as ``fill`` has come.
+    """
+
+    def __init__(self, folder: Path, sources: Sequence[Source], extract: Extract) -> None:
+        """Open the cache; nothing is extracted yet.
 
         Args:
-            folder: of these photos alone.
-            sources: the photos.
-            extract: ``Extractor.extract``, or a workforce's.
+            folder: the folder, created on first use.
+            sources: the photos, in order.
+            extract: ``Extractor.extract``, or the same on other workers.
         """
         self.folder = folder
         self.sources = sources
@@ -38,65 +44,70 @@ class FeatureCache:
         self.broken: list[str] = []
 
     def fill(self) -> Iterator[ExtractedPhoto]:
-        """Yield the photos, extracted now or by an earlier try, and keep them."""
+        """Yield all photos: first those that an earlier run cached, then the others as they are extracted."""
         self.folder.mkdir(exist_ok=True)
         done = 0
         for photo in self.drain(skip=0):
             done += 1
-            yield self._noticed(photo)
-        fresh = self._extract(self.sources[done:])
+            yield self._recorded(photo)
+        extracted = self._extract(self.sources[done:])
         for number in itertools.count(len(list(self._files())) + 1):
-            some = list(itertools.islice(fresh, _PHOTOS))
-            if not some:
+            batch = list(itertools.islice(extracted, _PHOTOS))
+            if not batch:
                 return
-            write_whole(self._file(number), self._bytes(some))
-            yield from map(self._noticed, some)
+            write_whole(self._file(number), to_bytes(batch))
+            yield from map(self._recorded, batch)
 
     def drain(self, *, skip: int) -> Iterator[ExtractedPhoto]:
-        """Yield the photos again, in the same order, but for the first ones."""
+        """Yield the cached photos in order, without the first ``skip``."""
         sources = iter(self.sources)
-        read = (self._read(file, sources) for file in self._files())
+        read = (from_bytes(file.read_bytes(), sources) for file in self._files())
         return itertools.islice(itertools.chain.from_iterable(read), skip, None)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
 
     def _files(self) -> Iterator[Path]:
-        """Files without a gap, in order."""
+        """Yield the files in order, up to the first that is missing."""
         return itertools.takewhile(Path.exists, map(self._file, itertools.count(1)))
 
-    def _noticed(self, photo: ExtractedPhoto) -> ExtractedPhoto:
+    def _recorded(self, photo: ExtractedPhoto) -> ExtractedPhoto:
+        """Add the photo to ``broken`` if it is."""
         if photo.broken is not None:
             self.broken.append(photo.broken)
         return photo
 
-    def _bytes(self, photos: Sequence[ExtractedPhoto]) -> bytes:
-        facts = [
-            [
-                photo.width,
-                photo.height,
-                len(photo.regions),
-                photo.broken,
-                photo.content and [photo.content.size, photo.content.modified, photo.content.digest.hex()],
-            ]
-            for photo in photos
-        ]
-        return npz.to_bytes(
-            {
-                "facts": np.array(json.dumps(facts)),
-                "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
-                "vectors": np.concatenate([photo.features.vectors for photo in photos]),
-            }
-        )
 
-    def _read(self, file: Path, sources: Iterator[photo_source.Source]) -> list[ExtractedPhoto]:
-        arrays = npz.from_bytes(file.read_bytes())
-        facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
-        found, start = [], 0
-        # Facts first: of two iterators, the one that ends first is asked first.
-        for (width, height, count, broken, held), source in zip(facts, sources, strict=False):
-            rows = slice(start, start := start + count)
-            content = held and photo_source.Content(held[0], held[1], bytes.fromhex(held[2]))
-            regions, features = Regions(boxes[rows]), Features(vectors[rows])
-            found.append(ExtractedPhoto(source, width, height, regions, features, broken, content))
-        return found
+def to_bytes(photos: Sequence[ExtractedPhoto]) -> bytes:
+    """Return photos as an .npz archive; ``from_bytes`` reads it back exactly."""
+    facts = [
+        [
+            photo.width,
+            photo.height,
+            len(photo.regions),
+            photo.broken,
+            photo.content and [photo.content.size, photo.content.modified, photo.content.digest.hex()],
+        ]
+        for photo in photos
+    ]
+    return npz.to_bytes(
+        {
+            "facts": np.array(json.dumps(facts)),
+            "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
+            "vectors": np.concatenate([photo.features.vectors for photo in photos]),
+        }
+    )
+
+
+def from_bytes(data: bytes, sources: Iterator[Source]) -> list[ExtractedPhoto]:
+    """Read ``to_bytes``; the sources of the photos are taken from an iterator."""
+    arrays = npz.from_bytes(data)
+    facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
+    photos, start = [], 0
+    # Facts first: zip ends with them before it takes a source that belongs to the next file.
+    for (width, height, count, broken, described), source in zip(facts, sources, strict=False):
+        rows = slice(start, start := start + count)
+        content = described and Content(described[0], described[1], bytes.fromhex(described[2]))
+        regions, features = Regions(boxes[rows]), Features(vectors[rows])
+        photos.append(ExtractedPhoto(source, width, height, regions, features, broken, content))
+    return photos

@@ -1,60 +1,68 @@
-"""Where and how the network's convolutions are computed: in torch, or compiled by OpenVINO."""
+"""The device, precision and library that compute the network's convolutions: torch, or a graph compiled by OpenVINO."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 
+from udq.common import threads
 from udq.errors import DependencyError, InputError, UdqError
 from udq.features import runtime
 
-# Photos under way at most: each keeps its activations in memory, and more than this no longer fills one machine.
-WORKERS = 16
+# Most photos in progress at a time: each holds its activations in memory, and more no longer speed up one machine.
+_WORKERS = 16
 
 SCALE = "longer in [images], now {},"
-"""The setting to lower if a photo's activations do not fit into the GPU's memory."""
+"""Name of the setting to lower if a photo's activations do not fit into the GPU's memory; takes its value."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where and how convolutions are computed; everything after them is torch's and float32.
+    """Where and how convolutions are computed; everything after them is computed by torch in float32.
 
     Attributes:
-        device: where.
-        precision: the number format of their arithmetic.
+        device: the device that computes.
+        precision: number format of the convolutions' arithmetic.
         library: ``torch`` or ``openvino``.
+        threads: CPU threads that all computations of this process share.
     """
 
     device: torch.device
     precision: torch.dtype = torch.float32
     library: str = "torch"
+    threads: int = 1
 
     @staticmethod
     def fastest(device: str, network: str | None = None) -> Engine:
-        """Return the fastest that there is.
+        """Return the fastest engine of this machine, with as many threads as torch is set to.
 
         Args:
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-            network: the library to use on a CPU, unless UDQ_NETWORK names another; the fastest installed if None.
+            network: library to use on a CPU unless UDQ_NETWORK names another; the fastest installed one if None.
 
         Raises:
-            InputError: another device, no GPU, or an engine in UDQ_NETWORK that there is not.
+            InputError: an unknown device, no usable GPU, or a library that is not installed.
         """
         place = device_of(device)
-        return Engine(place, fast_precision(place), runtime.engine(network) if place.type == "cpu" else "torch")
+        library = runtime.engine(network) if place.type == "cpu" else "torch"
+        return Engine(place, fast_precision(place), library, threads.available())
 
     @property
     def weights(self) -> torch.dtype:
-        """The number format that weights are given in: OpenVINO rounds them itself."""
+        """Number format in which weights are passed: OpenVINO rounds float32 weights itself."""
         return torch.float32 if self.library == "openvino" else self.precision
 
+    @property
+    def workers(self) -> int:
+        """Number of photos to process at a time, each on one thread."""
+        return min(self.threads, _WORKERS)
+
     def facts(self) -> list[str]:
-        """Return all that its results depend on."""
+        """Return everything that the results depend on."""
         return [torch.__version__, runtime.version(self.library), self.device.type, str(self.precision)]
 
     def compiled(
@@ -63,45 +71,36 @@ class Engine:
         *inputs: Sequence[int | None],
         at_once: int,
     ) -> Callable[..., Any]:
-        """Return a function with the same call that computes in this way.
+        """Return a function with the same signature that this engine computes.
 
         Args:
-            function: of float32 tensors, with its weights as they are now.
-            inputs: shape of each of its tensors; None where an axis has any length.
-            at_once: threads that call it at the same time; one alone is given all cores.
+            function: takes float32 tensors; its weights are copied as they are now.
+            inputs: shape of each tensor; None for an axis of any length.
+            at_once: number of threads that call it concurrently; a single caller gets all cores.
+
+        Raises:
+            DependencyError: the library is installed, but cannot be imported.
         """
         if self.library == "torch":
             return function
         try:
             from udq.features.openvino import Compiled
+
+            most = max(at_once, self.threads)
+            return Compiled(function, *inputs, precision=self.precision, at_once=at_once, threads=most)
         except ImportError as error:
             found = f"{runtime.version(self.library)} is installed, but cannot be imported: {error}"
             raise DependencyError(f"{found}; set the environment variable UDQ_NETWORK=torch") from error
-        return Compiled(function, *inputs, precision=self.precision, at_once=at_once, threads=max(at_once, threads()))
-
-
-@cache
-def threads() -> int:
-    """Return how many threads torch computes with, as it says when first asked.
-
-    Later it would say what those that look at photos were given each: torch gives that to every new one.
-    """
-    return torch.get_num_threads()
-
-
-def workers() -> int:
-    """Return how many photos are worth looking at at the same time, each on one thread."""
-    return min(threads(), WORKERS)
 
 
 def device_of(name: str) -> torch.device:
-    """Return where the network runs.
+    """Return the device that the network runs on.
 
     Args:
-        name: ``auto``, ``cpu`` or ``cuda``; ``auto`` is a GPU where there is one.
+        name: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: another name, or no GPU.
+        InputError: an unknown name, or no usable GPU.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device '{name}': expected auto, cpu or cuda")
@@ -113,7 +112,7 @@ def device_of(name: str) -> torch.device:
 
 def fast_precision(device: torch.device) -> torch.dtype:
     """Return bfloat16 for a CPU that multiplies it natively: twice the speed, the same mAP (docs/regions.md)."""
-    # Older versions of torch cannot tell what the CPU does.
+    # Older versions of torch do not report the capabilities of the CPU.
     able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     native = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
     return torch.bfloat16 if native else torch.float32
@@ -121,7 +120,7 @@ def fast_precision(device: torch.device) -> torch.dtype:
 
 @contextmanager
 def in_gpu_memory(setting: str) -> Iterator[None]:
-    """Turn a GPU that is out of memory into an error that names the setting to lower."""
+    """Turn torch's out-of-memory error into a ``UdqError`` that names the setting to lower."""
     try:
         yield
     except torch.OutOfMemoryError as error:

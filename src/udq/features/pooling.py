@@ -1,8 +1,7 @@
 """RoI pooling of many boxes at once: by the generalised mean, or to 7 x 7 maxima as in the paper.
 
-For the generalised mean a box is pooled over the exact area it covers: a cell of the feature map that it covers by a
-third counts by a third. That makes the pooling of R boxes one product of an (R, h*w) matrix of weights with the
-feature map.
+The generalised mean pools a box over the exact area that it covers: a cell of the feature map that it covers by a third
+has a third of the weight. Pooling R boxes is then one product of an (R, h*w) matrix of weights with the feature map.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Cells are raised to the p-th power: zero has no finite gradient there, and float32 keeps this one.
+# Smallest value of a cell. Cells are raised to the power p: the gradient is not finite at 0, and is at this value.
 _LEAST = 1e-6
 
 
@@ -20,7 +19,7 @@ def generalised_mean(feature_map: Tensor, boxes: Tensor, *, width: float, height
     p = 1 is average pooling; p towards infinity is the max pooling of the paper's RoI layer.
 
     Args:
-        feature_map: (C, h, w) float, >= 0 (after a ReLU); it spans the whole photo.
+        feature_map: (C, h, w) float, >= 0 (after a ReLU); spans the whole photo.
         boxes: (R, 4) float, x1, y1, x2, y2 in the units of ``width`` and ``height``.
         width: width of the photo.
         height: height of the photo.
@@ -40,11 +39,11 @@ def generalised_mean(feature_map: Tensor, boxes: Tensor, *, width: float, height
 def roi_max(feature_map: Tensor, boxes: Tensor, *, width: float, height: float, side: int = 7) -> Tensor:
     """Pool each box of a feature map to ``side`` x ``side`` maxima: the paper's RoI pooling (Fast R-CNN's).
 
-    Edges of boxes are rounded to whole cells, and a box has at least one. Where the number of its cells is not a
+    Edges of boxes are rounded to whole cells, and a box has at least one cell. If the number of its cells is not a
     multiple of ``side``, neighbouring maxima share cells.
 
     Args:
-        feature_map: (C, h, w) float; it spans the whole photo.
+        feature_map: (C, h, w) float; spans the whole photo.
         boxes: (R, 4) float, x1, y1, x2, y2 in the units of ``width`` and ``height``.
         width: width of the photo.
         height: height of the photo.
@@ -53,13 +52,13 @@ def roi_max(feature_map: Tensor, boxes: Tensor, *, width: float, height: float, 
     Returns:
         (R, C, side, side) float.
     """
-    from torchvision.ops import roi_pool  # takes a second to import, which the default pooling need not wait for
+    from torchvision.ops import roi_pool  # takes a second to import, and the default pooling does not use it
 
     rows, columns = feature_map.shape[1:]
-    # roi_pool has one scale for both axes, but a map's h/height and w/width differ where the last cell is cut off: it
-    # is given cells. It takes x2, y2 to lie in the last cell, as Caffe's boxes name their last pixel; ours end where
-    # the next cell begins, hence minus one, without which the whole photo would be pooled a cell too far. A sliver at
-    # the far edge would round to a cell that is not there, and be empty.
+    # Boxes are passed in cells: roi_pool has one scale for both axes, but a map's h/height and w/width differ if its
+    # last cell is cut off. roi_pool expects x2, y2 inside the last cell, as Caffe's boxes end with their last pixel;
+    # ours end where the next cell begins, hence minus one. The minimum keeps a narrow box at the far edge from being
+    # rounded to a cell outside the map, and so from being empty.
     end = boxes.new_tensor([columns, rows])
     cells = boxes * (end / boxes.new_tensor([width, height])).repeat(2)
     low, high = torch.minimum(cells[:, :2], end - 1), cells[:, 2:] - 1
@@ -68,7 +67,7 @@ def roi_max(feature_map: Tensor, boxes: Tensor, *, width: float, height: float, 
 
 
 def _coverage(low: Tensor, high: Tensor, cells: int, extent: float) -> Tensor:
-    """Share of each interval [low, high] that lies in each of ``cells`` equal cells of [0, extent]; (R, cells)."""
+    """Return the share of each interval [low, high] in each of ``cells`` equal cells of [0, extent]: (R, cells)."""
     edges = torch.linspace(0.0, extent, cells + 1, dtype=low.dtype, device=low.device)
     overlap = (torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])).clamp_min(0.0)
     return overlap / overlap.sum(dim=1, keepdim=True)

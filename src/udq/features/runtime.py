@@ -1,7 +1,7 @@
-"""Which library computes the network's convolutions: OpenVINO on a CPU where it is installed, else torch.
+"""Choice of the library that computes the network's convolutions: OpenVINO on a CPU if it is installed, else torch.
 
-Both see alike (docs/performance.md); OpenVINO is faster. Training is torch's, and so is all work on a GPU. Asking
-imports neither.
+Both give the same features but for rounding (docs/performance.md); OpenVINO is faster. Training, and everything on a
+GPU, uses torch. Nothing here imports either library.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def engine(preferred: str | None = None) -> str:
         preferred: the library to use unless the environment variable UDQ_NETWORK names another; the fastest installed
             one if None.
     """
-    wanted, found = os.environ.get("UDQ_NETWORK") or preferred, engines()
-    if wanted and wanted not in found:
+    wanted, installed = os.environ.get("UDQ_NETWORK") or preferred, engines()
+    if wanted and wanted not in installed:
         install = "; run: pip install 'udq[openvino]'" if wanted == "openvino" else ""
-        raise InputError(f"expected UDQ_NETWORK to be one of {', '.join(found)}, found {wanted}{install}")
-    return wanted or found[0]
+        raise InputError(f"expected UDQ_NETWORK to be one of {', '.join(installed)}, found {wanted}{install}")
+    return wanted or installed[0]
 
 
 def version(name: str) -> str:

@@ -1,10 +1,9 @@
-"""Pixels -> unit features of regions: the part of fig. 2 up to FC_S's layers, the same in training and in search."""
+"""Pixels to unit features of regions: the part of fig. 2 below FC_S, shared by training and search."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +14,16 @@ from udq.features import backbones, pooling
 from udq.types import Arrays
 
 
-class Maps(NamedTuple):
-    """What the convolutions see in a photo; both maps span all of it.
-
-    Attributes:
-        features: (C, about H/stride, about W/stride) float32 >= 0, the map that regions are pooled from.
-        fine: (c, about H/16, about W/16) float32 for region proposals: the last map of stride 16. It is ``features``
-            itself where that has this stride.
-    """
-
-    features: Tensor
-    fine: Tensor
-
-
 class Trunk(nn.Module):
-    """A backbone, the pooling of regions, and the backbone's own fully connected layers where it has some.
+    """A backbone, the pooling of regions, and the backbone's own fully connected layers if it has any.
 
-    Everything is differentiable, and nothing turns gradients off but for the first two groups of convolutions, which
-    stay as they were pretrained (sec. 4.2).
+    Everything is differentiable. Only the first two groups of convolutions take no gradient: they stay as pretrained
+    (sec. 4.2).
 
     Attributes:
-        convolutions: the backbone.
+        convolutions: the backbone, from a photo to its feature map and its fine map.
         top: its fully connected layers between RoI pooling and the feature, or None.
-        mean, spread: (1, 3, 1, 1) float32, what pixels of 0..255 are normalised by; not in the ``state_dict``.
+        mean, spread: (1, 3, 1, 1) float32, normalise pixels of 0..255; not in the ``state_dict``.
     """
 
     mean: Tensor
@@ -55,9 +41,9 @@ class Trunk(nn.Module):
 
         Args:
             feature: backbone and pooling.
-            weights: a file of weights instead of the backbone's usual ones.
-            device: where the network runs.
-            precision: number format of the convolutions, as in ``compute_in``; float32 to train.
+            weights: file of weights to use instead of the backbone's default ones.
+            device: the device that the network runs on.
+            precision: number format of the convolutions, as in ``compute_in``; float32 for training.
         """
         super().__init__()
         backbone = backbones.backbone(feature.backbone)
@@ -65,22 +51,14 @@ class Trunk(nn.Module):
         self._roi = feature.pooling == "roi"
         self._p = feature.p
         self.convolutions = layers.convolutions
-        # The generalised mean leaves no 7 x 7 cells that fully connected layers could take.
+        # The fully connected layers take 7 x 7 cells, which the generalised mean does not return.
         self.top = layers.top if self._roi else None
         self._channels = backbone.channels if self.top is None else backbone.top_channels
         self.register_buffer("mean", _per_channel(backbone.mean), persistent=False)
         self.register_buffer("spread", _per_channel(backbone.spread), persistent=False)
         for name, parameter in self.convolutions.named_parameters():
-            # Without a gradient to compute, training keeps no activations of these, the largest of all.
+            # Without a gradient, training does not store the activations of these layers, the largest of all.
             parameter.requires_grad_(not name.startswith(backbone.frozen))
-        # Photos go through on several threads at once, and each thread notes its own.
-        self._noted = noted = threading.local()
-        if backbone.fine:
-
-            def note(module: nn.Module, arguments: object, output: Tensor) -> None:
-                noted.fine = output
-
-            self.convolutions.get_submodule(backbone.fine).register_forward_hook(note)
         self.to(device).compute_in(precision).eval()
 
     @property
@@ -90,7 +68,7 @@ class Trunk(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device that the network is on."""
         return self.mean.device
 
     @property
@@ -99,20 +77,20 @@ class Trunk(nn.Module):
         return next(self.convolutions.parameters()).dtype
 
     def compute_in(self, precision: torch.dtype) -> Self:
-        """Cast the convolutions, and them alone; weights cast to bfloat16 have lost what float32 held."""
+        """Cast the convolutions and nothing else; casting to bfloat16 rounds the weights for good."""
         self.convolutions.to(dtype=precision)
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: batches are one photo, whose statistics are no ground to normalise by."""
+        """Stay in evaluation mode: a batch is one photo, too little for batch normalisation to take statistics of."""
         return super().train(False)
 
     def trainable(self) -> list[nn.Parameter]:
-        """Return what end-to-end training changes: all parameters but those of the first two groups of convolutions."""
+        """Return the parameters that end-to-end training changes: all but the first two groups of convolutions."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def state(self) -> Arrays:
-        """Return a copy of what end-to-end training changes, by name."""
+        """Return a copy of the parameters that end-to-end training changes, by name."""
         return {
             name: parameter.detach().float().cpu().numpy().copy()
             for name, parameter in self.named_parameters()
@@ -120,7 +98,7 @@ class Trunk(nn.Module):
         }
 
     def load(self, state: Arrays) -> None:
-        """Take over what ``state`` returned."""
+        """Replace parameters by those that ``state`` returned."""
         parameters = dict(self.named_parameters())
         with torch.no_grad():
             for name, array in state.items():
@@ -130,8 +108,8 @@ class Trunk(nn.Module):
         """Return the features of a photo's regions.
 
         Args:
-            pixels: (H, W, 3) uint8 RGB, at the scale the network sees.
-            boxes: (R, 4) float32, x1, y1, x2, y2 in pixels of the photo, whatever the scale of ``pixels``.
+            pixels: (H, W, 3) uint8 RGB, scaled for the network.
+            boxes: (R, 4) float32, x1, y1, x2, y2 in pixels of the photo before scaling.
             width: width of the photo in the units of ``boxes``.
             height: height of the photo in the units of ``boxes``.
 
@@ -141,28 +119,33 @@ class Trunk(nn.Module):
         return self.pool(self.feature_map(pixels), boxes, width=width, height=height)
 
     def feature_map(self, pixels: Tensor) -> Tensor:
-        """Take a photo (H, W, 3), uint8 RGB, to its feature map (C, about H/stride, about W/stride), float32 >= 0."""
-        return self.maps(pixels).features
+        """Return the feature map of a photo (H, W, 3), uint8 RGB, as ``maps`` does."""
+        return self.maps(pixels)[0]
 
-    def maps(self, pixels: Tensor) -> Maps:
-        """Take a photo (H, W, 3), uint8 RGB, to its maps."""
+    def maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the two maps of a photo (H, W, 3), uint8 RGB; both span the whole photo.
+
+        Returns:
+            The feature map, which regions are pooled from: (C, about H/stride, about W/stride) float32 >= 0. And the
+            fine map for region proposals, the last one of stride 16: (c, about H/16, about W/16) float32; the same
+            tensor if the feature map has stride 16 itself.
+        """
         return self.convolve(self.normalised(pixels))
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """Take a photo (H, W, 3), uint8 RGB, to what the convolutions take, (1, 3, H, W) float32."""
+        """Convert a photo (H, W, 3), uint8 RGB, to the input of the convolutions, (1, 3, H, W) float32."""
         return pixels.to(self.device).permute(2, 0, 1)[None].float().sub_(self.mean).div_(self.spread)
 
-    def convolve(self, batch: Tensor) -> Maps:
-        """Take a normalised photo to its maps."""
-        self._noted.fine = None
-        features = self.convolutions(batch.to(self.precision, memory_format=torch.channels_last))[0].float()
-        fine, self._noted.fine = self._noted.fine, None
-        return Maps(features, features if fine is None else fine[0].float())
+    def convolve(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the two maps of a normalised photo, as returned by ``maps``."""
+        deep, fine = self.convolutions(batch.to(self.precision, memory_format=torch.channels_last))
+        feature_map = deep[0].float()
+        return feature_map, feature_map if fine is deep else fine[0].float()
 
     def pool(self, feature_map: Tensor, boxes: Tensor, *, width: float, height: float) -> Tensor:
-        """Take a feature map (C, h, w) and boxes (R, 4) to features (R, D), float32 of unit length.
+        """Pool boxes (R, 4) of a feature map (C, h, w) to features (R, D), float32 of unit length.
 
-        Boxes are in the units of ``width`` and ``height``, which the feature map spans.
+        Boxes are in the units of ``width`` and ``height``, the size of the photo that the feature map spans.
         """
         boxes = boxes.to(self.device)
         if not self._roi:

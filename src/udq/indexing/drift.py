@@ -1,9 +1,10 @@
-"""Whether a collection has outgrown its model: how well its codes say what newer photos show, beside older ones.
+"""Whether a collection has outgrown its model: the quantization error of newer photos, compared with older ones.
 
-A model has in part learnt by heart what it was fitted to: the fewer photos, the smaller their quantization error beside
-that of any others, of the same kind or not. Fitted anew, it knows newer photos about as well as older ones. So the
-difference of the two is what there is to win, and the older error need not be that of photos held out of the fit: with
-that, newer photos of another kind compare no worse than of the same (docs/reliability.md has the measurements).
+A model overfits the photos that it was fitted to: the fewer they are, the smaller is their quantization error compared
+with any other photos, of the same kind or not. After retraining, the error of newer photos is about that of older ones,
+so that the difference of the two is what retraining can gain. The error of older photos is therefore measured on the
+photos of the fit, not on photos held out: compared with held-out photos, newer photos of another kind have no larger
+error than newer photos of the same kind (docs/reliability.md has the measurements).
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ import numpy as np
 
 from udq.store.segments import Segment
 
-# Fewer newer photos than these, or than this share of all, are not worth training anew, whatever their error.
+# Fewer newer photos than this, or than this share of all photos, are not worth retraining, whatever their error.
 _LEAST = 10
 _SHARE = 0.03
-# By so much the error of newer photos exceeds that of older ones before retraining is worth it. Features have unit
-# length, so that this is no ratio: twice an error of almost nothing is almost nothing (docs/reliability.md).
+# Retraining is worth it if the error of newer photos exceeds that of older ones by more than this. A difference, not a
+# ratio: features have unit length, and twice a tiny error is still a tiny error (docs/reliability.md).
 LIMIT = 0.2
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Mean squared quantization errors (eq. 6) of photos that a model was fitted to, and of those that came later.
+    """Mean squared quantization errors (eq. 6) of the photos that a model was fitted to and of later ones.
 
     Attributes:
-        older, newer: errors, each the mean over photos.
-        older_photos, newer_photos: how many these are.
+        older, newer: the errors, each the mean over photos.
+        older_photos, newer_photos: numbers of photos.
     """
 
     older: float
@@ -45,21 +46,21 @@ class Drift:
 
     @property
     def outgrown(self) -> bool:
-        """Whether the model should be trained anew."""
+        """Whether the collection should be retrained."""
         enough = max(_LEAST, _SHARE * (self.older_photos + self.newer_photos))
         return self.newer_photos >= enough and self.excess > LIMIT
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``udq info --json`` says of it."""
+        """Return what ``udq info --json`` prints."""
         return {**asdict(self), "excess": self.excess, "outgrown": self.outgrown}
 
 
 def measure(segments: Iterable[Segment], fitted_before: int) -> Drift | None:
-    """Compare the photos of a collection by their ids; None where there are not both kinds, or errors are not known.
+    """Compare newer photos of a collection with older ones; None unless it has both and their errors are known.
 
     Args:
-        segments: of the collection.
-        fitted_before: photos of lower ids were there when the model was fitted.
+        segments: all segments of the collection.
+        fitted_before: photos with lower ids were in the collection when its model was fitted.
     """
     rows = [segment.photos[segment.living] for segment in segments]
     if not rows:

@@ -1,48 +1,47 @@
-"""Add photos to a collection, remove some, make it mirror a folder, and write it anew without what was removed.
+"""Change a collection: add photos, remove photos, mirror a folder, compact.
 
-Each costs what it changes: adding looks at the photos that are new and encodes them with the model that is there,
-removing writes down which ones are not there any more.
+Only photos that change are processed: adding extracts and encodes the new photos with the collection's model, removing
+adds ids to the list of removed photos.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from udq.common.progress import Progress, silent
+from udq.common.progress import Progress, silent, tracked
 from udq.errors import InputError
 from udq.indexing.sync import plan
-from udq.photos import source as photo_source
-from udq.photos.source import Content, Source
+from udq.photos.source import Content, Source, find
 from udq.store import segments
-from udq.store.segments import Segment, StoredPhoto
+from udq.store.appender import SegmentAppender
+from udq.store.manifest import UnreadablePhoto
+from udq.store.segments import StoredPhoto, removed_regions
 from udq.store.transaction import Transaction, sweep
 
 if TYPE_CHECKING:
     from udq.search.reader import Reader
 
-# Photos a commit: some seconds of work, which is all that a kill can cost.
+# Photos per commit: a few seconds of work, the most that a kill can cost.
 _BATCH = 256
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a change did, in photos.
+    """What a change did, as numbers of photos.
 
     Attributes:
-        added: that are new.
-        changed: whose files had changed, and that were looked at again.
-        moved: that were renamed, moved, or written again with the same bytes.
-        removed: that are not of the collection any more.
-        same: that were as the collection has them.
-        broken: that could not be read: ``image`` and ``reason``.
+        added: new photos.
+        changed: photos whose files have new contents, which were encoded again.
+        moved: photos that were renamed, moved, or written again with the same bytes.
+        removed: photos that were removed.
+        same: photos that did not change.
+        broken: the photos that could not be read.
     """
 
     added: int = 0
@@ -50,7 +49,7 @@ class Changes:
     moved: int = 0
     removed: int = 0
     same: int = 0
-    broken: tuple[dict[str, str], ...] = ()
+    broken: tuple[UnreadablePhoto, ...] = ()
 
 
 def add(
@@ -62,100 +61,108 @@ def add(
     progress: Progress = silent,
 ) -> Changes:
     """Add photos; see ``Collection.add``."""
-    sources, passed_over = photo_source.find(arguments)
-    with Transaction(collection.path) as change:
-        opened = collection.refreshed()
-        held = [(segment.images[row], segment.content(row)) for segment in opened.segments for row in segment.living]
-        wanted = plan(held, sources, mirror=mirror, progress=progress)
-        if held and len(wanted.gone) == len(held):
+    sources, passed_over = find(arguments)
+    with Transaction(collection.path) as transaction:
+        current = collection.refreshed()
+        stored = [(segment.images[row], segment.content(row)) for segment in current.segments for row in segment.living]
+        planned = plan(stored, sources, mirror=mirror, progress=progress)
+        if stored and len(planned.gone) == len(stored):
             raise InputError(
-                f"{collection.path}: not one of its {len(held)} photos is among those to mirror; "
+                f"{collection.path}: none of its {len(stored)} photos is among the photos to mirror; "
                 f"check the folder, or build another collection with: udq index {arguments[0]} -o OTHER"
             )
         if dry_run:
-            return Changes(len(wanted.new), len(wanted.changed), len(wanted.moved), len(wanted.gone), wanted.same)
-        named = {source.name for source in sources}
-        broken = [entry for entry in change.manifest.broken if not mirror and entry["image"] not in named]
-        if wanted.new or wanted.changed:
-            opened.extractor.proposing()  # before anything is changed: it may be refused
-        if wanted.moved or wanted.gone:
-            _rewrite(change, opened.segments, wanted.moved, set(wanted.gone), _codewords(opened))
-            opened = opened.refreshed()
-        added, unread = _encode(change, opened, wanted.new, wanted.changed, broken, progress)
-        facts: dict[str, Any] = {"broken": [*broken, *unread]}
+            return Changes(len(planned.new), len(planned.changed), len(planned.moved), len(planned.gone), planned.same)
+        given = {source.name for source in sources}
+        broken = [entry for entry in transaction.manifest.broken if not mirror and entry["image"] not in given]
+        if planned.new or planned.changed:
+            current.extractor.proposing()  # raises errors of its weights before anything is changed
+        if planned.moved or planned.gone:
+            _rewrite(transaction, current, planned.moved, set(planned.gone))
+            current = current.refreshed()
+        readable, unreadable = _append(transaction, current, planned.new, planned.changed, broken, progress)
+        facts: dict[str, Any] = {"broken": [*broken, *unreadable]}
         if mirror:
             facts["passed_over"] = passed_over
-        if any(change.manifest.document[name] != value for name, value in facts.items()):
-            _rewrite(change, opened.refreshed().segments, {}, set(), _codewords(opened), **facts)
-    unreadable = {entry["image"] for entry in unread}
+        if any(transaction.manifest.document[name] != value for name, value in facts.items()):
+            _rewrite(transaction, current.refreshed(), {}, set(), **facts)
+    unreadable_names = {entry["image"] for entry in unreadable}
+    changed = sum(source.name not in unreadable_names for source in planned.changed)
     return Changes(
-        added=added - sum(source.name not in unreadable for source in wanted.changed),
-        changed=sum(source.name not in unreadable for source in wanted.changed),
-        moved=len(wanted.moved),
-        removed=len(wanted.gone) + sum(source.name in unreadable for source in wanted.changed),
-        same=wanted.same,
-        broken=tuple(unread),
+        added=readable - changed,
+        changed=changed,
+        moved=len(planned.moved),
+        removed=len(planned.gone) + len(planned.changed) - changed,
+        same=planned.same,
+        broken=tuple(unreadable),
     )
 
 
 def remove(collection: Reader, names: Sequence[str]) -> Changes:
     """Remove photos; see ``Collection.remove``."""
-    with Transaction(collection.path) as change:
-        opened = collection.refreshed()
-        held = {image.name: image.id for image in opened.images}
-        known = held.keys() | {entry["image"] for entry in opened.broken}
-        found: set[str] = set()
+    with Transaction(collection.path) as transaction:
+        current = collection.refreshed()
+        ids = {image.name: image.id for image in current.images}
+        known = ids.keys() | {entry["image"] for entry in current.broken}
+        selected: set[str] = set()
         for name in names:
-            meant = {name} if name in known else {other for other in known if _stands_for(name, other)}
-            if not meant:
+            matching = {name} if name in known else {other for other in known if _matches(name, other)}
+            if not matching:
                 raise InputError(
-                    f"'{name}': no photo of {collection.path} is named so; expected names as 'udq search' prints them, "
-                    "FOLDER/ for all of a folder, or a pattern such as '*.png'; nothing was removed"
+                    f"'{name}': no photo of {collection.path} has this name; expected a name as 'udq search' prints "
+                    "it, FOLDER/ for all photos of a folder, or a pattern such as '*.png'; nothing was removed"
                 )
-            found |= meant
-        gone = {held[name] for name in found & held.keys()}
-        broken = [entry for entry in opened.broken if entry["image"] not in found]
-        _rewrite(change, opened.segments, {}, gone, _codewords(opened), broken=broken)
-    return Changes(removed=len(gone), same=len(held) - len(gone))
+            selected |= matching
+        gone = {ids[name] for name in selected & ids.keys()}
+        broken = [entry for entry in current.broken if entry["image"] not in selected]
+        _rewrite(transaction, current, {}, gone, broken=broken)
+    return Changes(removed=len(gone), same=len(ids) - len(gone))
 
 
 def compact(collection: Reader) -> None:
-    """Write segments anew, full and without what was removed; see ``Collection.compact``."""
-    with Transaction(collection.path) as change:
-        opened = collection.refreshed()
+    """Write full segments without removed photos; see ``Collection.compact``."""
+    with Transaction(collection.path) as transaction:
+        current = collection.refreshed()
         entries: list[Mapping[str, Any]] = []
-        for entry, segment in zip(change.manifest.segments, opened.segments, strict=True):
-            is_last = segment is opened.segments[-1]
+        for entry, segment in zip(transaction.manifest.segments, current.segments, strict=True):
+            is_last = segment is current.segments[-1]
             if segment.removed.any() or (len(segment.living) != segments.PHOTOS and not is_last):
-                break  # from here on, as ids stay in ascending order
+                break  # write this segment and all after it again, because ids stay in ascending order
             entries.append(entry)
-        rest = (segment.indexed(row) for segment in opened.segments[len(entries) :] for row in segment.living)
+        rest = (segment.indexed(row) for segment in current.segments[len(entries) :] for row in segment.living)
         while photos := list(islice(rest, segments.PHOTOS)):
-            entries.append(change.write(photos, codewords=_codewords(opened)))
-        if entries != change.manifest.segments:
-            change.commit(entries, removed={})
+            entries.append(transaction.write(photos, codewords=_codewords(current)))
+        if entries != transaction.manifest.segments:
+            transaction.commit(entries, removed={})
         else:
-            sweep(change.path, change.manifest)
+            sweep(transaction.path, transaction.manifest)
 
 
 def _rewrite(
-    change: Transaction,
-    held: Sequence[Segment],
+    transaction: Transaction,
+    current: Reader,
     moved: Mapping[int, tuple[Source, Content]],
     gone: AbstractSet[int],
-    codewords: int,
     **facts: object,
 ) -> None:
-    """Commit that photos are elsewhere or gone: segments with photos that moved are written anew, others stay."""
+    """Commit that photos moved or are gone: segments that contain moved photos are written again, others are kept.
+
+    Args:
+        transaction: what commits.
+        current: the collection in the transaction's state.
+        moved: id -> the photo's new place, and what its file is now.
+        gone: ids of photos to remove.
+        facts: other keys of the manifest that change, as in ``Transaction.commit``.
+    """
     entries, kept = [], []
-    for entry, segment in zip(change.manifest.segments, held, strict=True):
+    for entry, segment in zip(transaction.manifest.segments, current.segments, strict=True):
         if moved.keys().isdisjoint(segment.photos["id"].tolist()):
             entries.append(entry)
             kept.append(segment)
             continue
         photos = [segment.indexed(row) for row in segment.living if segment.images[row].id not in gone]
-        entries.append(change.write([_moved(photo, moved) for photo in photos], codewords=codewords))
-    change.commit(entries, _lost(kept, gone), **facts)
+        entries.append(transaction.write([_moved(photo, moved) for photo in photos], codewords=_codewords(current)))
+    transaction.commit(entries, removed_regions(kept, gone), **facts)
 
 
 def _moved(photo: StoredPhoto, moved: Mapping[int, tuple[Source, Content]]) -> StoredPhoto:
@@ -165,80 +172,59 @@ def _moved(photo: StoredPhoto, moved: Mapping[int, tuple[Source, Content]]) -> S
     return replace(photo, image=replace(photo.image, name=source.name, root=source.root), content=content)
 
 
-def _encode(
-    change: Transaction,
-    opened: Reader,
+def _append(
+    transaction: Transaction,
+    current: Reader,
     new: Sequence[Source],
     changed: Mapping[Source, int],
-    broken: Sequence[dict[str, str]],
+    broken: Sequence[UnreadablePhoto],
     progress: Progress,
-) -> tuple[int, list[dict[str, str]]]:
-    """Look at photos, encode and commit them, some at a time; the last segment grows until it is full.
+) -> tuple[int, list[UnreadablePhoto]]:
+    """Extract and encode photos, and commit them in batches.
+
+    Args:
+        transaction: what commits.
+        current: the collection in the transaction's state.
+        new: photos to add.
+        changed: photos to add -> id of the photo that each replaces.
+        broken: entries of photos that could not be read before, to keep.
+        progress: called for each photo.
 
     Returns:
         The number of photos that could be read, and those that could not.
     """
-    unread: list[dict[str, str]] = []
+    unreadable: list[UnreadablePhoto] = []
     if not (new or changed):
-        return 0, unread
-    from udq.common import progress as progresss  # imports torch
-    from udq.features import device
-    from udq.features.device import in_gpu_memory
-    from udq.indexing.encode import encode, why_broken
+        return 0, unreadable
+    from udq.features.device import SCALE, in_gpu_memory  # imports torch
+    from udq.indexing.encode import encode_or_report
 
-    fitted, codewords, extractor = opened.model, _codewords(opened), opened.extractor.proposing()
-    held = list(opened.segments)
-    filled: dict[int, int] = {}
-    entries: list[Mapping[str, Any]] = list(change.manifest.segments)
-    growing: list[StoredPhoto] = []
-    if held and len(held[-1].living) < segments.PHOTOS:
-        entries.pop()
-        tail = held.pop()
-        growing = [tail.indexed(row) for row in tail.living]
-    gone: set[int] = set()
-    added, number = 0, change.manifest.next_id
+    model, extractor = current.model, current.extractor.proposing()
+    appender = SegmentAppender(transaction, current.segments, codewords=_codewords(current))
+    first_id = next_id = transaction.manifest.next_id
     sources = [*new, *changed]
-    too_large = device.SCALE.format(opened.config.images.longer)
+    too_large = SCALE.format(current.config.images.longer)
     with progress("adding photos", len(sources)) as step, in_gpu_memory(too_large):
-        photos = progresss.tracked(extractor.extract(sources), step)
-        while batch := list(islice(photos, _BATCH)):
-            if all(photo.broken and photo.source not in changed for photo in batch):
-                unread += map(why_broken, batch)
-                continue
-            gone |= {changed[photo.source] for photo in batch if photo.source in changed}
-            growing = [photo for photo in growing if photo.image.id not in gone]
+        extracted = tracked(extractor.extract(sources), step)
+        while batch := list(islice(extracted, _BATCH)):
+            encoded: list[StoredPhoto] = []
             for photo in batch:
-                if photo.broken is None:
-                    growing.append(encode(photo, number, fitted))
-                    number, added = number + 1, added + 1
+                result = encode_or_report(photo, next_id, model)
+                if isinstance(result, StoredPhoto):
+                    encoded.append(result)
+                    next_id += 1
                 else:
-                    unread.append(why_broken(photo))
-            cut = len(growing) - len(growing) % segments.PHOTOS
-            for start in range(0, cut, segments.PHOTOS):
-                full = growing[start : start + segments.PHOTOS]
-                entries.append(change.write(full, codewords=codewords))
-                filled |= {photo.image.id: len(photo.boxes) for photo in full}
-            growing = growing[cut:]
-            last = [change.write(growing, codewords=codewords)] if growing else []
-            lost = _lost(held, gone) | {one: filled[one] for one in gone & filled.keys()}
-            change.commit([*entries, *last], lost, next_id=number, broken=[*broken, *unread])
-    return added, unread
+                    unreadable.append(result)
+            replaced = {changed[photo.source] for photo in batch if photo.source in changed}
+            if encoded or replaced:
+                appender.append(encoded, removed=replaced, next_id=next_id, broken=[*broken, *unreadable])
+    return next_id - first_id, unreadable
 
 
-def _lost(held: Iterable[Segment], gone: AbstractSet[int]) -> dict[int, int]:
-    """Return id -> regions of the photos of segments that are not of the collection any more, or shall not be."""
-    lost: dict[int, int] = {}
-    for segment in held:
-        ids = segment.photos["id"]
-        rows = np.flatnonzero(segment.removed | np.isin(ids, list(gone)))
-        lost |= zip(ids[rows].tolist(), np.diff(segment.offsets)[rows].tolist(), strict=True)
-    return lost
-
-
-def _stands_for(pattern: str, name: str) -> bool:
-    """Whether a name is in the folder or of the pattern that was given."""
+def _matches(pattern: str, name: str) -> bool:
+    """Whether a name is in a folder, given with a slash at its end, or matches a pattern."""
     return name.startswith(pattern) if pattern.endswith("/") else fnmatchcase(name, pattern)
 
 
-def _codewords(opened: Reader) -> int:
-    return opened.model.quantizer.codewords
+def _codewords(current: Reader) -> int:
+    return current.model.quantizer.codewords

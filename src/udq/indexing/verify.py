@@ -1,31 +1,27 @@
-"""Whether a collection is as it was written, byte for byte; and making it whole again from its photos."""
+"""Compare every file of a collection with its checksum."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from udq.errors import CollectionError
 from udq.store import manifest as manifests
 from udq.store import segments
-from udq.store.manifest import COPY, MANIFEST, Manifest
-
-if TYPE_CHECKING:
-    pass
-
+from udq.store.manifest import COPY, MANIFEST, Manifest, read_manifest
 
 MODEL_FILES = ("model", "backbone")
+"""Prefixes of the files that encode photos: if one of them is damaged, the collection must be retrained."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is not as it was written.
+    """A file that is missing or differs from its checksum.
 
     Attributes:
         file: its name in the collection.
-        affects: what of the collection depends on it, in words.
-        images: names of the photos whose regions it holds; none where it concerns all, or they cannot be told.
+        affects: what depends on it, for messages.
+        images: names of the photos whose regions it contains; empty if it concerns all photos or the names are lost.
     """
 
     file: str
@@ -34,76 +30,82 @@ class Damage:
 
 
 def verify(path: Path) -> list[Damage]:
-    """Read every byte of a collection and return what is not as it was written.
+    """Read every byte of a collection and return the damaged files.
 
     Raises:
-        InputError: there is no such collection.
-        CollectionError: it is none, or of another format version.
+        InputError: nothing is at ``path``.
+        CollectionError: it is not a collection, or one of a format version that this udq does not read.
     """
-    found = _look_over(path)
-    # A writer may have put another state in its place meanwhile: damage is what is there twice.
-    while found[1] and (again := _look_over(path)) != found:
-        found = again
-    return found[1]
+    result = _verify_once(path)
+    # A writer may replace the collection while it is read: damage is what two readings of one state agree on.
+    while result[1] and (again := _verify_once(path)) != result:
+        result = again
+    return result[1]
 
 
-def _look_over(path: Path) -> tuple[Manifest, list[Damage]]:
-    manifest, damage = whole_manifest(path)
+def _verify_once(path: Path) -> tuple[Manifest, list[Damage]]:
+    manifest, damage = intact_manifest(path)
     return manifest, [*damage, *damaged_files(path, manifest)]
 
 
-def whole_manifest(path: Path) -> tuple[Manifest, list[Damage]]:
-    """Return the manifest, or its copy where it is damaged, and what is damaged of the two."""
+def intact_manifest(path: Path) -> tuple[Manifest, list[Damage]]:
+    """Return the manifest, or its copy if the manifest is damaged, and which of the two are damaged.
+
+    Raises:
+        InputError: nothing is at ``path``.
+        CollectionError: both are damaged, or ``path`` is not a collection that this udq reads.
+    """
     try:
-        manifest = manifests.read_manifest(path)
+        manifest = read_manifest(path)
     except CollectionError:
         try:
-            copy = manifests.read_manifest(path, COPY)
+            copy = read_manifest(path, COPY)
         except CollectionError:
             copy = None
         if copy is None:
             raise
-        return copy, [Damage(MANIFEST, "the whole collection; its copy is whole")]
-    found = []
-    raw = (path / MANIFEST).read_bytes()
-    if raw != manifests.dump(manifest.document):
-        found.append(Damage(MANIFEST, "nothing that it says"))
-    if manifest.document["version"] > 2:  # which had no copy
-        try:
-            whole = (path / COPY).read_bytes() == manifests.dump(manifests.read_manifest(path, COPY).document)
-        except (CollectionError, OSError):
-            whole = False
-        if not whole:
-            found.append(Damage(COPY, "nothing as long as the manifest itself is whole"))
-    return manifest, found
+        return copy, [Damage(MANIFEST, "the whole collection; its copy is intact")]
+    damage = []
+    if (path / MANIFEST).read_bytes() != manifests.dump(manifest.document):
+        damage.append(Damage(MANIFEST, "nothing: its contents are intact"))
+    if manifest.document["version"] > 2 and not _is_copy_intact(path):  # format 2 has no copy
+        damage.append(Damage(COPY, "nothing as long as the manifest itself is intact"))
+    return manifest, damage
+
+
+def _is_copy_intact(path: Path) -> bool:
+    try:
+        return (path / COPY).read_bytes() == manifests.dump(read_manifest(path, COPY).document)
+    except (CollectionError, OSError):
+        return False
 
 
 def damaged_files(path: Path, manifest: Manifest) -> list[Damage]:
-    """Compare the files that a manifest names with their checksums."""
-    found = []
+    """Compare the files that a manifest lists with their checksums, and return the damaged ones."""
+    damage = []
     for name, facts in manifests.facts_of(manifest.document).items():
         try:
             manifests.check(manifests.inside(path, name), facts)
         except CollectionError:
-            found.append(_damage(path, manifest, name))
-    return found
+            damage.append(_damage(path, manifest, name))
+    return damage
 
 
 def _damage(path: Path, manifest: Manifest, name: str) -> Damage:
     if name.startswith(MODEL_FILES):
-        return Damage(name, "every search and every photo: the collection must be trained anew")
+        return Damage(name, "every search and every photo: the collection must be retrained")
     if name.startswith("removed"):
         return Damage(name, f"which {manifest.removed['images']} photos were removed")
     place = next(i for i, entry in enumerate(manifest.segments) if name.startswith(entry["folder"] + "/"))
-    photos = manifest.segments[place]["images"]
+    count = manifest.segments[place]["images"]
     names = _names(path, manifest, place)
     if not names:
-        return Damage(name, f"{photos} photos whose names cannot be told from it")
-    return Damage(name, f"{photos} photos, '{names[0]}' first", names)
+        return Damage(name, f"{count} photos whose names are lost")
+    return Damage(name, f"{count} photos, '{names[0]}' first", names)
 
 
 def _names(path: Path, manifest: Manifest, place: int) -> tuple[str, ...]:
-    """Return the names of the photos of a segment, removed ones too; none where they are lost."""
+    """Return the names of the photos of a segment, removed photos included; empty if they are lost."""
     try:
         return tuple(source.name for source in segments.read_sources(path, manifest, place))
     except CollectionError:

@@ -1,1 +1,1 @@
-"""Pictures and pages of results."""
+"""Sheets, figures and HTML pages of results."""

@@ -1,144 +1,186 @@
-"""The tables and the chart of the error report, as HTML."""
+"""The tables and the chart of the error report, as data for its templates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from udq.common.text import counted
-from udq.evaluation.failures import LEAST_OVERLAP, Failures
-from udq.evaluation.scoring import RANKS, TOP, Outcome
-from udq.reports import html
+from udq.evaluation.failures import Failures
+from udq.evaluation.scoring import RANKS, Outcome
 
 if TYPE_CHECKING:
     from udq.search.reader import Reader
 
+# Bars of the chart, and their geometry in units of the SVG.
 _BARS = 10
-# A longer table is folded, so that the photos below it are in reach.
-_OPEN = 30
-
-_COUNTED = f"""<p class="lead quiet">Wrong before: wrong photos before the last positive. Late: positives after a wrong
-photo, or never ranked. Boxes off: positives among the first {TOP} photos whose box has an IoU under
-{LEAST_OVERLAP:g} with the true one, where that is known.</p>"""
+_BAR_WIDTH, _BAR_HEIGHT = 34, 110
+_LEFT, _BASE = 10, 130
 
 
-class Row(NamedTuple):
-    """One query: its line of the report, and its outcome."""
+class ScoredQuery(NamedTuple):
+    """One query: its entry of the report, and its outcome."""
 
     facts: dict[str, Any]
     outcome: Outcome
 
 
-def figures(facts: dict[str, Any]) -> str:
-    """Return a table of all means: of codes and of real-valued features, and at each difficulty."""
-    names = ["mAP", *(f"mP@{k}" for k in RANKS)]
-    lines = []
+@dataclass(frozen=True)
+class MeansRow:
+    """Means of one kind of feature at one difficulty."""
+
+    name: str
+    numbers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QueryRow:
+    """One query of the table.
+
+    Attributes:
+        anchor: id of the query's section; empty if it has none.
+        image: name of the query photo.
+        label: name of the object, or empty.
+        numbers: the other cells.
+    """
+
+    anchor: str
+    image: str
+    label: str
+    numbers: tuple[str, ...]
+
+
+Row = TypeVar("Row", MeansRow, QueryRow)
+
+
+@dataclass(frozen=True)
+class Table(Generic[Row]):
+    """A table: the column names, and the rows."""
+
+    head: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a chart: left edge, width and height in units of the SVG, its count, and its tooltip."""
+
+    x: float
+    width: float
+    height: float
+    count: int
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A histogram: size, axis, bars and ticks in units of the SVG, and a summary for screen readers."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    base: float
+    bars: tuple[Bar, ...]
+    ticks: tuple[tuple[float, str], ...]
+    summary: str
+
+
+def means(facts: dict[str, Any]) -> Table[MeansRow]:
+    """Return the means of codes and, if measured, of real-valued features, overall and at each difficulty."""
+    names = ("mAP", *(f"mP@{k}" for k in RANKS))
+
+    def row(name: str, values: dict[str, Any], queries: int) -> MeansRow:
+        return MeansRow(name, (*(share(values[each]) for each in names), f"{queries:,}"))
+
+    rows = []
     for kind, part in (("codes", facts), ("real-valued", facts.get("real_valued"))):
-        if part is None:
-            continue
-        lines.append([kind, *(share(part[name]) for name in names), f"{facts['queries']:,}"])
-        for difficulty, means in part.get("difficulties", {}).items():
-            lines.append([f"{kind}, {difficulty}", *(share(means[name]) for name in names), f"{means['queries']:,}"])
-    return _grid(["", *names, "queries"], [[escape(cell) for cell in line] for line in lines], words={0})
+        if part is not None:
+            rows.append(row(kind, part, facts["queries"]))
+            for difficulty, values in part.get("difficulties", {}).items():
+                rows.append(row(f"{kind}, {difficulty}", values, values["queries"]))
+    return Table(("", *names, "queries"), tuple(rows))
 
 
-def histogram(values: Sequence[float]) -> str:
-    """Return a chart of how many queries have which average precision."""
+def histogram(values: Sequence[float]) -> Chart:
+    """Return the distribution of average precision over the queries.
+
+    Args:
+        values: average precision of each query, 0..1.
+    """
     counts = [0] * _BARS
     for value in values:
         counts[min(int(value * _BARS), _BARS - 1)] += 1
-    width, high, base = 34, 110, 130
-    bars = []
-    for i, count in enumerate(counts):
-        height = high * count / max(*counts, 1)
-        left = 10 + i * width
-        span = f"{i / _BARS:.1f} to {(i + 1) / _BARS:.1f}"
-        bars.append(
-            f'<rect x="{left + 2}" y="{base - height:.1f}" width="{width - 4}" height="{height:.1f}">'
-            f"<title>AP {span}: {counted(count, 'query', 'queries')}</title></rect>"
+    bars = tuple(
+        Bar(
+            _LEFT + i * _BAR_WIDTH + 2,
+            _BAR_WIDTH - 4,
+            _BAR_HEIGHT * count / max(*counts, 1),
+            count,
+            f"AP {i / _BARS:.1f} to {(i + 1) / _BARS:.1f}: {counted(count, 'query', 'queries')}",
         )
-        if count:
-            bars.append(
-                f'<text x="{left + width / 2:g}" y="{base - height - 4:.1f}" text-anchor="middle">{count:,}</text>'
-            )
-    for i in range(0, _BARS + 1, 2):
-        bars.append(
-            f'<text class="unit" x="{10 + i * width}" y="{base + 14}" text-anchor="middle">{i / _BARS:.1f}</text>'
-        )
-    words = "How many queries have which average precision: " + ", ".join(
-        f"{count:,} from {i / _BARS:.1f}" for i, count in enumerate(counts) if count
+        for i, count in enumerate(counts)
     )
-    return (
-        f'<svg class="chart" viewBox="0 0 {20 + _BARS * width} {base + 32}" role="img" aria-label="{words}">'
-        f'<line x1="10" y1="{base}" x2="{10 + _BARS * width}" y2="{base}"/>{"".join(bars)}'
-        f'<text class="unit" x="{10 + _BARS * width / 2:g}" y="{base + 28}" text-anchor="middle">'
-        "average precision; bars: queries</text></svg>"
+    summary = ", ".join(f"{count:,} from {i / _BARS:.1f}" for i, count in enumerate(counts) if count)
+    return Chart(
+        width=2 * _LEFT + _BARS * _BAR_WIDTH,
+        height=_BASE + 32,
+        left=_LEFT,
+        right=_LEFT + _BARS * _BAR_WIDTH,
+        base=_BASE,
+        bars=bars,
+        ticks=tuple((_LEFT + i * _BAR_WIDTH, f"{i / _BARS:.1f}") for i in range(0, _BARS + 1, 2)),
+        summary=f"Number of queries by average precision: {summary}",
     )
 
 
-def queries(rows: Sequence[Row], shown: int) -> Iterator[str]:
-    """Return a line a query, worst first; a click opens it where it is long."""
-    names = list(rows[0].outcome.difficulties)
-    exact = "ap_real_valued" in rows[0].facts
+def queries(scored: Sequence[ScoredQuery], sections: int) -> Table[QueryRow]:
+    """Return a row for each query.
+
+    Args:
+        scored: at least one query, worst first.
+        sections: how many of them, from the first, have a section with the anchor ``q1``, ``q2`` and so on.
+    """
+    difficulties = list(scored[0].outcome.difficulties)
+    real_valued = ["real-valued"] if "ap_real_valued" in scored[0].facts else []
+    rows = []
+    for number, (facts, outcome) in enumerate(scored, start=1):
+        numbers = [share(facts["ap"])]
+        numbers += [share(facts["ap_real_valued"])] if real_valued else []
+        numbers += [share(facts["difficulties"][level]["ap"]) for level in difficulties]
+        numbers += [f"{facts['positives']:,}", *_counts(outcome.failures)]
+        anchor = f"q{number}" if number <= sections else ""
+        rows.append(QueryRow(anchor, outcome.query.image, outcome.query.label, tuple(numbers)))
     counts = ("positives", "wrong before", "late", "boxes off")
-    head = ["query", "AP", *(["real-valued"] if exact else []), *names, *counts]
-    lines = []
-    for number, (facts, outcome) in enumerate(rows, start=1):
-        query = outcome.query
-        name = html.name(query.image) + (f" ({html.name(query.label)})" if query.label else "")
-        cells = [f'<a href="#q{number}">{name}</a>' if number <= shown else name, share(facts["ap"])]
-        cells += [share(facts["ap_real_valued"])] if exact else []
-        cells += [share(facts["difficulties"][level]["ap"]) for level in names]
-        cells += [f"{facts['positives']:,}", *_counts(outcome.failures)]
-        lines.append(cells)
-    opened = " open" if len(rows) <= _OPEN else ""
-    yield f"<details{opened}><summary>All {len(rows):,} queries, worst first</summary>"
-    yield _COUNTED
-    yield _grid(head, lines, words={0})
-    yield "</details>"
+    return Table(("query", "AP", *real_valued, *difficulties, *counts), tuple(rows))
 
 
-def _counts(found: Failures | None) -> list[str]:
-    if found is None:
-        return ["–"] * 3
-    late = found.misses.total + len(found.unranked)
-    return [f"{count:,}" for count in (found.false_positives.total, late, found.misplaced.total)]
-
-
-def origin(collection: Reader, facts: dict[str, Any]) -> str:
-    """Return how the figures came about."""
-    made = facts["provenance"]
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    rows = {
-        "collection": collection.path.resolve().name,
-        "model": facts["learned_on"],
-        "dataset": facts["dataset"],
-        "query photos": "in their own rankings" if facts["keep_query"] else "not in their own rankings",
-        "command": made["command"],
-        "date": made["date"],
-        "versions": versions,
-        "commit": made["commit"] or "not from a checkout",
-        "seed": f"{made['seed']}",
-        "machine": f"{made['machine']['cpu']}, {made['machine']['cores']} cores, {made['machine']['system']}",
-    }
-    lines = "".join(f"<tr><th>{name}</th><td>{html.words(str(value))}</td></tr>" for name, value in rows.items())
-    return f'<section id="how"><h2>How this was measured</h2>\n<table>{lines}</table></section>'
-
-
-def _grid(head: Sequence[str], lines: Sequence[Sequence[str]], *, words: set[int]) -> str:
-    """Return a table whose columns hold numbers, but for those of ``words``; cells are HTML."""
-
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}>{cell}</{tag}>" if i in words else f'<{tag} class="number">{cell}</{tag}>'
-            for i, cell in enumerate(cells)
-        )
-
-    body = "\n".join(f"<tr>{row('td', line)}</tr>" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{row("th", head)}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+def origin(collection: Reader, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return how the results were measured: pairs of name and value."""
+    provenance = facts["provenance"]
+    machine = provenance["machine"]
+    return [
+        ("collection", collection.path.resolve().name),
+        ("model", facts["learned_on"]),
+        ("dataset", facts["dataset"]),
+        ("query photos", "in their own rankings" if facts["keep_query"] else "not in their own rankings"),
+        ("command", provenance["command"]),
+        ("date", provenance["date"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())),
+        ("commit", provenance["commit"] or "not from a checkout"),
+        ("seed", f"{provenance['seed']}"),
+        ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"),
+    ]
 
 
 def share(value: float | None) -> str:
-    """Return a figure of 0..1; a dash where there is none."""
+    """Return a value of 0..1 with three decimals, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def _counts(failures: Failures | None) -> tuple[str, ...]:
+    if failures is None:
+        return ("–", "–", "–")
+    late = failures.misses.total + len(failures.unranked)
+    return tuple(f"{count:,}" for count in (failures.false_positives.total, late, failures.misplaced.total))

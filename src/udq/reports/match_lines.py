@@ -1,4 +1,4 @@
-"""Pictures of verified matches: the query beside the photo, with lines between the places that match."""
+"""Pictures of verified matches: the query beside the photo, with lines between matching points."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from udq.photos import decoding
-from udq.reports.sheet import QUERY, RIGHT
+from udq.reports.palette import INK, LIGHT_SERIES, QUERY, RIGHT
 from udq.types import Box, SearchResult, Verification
 
-_INK = "#1b1f24"
-_GAP = 16
-# More lines hide what they join; these are spread evenly over all.
+_GAP = 16  # pixels between photos
+# Most lines of a picture: more would hide the photos. They are spread evenly over all inliers.
 _LINES = 60
-# Matches of a sheet, and pixels of the height of each.
-_ROWS, _ROW = 8, 320
-# Neighbouring lines can be told apart, for colour-blind eyes as well (after Okabe and Ito).
-_COLOURS = ("#56b4e9", "#e69f00", "#f0e442", "#6fd6b0", "#f2a7cf")
+# Most matches of a sheet, and the height of each in pixels.
+_ROWS, _ROW_HEIGHT = 8, 320
 
 
 def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
-    """Draw the first verified matches of a search below each other; None where there are none.
+    """Draw the first verified matches of a search below each other; return None if no match is verified.
 
     Args:
         result: of a search with the stage ``verify``.
@@ -35,7 +32,7 @@ def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
         if match.verified is not None and len(rows) < _ROWS:
             example = result.examples[match.verified.example]
             x1, y1, x2, y2 = example.box or ()
-            rows.append(draw(Path(example.photo), (x1, y1, x2, y2), path, match.verified, height=_ROW))
+            rows.append(draw(Path(example.photo), (x1, y1, x2, y2), path, match.verified, height=_ROW_HEIGHT))
     if not rows:
         return None
     height = sum(row.height + _GAP for row in rows) - _GAP
@@ -48,17 +45,17 @@ def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
 
 
 def draw(query: Path, box: Box, photo: Path, verification: Verification, *, height: int = 480) -> Image.Image:
-    """Draw a query with its box beside a photo with the verified polygon, and lines between matching places.
+    """Draw a query with its box beside a photo with the verified polygon, and lines between matching points.
 
     Args:
         query: the query photo.
         box: the object in it, x1, y1, x2, y2 in its pixels.
         photo: the photo that was verified.
-        verification: what was found.
-        height: of both photos in the picture, in pixels; one that is more than twice as wide is lower.
+        verification: the matching points and the polygon.
+        height: of both photos in the picture, in pixels; a photo wider than 2:1 gets the width ``2 * height``.
 
     Returns:
-        An RGB picture on white; ``picture.save`` writes it.
+        An RGB picture on white; ``sheet.save`` writes it.
 
     Raises:
         ImageError: one of the photos cannot be decoded now.
@@ -77,32 +74,32 @@ def draw(query: Path, box: Box, photo: Path, verification: Verification, *, heig
     for number, row in enumerate(_spread(verification)):
         here = verification.query_points[row] * start
         there = verification.photo_points[row] * end + offset
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = LIGHT_SERIES[number % len(LIGHT_SERIES)]
         line = [tuple(here.tolist()), tuple(there.tolist())]
-        pen.line(line, fill=_INK, width=3)
+        pen.line(line, fill=INK, width=3)
         pen.line(line, fill=colour, width=1)
         for x, y in line:
-            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour, outline=_INK)
+            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=colour, outline=INK)
     return picture
 
 
 def _scale(photo: decoding.Photo) -> NDArray[np.float64]:
-    """Return pixels of the picture for a pixel of the photo, across and down."""
+    """Return pixels of the picture per pixel of the photo, (2,) float64: across, down."""
     height, width = photo.pixels.shape[:2]
     return np.array([width / photo.width, height / photo.height])
 
 
 def _outline(picture: Image.Image, corners: NDArray[np.floating], colour: str) -> None:
-    """Draw a polygon with a dark line on either side, so that it shows on light and on dark photos."""
+    """Draw a polygon with a dark line on either side, visible on light and on dark photos."""
     pen = ImageDraw.Draw(picture)
-    around = [tuple(corner) for corner in (*corners.tolist(), corners[0].tolist(), corners[1].tolist())]
-    pen.line(around, fill=_INK, width=6, joint="curve")
-    pen.line(around, fill=colour, width=3, joint="curve")
+    outline = [tuple(corner) for corner in (*corners.tolist(), corners[0].tolist(), corners[1].tolist())]
+    pen.line(outline, fill=INK, width=6, joint="curve")
+    pen.line(outline, fill=colour, width=3, joint="curve")
 
 
 def _spread(verification: Verification) -> Iterable[int]:
-    """Return places of at most ``_LINES`` inliers, from the top of the query to its bottom."""
+    """Return indices of at most ``_LINES`` inliers, from the top of the query to its bottom."""
     order = np.argsort(verification.query_points[:, 1], kind="stable")
     kept = np.linspace(0, len(order) - 1, min(_LINES, len(order))).round().astype(int)
-    found: list[int] = order[kept].tolist()
-    return found
+    indices: list[int] = order[kept].tolist()
+    return indices

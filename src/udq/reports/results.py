@@ -1,4 +1,4 @@
-"""Results as pictures: one search, or the best and worst queries of a benchmark."""
+"""Sheets of a search, and of the best and worst queries of a benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image as PillowImage
 from udq.errors import ImageError, InputError
 from udq.evaluation import metrics
 from udq.photos import decoding
-from udq.reports.sheet import QUERY, RIGHT, WRONG, Tile, sheet
+from udq.reports.palette import QUERY, RIGHT, WRONG
+from udq.reports.sheet import Tile, sheet
 from udq.types import Box, SearchResult
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def outcomes_sheet(outcomes: Sequence[Outcome], paths: Mapping[str, Path], shown
 
     Args:
         outcomes: the queries, from top to bottom.
-        paths: where each photo of the database is.
-        shown: matches a query.
+        paths: name of each photo of the database -> its file.
+        shown: number of matches per query.
     """
     titles = [
         f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}   {len(outcome.query.positives)} positives"
@@ -73,7 +74,7 @@ def _row(outcome: Outcome, paths: Mapping[str, Path], shown: int) -> list[Tile]:
 
 
 def _tile(path: Path, box: Box | None, colour: str, caption: str, mark: str = "") -> Tile:
-    """Load a photo for a sheet; one that has gone since it was indexed leaves a grey tile, not an error."""
+    """Load a photo for a sheet; a photo deleted since it was indexed becomes a grey tile, not an error."""
     try:
         picture = decoding.load_full(path)
     except (ImageError, InputError):

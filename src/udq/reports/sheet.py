@@ -1,4 +1,4 @@
-"""Pictures of results: a row a query, its drawn box first, then the ranked photos with the boxes found."""
+"""Sheets of results: one row per query, its drawn box first, then the ranked photos with the boxes found."""
 
 from __future__ import annotations
 
@@ -14,16 +14,9 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from udq.common.files import write_with
 from udq.common.text import shown
 from udq.errors import InputError
+from udq.reports.palette import EMPTY, INK, QUIET
 from udq.types import Box
 
-# Blue, orange and yellow stay apart for colour-blind eyes (after Okabe and Ito, lightened for use on photos).
-RIGHT = "#3d9cff"
-WRONG = "#ff9626"
-QUERY = "#ffe14d"
-
-_INK = "#1b1f24"
-_QUIET = "#5c6670"
-_EMPTY = "#eef0f2"
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 
 
@@ -34,9 +27,9 @@ class Tile:
     Attributes:
         image: (H, W, 3) uint8, RGB.
         boxes: each x1, y1, x2, y2 in pixels of ``image`` with a colour, a CSS name or ``#rrggbb``.
-        caption: text under the photo; each line too long for the tile loses its middle.
-        mark: a word before the caption, such as "right", on the first box's colour: for whom colours say
-            little. It stands under the photo, where it hides nothing.
+        caption: text under the photo; a line too long for the tile loses its middle.
+        mark: a word before the caption, such as "right", on the colour of the first box, so that the sheet does not
+            depend on colour alone.
     """
 
     image: NDArray[np.uint8]
@@ -57,18 +50,18 @@ class Tile:
 def sheet(
     rows: Sequence[Sequence[Tile]], *, titles: Sequence[str] | None = None, tile_height: int = 180
 ) -> Image.Image:
-    """Draw one row a query.
+    """Draw one row per query.
 
     Args:
-        rows: the first tile of each is the query and gets a frame of its own, the others are its matches.
-        titles: a line above each row, as many as rows.
-        tile_height: height of a photo's 4:3 place in pixels, at least 60; the photo is fitted into it.
+        rows: the first tile of each row is the query and gets a frame, the others are its matches.
+        titles: a line above each row, one per row.
+        tile_height: height of a tile's 4:3 area in pixels, at least 60; the photo is fitted into it.
 
     Returns:
         An RGB picture on white.
 
     Raises:
-        InputError: no tile at all, another number of titles than of rows, or too small a tile.
+        InputError: no tile, a number of titles that differs from the number of rows, or a ``tile_height`` below 60.
     """
     if not any(rows):
         raise InputError("a picture of results needs at least one row with a tile, found none")
@@ -76,32 +69,32 @@ def sheet(
         raise InputError(f"expected a title for each of {len(rows)} rows, found {len(titles)}")
     if tile_height < 60:
         raise InputError(f"expected a tile_height of at least 60 pixels, found {tile_height}")
-    look = _Style(tile_height)
+    style = _Style(tile_height)
     lines = max(len(tile.caption.splitlines()) or bool(tile.mark) for row in rows for tile in row)
     columns = max(len(row) for row in rows)
-    title_height = look.title_height if titles is not None else 0
-    row_height = title_height + tile_height + look.gap // 2 + lines * look.line
-    width = 2 * look.margin + columns * (look.width + look.gap)
-    height = 2 * look.margin + len(rows) * row_height + (len(rows) - 1) * 2 * look.gap
+    title_height = style.title_height if titles is not None else 0
+    row_height = title_height + tile_height + style.gap // 2 + lines * style.line
+    width = 2 * style.margin + columns * (style.width + style.gap)
+    height = 2 * style.margin + len(rows) * row_height + (len(rows) - 1) * 2 * style.gap
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
-    top = look.margin
+    top = style.margin
     for i, row in enumerate(rows):
         place = top
         if titles is not None:
-            title = _fitted(titles[i], look.title, width - 2 * look.margin)
-            draw.text((look.margin, place), title, fill=_INK, font=look.title)
+            title = _fitted(titles[i], style.title, width - 2 * style.margin)
+            draw.text((style.margin, place), title, fill=INK, font=style.title)
             place += title_height
         for j, tile in enumerate(row):
-            # The query stands apart from its matches by a wider gap as well as by its frame.
-            left = look.margin + j * (look.width + look.gap) + (look.gap if j else 0)
-            _draw_tile(picture, tile, (left, place), look, is_query=j == 0)
-        top += row_height + 2 * look.gap
+            # A wider gap, as well as the frame, separates the query from its matches.
+            left = style.margin + j * (style.width + style.gap) + (style.gap if j else 0)
+            _draw_tile(picture, tile, (left, place), style, is_query=j == 0)
+        top += row_height + 2 * style.gap
     return picture
 
 
 def file_format(path: Path) -> str:
-    """Return Pillow's name of the format that a picture's suffix asks for; raises InputError for any other."""
+    """Return Pillow's name for the format of a picture's suffix; raises InputError for an unknown suffix."""
     if path.suffix.lower() not in _FORMATS:
         found = path.suffix or "none"
         raise InputError(f"{path}: expected a suffix of .jpg, .jpeg or .png, found {found}")
@@ -109,24 +102,24 @@ def file_format(path: Path) -> str:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all; an older file of that name stays until the new one is complete.
+    """Write a picture atomically: an older file of that name stays until the new one is complete.
 
     Args:
         picture: what ``sheet`` returns, or any Pillow image.
-        path: its suffix says the format: ``.jpg``, ``.jpeg`` or ``.png``.
+        path: its suffix selects the format: ``.jpg``, ``.jpeg`` or ``.png``.
 
     Raises:
-        InputError: another suffix.
+        InputError: an unknown suffix.
         UdqError: the file cannot be written.
     """
     chosen = file_format(path)
-    shown = picture.convert("RGB") if chosen == "JPEG" else picture
-    # PNG has no quality and takes no notice.
-    write_with(path, lambda partial: shown.save(partial, chosen, quality=90))
+    converted = picture.convert("RGB") if chosen == "JPEG" else picture
+    # quality has no effect on PNG
+    write_with(path, lambda partial: converted.save(partial, chosen, quality=90))
 
 
 class _Style:
-    """Measures of a sheet that follow from the tile's height: lengths in pixels, fonts."""
+    """Lengths in pixels and fonts, derived from the height of a tile."""
 
     def __init__(self, tile_height: int) -> None:
         self.height = tile_height
@@ -148,64 +141,64 @@ def _font_height(font: _Font) -> float:
     return bottom - min(top, 0)
 
 
-def _draw_tile(picture: Image.Image, tile: Tile, corner: tuple[int, int], look: _Style, *, is_query: bool) -> None:
-    """Draw a tile with its place's upper left corner at ``corner``."""
+def _draw_tile(picture: Image.Image, tile: Tile, corner: tuple[int, int], style: _Style, *, is_query: bool) -> None:
+    """Draw a tile whose upper left corner is ``corner``."""
     draw = ImageDraw.Draw(picture)
     left, top = corner
-    draw.rectangle((left, top, left + look.width - 1, top + look.height - 1), fill=_EMPTY)
+    draw.rectangle((left, top, left + style.width - 1, top + style.height - 1), fill=EMPTY)
     height, width = tile.image.shape[:2]
-    scale = min(look.width / width, look.height / height)
+    scale = min(style.width / width, style.height / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     photo = Image.fromarray(tile.image).resize(size, Image.Resampling.LANCZOS)
     for box, colour in tile.boxes:
         x1, y1, x2, y2 = (scale * value for value in box)
-        _draw_box(photo, (x1, y1, x2, y2), colour, look.stroke)
-    picture.paste(photo, (left + (look.width - size[0]) // 2, top + (look.height - size[1]) // 2))
+        _draw_box(photo, (x1, y1, x2, y2), colour, style.stroke)
+    picture.paste(photo, (left + (style.width - size[0]) // 2, top + (style.height - size[1]) // 2))
     if is_query:
-        frame = look.gap // 3
-        bounds = (left - frame, top - frame, left + look.width - 1 + frame, top + look.height - 1 + frame)
-        draw.rectangle(bounds, outline=_INK, width=frame)
-    top += look.height + look.gap // 2
-    indent = _draw_mark(draw, tile, (left, top), look) if tile.mark else 0
+        frame = style.gap // 3
+        bounds = (left - frame, top - frame, left + style.width - 1 + frame, top + style.height - 1 + frame)
+        draw.rectangle(bounds, outline=INK, width=frame)
+    top += style.height + style.gap // 2
+    indent = _draw_mark(draw, tile, (left, top), style) if tile.mark else 0
     for i, line in enumerate(tile.caption.splitlines()):
-        text = _fitted(line, look.caption, look.width - indent)
-        draw.text((left + indent, top + i * look.line), text, fill=_QUIET if i else _INK, font=look.caption)
+        text = _fitted(line, style.caption, style.width - indent)
+        draw.text((left + indent, top + i * style.line), text, fill=QUIET if i else INK, font=style.caption)
         indent = 0
 
 
 def _draw_box(photo: Image.Image, box: Box, colour: str, stroke: int) -> None:
-    """Draw a box with a dark line on either side, so that it shows on light and on dark photos."""
+    """Draw a box with a dark line on either side, visible on light and on dark photos."""
     draw = ImageDraw.Draw(photo)
     edge = max(1, stroke // 2)
     outer = stroke + 2 * edge
-    # Kept inside the photo, or a box of the whole photo would lose its lines.
+    # Clipped to the photo, because a box round the whole photo would lose its lines.
     x1 = min(max(round(box[0]), 0), photo.width - 1)
     y1 = min(max(round(box[1]), 0), photo.height - 1)
     x2 = max(min(round(box[2]) - 1, photo.width - 1), x1)
     y2 = max(min(round(box[3]) - 1, photo.height - 1), y1)
-    draw.rectangle((x1, y1, x2, y2), outline=_INK, width=outer)
+    draw.rectangle((x1, y1, x2, y2), outline=INK, width=outer)
     if x2 - x1 > 2 * edge and y2 - y1 > 2 * edge:
         draw.rectangle((x1 + edge, y1 + edge, x2 - edge, y2 - edge), outline=colour, width=stroke)
     else:  # too small for three lines: the colour alone
         draw.rectangle((x1, y1, x2, y2), outline=colour)
 
 
-def _draw_mark(draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int], look: _Style) -> int:
-    """Draw the mark at the start of the caption's first line; return how far the caption moves, in pixels."""
-    colour = tile.boxes[0][1] if tile.boxes else _EMPTY
+def _draw_mark(draw: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int], style: _Style) -> int:
+    """Draw the mark at the start of the caption's first line; return the caption's indent in pixels."""
+    colour = tile.boxes[0][1] if tile.boxes else EMPTY
     red, green, blue = ImageColor.getrgb(colour)[:3]
-    ink = _INK if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else "white"
-    pad = look.gap // 3
-    text = _fitted(tile.mark, look.caption, look.width - 2 * pad)
+    ink = INK if 0.3 * red + 0.59 * green + 0.11 * blue > 110 else "white"
+    pad = style.gap // 3
+    text = _fitted(tile.mark, style.caption, style.width - 2 * pad)
     left, top = corner
-    right = left + 2 * pad + math.ceil(look.caption.getlength(text))
-    draw.rounded_rectangle((left, top - pad // 2, right, top + look.line - pad // 2), pad, fill=colour)
-    draw.text((left + pad, top), text, fill=ink, font=look.caption)
+    right = left + 2 * pad + math.ceil(style.caption.getlength(text))
+    draw.rounded_rectangle((left, top - pad // 2, right, top + style.line - pad // 2), pad, fill=colour)
+    draw.text((left + pad, top), text, fill=ink, font=style.caption)
     return right - left + 2 * pad
 
 
 def _fitted(text: str, font: _Font, width: float) -> str:
-    """Return the text, or its beginning and end around an ellipsis, not wider than ``width`` pixels."""
+    """Return the text at most ``width`` pixels wide; a longer one has an ellipsis for its middle."""
     text = shown(text)
     if font.getlength(text) <= width:
         return text

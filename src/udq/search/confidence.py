@@ -1,29 +1,30 @@
-"""A query's distances -> how sure its matches are, learned from the codes of a collection without labels.
+"""Confidence of matches, from the distances of a query and a null model learned from the codes, without labels.
 
-Most photos of a collection do not show what a query asks for, so the bulk of its distances says what chance looks like.
-With D the distance of a photo (the root of eq. 5) and D_med its median over the photos, the expected number of photos
-that come as near by chance is
+Most photos of a collection do not show the object of a query, so the bulk of its distances is the distribution under
+chance. With D the distance of a photo (the root of eq. 5) and D_med its median over the photos, the expected number of
+photos that come as near by chance is
 
     E(D) = N / 2 exp(-rate (D_med - D)),
 
-an E-value as of BLAST (Karlin and Altschul, *Methods for assessing the statistical significance of molecular sequence
-features*, 1990). D_med is the query's own, as what is searched for may be an everyday thing or none. ``rate`` is the
-collection's: queries differ less in it than in what one query tells of it. Of the first j photos, E(D_j) are expected
-to be there by chance, so that the confidence of the match at rank i is
+an E-value as in BLAST (Karlin and Altschul, *Methods for assessing the statistical significance of molecular sequence
+features*, 1990). D_med is computed for each query, because objects differ in how common they look. ``rate`` is computed
+for the collection: it varies less between queries than the error of an estimate from a single query. Of the first j
+photos, E(D_j) are expected to be there by chance, so the confidence of the match at rank i is
 
     max over j >= i of 1 - E(D_j) / j,
 
-one less the q-value of Storey (*A direct approach to false discovery rates*, 2002). A threshold of 1 - alpha on that is
-the procedure of Benjamini and Hochberg (*Controlling the false discovery rate*, 1995): as far as E is right, it finds
-something where nothing is with a probability of at most alpha; and where many photos show the object, it asks less of
-each. E grows with the collection, so that one photo alone must be the nearer, the more photos there are.
+one minus the q-value of Storey (*A direct approach to false discovery rates*, 2002). A threshold of 1 - alpha on it is
+the procedure of Benjamini and Hochberg (*Controlling the false discovery rate*, 1995): as far as E is right, it reports
+a match for an absent object with a probability of at most alpha; and if many photos show the object, each of them needs
+less evidence. E grows with the size of the collection, so a single match must be nearer in a larger collection.
 
-The collection's rate comes from regions of its own photos taken as queries. Most of these have true matches, which can
-only make the bulk of distances wider and the rate smaller. So it is taken where there are fewest: from the lower side
-of the bulk for the cleaner queries, and from its upper side; the larger counts. Things that look alike make real tails
-heavier than the bulk, by the factors ``LOWER`` and ``UPPER``: benchmarks/decisions/absent.py measures what comes of all this.
+The rate of a collection is estimated with regions of its own photos as queries. Most of these have true matches, which
+can only widen the bulk of the distances and lower the rate. It is therefore estimated where true matches are fewest:
+from the lower side of the bulk, at the quarter of the queries for which it is narrowest, and from its upper side; the
+larger rate counts. Photos of similar objects make real tails heavier than the bulk suggests, by the factors ``LOWER``
+and ``UPPER``. benchmarks/decisions/absent.py measures the resulting error rates.
 
-Where most photos show what is searched for, their distances are the bulk, and nothing is found.
+If most photos of a collection show the object, their distances are the bulk, and no match is found.
 """
 
 from __future__ import annotations
@@ -43,37 +44,38 @@ from udq.store.segments import StoredPhoto
 from udq.types import Codes, Features
 
 THRESHOLD = 0.95
-"""Matches of at least this confidence are found, by default; where there is none, the answer is that nothing was."""
+"""Confidence from which a match counts as found by default; if no match reaches it, the object was not found."""
 
 DEPTH = 100
-"""How many of the nearest photos ``confidence`` wants, however few are reported: each speaks for those nearer."""
+"""Number of nearest photos that ``confidence`` needs, however few are reported: each affects those before it."""
 
 PHOTOS = 1024
-"""Photos whose distances stand for those of all: enough for a median, and scanned in a moment."""
+"""Size of the sample of photos whose distances give the median of a query: large enough for a median, fast to scan."""
 
 QUERIES = 256
-"""Regions taken as queries, once for a collection."""
+"""Number of regions that serve as queries when the rate of a collection is estimated."""
 
 LOWER, UPPER = 0.65, 0.57
-"""By how much E falls slower with the distance than the lower and the upper side of the bulk say.
+"""Ratios of the rate of E to the rates that the lower and the upper side of the bulk suggest.
 
-Set on the collections of results/benchmark_absent.json and parts of them, on the cautious side.
+Tuned on the collections of results/benchmark_absent.json and parts of them, with a safety margin.
 """
 
-# Photos that are all alike have no bulk, and a rate without bounds.
+# Largest rate: if all photos are alike, the bulk has no width and the rate would be infinite.
 _MOST = 30.0
-# Quantiles of few photos may be too near to each other by chance: the rate is halved at so many.
-_UNSURE = 10
+# Quantiles of few photos may be too close to each other by chance, so the rate of a small sample is shrunk: by half at
+# this number of photos.
+_HALF_WEIGHT = 10
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What chance looks like in a collection.
+    """The null model of a collection: how many photos come near a query by chance.
 
     Attributes:
-        photos: N, photos that can be found.
-        rate: how fast E falls with the distance (not squared), > 0.
-        sample: codes of the photos, evenly spread over the collection, whose distances to a query give its median.
+        photos: N, the number of photos that can be found.
+        rate: exponential rate of E in the distance (not squared), > 0.
+        sample: codes of photos, evenly spread over the collection, whose distances to a query give its median.
     """
 
     photos: int
@@ -81,25 +83,25 @@ class Calibration:
     sample: Part
 
     @staticmethod
-    def of(photos: int, kept: Callable[[Sequence[int]], Sequence[StoredPhoto]], quantizer: Quantizer) -> Calibration:
-        """Learn from the codes of a collection; the same codes give the same answer.
+    def learn(photos: int, read: Callable[[Sequence[int]], Sequence[StoredPhoto]], quantizer: Quantizer) -> Calibration:
+        """Learn from the codes of a collection; deterministic.
 
         Args:
             photos: N, of the collection.
-            kept: takes places of photos, 0..N - 1, to what is kept of them.
-            quantizer: of the collection's model.
+            read: returns the codes and boxes of the photos at some places, 0..N - 1.
+            quantizer: of the model of the collection.
         """
-        taken = kept(_spread(photos, PHOTOS).tolist())
+        sampled = read(_spread(photos, PHOTOS).tolist())
         dtype = np.uint8 if quantizer.codewords <= 256 else np.uint16
-        codes = [photo.codes for photo in taken]
+        codes = [photo.codes for photo in sampled]
         offsets = np.cumsum([0, *map(len, codes)], dtype=np.int64)
         sample = Part(np.concatenate([np.empty((0, quantizer.subspaces), dtype), *codes]), offsets)
-        asking = _spread(len(taken), QUERIES)
-        regions = [offsets[i] + _object_like(taken[i].boxes) for i in asking.tolist()]
-        return Calibration(photos, _rate(sample, asking, regions, quantizer), sample)
+        queries = _spread(len(sampled), QUERIES)
+        regions = [offsets[i] + _object_like(sampled[i].boxes) for i in queries.tolist()]
+        return Calibration(photos, _rate(sample, queries, regions, quantizer), sample)
 
     def expected(self, lookup: NDArray[np.float32], distance: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return E, how many photos of the collection are expected to come as near by chance: (n,) float64, >= 0.
+        """Return E, the number of photos expected to come as near by chance: (n,) float64, >= 0.
 
         Args:
             lookup: (M, K) float32, tables of the query.
@@ -108,67 +110,74 @@ class Calibration:
         if not self.photos:
             return np.zeros(len(distance))
         median = float(np.median(_distances(lookup, self.sample)))
-        with np.errstate(over="ignore"):  # of a photo without regions, inf is what it should be
-            found: NDArray[np.float64] = self.photos / 2 * np.exp(self.rate * (_root(distance) - median))
-        return found
+        with np.errstate(over="ignore"):  # inf is correct for a photo without regions
+            expected: NDArray[np.float64] = self.photos / 2 * np.exp(self.rate * (_root(distance) - median))
+        return expected
 
     def confidence(self, lookup: NDArray[np.float32], distance: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the expected share of true matches among the photos that score at least as high as each.
+        """Return the expected share of true matches among the photos that are at least as near as each.
 
-        Only the nearest photos need be known: what comes after the first ``DEPTH`` changes no answer before it. Fewer
-        than these where the collection has more can only lower it. Leave out the photo that the query was cut from:
-        it is found whatever the collection holds, and would speak for those after it.
+        Only the nearest photos are needed: those after the first ``DEPTH`` do not change the confidence of these. With
+        fewer, of a larger collection, confidences can only be lower. Leave out the photo that the query was cut from:
+        it always matches, and would raise the confidence of the photos after it.
 
         Args:
             lookup: (M, K) float32, tables of the query.
             distance: (n,) float32, squared distances of eq. 5 of the n nearest photos, nearest first.
 
         Returns:
-            (n,) float32, 0..1, never rising; at least ``THRESHOLD`` for what counts as found.
+            (n,) float32, 0..1, non-increasing; matches of at least ``THRESHOLD`` count as found.
 
         Raises:
-            InputError: distances are not in order.
+            InputError: the distances are not in order.
         """
         if distance.ndim != 1 or not (distance[1:] >= distance[:-1]).all() or np.isnan(distance).any():
-            raise InputError("distance: expected those of the nearest photos, nearest first")
+            raise InputError("distance: expected non-decreasing distances, nearest first; sort them")
         share = 1 - self.expected(lookup, distance) / np.arange(1, len(distance) + 1)
         share[:DEPTH] = np.maximum.accumulate(share[:DEPTH][::-1])[::-1]
         return np.clip(np.minimum.accumulate(share), 0, 1).astype(np.float32)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """Return places of so many, or of all, of a count, evenly spread: photos of one time or folder lie together."""
-    kept = min(count, wanted)
-    return np.arange(kept, dtype=np.int64) * count // max(kept, 1)
+    """Return at most ``wanted`` of ``count`` places, evenly spread: photos of one time or folder are adjacent."""
+    size = min(count, wanted)
+    return np.arange(size, dtype=np.int64) * count // max(size, 1)
 
 
 def _object_like(boxes: NDArray[Any]) -> int:
-    """Return the row of a region of a photo that somebody might draw: large beside the others, but not all of it."""
+    """Return the row of a region that a user might draw: larger than 90 % of the regions of its photo."""
     x1, y1, x2, y2 = boxes.astype(np.int64).T
     return int(np.argsort((x1 - x2) * (y2 - y1), kind="stable")[len(boxes) // 10])
 
 
-def _rate(sample: Part, asking: NDArray[np.int64], regions: Sequence[int], quantizer: Quantizer) -> float:
-    """Return the rate of a collection, by regions of photos of a sample that ask for the others."""
+def _rate(sample: Part, photos: NDArray[np.int64], regions: Sequence[int], quantizer: Quantizer) -> float:
+    """Return the rate of a collection, with one region each of some photos of a sample as queries for the others.
+
+    Args:
+        sample: codes of photos.
+        photos: photos in the sample that the queries come from.
+        regions: the row of the query region of each.
+        quantizer: of the codes.
+    """
     if len(sample) < 2:
-        return _MOST / (1 + _UNSURE)
+        return _MOST / (1 + _HALF_WEIGHT)
     codes = Codes(sample.codes[np.array(regions)], quantizer.codewords)
-    # A mean of features is shorter than they are; a query is not.
+    # A codeword is a mean of features and shorter than they are; a query has unit length.
     queries = Features(quantizer.decode(codes).vectors @ quantizer.rotation.T).unit()
     lower, upper = [], []
-    for photo, query in zip(asking.tolist(), queries.vectors, strict=True):
+    for photo, query in zip(photos.tolist(), queries.vectors, strict=True):
         others = np.delete(_distances(quantizer.lookup_tables(query), sample), photo)
         tenth, median, nine_tenths = np.quantile(others, [0.1, 0.5, 0.9])
         lower.append(median - tenth)
         upper.append(nine_tenths - median)
     width = min(float(np.quantile(lower, 0.25)) / LOWER, float(np.median(upper)) / UPPER)
-    # An exponential falls to a fifth between the half and the tenth.
+    # An exponential falls to a fifth between the median and the tenth percentile.
     steepest = min(np.log(5) / max(width, 1e-9), _MOST)
-    return float(steepest * len(sample) / (len(sample) + _UNSURE))
+    return float(steepest * len(sample) / (len(sample) + _HALF_WEIGHT))
 
 
 def _distances(lookup: NDArray[np.float32], sample: Part) -> NDArray[np.float64]:
-    """Return the distance (N,) of each photo of a sample."""
+    """Return the distance (N,) of each photo of a sample, not squared."""
     return _root(exhaustive.best_regions(lookup, sample.codes, sample.offsets, threads=1).distance)
 
 

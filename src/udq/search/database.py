@@ -1,10 +1,10 @@
-"""Photos in codes, as they are searched: those of a collection, or of an experiment that keeps none on disk."""
+"""The codes of a set of photos, as a search takes them: a collection's, or an experiment's that are not on disk."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -16,30 +16,15 @@ from udq.features import proposals
 from udq.quantization.model import Model
 from udq.search.confidence import Calibration
 from udq.search.scan import exhaustive
-from udq.search.scan.exhaustive import Part
+from udq.search.scan.exhaustive import NearestImages, Part
 from udq.search.scan.inverted import InvertedIndex
 from udq.store import segments
 from udq.store.manifest import Manifest
 from udq.store.segments import Image, Segment, StoredPhoto
 
 
-@dataclass(frozen=True)
-class Nearest:
-    """The n nearest photos of a database, nearest first; equal distances in the order of places.
-
-    Attributes:
-        place: (n,) int64, places in ``Database.images``.
-        distance: (n,) float32, squared distance of eq. 5 to the best region of each.
-        missing: how many photos could not be looked at.
-    """
-
-    place: NDArray[np.int64]
-    distance: NDArray[np.float32]
-    missing: int = 0
-
-
 class Database(Protocol):
-    """What is searched, wherever it is. A photo's place is its number in the order of ids, from 0."""
+    """Photos in codes, in this process or elsewhere. The place of a photo is its index in the order of ids, from 0."""
 
     @property
     def model(self) -> Model:
@@ -47,41 +32,42 @@ class Database(Protocol):
 
     @property
     def ranked(self) -> bool:
-        """Whether regions of a photo are in the order of their proposer, which puts the best first."""
+        """Whether the regions of a photo are in the order of the proposer, best first."""
 
     @property
     def images(self) -> list[Image]:
-        """All photos, by their places."""
+        """All photos, by place."""
 
     @property
     def calibration(self) -> Calibration:
-        """What chance looks like in these photos, for confidences; learned from their codes on first use."""
+        """The null model behind confidences; learned from the codes of these photos on first use."""
 
     def ready(self) -> None:
-        """Work out what the first search would have to wait for."""
+        """Compute everything that the first search would have to wait for."""
 
     def __len__(self) -> int:
         """Return the number N of photos."""
 
     def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
-        """Return what is kept of some photos."""
+        """Return the records, codes and boxes of the photos at these places."""
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the squared distance (N,) of each photo's best region by a query's (M, K) tables."""
+        """Return the squared distance (N,) of each photo's best region, by the (M, K) tables of a query."""
 
-    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
-        """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
+    def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
+        """Return the ``k`` nearest photos of each of Q queries, by their tables (Q, M, K); ``image`` holds places."""
 
 
 @dataclass(frozen=True, eq=False)
 class LocalDatabase:
-    """Codes in the memory of this process, or mapped into it; safe to share between threads.
+    """Codes in the memory of this process, or memory-mapped; safe to share between threads.
 
     Attributes:
         model, ranked: as in ``Database``.
         segments: codes, boxes and photos.
-        looked_at: part of the codes that a search looks at, by way of an inverted index; None scans all.
-        threads: that a search may take; as many as there are processors where None.
+        looked_at: share of the codes that a search scans through an inverted index, 0..1; None scans all codes
+            without an index.
+        threads: threads per search; one per processor if None.
     """
 
     model: Model
@@ -102,84 +88,83 @@ class LocalDatabase:
             looked_at: as in the attributes.
         """
         quantizer = model.quantizer
-        held = segments.read(path, manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords)
+        read = segments.read(path, manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords)
         ranked = manifest.config.features.proposals in proposals.RANKED
-        return LocalDatabase(model, tuple(held), ranked, looked_at)
+        return LocalDatabase(model, tuple(read), ranked, looked_at)
 
     @cached_property
     def images(self) -> list[Image]:
-        """All photos, by their places."""
+        """All photos, by place."""
         return [segment.images[row] for segment in self.segments for row in segment.living.tolist()]
 
     @property
     def index(self) -> InvertedIndex:
-        """The codes by cells; sorting them takes some seconds on first use for 100 million regions."""
+        """The codes sorted by cell, on first use; this takes a few seconds for 100 million regions."""
         with self._lock:
             return self._index
 
     @property
     def calibration(self) -> Calibration:
-        """What chance looks like in these photos, for confidences; learned from their codes on first use."""
+        """The null model behind confidences; learned from the codes of these photos on first use."""
         with self._lock:
             return self._calibration
 
     def ready(self) -> None:
-        """Work out what the first search would have to wait for."""
+        """Compute everything that the first search would have to wait for."""
         _ = self.calibration
         if self.looked_at is not None and self.segments:
             _ = self.index
 
     def __len__(self) -> int:
         """Return the number N of photos."""
-        return int(self._ends[-1])
+        return int(self._starts[-1])
 
     def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
-        """Return what is kept of some photos."""
-        found = []
-        for place, holder in zip(places, self._holders(places).tolist(), strict=True):
-            segment = self.segments[holder]
-            found.append(segment.indexed(int(segment.living[place - self._ends[holder]])))
-        return found
+        """Return the records, codes and boxes of the photos at these places."""
+        photos = []
+        for place, number in zip(places, self._segment_numbers(places).tolist(), strict=True):
+            segment = self.segments[number]
+            photos.append(segment.indexed(int(segment.living[place - self._starts[number]])))
+        return photos
 
     def distances(self, lookup: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the squared distance (N,) of each photo's best region by a query's (M, K) tables."""
-        # A removed photo is scanned along with the others: its codes lie between theirs, until it is compacted away.
+        """Return the squared distance (N,) of each photo's best region, by the (M, K) tables of a query."""
+        # Removed photos are scanned too: their codes stay between the others until the collection is compacted.
         every = (
             exhaustive.best_regions(lookup, s.codes, s.offsets, threads=self.threads).distance for s in self.segments
         )
-        living = [found[segment.living] for found, segment in zip(every, self.segments, strict=True)]
+        living = [distance[segment.living] for distance, segment in zip(every, self.segments, strict=True)]
         return np.concatenate([np.empty(0, np.float32), *living])
 
-    def nearest(self, lookups: NDArray[np.float32], k: int) -> list[Nearest]:
-        """Return the ``k`` nearest photos for each of several queries, by their tables (Q, M, K)."""
+    def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
+        """Return the ``k`` nearest photos of each of Q queries, by their tables (Q, M, K); ``image`` holds places."""
         if self.looked_at is not None and self.segments:
-            found = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
+            batch = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
         else:
-            found = exhaustive.nearest_images_of_each(lookups, self._parts, k, threads=self.threads)
-        return [Nearest(self._places(images.image), images.distance) for images in found]
+            batch = exhaustive.nearest_images_batch(lookups, self._parts, k, threads=self.threads)
+        return [replace(nearest, image=self._places(nearest.image)) for nearest in batch]
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return places of photos that are numbered through all segments, removed ones too."""
+        """Return the places of photos that are numbered through all segments, removed photos included."""
         starts = np.cumsum([0, *(len(segment.removed) for segment in self.segments)])
-        holders = np.searchsorted(starts, rows, side="right") - 1
-        pairs = zip(holders.tolist(), rows - starts[holders], strict=True)
-        within = [np.searchsorted(self.segments[holder].living, row) for holder, row in pairs]
-        return self._ends[holders] + np.array(within, np.int64)
+        numbers = np.searchsorted(starts, rows, side="right") - 1
+        pairs = zip(numbers.tolist(), rows - starts[numbers], strict=True)
+        within = [np.searchsorted(self.segments[number].living, row) for number, row in pairs]
+        return self._starts[numbers] + np.array(within, np.int64)
 
-    def _holders(self, places: Sequence[int]) -> NDArray[np.int64]:
-        """Return which segment holds each of some photos."""
-        found: NDArray[np.int64] = np.searchsorted(self._ends, places, side="right") - 1
-        return found
+    def _segment_numbers(self, places: Sequence[int]) -> NDArray[np.int64]:
+        """Return the index of the segment that contains each photo."""
+        numbers: NDArray[np.int64] = np.searchsorted(self._starts, places, side="right") - 1
+        return numbers
 
     @cached_property
-    def _ends(self) -> NDArray[np.int64]:
-        """The place of each segment's first photo, and N."""
+    def _starts(self) -> NDArray[np.int64]:
+        """The place of the first photo of each segment, then N."""
         return np.cumsum([0, *(len(segment.living) for segment in self.segments)])
 
     @cached_property
     def _parts(self) -> list[Part]:
-        """The codes as a scan takes them; a removed photo is never found."""
-        # Codes of removed photos lie between those of others, and are scanned too until the collection is compacted.
+        """The codes as the scan takes them, with removed photos masked out."""
         return [Part(s.codes, s.offsets, ~s.removed if s.removed.any() else None) for s in self.segments]
 
     @cached_property
@@ -188,4 +173,4 @@ class LocalDatabase:
 
     @cached_property
     def _calibration(self) -> Calibration:
-        return Calibration.of(len(self), self.photos, self.model.quantizer)
+        return Calibration.learn(len(self), self.photos, self.model.quantizer)

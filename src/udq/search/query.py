@@ -1,9 +1,9 @@
-"""Query photo and box, or several of them -> ranked photos with boxes (sec. 3.5).
+"""One or several query photos with boxes -> ranked photos with boxes (sec. 3.5).
 
 Several views of the object are one query: the mean of their unit features f. Views of something else push it away, as
 in Rocchio's relevance feedback,
 
-    q = unit(mean(f of right ones) - GAMMA mean(f of wrong ones)).
+    q = unit(mean(f of right examples) - GAMMA mean(f of wrong examples)).
 
 J. J. Rocchio: Relevance feedback in information retrieval. The SMART retrieval system, 1971.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,17 +22,19 @@ from numpy.typing import NDArray
 
 from udq.errors import InputError
 from udq.photos import decoding
-from udq.search import confidence, rerank
+from udq.search import rerank
+from udq.search.confidence import DEPTH, THRESHOLD
 from udq.search.database import Database
-from udq.search.ranking import Ranking, nearest
-from udq.search.rerank.ranked import Confidence, Ranked
+from udq.search.ranking import Ranking, rankings_by_tables
+from udq.search.rerank.ranked import Confidence, RankedQuery
 from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
+    from udq.features.extractor import Extractor
     from udq.search.reader import Reader
 
-# An example -> its box and its pooled feature (D,).
-Describe = Callable[[Example], tuple[Box, NDArray[np.float32]]]
+# An example -> its box in pixels and the pooled feature (D,) of what is inside.
+ExtractFeature = Callable[[Example], tuple[Box, NDArray[np.float32]]]
 
 # How strongly wrong examples push the query away (benchmarks/decisions/refine_query.py).
 GAMMA = 0.4
@@ -42,14 +45,14 @@ class EncodedQuery:
     """A query, encoded.
 
     Attributes:
-        examples: what is searched for, each with its box.
-        query: (d,) feature f, of unit length.
-        took: seconds that encoding took.
+        examples: the views that the query was encoded from, each with its box.
+        vector: (d,) feature f of unit length.
+        seconds: time that the encoding took.
     """
 
     examples: tuple[Example, ...]
-    query: NDArray[np.float32]
-    took: float
+    vector: NDArray[np.float32]
+    seconds: float
 
 
 def search(
@@ -60,124 +63,131 @@ def search(
     offset: int = 0,
     min_score: float | None = None,
     stages: Sequence[str] = (),
-    describe: Describe | None = None,
+    extract_feature: ExtractFeature | None = None,
     load_crop: decoding.LoadCrop = decoding.load_crop,
 ) -> SearchResult:
-    """Encode the examples, scan the codes, and return the best photos with where the object is.
+    """Encode the examples, scan the codes, and return the best photos with the box of the object in each.
 
     Args:
-        collection: what is searched.
-        examples: at least one that is not wrong.
-        k: photos wanted, >= 1.
-        offset: so many of the best are left out, for pages.
+        collection: the photos to search.
+        examples: views of the object, and of other things if ``wrong``; at least one right one.
+        k: number of photos to return, >= 1.
+        offset: number of best photos to skip, for pagination.
         min_score: photos of a lower score are left out.
-        stages: names of ``udq.search.rerank.STAGES``, by which what was found is ranked again.
-        describe: encodes an example; the collection's own network where None.
-        load_crop: decodes the examples for stages that look at them.
+        stages: names of ``udq.search.rerank.STAGES`` to rerank by, in this order.
+        extract_feature: computes the feature of an example; the network of the collection if None.
+        load_crop: decodes the examples for stages that need their pixels.
     """
-    _check_wanted(k)
+    _check_k(k)
     names = rerank.check(stages)
-    asked = encode(collection, examples, describe)
+    encoded = encode(collection, examples, extract_feature)
     clock = time.perf_counter
     started = clock()
-    ranked = Ranked.by(
+    ranked = RankedQuery.search(
         collection.database,
-        asked.query,
-        wanted=max(offset + k, rerank.depth(names), confidence.DEPTH),
-        examples=asked.examples,
+        encoded.vector,
+        wanted=max(offset + k, rerank.depth(names), DEPTH),
+        examples=encoded.examples,
         load_crop=load_crop,
     )
-    sure = ranked.sure
-    took = {"encode": asked.took, "scan": clock() - started}
+    confidence = ranked.confidence
+    seconds = {"encode": encoded.seconds, "scan": clock() - started}
     if names:
         started = clock()
-        ranked = rerank.rerank(ranked, names)
-        took["rerank"] = clock() - started
-    return _result(collection.database, asked, ranked.ranking, sure, took, k, offset, min_score, names)
+        ranked = rerank.apply_stages(ranked, names)
+        seconds["rerank"] = clock() - started
+    return _result(collection.database, encoded, ranked.ranking, confidence, seconds, k, offset, min_score, names)
 
 
 def search_many(collection: Reader, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
-    """Do what ``search`` does for each of several queries, in one pass over the codes."""
-    _check_wanted(k)
-    asked = [encode(collection, examples) for examples in queries]
-    if not asked:
+    """Return the results of ``search`` for several queries, in one pass over the codes."""
+    _check_k(k)
+    batch = [encode(collection, examples) for examples in queries]
+    if not batch:
         return []
     started = time.perf_counter()
     database = collection.database
-    lookups = np.stack([database.model.quantizer.lookup_tables(each.query) for each in asked])
-    rankings = nearest(database, lookups, max(k, confidence.DEPTH))
-    share = (time.perf_counter() - started) / len(asked)
+    lookups = np.stack([database.model.quantizer.lookup_tables(encoded.vector) for encoded in batch])
+    rankings = rankings_by_tables(database, lookups, max(k, DEPTH))
+    share = (time.perf_counter() - started) / len(batch)
     return [
         _result(
             database,
-            each,
+            encoded,
             ranking,
-            Ranked(database, each.query, lookup, ranking, k, examples=each.examples).sure,
-            {"encode": each.took, "scan": share},
+            RankedQuery(database, encoded.vector, lookup, ranking, k, examples=encoded.examples).confidence,
+            {"encode": encoded.seconds, "scan": share},
             k,
         )
-        for each, lookup, ranking in zip(asked, lookups, rankings, strict=True)
+        for encoded, lookup, ranking in zip(batch, lookups, rankings, strict=True)
     ]
 
 
-def encode(collection: Reader, examples: Sequence[Example], describe: Describe | None = None) -> EncodedQuery:
-    """Return the one query that examples are; ``describe`` as in ``search``."""
+def encode(
+    collection: Reader, examples: Sequence[Example], extract_feature: ExtractFeature | None = None
+) -> EncodedQuery:
+    """Encode examples as one query; ``extract_feature`` as in ``search``."""
     if all(example.wrong for example in examples):
         raise InputError("examples: expected at least one that shows what is searched for, found none")
-    extractor = collection.extractor
-    see = describe or (lambda example: extractor.describe(Path(example.photo), example.box))
+    extract = extract_feature or partial(_extract_feature, collection.extractor)
     started = time.perf_counter()
-    seen = [see(example) for example in examples]
-    vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in seen]))).vectors
-    query = combined(vectors, np.array([example.wrong for example in examples]))
-    boxed = (replace(example, box=box) for example, (box, _) in zip(examples, seen, strict=True))
-    return EncodedQuery(tuple(boxed), query, time.perf_counter() - started)
+    extracted = [extract(example) for example in examples]
+    vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in extracted]))).vectors
+    vector = combined(vectors, np.array([example.wrong for example in examples]))
+    boxed = (replace(example, box=box) for example, (box, _) in zip(examples, extracted, strict=True))
+    return EncodedQuery(tuple(boxed), vector, time.perf_counter() - started)
 
 
-def _check_wanted(k: int) -> None:
+def _extract_feature(extractor: Extractor, example: Example) -> tuple[Box, NDArray[np.float32]]:
+    return extractor.describe(Path(example.photo), example.box)
+
+
+def _check_k(k: int) -> None:
     if k < 1:
         raise InputError(f"k: expected 1 or more, found {k}")
 
 
 def _result(
     database: Database,
-    asked: EncodedQuery,
+    encoded: EncodedQuery,
     ranking: Ranking,
-    sure: Confidence,
-    took: Mapping[str, float],
+    confidence: Confidence,
+    seconds: Mapping[str, float],
     k: int,
     offset: int = 0,
     min_score: float | None = None,
     stages: tuple[str, ...] = (),
 ) -> SearchResult:
-    """Return the photos of a ranking; ``took`` is how many seconds each step took."""
+    """Return one page of a ranking as a result; ``seconds`` is the time of each step so far."""
     started = time.perf_counter()
     matches = []
     places = ranking.order[offset : offset + k].tolist()
-    for position, (i, photo) in enumerate(zip(places, database.photos(places), strict=True), start=offset + 1):
-        # After a stage of post-processing, photos of lower scores may stand before others.
-        if min_score is not None and ranking.score(i) < min_score:
+    for rank, (place, photo) in enumerate(zip(places, database.photos(places), strict=True), start=offset + 1):
+        # After a stage of reranking, photos of lower scores may come before others: no early end.
+        if min_score is not None and ranking.score(place) < min_score:
             continue
         image = photo.image
-        match = ranking.match(position, i, image.name)
-        matches.append(replace(match, id=image.id, width=image.width, height=image.height, confidence=sure(i)))
-    seconds = {**took, "total": sum(took.values()) + time.perf_counter() - started}
-    elapsed = {name: 1e3 * value for name, value in seconds.items()}
-    return SearchResult(asked.examples, tuple(matches), elapsed, stages, confidence.THRESHOLD, ranking.missing)
+        match = ranking.match(rank, place, image.name)
+        matches.append(
+            replace(match, id=image.id, width=image.width, height=image.height, confidence=confidence(place))
+        )
+    total = sum(seconds.values()) + time.perf_counter() - started
+    elapsed_ms = {name: 1e3 * value for name, value in {**seconds, "total": total}.items()}
+    return SearchResult(encoded.examples, tuple(matches), elapsed_ms, stages, THRESHOLD, ranking.missing)
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:
-    """Return the one query (d,), of unit length, that several examples are.
+    """Combine examples into one query (d,) of unit length.
 
     Args:
         vectors: (E, d) unit features f of the examples.
-        wrong: (E,) bool, those that show something else; at least one does not.
-        gamma: how strongly those push the query away.
+        wrong: (E,) bool, whether an example shows something else; at least one is False.
+        gamma: how strongly wrong examples push the query away.
     """
     if len(vectors) > 1:
         query = vectors[~wrong].mean(axis=0, keepdims=True)
         if wrong.any():
             query = query - np.float32(gamma) * vectors[wrong].mean(axis=0)
         vectors = Features(query).unit().vectors
-    found: NDArray[np.float32] = vectors[0]
-    return found
+    combination: NDArray[np.float32] = vectors[0]
+    return combination

@@ -1,4 +1,4 @@
-"""A query and photos in codes -> these in order, each with where the object is (sec. 3.5)."""
+"""A query and photos in codes -> the ranking of the photos, each with the box of the object (sec. 3.5)."""
 
 from __future__ import annotations
 
@@ -17,88 +17,89 @@ from udq.types import Box, Match, Verification
 
 @dataclass(frozen=True)
 class Verified:
-    """What a second look at a photo changed.
+    """What a verification changed about a photo in a ranking.
 
     Attributes:
         score: higher than that of eq. 2.
-        box: where the object is.
-        verified: what was seen.
+        box: where the object is, merged from the index and the verification.
+        verification: inliers, homography and polygon.
     """
 
     score: float
     box: Box
-    verified: Verification
+    verification: Verification
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Photos of a database, ranked for one query: all, or the nearest.
+    """Photos of a database, ranked for one query: all of them, or the nearest.
 
     Attributes:
-        order: (n,) int64, best first: places in ``Database.images``; ties in their order, which is that of ids.
-        distance: (N,) float32, of each photo in that order: expected squared distance of its best
-            region (eq. 5 and residuals); nan of photos that are not ranked.
-        locate: place -> (4,) float32, where the object is. Called for photos that are reported, which are few:
-            the boxes of all would take far more time and memory than their ranking.
-        looked_at: what a second look at photos found, by their places.
-        missing: how many photos could not be looked at.
+        order: (n,) int64, places in ``Database.images``, best first; ties are in the order of ids.
+        distance: (N,) float32 by place: expected squared distance of the best region of each photo (eq. 5 and
+            residuals); nan for photos that are not ranked.
+        locate: place -> (4,) float32, where the object is. Called for reported photos only: computing the boxes of
+            all photos would take far more time and memory than ranking them.
+        verified: verified photos, by place.
+        missing: number of photos that could not be scanned.
     """
 
     order: NDArray[np.int64]
     distance: NDArray[np.float32]
     locate: Callable[[int], NDArray[np.float32]]
-    looked_at: Mapping[int, Verified] = field(default_factory=dict)
+    verified: Mapping[int, Verified] = field(default_factory=dict)
     missing: int = 0
 
-    def box(self, image: int) -> Box:
-        """Return where in an image the object is."""
-        if image in self.looked_at:
-            return self.looked_at[image].box
-        x1, y1, x2, y2 = map(float, self.locate(image))
+    def box(self, place: int) -> Box:
+        """Return where in a photo the object is."""
+        if place in self.verified:
+            return self.verified[place].box
+        x1, y1, x2, y2 = map(float, self.locate(place))
         return x1, y1, x2, y2
 
-    def match(self, rank: int, image: int, name: str) -> Match:
-        """Return an image as a result: a distance is a root, eq. 2's score the inverse of that."""
-        seen = self.looked_at.get(image)
-        verified = None if seen is None else seen.verified
-        distance = float(np.sqrt(self.distance[image]))
-        return Match(rank, name, distance, self.score(image), self.box(image), verified=verified)
+    def match(self, rank: int, place: int, name: str) -> Match:
+        """Return a photo as a search result, with the root of its squared distance and the score of eq. 2."""
+        verified = self.verified.get(place)
+        verification = None if verified is None else verified.verification
+        distance = float(np.sqrt(self.distance[place]))
+        return Match(rank, name, distance, self.score(place), self.box(place), verified=verification)
 
-    def score(self, image: int) -> float:
-        """Return the score of an image (eq. 2), raised where a second look found the object in it."""
-        if image in self.looked_at:
-            return self.looked_at[image].score
-        # A distance of 0 would have an infinite score, which JSON cannot say.
-        return 1.0 / max(float(np.sqrt(self.distance[image])), 1e-9)
-
-
-def rank(database: Database, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
-    """Rank the photos of a database by a pooled query feature (D,): the ``k`` best, or all."""
-    return rank_by(database, database.model.lookup_tables(feature), k=k)
+    def score(self, place: int) -> float:
+        """Return the score of a photo (eq. 2), raised if the photo was verified."""
+        if place in self.verified:
+            return self.verified[place].score
+        # A distance of 0 would have an infinite score, which JSON cannot represent.
+        return 1.0 / max(float(np.sqrt(self.distance[place])), 1e-9)
 
 
-def rank_by(database: Database, lookup: NDArray[np.float32], *, k: int | None = None) -> Ranking:
-    """Rank the photos of a database by a query's (M, K) tables: the ``k`` best, or all."""
+def ranking_by_feature(database: Database, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:
+    """Rank the photos of a database by the pooled feature (D,) of a query: the ``k`` best, or all."""
+    return ranking_by_tables(database, database.model.lookup_tables(feature), k=k)
+
+
+def ranking_by_tables(database: Database, lookup: NDArray[np.float32], *, k: int | None = None) -> Ranking:
+    """Rank the photos of a database by the (M, K) tables of a query: the ``k`` best, or all."""
     if k is not None:
-        return nearest(database, lookup[None], k)[0]
+        return rankings_by_tables(database, lookup[None], k)[0]
     distance = database.distances(lookup)
-    order = exhaustive.rank(exhaustive.BestRegions(distance, np.zeros(len(distance), np.int64)))
+    order = exhaustive.image_order(exhaustive.BestRegions(distance, np.zeros(len(distance), np.int64)))
     return Ranking(order, distance, partial(_locate, database, lookup))
 
 
-def nearest(database: Database, lookups: NDArray[np.float32], k: int) -> list[Ranking]:
-    """Rank the ``k`` best photos of a database for each of several queries, by their tables (Q, M, K)."""
+def rankings_by_tables(database: Database, lookups: NDArray[np.float32], k: int) -> list[Ranking]:
+    """Rank the ``k`` best photos of a database for each of Q queries, by their tables (Q, M, K)."""
     rankings = []
-    for lookup, found in zip(lookups, database.nearest(lookups, k), strict=True):
+    for lookup, nearest in zip(lookups, database.nearest_images(lookups, k), strict=True):
         distance = np.full(len(database), np.nan, np.float32)
-        distance[found.place] = found.distance
-        rankings.append(Ranking(found.place, distance, partial(_locate, database, lookup), missing=found.missing))
+        distance[nearest.image] = nearest.distance
+        locate = partial(_locate, database, lookup)
+        rankings.append(Ranking(nearest.image, distance, locate, missing=nearest.missing))
     return rankings
 
 
-def _locate(database: Database, lookup: NDArray[np.float32], image: int) -> NDArray[np.float32]:
-    """Return where in an image the object is, (4,) float32, by the codes of all its regions."""
-    (photo,) = database.photos([image])
+def _locate(database: Database, lookup: NDArray[np.float32], place: int) -> NDArray[np.float32]:
+    """Return where in a photo the object is, (4,) float32, by the codes of all its regions."""
+    (photo,) = database.photos([place])
     distance = exhaustive.distances(lookup, photo.codes)[None]
-    found: NDArray[np.float32] = localise(distance, photo.boxes, ranked=database.ranked)[0]
-    return found
+    box: NDArray[np.float32] = localise(distance, photo.boxes, ranked=database.ranked)[0]
+    return box

@@ -1,4 +1,4 @@
-"""Reading a collection on disk: one state of it, which every function below ``Collection`` takes."""
+"""A collection on disk, opened for reading in one state; layers below ``Collection`` work with it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from udq.config import IndexConfig
 from udq.errors import CollectionError, UdqError
 from udq.quantization.model import Model
 from udq.search.database import Database, LocalDatabase
-from udq.store import manifest as manifests
-from udq.store.manifest import Manifest
+from udq.store.manifest import GIVEN, Manifest, UnreadablePhoto, given_file, read_backbone, read_manifest, read_model
 from udq.store.segments import Image, Segment
 from udq.types import Arrays
 
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
     from udq.features.extractor import Extractor
 
 OpenDatabase = Callable[[Path, Manifest, Model], Database]
-"""Opens the codes of a collection in one state: in this process (``LocalDatabase.open``), or elsewhere."""
+"""Opens the codes of a collection in one state: in this process (``LocalDatabase.open``), or on a cluster."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a collection holds in one state."""
+    """The contents of a collection in one state."""
 
     manifest: Manifest
     database: Database
@@ -34,11 +33,11 @@ class _State:
 
 
 def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str | None = None) -> Extractor:
-    """Return the network that encodes as a collection's photos were encoded; imports torch.
+    """Return the network that the photos of a collection were encoded with; imports torch.
 
     Args:
         manifest: of the collection.
-        backbone: its trained convolutions, by name; empty if they are the usual ones.
+        backbone: its trained convolutions, by name; empty if they were not trained.
         device: ``auto``, ``cpu`` or ``cuda``.
         network: as in ``Reader``.
     """
@@ -47,8 +46,8 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str
     extractor = Extractor(
         manifest.config.images,
         manifest.config.features,
-        weights=manifests.given_file(manifest.given, "weights"),
-        rpn=manifests.given_file(manifest.given, "rpn"),
+        weights=given_file(manifest.given, "weights"),
+        rpn=given_file(manifest.given, "rpn"),
         device=device,
         network=network,
     )
@@ -57,8 +56,8 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str
 
 
 def _same_network(one: Manifest, other: Manifest) -> bool:
-    """Whether the networks of two states are the same."""
-    parts = ("config", "backbone", *manifests.GIVEN)
+    """Return whether two states of a collection have the same network."""
+    parts = ("config", "backbone", *GIVEN)
     return all(one.document.get(part) == other.document.get(part) for part in parts)
 
 
@@ -68,7 +67,7 @@ class Reader:
     Attributes:
         path: the collection.
         device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
-        manifest: what the collection holds in this state.
+        manifest: the contents of this state: settings, files and counts.
     """
 
     def __init__(
@@ -90,20 +89,20 @@ class Reader:
         """
         self.path = path
         self.device = device
-        self.manifest = manifests.read_manifest(path)
+        self.manifest = read_manifest(path)
         self._network = network
         self._open_database = open_database
         self._lock = threading.Lock()
         self._read: _State | None = None
-        # With the manifest that it was built for.
+        # The network, with the manifest that it was built for.
         self._extractor: tuple[Manifest, Extractor] | None = None
 
     def refreshed(self) -> Self:
-        """Return the collection as it is now: itself if nothing has changed since it was opened."""
-        if manifests.read_manifest(self.path) == self.manifest:
+        """Return the newest state of the collection: this reader itself if nothing has changed."""
+        if read_manifest(self.path) == self.manifest:
             return self
         opened = type(self)(self.path, device=self.device, network=self._network, open_database=self._open_database)
-        opened._extractor = self._extractor  # loading it takes longer than all the rest
+        opened._extractor = self._extractor  # loading it takes longer than everything else
         return opened
 
     def __len__(self) -> int:
@@ -112,7 +111,7 @@ class Reader:
 
     @property
     def regions(self) -> int:
-        """Number of regions of all photos that can be found."""
+        """Number of regions in all photos that can be found."""
         return self.manifest.regions
 
     @property
@@ -121,13 +120,13 @@ class Reader:
         return self.manifest.config
 
     @property
-    def broken(self) -> list[dict[str, str]]:
+    def broken(self) -> list[UnreadablePhoto]:
         """Photos that could not be read when they were indexed: ``image`` and ``reason``."""
         return self.manifest.broken
 
     @property
     def database(self) -> Database:
-        """The photos in codes, which are what is searched."""
+        """The photos in codes, which a search scans."""
         return self._state.database
 
     @property
@@ -153,13 +152,13 @@ class Reader:
             UdqError: the codes are not in this process.
         """
         if not isinstance(self.database, LocalDatabase):
-            raise UdqError(f"{self.path}: a Ray cluster holds its codes; open it without ray for this")
+            raise UdqError(f"{self.path}: its codes are on a Ray cluster; open it without ray for this")
         return self.database.segments
 
     @property
     def extractor(self) -> Extractor:
         """The network that encodes queries as the photos were; the first use imports torch."""
-        state = self._state  # first: it says of which state the network must be
+        state = self._state  # first: it determines the state that the network must belong to
         with self._lock:
             if self._extractor is None or not _same_network(self._extractor[0], state.manifest):
                 built = extractor_of(state.manifest, state.backbone, self.device, self._network)
@@ -170,18 +169,18 @@ class Reader:
     def _state(self) -> _State:
         """The files of one state, read on first use.
 
-        A writer may have changed the collection twice since it was opened, and deleted the files of this state. As no
-        question has been answered from it yet, the newest state is then read instead.
+        A writer may have changed the collection twice since it was opened, and deleted the files of this state. Nothing
+        has been read from this state yet, so the newest state is read instead.
         """
         with self._lock:
             while self._read is None:
                 try:
-                    model = manifests.read_model(self.path, self.manifest)
+                    model = read_model(self.path, self.manifest)
                     database = self._open_database(self.path, self.manifest, model)
-                    backbone = manifests.read_backbone(self.path, self.manifest)
+                    backbone = read_backbone(self.path, self.manifest)
                     self._read = _State(self.manifest, database, backbone)
                 except CollectionError:
-                    newest = manifests.read_manifest(self.path)
+                    newest = read_manifest(self.path)
                     if newest == self.manifest:
                         raise
                     self.manifest = newest

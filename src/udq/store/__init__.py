@@ -1,1 +1,1 @@
-"""A collection on disk: manifest, segments, and changes that are atomic."""
+"""Collections on disk: manifest, segments, builds and atomic changes."""

@@ -1,13 +1,13 @@
-"""A collection being written: segment by segment into a hidden folder, then put in its place in one step.
+"""Building a collection: segment by segment in a hidden folder that is renamed into place in one step.
 
     .photos.udq.partial/
-      journal.json               what is done: the same entries that the manifest will have
-      lock                       held by the process that builds; by whoever changes a collection, in the collection
-      scratch/                   what the build alone needs: features of the training photos, checkpoints of training
+      journal.json               what is complete: the same entries that the manifest will have
+      lock                       locked by the process that builds (by one that retrains: the lock in the collection)
+      scratch/                   files of the build alone: features of the training photos, checkpoints of training
       model-..., segments/...    as in the collection
 
-A build that is killed, interrupted or runs out of disk leaves this folder, and the same build goes on from there.
-"The same" is a fingerprint of its settings and photos; any other build of that name starts anew.
+A build that is killed, interrupted or runs out of disk leaves this folder, and the same build resumes from it.
+"The same" means the same fingerprint of settings and photos; any other build of that name starts from the beginning.
 """
 
 from __future__ import annotations
@@ -27,28 +27,30 @@ from udq.errors import DiskError, InputError
 from udq.quantization.model import Model
 from udq.store import manifest as manifests
 from udq.store import segments
-from udq.store.manifest import Manifest, now
+from udq.store.manifest import Manifest, UnreadablePhoto, now
 from udq.store.segments import StoredPhoto
 from udq.store.transaction import JOURNAL, swap
 from udq.types import Arrays
 
 
 class CollectionBuilder:
-    """One build of a collection, new or in place of what an existing one holds.
+    """One build of a collection, a new one or a replacement of an existing one.
 
-    Use as a context manager. Leaving it before ``commit`` keeps what is done for the next try.
+    Use as a context manager. Leaving it before ``commit`` keeps the completed work, so that the same build can resume.
     """
 
     def __init__(self, path: Path, *, fingerprint: str, replaces: Manifest | None = None) -> None:
-        """Prepare to build at ``path``, or go on where a build with the same fingerprint stopped.
+        """Prepare to build at ``path``, or resume a build with the same fingerprint.
 
         Args:
             path: where the collection will be.
-            fingerprint: of everything that the outcome depends on.
-            replaces: what is at ``path`` now and will be replaced; nothing may be there where None.
+            fingerprint: checksum of everything that the result depends on.
+            replaces: the manifest of the collection at ``path`` that will be replaced; if None, ``path`` must not
+                exist.
 
         Raises:
             InputError: something is at ``path`` already, or another process is building there.
+            DiskError: the folder cannot be created.
         """
         self._path = path.resolve()
         self._replaces = replaces
@@ -57,14 +59,14 @@ class CollectionBuilder:
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            what, remedy = "create a collection here", "choose another place"
+            what, remedy = "create a collection here", "choose another folder"
             if replaces is not None:
-                what, remedy = f"write beside it, in {self._partial.parent}", "make it writable"
+                what, remedy = f"write beside it, in {self._partial.parent}", "make that folder writable"
             raise DiskError(f"{path}: cannot {what} ({error.strerror}); {remedy}") from error
         self._lock = Lock(self._partial if replaces is None else self._path, path)
         self._journal: dict[str, Any] = {"model": {}}
         try:
-            self._check_place(path)  # again, now that nobody else can change it
+            self._check_place(path)  # again, now that no other process can change it
             self._journal = self._resumable(fingerprint) or self._begin(fingerprint)
             guarded(self.scratch, lambda: self.scratch.mkdir(exist_ok=True))
         except BaseException:
@@ -80,36 +82,36 @@ class CollectionBuilder:
         self._lock.release()
 
     def abandon(self) -> None:
-        """Remove what is done: going on with it cannot help."""
+        """Delete the completed work: resuming would fail in the same way."""
         self._lock.release_for_windows()
         shutil.rmtree(self._partial, ignore_errors=True)
 
     @property
     def scratch(self) -> Path:
-        """A folder for what the build alone needs, gone when it ends."""
+        """A folder for files of the build alone, deleted when it ends."""
         return self._partial / "scratch"
 
     @property
     def has_model(self) -> bool:
-        """Whether an earlier try has already come as far as the model."""
+        """Whether an earlier run has completed the model."""
         return bool(self._journal["model"])
 
     @property
     def done(self) -> int:
-        """Photos that an earlier try and this one have written or found broken, from the first one on."""
+        """Number of photos, from the first one on, that earlier runs and this one wrote or found unreadable."""
         return int(self._journal["done"])
 
     @property
-    def broken(self) -> list[dict[str, str]]:
-        """Those of them that could not be read."""
+    def broken(self) -> list[UnreadablePhoto]:
+        """The unreadable ones among these."""
         return list(self._journal["broken"])
 
     def read_model(self) -> Model:
-        """Read the model of an earlier try."""
+        """Read the completed model."""
         return Model.from_bytes(self._find(self._journal["model"]["file"]).read_bytes())
 
     def read_backbone(self) -> Arrays:
-        """Read the trained convolutions of an earlier try, by name; empty where they were left alone."""
+        """Read the trained convolutions, by name; empty if they were not trained."""
         entry = self._journal["backbone"]
         return {} if entry is None else manifests.arrays_from(self._find(entry["file"]).read_bytes())
 
@@ -120,12 +122,12 @@ class CollectionBuilder:
         training: dict[str, Any] | None = None,
         backbone: Arrays | None = None,
     ) -> None:
-        """Write what encodes regions and queries.
+        """Write the model that encodes regions and queries.
 
         Args:
             model: fully connected layers and quantizer.
-            training: how training went, JSON-serialisable.
-            backbone: the convolutions where they were trained too, by name.
+            training: history of the training, JSON-serialisable.
+            backbone: trained convolutions, by name; None or empty if they were not trained.
         """
         if backbone:
             name = self._name("backbone")
@@ -135,15 +137,15 @@ class CollectionBuilder:
         self._note(model=entry, training=training)
 
     def put_segment(
-        self, photos: Sequence[StoredPhoto], *, codewords: int, done: int, broken: Sequence[dict[str, str]] = ()
+        self, photos: Sequence[StoredPhoto], *, codewords: int, done: int, broken: Sequence[UnreadablePhoto] = ()
     ) -> None:
         """Append photos.
 
         Args:
-            photos: at least one, of higher ids than those before.
+            photos: at least one, with higher ids than the photos written before.
             codewords: K.
-            done: photos up to here, with those that are broken.
-            broken: those so far.
+            done: number of photos so far, unreadable ones included.
+            broken: unreadable photos so far.
         """
         name = self._name("segments", after=len(self._journal["segments"]))
         entry = segments.write(self._partial, name, photos, codewords=codewords)
@@ -154,18 +156,21 @@ class CollectionBuilder:
         config: IndexConfig,
         *,
         given: Mapping[str, files.Fingerprint | None],
-        broken: Sequence[dict[str, str]],
+        broken: Sequence[UnreadablePhoto],
         next_id: int,
         passed_over: int = 0,
     ) -> None:
-        """Write the manifest and put the collection in its place.
+        """Write the manifest and move the collection into place.
 
         Args:
-            config: what it was built with.
+            config: the settings it was built with.
             given: the user's own files that it was built with, as in ``Manifest.given``.
             broken: photos that could not be read.
-            next_id: the id of the next photo to come.
-            passed_over: files that are no photos.
+            next_id: the id of the next photo that is added.
+            passed_over: number of files that are not photos.
+
+        Raises:
+            DiskError: it cannot be moved into place.
         """
         document = {
             "format": manifests.FORMAT,
@@ -193,8 +198,8 @@ class CollectionBuilder:
                 self._replace(Manifest(document), self._replaces)
         except OSError as error:
             raise DiskError(
-                f"{self._path}: cannot put the collection in place ({error.strerror}); "
-                "make room for it, and run the same command again to go on"
+                f"{self._path}: cannot move the collection into place ({error.strerror}); "
+                "make room for it, and run the same command again to resume"
             ) from error
 
     def _put_in_place(self, manifest: Manifest) -> None:
@@ -211,48 +216,48 @@ class CollectionBuilder:
             (self._path / name).unlink(missing_ok=True)
 
     def _replace(self, manifest: Manifest, before: Manifest) -> None:
-        """Bring the new files beside the old ones and swap the manifest."""
+        """Move the new files beside the old ones and replace the manifest."""
         listed = manifests.files_of(manifest)
         for name in listed:
-            target = self._path / name
+            written, target = self._find(name), self._path / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if self._find(name) != target:
-                self._find(name).replace(target)
+            if written != target:
+                written.replace(target)
         for folder in (*self._path.glob("segments/*"), self._path / "segments", self._path):
             sync_folder(folder)
         swap(self._path, manifest, before)
-        self._journal["model"] = {}  # nothing to go on with: leaving the context sweeps the folder
+        self._journal["model"] = {}  # nothing left to resume: leaving the context deletes the folder
 
     def _check_place(self, path: Path) -> None:
-        """Refuse to build over what is there, or to replace what has become something else."""
+        """Raise InputError if ``path`` is taken, or if the collection to replace has changed."""
         if self._replaces is None:
             if path.exists() or path.is_symlink():
                 raise InputError(f"{path}: already exists; choose another name, or delete it first")
         elif manifests.read_manifest(path).document["sha256"] != self._replaces.document["sha256"]:
-            raise InputError(f"{path}: was changed meanwhile; run the same command again")
+            raise InputError(f"{path}: was changed by another process; run the same command again")
 
     def _resumable(self, fingerprint: str) -> dict[str, Any] | None:
-        """Return the journal of an earlier try of the same build, where its files are whole."""
+        """Return the journal of an interrupted run of the same build; None unless all its files are complete."""
         try:
             journal: dict[str, Any] = json.loads((self._partial / JOURNAL).read_bytes())
-            expected = manifests.sizes_of(journal)
-            whole = all(self._find(name).stat().st_size == size for name, size in expected.items())
+            sizes = manifests.sizes_of(journal)
+            complete = all(self._find(name).stat().st_size == size for name, size in sizes.items())
         except (OSError, ValueError, KeyError, TypeError):
             return None
         for name in (manifests.MANIFEST, manifests.COPY):
             (self._partial / name).unlink(missing_ok=True)
-        return journal if whole and journal["fingerprint"] == fingerprint else None
+        return journal if complete and journal["fingerprint"] == fingerprint else None
 
     def _begin(self, fingerprint: str) -> dict[str, Any]:
-        """Clear away what another build left, and start a journal."""
-        for left in self._partial.iterdir():
-            if left.is_dir():
-                shutil.rmtree(left)
-            elif left.name not in ("lock", OWNER):
-                left.unlink()
+        """Delete the files of any other build, and start a journal."""
+        for entry in self._partial.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in ("lock", OWNER):
+                entry.unlink()
         journal: dict[str, Any] = {"fingerprint": fingerprint, "model": {}, "backbone": None, "training": None}
         journal |= {"segments": [], "done": 0, "broken": []}
-        # Numbers of its files, after those of what it replaces.
+        # The numbers of its files start after those of the collection it replaces.
         journal["first"] = {kind: manifests.next_number(self._path, kind) for kind in ("model", "backbone", "segments")}
         write_whole(self._partial / JOURNAL, json.dumps(journal).encode())
         return journal
@@ -262,10 +267,10 @@ class CollectionBuilder:
         write_whole(self._partial / JOURNAL, json.dumps(self._journal).encode())
 
     def _name(self, kind: str, *, after: int = 0) -> str:
-        """The name of a file or folder of this build."""
+        """Return the name of a file or folder of this build."""
         return manifests.numbered(kind, self._journal["first"][kind] + after)
 
     def _find(self, name: str) -> Path:
-        """Where a file of this build is: a try that stopped in its last step may have moved it into place."""
+        """Return the path of a file of this build; an earlier run may have moved it into place before it stopped."""
         file = self._partial / name
         return file if self._replaces is None or file.exists() else self._path / name

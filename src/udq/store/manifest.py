@@ -1,22 +1,23 @@
-"""The collection on disk: what its files are, and reading all but the segments.
+"""The files of a collection on disk, and how all but the segments are read.
 
     photos.udq/
       collection.json            manifest: format, version, configuration, checksums of every other file
-      collection.copy.json       the same once more, for ``udq verify --repair``
+      collection.copy.json       a copy of the manifest, for ``udq verify --repair``
       model-000001.npz           fully connected layers and quantizer
-      backbone-000001.npz        convolutions, where they were trained too
-      removed-000001.npy         (n,) int64: ids of photos that segments hold and the collection does not
-      lock                       empty; held by whoever changes the collection, whom owner.json names meanwhile
+      backbone-000001.npz        convolutions, if they were trained too
+      removed-000001.npy         (n,) int64: ids of photos that segments contain but that were removed
+      lock                       empty; locked by the process that changes the collection
+      owner.json                 that process, while it holds the lock
       segments/000001/
-        codes.npy                (G, M) uint8 where K = 256, else M*log2(K) bits a region, packed end to end
+        codes.npy                (G, M) uint8 if K = 256, else M*log2(K) bits per region, packed end to end
         boxes.npy                (G, 4) uint16: x1, y1, x2, y2 in pixels
         offsets.npy              (N+1,) int64: regions of image i are rows offsets[i] to offsets[i+1]
-        photos.npy               (N,) records: id, and size, time and digest of the photo's file, quantization error
+        photos.npy               (N,) records: id; size, time and digest of the photo's file; quantization error
         images.json              names, folders and sizes of the N photos
 
-Files are written once and never changed. What belongs to the collection is what the manifest names, and the
-manifest is replaced in one atomic step: that is all that changing a collection has to do. The files that the manifest
-before listed stay until the next change, for those who have the collection open.
+Files are written once and never changed. The collection consists of the files that the manifest lists, and changing
+it means replacing the manifest in one atomic step. Files that only the previous manifest lists stay until the next
+change, for readers that have the collection open.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,94 +41,115 @@ from udq.common.text import one_line
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.quantization.model import Model
+from udq.store import schema
 from udq.types import Arrays
 
 FORMAT = "udq-collection"
 VERSION = 3
-# Format 2 had no ids of photos, no removed ones, and knew nothing of the photos' files.
+# Format 2 has no photo ids, no removed photos, and no facts of the photos' files.
 _OLDEST = 2
 MANIFEST = "collection.json"
 COPY = "collection.copy.json"
 REMEDY = "restore it from a copy, or run 'udq verify --repair'"
-# Files outside the collection that it needs: name in the manifest -> what to call it.
+# Files outside the collection that it needs: key in the manifest -> its name in messages.
 GIVEN = {"weights": "weights", "rpn": "weights of the region proposal network"}
 _SUFFIX = {"removed": "npy"}
-_OWN = re.compile(r"(model|backbone)-\d{6}\.npz|removed-\d{6}\.npy|segments/\d{6}/[a-z]+\.(npy|json)")
+_FOLDER = schema.NAMES["segments"]
+_OWN = re.compile(
+    "|".join([*(schema.NAMES[kind] for kind in ("model", "backbone", "removed")), f"{_FOLDER}/{schema.SEGMENT_FILE}"])
+)
+
+
+class UnreadablePhoto(TypedDict):
+    """A photo that could not be read, as the manifest lists it.
+
+    Attributes:
+        image: its name in the collection.
+        reason: why it could not be read, in one line.
+    """
+
+    image: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a collection holds; the parsed ``collection.json``."""
+    """The contents of a collection: the parsed ``collection.json``."""
 
     document: dict[str, Any]
 
     @property
     def config(self) -> IndexConfig:
-        """What the collection was built with."""
+        """The settings that the collection was built with."""
         return IndexConfig().replace(self.document["config"])
 
     @property
     def given(self) -> dict[str, Fingerprint | None]:
-        """The user's own files of ``weights`` and ``rpn``; None where the usual ones serve."""
+        """The user's own files of ``weights`` and ``rpn``; None if the default ones are used."""
         return {name: self.document.get(name) for name in GIVEN}
 
     @property
-    def broken(self) -> list[dict[str, str]]:
-        """Photos that could not be read: ``image`` and ``reason``."""
-        broken: list[dict[str, str]] = self.document["broken"]
+    def broken(self) -> list[UnreadablePhoto]:
+        """Photos that could not be read."""
+        broken: list[UnreadablePhoto] = self.document["broken"]
         return broken
 
     @property
     def segments(self) -> list[dict[str, Any]]:
-        """Folder, numbers of ``images`` and ``regions``, and files of each segment."""
+        """The entry of each segment: ``folder``, numbers of ``images`` and ``regions``, ``files``."""
         segments: list[dict[str, Any]] = self.document["segments"]
         return segments
 
     @property
     def removed(self) -> dict[str, int]:
-        """Numbers of ``images`` and ``regions`` that segments hold and the collection does not."""
+        """Numbers of ``images`` and ``regions`` that segments contain but that were removed."""
         entry = self.document.get("removed") or {"images": 0, "regions": 0}
         return {of: entry[of] for of in ("images", "regions")}
 
     @property
     def images(self) -> int:
-        """N, photos that can be found."""
+        """N, the number of photos that can be found."""
         return int(sum(segment["images"] for segment in self.segments)) - self.removed["images"]
 
     @property
     def regions(self) -> int:
-        """G, regions of all photos."""
+        """G, the number of regions of these photos."""
         return int(sum(segment["regions"] for segment in self.segments)) - self.removed["regions"]
 
     @property
     def next_id(self) -> int:
-        """The id of the next photo to come."""
+        """The id of the next photo that is added."""
         return int(self.document.get("next_id", self.images))
 
     @property
     def fitted_before(self) -> int:
-        """Photos of lower ids were of the collection when its model was fitted."""
+        """Photos with lower ids were in the collection when its model was fitted."""
         return int(self.document.get("fitted_before", self.next_id))
 
 
 def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
-    """Read and check the manifest; raises CollectionError where ``path`` is not a collection this version reads.
+    """Read and check the manifest.
 
     Args:
         path: the collection.
-        name: the manifest's, or its copy's.
+        name: ``MANIFEST``, or ``COPY`` for its copy.
+
+    Raises:
+        InputError: nothing is at ``path``.
+        CollectionError: ``path`` is not a collection, is one of a version that this udq does not read, or its manifest
+            is damaged.
     """
     file = path / name
     if not path.exists():
         raise InputError(f"{path}: no such collection; build one with: udq index PHOTOS -o {path}")
     try:
         document = json.loads(file.read_bytes())
-        named, version = document["format"] == FORMAT, _whole(document["version"])
+        version = document["version"] if document["format"] == FORMAT else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, ValueError | RecursionError) and file.is_file():
             raise CollectionError(f"{path}: its {name} is damaged; {REMEDY}") from error
         raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made") from error
-    if not named:
+    if type(version) is not int:
         raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made")
     if version > VERSION:
         raise CollectionError(
@@ -138,62 +160,19 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
             f"{path}: format version {version} is older than this udq reads ({_OLDEST}); build it again from its photos"
         )
     try:
-        same = document.get("sha256") == document_sum(document)
-        if same:
-            _expect_whole(document)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, UdqError) as error:
+        if document.get("sha256") != document_sum(document):
+            raise ValueError("checksum differs")
+        schema.check(document)
+        manifest = Manifest(document)
+        if min(manifest.images, manifest.regions) < 0:
+            raise ValueError("negative photo count")
+    except (ValueError, RecursionError, UdqError) as error:
         raise CollectionError(f"{path}: its {name} is damaged ({one_line(error)}); {REMEDY}") from error
-    if not same:
-        raise CollectionError(f"{path}: its {name} is damaged (checksum differs); {REMEDY}")
-    return Manifest(document)
-
-
-def _expect_whole(document: dict[str, Any]) -> None:
-    """Go through what a manifest must have; raises what Python raises where something is missing or something else."""
-    manifest = Manifest(document)
-    _ = manifest.config
-    for given in manifest.given.values():
-        if given is not None:
-            _ = _text(given["path"]), _text(given["sha256"])
-    if not isinstance(document["training"], dict | None):
-        raise TypeError(f"expected facts of training, found {document['training']!r:.40}")
-    for text in (document["udq"], document["created"], document["model"]["origin"]):
-        _text(text)
-    for entry in manifest.broken:
-        _ = _text(entry["image"]), _text(entry["reason"])
-    for kind in ("model", "backbone", "removed"):
-        listed = document.get(kind)
-        if listed is not None and not re.fullmatch(rf"{kind}-\d{{6}}\.{_SUFFIX.get(kind, 'npz')}", listed["file"]):
-            raise ValueError(f"'{listed['file']}' is no file of a collection")
-    for segment in manifest.segments:
-        if not re.fullmatch(r"segments/\d{6}", segment["folder"]):
-            raise ValueError(f"'{segment['folder']}' is no file of a collection")
-        _ = [segment["files"][name] for name in ("codes.npy", "boxes.npy", "offsets.npy", "images.json")]
-    for name, facts in facts_of(document).items():
-        inside(Path(), name)
-        _ = _whole(facts["bytes"]), _text(facts["sha256"])
-    numbers = [document["passed_over"], *manifest.removed.values()]
-    numbers += [document[name] for name in ("next_id", "fitted_before") if name in document]
-    numbers += [segment[of] for segment in manifest.segments for of in ("images", "regions")]
-    numbers += [segment["first_id"] for segment in manifest.segments if "first_id" in segment]
-    if min(*map(_whole, numbers), manifest.images, manifest.regions) < 0:
-        raise ValueError("fewer than no photos")
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int or abs(value) >= 2**63:
-        raise TypeError(f"expected a whole number, found {value!r:.40}")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, found {value!r:.40}")
-    return value
+    return manifest
 
 
 def numbered_photos(manifest: Manifest) -> Manifest:
-    """Return a manifest that says ids of photos of format 2, which were their places, so that they outlive changes."""
+    """Return a manifest with the ids of photos of format 2, which are their places, so that changes keep them."""
     first, entries = 0, []
     for entry in manifest.segments:
         known = "photos.npy" in entry["files"] or "first_id" in entry
@@ -203,12 +182,12 @@ def numbered_photos(manifest: Manifest) -> Manifest:
 
 
 def read_model(path: Path, manifest: Manifest) -> Model:
-    """Read the model, checksum and all."""
+    """Read the model and compare its checksum."""
     return Model.from_bytes(_read(path, manifest.document["model"]))
 
 
 def read_backbone(path: Path, manifest: Manifest) -> Arrays:
-    """Read the convolutions that were trained with the collection, by name; empty where they are the usual ones."""
+    """Read the convolutions that were trained with the collection, by name; empty if they were not trained."""
     entry = manifest.document.get("backbone")
     return {} if entry is None else arrays_from(_read(path, entry))
 
@@ -222,24 +201,24 @@ def arrays_from(data: bytes) -> Arrays:
 
 
 def given_file(given: Mapping[str, Fingerprint | None], name: str) -> Path | None:
-    """Return the user's own file of ``weights`` or ``rpn``, after comparing its checksum; None where there is none."""
-    wanted = given[name]
-    if wanted is None:
+    """Return the user's own file of ``weights`` or ``rpn``, after comparing its checksum; None if it is not used."""
+    expected = given[name]
+    if expected is None:
         return None
-    file = Path(wanted["path"])
+    file = Path(expected["path"])
     try:
         found = fingerprint(file)
     except OSError as error:
         raise CollectionError(
             f"{file}: the {GIVEN[name]} this collection was built with are gone; put the file back"
         ) from error
-    if found is None or found["sha256"] != wanted["sha256"]:
+    if found is None or found["sha256"] != expected["sha256"]:
         raise CollectionError(f"{file}: not the {GIVEN[name]} this collection was built with (checksum differs)")
     return file
 
 
 def read_removed(path: Path, manifest: Manifest) -> NDArray[np.int64]:
-    """Return the ids (n,) of photos that segments hold and that are not of the collection any more, ascending."""
+    """Return the ids (n,) of photos that segments contain but that were removed, ascending."""
     entry = manifest.document.get("removed")
     if entry is None:
         return np.empty(0, np.int64)
@@ -258,29 +237,29 @@ def numbered(kind: str, number: int) -> str:
 
 
 def next_number(path: Path, kind: str) -> int:
-    """Return the first number that no ``model``, ``backbone``, ``removed`` or ``segments`` in a folder has."""
+    """Return the first unused number for ``model``, ``backbone``, ``removed`` or ``segments`` in a folder."""
     names = (name for name in own_files(path) if name.startswith(kind))
     return 1 + max((int(re.findall(r"\d{6}", name)[0]) for name in names), default=0)
 
 
 def own_files(path: Path) -> list[str]:
-    """Return the names of files in a collection's folder that are of a collection, whether a manifest lists them."""
+    """Return the files in a collection's folder that have names of a collection, listed in the manifest or not."""
     found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     return [name for name in found if _OWN.fullmatch(name)]
 
 
 def files_of(manifest: Manifest) -> list[str]:
-    """Return the names of all files but the manifest."""
+    """Return the names of all files that a manifest lists."""
     return list(sizes_of(manifest.document))
 
 
 def sizes_of(document: Mapping[str, Any]) -> dict[str, int]:
-    """Return name and bytes of the files that a manifest, or one in the making, lists."""
+    """Return name and bytes of the files that a manifest, or the journal of a build, lists."""
     return {name: facts["bytes"] for name, facts in facts_of(document).items()}
 
 
 def facts_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Size and checksum of each file that a manifest lists."""
+    """Return size and checksum of each file that a manifest or a journal lists, by name."""
     found = {entry["file"]: entry for entry in map(document.get, ("model", "backbone", "removed")) if entry}
     for segment in document["segments"]:
         found |= {f"{segment['folder']}/{name}": facts for name, facts in segment["files"].items()}
@@ -288,14 +267,14 @@ def facts_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def document_sum(document: Mapping[str, Any]) -> str:
-    """Return the checksum of everything in a manifest but the checksum."""
+    """Return the checksum of a manifest without its own ``sha256``."""
     rest = {key: value for key, value in document.items() if key != "sha256"}
     return checksum(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
     """Return the bytes of a manifest."""
-    # Format 2 wrote names as they are; escaped, even one that is no Unicode can be said.
+    # Format 2 does not escape names. Escaped, a name that is not valid Unicode can be stored too.
     return json.dumps(document, indent=1, ensure_ascii=document["version"] > 2).encode()
 
 
@@ -312,7 +291,7 @@ def _read(path: Path, entry: Mapping[str, Any]) -> bytes:
 
 
 def check(file: Path, facts: Mapping[str, Any]) -> None:
-    """Read a whole file and compare its checksum; raises CollectionError where it differs."""
+    """Read a whole file and compare its checksum; raises CollectionError if it differs."""
     try:
         with file.open("rb") as opened:
             found = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -323,15 +302,12 @@ def check(file: Path, facts: Mapping[str, Any]) -> None:
 
 
 def inside(path: Path, name: str) -> Path:
-    """Join a name from the manifest, which must not lead out of the collection."""
-    if not (_OWN.fullmatch(name) or re.fullmatch(r"segments/\d{6}", name)):
-        raise CollectionError(f"{path}: its {MANIFEST} names '{name}', which is no file of a collection")
+    """Join a file or folder name of a manifest; raises CollectionError if it is not one of a collection."""
+    if not (_OWN.fullmatch(name) or re.fullmatch(_FOLDER, name)):
+        raise CollectionError(f"{path}: its {MANIFEST} lists '{name}', which is not a file of a collection")
     return path / name
 
 
-pass
-
-
 def now() -> str:
-    """Return the time in the manifest's words."""
+    """Return the current time as the manifest stores it: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

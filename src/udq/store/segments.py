@@ -1,13 +1,14 @@
-"""Photos as a collection keeps them: their codes and boxes in segments, of which each is a folder of five files.
+"""Segments: the codes and boxes of up to 4,096 photos each, in a folder of five files.
 
-A segment is written once and never changed: that a photo is removed, the manifest says. Reading one compares every
-byte with its checksum, so that damage is an error and never a wrong answer.
+A segment is written once and never changed; the manifest lists the photos that were removed since. Reading a segment
+compares every byte with its checksum, so that damage is an error and never a wrong result.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,12 +27,12 @@ from udq.store import manifest as manifests
 from udq.store.manifest import Manifest
 from udq.types import Codes
 
-# What photos.npy holds of each photo: its id, what its file was (size -1 where that is not known), and the mean
-# squared quantization error of its regions (nan where that is not known).
+# Records of photos.npy: id; size, modification time and digest of the photo's file (size -1 if unknown); mean squared
+# quantization error of its regions (nan if unknown).
 PHOTO = np.dtype([("id", "<i8"), ("size", "<i8"), ("modified", "<i8"), ("digest", "V16"), ("error", "<f4")])
-# Photos a segment at most: some 400,000 regions, 7 MB of codes and boxes in memory until it is written.
+# Most photos per segment: about 400,000 regions, 7 MB of codes and boxes in memory until it is written.
 PHOTOS = 4096
-_READERS = 4  # threads that compare checksums
+_READERS = 4  # threads that compute checksums
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Image:
 
     Attributes:
         name: its name in the collection.
-        root: the folder, absolute, that the name is relative to.
-        width, height: pixels as a viewer shows it.
-        id: a number that no other photo of the collection has or will have, and that stays as long as the photo does.
+        root: the absolute folder that the name is relative to.
+        width, height: size in pixels as a viewer shows it.
+        id: unique in the collection, never reused, and the same as long as the photo is in it.
     """
 
     name: str
@@ -59,14 +60,14 @@ class Image:
 
 @dataclass(frozen=True)
 class StoredPhoto:
-    """A photo with all that a collection keeps of it.
+    """All that a collection stores of a photo.
 
     Attributes:
-        image: name, place, size and id.
-        content: what its file was when it was looked at; None where that is not known.
+        image: name, folder, size and id.
+        content: size, time and digest of its file when it was read; None if unknown.
         boxes: (R, 4) uint16, R >= 1.
         codes: (R, M) uint8 or uint16.
-        error: mean squared quantization error of its regions; nan where that is not known.
+        error: mean squared quantization error of its regions; nan if unknown.
     """
 
     image: Image
@@ -78,16 +79,16 @@ class StoredPhoto:
 
 @dataclass(frozen=True)
 class Segment:
-    """Regions of some photos, in the order of image ids; some photos may have been removed since.
+    """Regions of N photos in ascending order of ids; some of the photos may have been removed since.
 
     Attributes:
         folder: its name in the collection.
-        codes: (G, M) uint8 or uint16, memory-mapped where the disk holds them as they are.
-        boxes: (G, 4) uint16, memory-mapped.
-        offsets: (N+1,) int64.
+        codes: (G, M) uint8 or uint16, memory-mapped if the file holds them unpacked.
+        boxes: (G, 4) uint16, memory-mapped; x1, y1, x2, y2 in pixels.
+        offsets: (N+1,) int64; regions of photo i are rows offsets[i] to offsets[i+1].
         images: N photos.
         photos: (N,) of ``PHOTO``.
-        removed: (N,) bool, photos that are not of the collection any more.
+        removed: (N,) bool, photos that were removed from the collection.
     """
 
     folder: str
@@ -100,7 +101,7 @@ class Segment:
 
     @staticmethod
     def of(folder: str, photos: Sequence[StoredPhoto]) -> Segment:
-        """Return the segment of some photos.
+        """Return a segment in memory.
 
         Args:
             folder: its name in the collection.
@@ -123,38 +124,60 @@ class Segment:
 
     @cached_property
     def living(self) -> NDArray[np.int64]:
-        """Rows of the photos that are of the collection still."""
+        """Rows of the photos that are not removed, ascending."""
         return np.flatnonzero(~self.removed)
 
     def content(self, row: int) -> Content | None:
-        """Return what a photo's file was when it was looked at; None where that is not known."""
+        """Return size, time and digest of a photo's file when it was read; None if unknown."""
         _, size, modified, digest, _ = self.photos[row].item()
         return Content(size, modified, digest) if size >= 0 else None
 
     def indexed(self, row: int) -> StoredPhoto:
-        """Return a photo with all that is kept of it."""
+        """Return the photo of a row with its codes and boxes."""
         regions = slice(self.offsets[row], self.offsets[row + 1])
         error = float(self.photos["error"][row])
         return StoredPhoto(self.images[row], self.content(row), self.boxes[regions], self.codes[regions], error)
 
 
 def read(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> Iterator[Segment]:
-    """Read each segment of a collection; codes of 8 bits and boxes are memory-mapped, nothing else is large.
+    """Read each segment of a collection; codes of 8 bits and boxes are memory-mapped.
 
     Raises:
-        CollectionError: a file is missing, or not as it was written.
+        CollectionError: a file is missing or damaged.
     """
     removed = manifests.read_removed(path, manifest)
     read = partial(read_one, path, manifest, removed=removed, subspaces=subspaces, codewords=codewords)
-    # Half of the work is checksums, which threads take side by side.
+    # Half of the work is checksums, which threads compute in parallel.
     with ThreadPoolExecutor(_READERS) as pool:
         yield from pool.map(read, range(len(manifest.segments)))
+
+
+def removed_regions(stored: Iterable[Segment], ids: AbstractSet[int]) -> dict[int, int]:
+    """Return id -> number of regions of the photos in segments that are removed already or have one of these ids."""
+    counts: dict[int, int] = {}
+    for segment in stored:
+        numbers = segment.photos["id"]
+        rows = np.flatnonzero(segment.removed | np.isin(numbers, list(ids)))
+        counts |= zip(numbers[rows].tolist(), np.diff(segment.offsets)[rows].tolist(), strict=True)
+    return counts
 
 
 def read_one(
     path: Path, manifest: Manifest, place: int, *, removed: NDArray[np.int64], subspaces: int, codewords: int
 ) -> Segment:
-    """Read the segment at a place in the manifest; ``removed`` is of ``storage.read_removed``."""
+    """Read the segment at a place in the manifest.
+
+    Args:
+        path: the collection.
+        manifest: its state.
+        place: index of the segment in ``manifest.segments``.
+        removed: (n,) ids of removed photos, from ``manifest.read_removed``.
+        subspaces: M.
+        codewords: K.
+
+    Raises:
+        CollectionError: a file is missing or damaged.
+    """
     images, photos = read_photos(path, manifest, place)
     entry = manifest.segments[place]
     folder = manifests.inside(path, entry["folder"])
@@ -165,7 +188,7 @@ def read_one(
         boxes = npz.read_array(folder / "boxes.npy", mapped=True)
         offsets = npz.read_array(folder / "offsets.npy")
         codes = unpack(stored, entry["regions"], subspaces=subspaces, codewords=codewords)
-        whole = (
+        consistent = (
             offsets.dtype == np.int64
             and offsets.shape == (len(images) + 1,)
             and boxes.dtype == np.uint16
@@ -176,14 +199,14 @@ def read_one(
         )
     except ValueError as error:
         raise CollectionError(f"{folder}: damaged ({error}); {manifests.REMEDY}") from error
-    if not whole:
+    if not consistent:
         raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
-    gone = np.isin(photos["id"], removed, assume_unique=True)
-    return Segment(entry["folder"], codes, boxes, offsets, images, photos, gone)
+    is_removed = np.isin(photos["id"], removed, assume_unique=True)
+    return Segment(entry["folder"], codes, boxes, offsets, images, photos, is_removed)
 
 
 def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image, ...], NDArray[Any]]:
-    """Read what photos a segment holds, removed ones too, without their codes.
+    """Read the photos of a segment without their codes, removed photos included.
 
     Returns:
         The photos, and (N,) of ``PHOTO``.
@@ -196,7 +219,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
     try:
         if "photos.npy" in entry["files"]:
             photos = npz.read_array(folder / "photos.npy")
-        else:  # of format 2, where an id was the place among all photos
+        else:  # format 2, where an id is the place among all photos
             first = manifests.numbered_photos(manifest).segments[place]["first_id"]
             photos = np.zeros(len(listed["names"]), PHOTO)
             photos["id"], photos["size"], photos["error"] = np.arange(first, first + len(photos)), -1, np.nan
@@ -207,24 +230,24 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
             )
         )
         if photos.dtype != PHOTO or not _are_photos(images):
-            raise ValueError("something else than photos")
-        whole = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
+            raise ValueError("expected names, folders and sizes of photos")
+        consistent = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise CollectionError(f"{folder}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
-    if not whole:
+    if not consistent:
         raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
     return images, photos
 
 
 def read_living(path: Path, manifest: Manifest) -> list[Image]:
-    """Read what photos a collection holds, in the order of their ids, without their codes."""
+    """Read the photos of a collection without their codes, in ascending order of ids, removed photos left out."""
     removed = set(manifests.read_removed(path, manifest).tolist())
-    held = (read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
-    return [image for photos in held for image in photos if image.id not in removed]
+    stored = (read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
+    return [image for photos in stored for image in photos if image.id not in removed]
 
 
 def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ...]:
-    """Read names and places alone of the photos of a segment, removed ones too."""
+    """Read only the names and paths of the photos of a segment, removed photos included."""
     listed = _listing(path, manifest, place)
     try:
         return tuple(
@@ -241,28 +264,28 @@ def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
     manifests.check(file, entry["files"]["images.json"])
     try:
         listed: dict[str, Any] = json.loads(file.read_bytes())
-        if not all(isinstance(listed[of], list) for of in ("names", "roots", "sizes")):
-            raise ValueError("something else than photos")
+        if not all(isinstance(listed[key], list) for key in ("names", "roots", "sizes")):
+            raise ValueError("expected lists of names, roots and sizes")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CollectionError(f"{file}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
     return listed
 
 
 def _are_photos(images: Sequence[Image]) -> bool:
-    """Whether what a file says of photos can be true of any."""
-    words = [word for image in images for word in (image.name, image.root)]
+    """Whether names, folders and sizes have the right types and possible values."""
+    texts = [text for image in images for text in (image.name, image.root)]
     sides = [side for image in images for side in (image.width, image.height)]
-    if not (set(map(type, words)) <= {str} and set(map(type, sides)) <= {int}):
+    if not (set(map(type, texts)) <= {str} and set(map(type, sides)) <= {int}):
         return False
-    return "\0" not in "".join(words) and min(sides, default=1) > 0
+    return "\0" not in "".join(texts) and min(sides, default=1) > 0
 
 
 def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: int) -> dict[str, Any]:
-    """Write a segment and return its entry of the manifest.
+    """Write a segment and return its entry for the manifest.
 
     Args:
-        path: where the folder ``segments`` is.
-        name: its name there.
+        path: the folder that contains ``segments``.
+        name: of its folder, relative to ``path``.
         photos: in ascending order of their ids, at least one.
         codewords: K.
     """
@@ -279,7 +302,7 @@ def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: in
         "boxes.npy": npy(segment.boxes),
         "offsets.npy": npy(segment.offsets),
         "photos.npy": npy(segment.photos),
-        # Escaped: so that even a name that is no Unicode can be said.
+        # Escaped, so that a name that is not valid Unicode can be stored too.
         "images.json": json.dumps(listed).encode(),
     }
     entry = {
@@ -293,7 +316,7 @@ def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: in
 
 
 def pack(codes: Codes) -> NDArray[np.uint8]:
-    """Return codes as the disk holds them: as they are at 8 bits a subspace, else as one run of bits."""
+    """Return codes as they are stored: unchanged at 8 bits per subspace, otherwise as one run of bits."""
     bits = (codes.codewords - 1).bit_length()
     if bits == 8:
         return codes.values.astype(np.uint8)
@@ -304,16 +327,16 @@ def pack(codes: Codes) -> NDArray[np.uint8]:
 def unpack(
     stored: NDArray[np.uint8], regions: int, *, subspaces: int, codewords: int
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return (G, M) codes from what ``pack`` returned; raises ValueError where their number differs."""
+    """Return (G, M) codes, the inverse of ``pack``; raises ValueError if their number differs."""
     bits = (codewords - 1).bit_length()
     if bits == 8:
         if stored.shape != (regions, subspaces) or stored.dtype != np.uint8:
             raise ValueError(f"expected codes of shape {(regions, subspaces)}, found {stored.shape}")
         return stored
-    wanted = regions * subspaces * bits
-    if stored.dtype != np.uint8 or stored.shape != (-(-wanted // 8),):
-        raise ValueError(f"expected {-(-wanted // 8)} bytes of packed codes, found {stored.shape}")
-    unpacked = np.unpackbits(stored, count=wanted).reshape(regions, subspaces, bits)
+    total = regions * subspaces * bits
+    if stored.dtype != np.uint8 or stored.shape != (-(-total // 8),):
+        raise ValueError(f"expected {-(-total // 8)} bytes of packed codes, found {stored.shape}")
+    unpacked = np.unpackbits(stored, count=total).reshape(regions, subspaces, bits)
     places = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
     values: NDArray[np.uint16] = unpacked @ places
     return values.astype(np.uint8) if codewords <= 256 else values

@@ -1,1 +1,1 @@
-"""Training without labels (algorithm 1), and the training of the region proposal network."""
+"""Training of the head without labels (algorithm 1), and of the region proposal network on labelled boxes."""

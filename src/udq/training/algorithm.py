@@ -1,16 +1,16 @@
-"""Algorithm 1: a collection teaches its own features to fit its own codes, without labels.
+"""Algorithm 1: fits the features of a collection to its own codes, without labels.
 
-    module 1     supervision from the pooled features as they are, and one round of optimisation
-    module 2     ``iterations`` times: supervision anew from the network's own features, and one round; it ends sooner
-                 where features begin to spread over more directions again
+    module 1     supervision from the untrained features, and one round of optimisation
+    module 2     ``iterations`` times: supervision from the network's current features, and one round of optimisation;
+                 ends early if the features begin to spread over more directions again
 
 Supervision (sec. 3.2): refine the features (sec. 3.4), minimise the quantization error (eq. 6), take the codewords as
 labels and the quantized features as targets. A round minimises the joint loss (eq. 7). The rotation of each quantizer
 is folded into FC_S, so that slices of f line up with the codebooks: eq. 8 and 9 slice f, the labels are of rotated f.
 
-Past the paper: the weights that are kept are the average of the trained ones and those before training. Training
-starts from layers that change nothing, so that the two lie close enough for their average to be as good a network as
-either; it keeps what training gained and gives back what it overdid (docs/training.md).
+Beyond the paper: the result is the average of the weights before and after training. Training starts from layers that
+change nothing, so that the two are close enough for their average to be a good network: it keeps most of what training
+gained, and undoes some overfitting (docs/training.md).
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from torch import Tensor, nn
 from udq.common import npz
 from udq.common.progress import Progress, silent
 from udq.config import QuantizerConfig, TrainConfig
-from udq.quantization import quantizer as quantizers
+from udq.quantization import quantizer
 from udq.quantization.head import Head, average
 from udq.training import losses, refinement
 from udq.training.process_group import ProcessGroup, SingleProcess
 from udq.training.trainable_head import TrainableHead
 from udq.types import Arrays, Codes, Features
 
-# k-means for PBR and CBR: regions a cluster, and clusters at most.
+# k-means for PBR and CBR: regions per cluster, and the largest number of clusters.
 _REGIONS_A_CLUSTER = 40
 _CLUSTERS = 4096
-# The quantizers of the rounds supervise and are thrown away: fewer regions and alternations of eq. 6 will do.
+# Regions and alternations of eq. 6 for the quantizers that supervise a round: fewer than for the final one.
 _QUANTIZED = 20_000
 _ALTERNATIONS = 4
-# A round that raises the participation ratio by more than this factor is taken back; less is noise.
+# A round that raises the participation ratio by more than this factor is discarded; less is noise.
 _RISE = 1.01
 
 
 @dataclass(frozen=True)
 class Supervision:
-    """What one round of optimisation is told (sec. 3.2).
+    """Labels and targets of one round of optimisation (sec. 3.2).
 
     Attributes:
         rotation: (d, d) float32, R of eq. 6.
@@ -67,13 +67,13 @@ class Supervision:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round did, for the training curves.
+    """Measurements of one round, for the training curves.
 
     Attributes:
-        iteration: 0 is module 1; 1, 2, ... are those of module 2.
+        iteration: 0 for module 1; 1, 2, ... for module 2.
         quantization_error: of the supervision (eq. 6).
-        participation_ratio: of the features that the round left; see ``participation_ratio``.
-        mAP: of the averaged weights on a benchmark, where one is given; nothing goes by it.
+        participation_ratio: of the features after the round; see ``participation_ratio``.
+        mAP: of the averaged weights on a benchmark, if there is one; does not influence training.
         separability, discriminability: eq. 8 and 9 of each epoch, mean over its steps.
     """
 
@@ -86,20 +86,20 @@ class Round:
 
     @staticmethod
     def from_dict(facts: dict[str, Any]) -> Round:
-        """Return a round from what ``dataclasses.asdict`` and JSON made of it."""
+        """Return a round from the output of ``dataclasses.asdict``, directly or through JSON."""
         parts: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in facts.items()}
         return Round(**parts)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained head, and how it came about.
+    """A trained head and its training curves.
 
     Attributes:
         head: pooled feature -> f.
-        convolutions: what was trained of them, by name; empty where they stay as they are.
-        rounds: of optimisation, in order; the last one may have been taken back.
-        kept: how many of them are in the head.
+        convolutions: trained parameters of the convolutions by name; empty if they were not trained.
+        rounds: rounds of optimisation in order; the last one may have been discarded.
+        kept: number of rounds that the head is the result of.
         stopped: why training ended before its last iteration, or None.
     """
 
@@ -119,35 +119,35 @@ class Trained:
 
 
 class PooledFeatures(Protocol):
-    """What the fully connected layers are trained on: pooled features of the sample's regions.
+    """Input of the fully connected layers: pooled features of the sample's regions.
 
-    They wait in memory (``Cached``), or come out of convolutions that train along (``end_to_end.EndToEnd``).
+    Either in memory (``CachedFeatures``), or computed by convolutions that are trained too (``end_to_end.EndToEnd``).
     """
 
     def all(self) -> Features:
-        """Return the pooled features (G, D) as they are now."""
+        """Return the current pooled features (G, D)."""
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
-        """Return an epoch: for each step of the optimiser the rows of its parts, which go through one by one."""
+        """Return an epoch: for each step of the optimiser the rows of its parts, which are computed one by one."""
 
     def pooled(self, rows: Tensor) -> Tensor:
-        """Return the features (B, D) of one part, with a gradient where convolutions train."""
+        """Return the features (B, D) of one part, with a gradient if the convolutions are trained."""
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return what trains beside the fully connected layers."""
+        """Return the parameters to train besides the fully connected layers."""
 
     def state(self) -> Arrays:
-        """Return a copy of what trains, by name; empty where nothing does."""
+        """Return a copy of these parameters by name; empty if there are none."""
 
     def load(self, state: Arrays) -> None:
-        """Take over a state."""
+        """Replace the parameters by a state."""
 
 
 class CachedFeatures:
-    """Pooled features that wait in memory: the convolutions stay as they are."""
+    """Pooled features in memory, for training with frozen convolutions."""
 
     def __init__(self, features: Features, device: torch.device, *, parts: int = 1) -> None:
-        """Take features (G, D), for a device; each step has so many parts, one for each process of a group."""
+        """Keep features (G, D) for a device; each step has ``parts`` parts, one per process of a group."""
         self._features = features
         self._device = device
         self._parts = parts
@@ -157,7 +157,7 @@ class CachedFeatures:
         return self._features
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
-        """Return an epoch: random batches."""
+        """Return an epoch of random batches."""
         order = torch.randperm(len(self._features), generator=generator)
         return [list(torch.chunk(rows, self._parts)) for rows in torch.split(order, batch)]
 
@@ -179,13 +179,13 @@ class CachedFeatures:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Training between two rounds: all that the next one needs.
+    """The state of training between two rounds: everything that the next round needs.
 
     Attributes:
-        head: the fully connected layers as they are.
-        untrained: those before training, turned along with every rotation that was folded into the trained ones.
-        convolutions: what is trained of them, by name.
-        rounds: that are done.
+        head: the current fully connected layers.
+        untrained: those before training, with every rotation that was folded into the trained ones.
+        convolutions: trained parameters of the convolutions by name.
+        rounds: finished rounds.
     """
 
     head: Head
@@ -194,11 +194,11 @@ class TrainingState:
     rounds: tuple[Round, ...]
 
     def averaged(self, before: Arrays, *, share: float) -> tuple[Head, Arrays]:
-        """Return the averages of trained and untrained weights, of which ``share`` is trained.
+        """Return the weighted averages of trained and untrained weights.
 
         Args:
             before: convolutions before training.
-            share: 0..1.
+            share: weight of the trained ones, 0..1.
         """
         convolutions = {name: average(before[name], self.convolutions[name], share=share) for name in before}
         return self.untrained.averaged(self.head, share=share), convolutions
@@ -214,7 +214,7 @@ class TrainingState:
 
     @staticmethod
     def from_bytes(data: bytes) -> TrainingState:
-        """Read ``to_bytes``."""
+        """Return the state that ``to_bytes`` wrote."""
         groups: dict[str, Arrays] = {"head": {}, "untrained": {}, "convolutions": {}}
         arrays = npz.from_bytes(data)
         rounds = tuple(map(Round.from_dict, json.loads(str(arrays.pop("rounds")))))
@@ -233,10 +233,10 @@ class TrainingState:
 
 
 class Checkpoint(Protocol):
-    """Where the state of training is saved after every round."""
+    """Storage for the state of training, which is saved after every round."""
 
     def read(self) -> TrainingState | None:
-        """Return the state that an earlier run saved; None if there is none."""
+        """Return the state that an earlier run saved, or None."""
 
     def write(self, state: TrainingState) -> None:
         """Save a state."""
@@ -244,16 +244,16 @@ class Checkpoint(Protocol):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What algorithm 1 runs on: the same in every process that takes part.
+    """Input of algorithm 1 besides the pooled features: the same in every process that takes part.
 
     Attributes:
         images: (G,) index of the photo that each region belongs to, so that neighbours can be taken from other photos.
-        start: where the fully connected layers begin: FC_S as the principal components.
+        start: initial fully connected layers: FC_S as the principal components.
         training: settings of the rounds.
         quantizer: settings of the supervision's quantizer.
         codewords: K; fewer than ``quantizer.codewords`` if the sample is small.
         seed: of k-means and batches; the same seed and sample give the same head on one machine.
-        device: where the network is optimised.
+        device: the device to train on.
     """
 
     images: NDArray[np.int64]
@@ -281,34 +281,28 @@ def train(
         pooled: features of the G regions.
         progress: called for each step.
         checkpoint: where the state is read from at the start, and saved after each round.
-        measure: averaged layers and convolutions after each round -> mAP of a benchmark.
+        measure: averaged layers and convolutions after each round -> mAP of a benchmark, or None.
         group: processes that train together; this one alone if None.
     """
-    group = group or SingleProcess()
-    training = job.training
-    begun = job.start.deepened(training.hidden)
-    before = pooled.state()
+    training, group = job.training, group or SingleProcess()
+    start, before = job.start.deepened(training.hidden), pooled.state()
     resumed = None if checkpoint is None else checkpoint.read()
-    state = resumed or TrainingState(begun, begun, before, ())
-    network = TrainableHead(state.head).to(job.device)
-    pooled.load(state.convolutions)
-    parts = sum(len(step[group.rank :: group.size]) for step in pooled.steps(training.batch, torch.Generator()))
+    state = resumed or TrainingState(start, start, before, ())
     rounds, stopped = state.rounds, None
-    features = network.apply_to(pooled.all())
-    ratio = group.broadcast(participation_ratio(features))
-    with progress("training", (training.iterations + 1) * training.epochs * parts) as step:
-        for _ in range(len(rounds) * training.epochs * parts):
+    with progress("training", (training.iterations + 1) * _steps(pooled, training, group)) as step:
+        for _ in range(len(rounds) * _steps(pooled, training, group)):
             step()
+        optimiser = _Optimiser(job, pooled, group, step, state)
         for iteration in range(len(rounds), training.iterations + 1):
-            reached, features = _round(network, pooled, features, state, job, iteration, group, step)
+            last = optimiser.ratio
+            reached = optimiser.round(state, iteration)
             if reached is None:
                 stopped = f"the loss of iteration {iteration} was no longer a number; kept the state before it"
                 break
-            last, ratio = ratio, reached.rounds[-1].participation_ratio
             mean = None if measure is None else measure(*reached.averaged(before, share=training.share))
             rounds = (*rounds, dataclasses.replace(reached.rounds[-1], mAP=mean))
-            if training.stop_early and ratio > _RISE * last:
-                spread = f"features spread over {ratio:.1f} directions, {last:.1f} before it"
+            if training.stop_early and optimiser.ratio > _RISE * last:
+                spread = f"features spread over {optimiser.ratio:.1f} directions, {last:.1f} before it"
                 stopped = f"took back iteration {iteration}: {spread}"
                 break
             state = dataclasses.replace(reached, rounds=rounds)
@@ -319,45 +313,112 @@ def train(
     return Trained(head, convolutions if kept else {}, rounds, kept, stopped)
 
 
-def _round(
-    network: TrainableHead,
-    pooled: PooledFeatures,
-    features: Features,
-    state: TrainingState,
-    job: TrainingJob,
-    iteration: int,
-    group: ProcessGroup,
-    step: Callable[[], None],
-) -> tuple[TrainingState | None, Features]:
-    """Generate supervision from the network's features (G, d) and optimise once.
+def _steps(pooled: PooledFeatures, training: TrainConfig, group: ProcessGroup) -> int:
+    """Return the number of parts that this process computes in a round."""
+    epoch = pooled.steps(training.batch, torch.Generator())
+    return training.epochs * sum(len(parts[group.rank :: group.size]) for parts in epoch)
 
-    Returns:
-        The state after the round, None if it is no longer finite; and the network's features after it.
+
+class _Optimiser:
+    """The network in training.
+
+    Attributes:
+        ratio: participation ratio of its features after the last round.
     """
-    seed = job.seed + iteration
-    # Rank 0 computes this and broadcasts it, and what follows from it too: rounding differs between machines.
-    told = group.broadcast(supervise(features, job, seed) if group.rank == 0 else None)
-    assert told is not None
-    untrained = state.untrained.rotated(told.rotation)
-    network.load(state.head.rotated(told.rotation))
-    network.classify(told.codebooks, sharpness=job.training.sharpness)
-    epochs = list(_optimise(network, pooled, told, job.training, seed, group, step))
-    # The last step may be the one that diverges: the features after it must be finite as well.
-    features = network.apply_to(pooled.all())
-    sane = bool(np.isfinite(epochs).all() and np.isfinite(features.vectors).all())
-    sane, ratio = group.broadcast((sane, participation_ratio(features) if sane else 0.0))
-    if not sane:
-        return None, features
-    separability, discriminability = zip(*epochs, strict=True)
-    done = Round(iteration, told.error, separability, discriminability, ratio)
-    return TrainingState(network.head(), untrained, pooled.state(), (*state.rounds, done)), features
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        pooled: PooledFeatures,
+        group: ProcessGroup,
+        step: Callable[[], None],
+        state: TrainingState,
+    ) -> None:
+        """Load the state that the next round starts from.
+
+        Args:
+            job: photos of the regions, and settings.
+            pooled: features of the G regions.
+            group: processes that train together.
+            step: called for each part that this process computes.
+            state: the state of training.
+        """
+        self._job = job
+        self._pooled = pooled
+        self._group = group
+        self._step = step
+        self._network = TrainableHead(state.head).to(job.device)
+        pooled.load(state.convolutions)
+        self._features = self._network.apply_to(pooled.all())
+        self.ratio = group.broadcast(participation_ratio(self._features))
+
+    def round(self, state: TrainingState, iteration: int) -> TrainingState | None:
+        """Generate supervision from the network's features and optimise once.
+
+        Args:
+            state: the result of the previous round.
+            iteration: 0 for module 1.
+
+        Returns:
+            The state after the round; None if it is no longer finite.
+        """
+        job, group, network = self._job, self._group, self._network
+        seed = job.seed + iteration
+        # Rank 0 computes this and broadcasts it, and what follows from it too: rounding differs between machines.
+        supervision = group.broadcast(supervise(self._features, job, seed) if group.rank == 0 else None)
+        assert supervision is not None
+        untrained = state.untrained.rotated(supervision.rotation)
+        network.load(state.head.rotated(supervision.rotation))
+        network.classify(supervision.codebooks, sharpness=job.training.sharpness)
+        epochs = list(self._epochs(supervision, seed))
+        # The last step may be the one that diverges: the features after it must be finite as well.
+        self._features = network.apply_to(self._pooled.all())
+        finite = bool(np.isfinite(epochs).all() and np.isfinite(self._features.vectors).all())
+        finite, self.ratio = group.broadcast((finite, participation_ratio(self._features) if finite else 0.0))
+        if not finite:
+            return None
+        separability, discriminability = zip(*epochs, strict=True)
+        done = Round(iteration, supervision.error, separability, discriminability, self.ratio)
+        return TrainingState(network.head(), untrained, self._pooled.state(), (*state.rounds, done))
+
+    def _epochs(self, supervision: Supervision, seed: int) -> Iterator[tuple[float, float]]:
+        """Minimise the joint loss; yield eq. 8 and eq. 9 of each epoch, mean over its regions."""
+        network, pooled, group, training = self._network, self._pooled, self._group, self._job.training
+        labels = torch.tensor(supervision.labels.values.astype(np.int64))
+        quantized = torch.tensor(supervision.quantized.vectors)
+        parameters: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+        if convolutions := pooled.parameters():
+            parameters.append({"params": convolutions, "lr": training.convolutions_rate})
+        optimiser = torch.optim.Adam(parameters, lr=training.learning_rate)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(training.epochs):
+            losses_sum, regions = np.zeros(2), 0
+            for parts in pooled.steps(training.batch, generator):
+                size = sum(map(len, parts))
+                optimiser.zero_grad()
+                for rows in parts[group.rank :: group.size]:
+                    features = network(pooled.pooled(rows))
+                    separability = losses.separability(network.logits(features), labels[rows].to(network.device))
+                    discriminability = losses.discriminability(features, quantized[rows].to(network.device))
+                    # Losses are means over a part, but a step minimises the mean over all of its parts.
+                    loss = losses.joint(separability, discriminability, weight=training.weight) * (len(rows) / size)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    losses_sum += np.array([separability.item(), discriminability.item()]) * len(rows)
+                    self._step()
+                regions += size
+                if group.size > 1:
+                    group.all_reduce([_gradient(each) for part in optimiser.param_groups for each in part["params"]])
+                optimiser.step()
+            total = torch.tensor(losses_sum, device=network.device)
+            group.all_reduce([total])
+            yield tuple((total.cpu().numpy() / regions).tolist())
 
 
 def participation_ratio(features: Features) -> float:
-    """Return over how many directions features (G, d) spread: (sum of variances)^2 / sum of squared variances.
+    """Return the number of directions that features (G, d) spread over: (sum of variances)^2 / sum of their squares.
 
-    The label-free sign of when to stop. It falls while training brings together what is alike, and rises when there
-    is nothing left to bring together and clusters are only pushed apart, which costs accuracy (docs/training.md).
+    Tells without labels when to stop. It falls while training brings similar features together, and rises once training
+    only pushes clusters apart, which costs accuracy (docs/training.md).
     """
     centred = features.vectors - features.vectors.mean(axis=0)
     covariance = (centred.T @ centred).astype(np.float64)
@@ -369,7 +430,7 @@ def supervise(features: Features, job: TrainingJob, seed: int) -> Supervision:
     """Generate self-supervision from features (G, d): refine, quantize, label (sec. 3.2 and 3.4)."""
     refined = refined_features(features, job.images, job.training, seed)
     rows = np.sort(np.random.default_rng(seed).permutation(len(refined))[:_QUANTIZED])
-    fitted = quantizers.fit(
+    fitted = quantizer.fit(
         Features(np.ascontiguousarray(refined.vectors[rows])),
         subspaces=job.quantizer.subspaces,
         codewords=job.codewords,
@@ -383,7 +444,7 @@ def supervise(features: Features, job: TrainingJob, seed: int) -> Supervision:
 
 
 def refined_features(features: Features, images: NDArray[np.int64], training: TrainConfig, seed: int) -> Features:
-    """Refine features (G, d) as ``training.refine`` says (eq. 11-13)."""
+    """Refine features (G, d) by the method that ``training.refine`` names (eq. 11-13)."""
     if training.refine == "none":
         return features
     if training.refine == "bfr":
@@ -399,48 +460,8 @@ def refined_features(features: Features, images: NDArray[np.int64], training: Tr
     return refinement.center_based(features, images, clusters, elsewhere=training.elsewhere)
 
 
-def _optimise(
-    network: TrainableHead,
-    pooled: PooledFeatures,
-    told: Supervision,
-    training: TrainConfig,
-    seed: int,
-    group: ProcessGroup,
-    step: Callable[[], None],
-) -> Iterator[tuple[float, float]]:
-    """Minimise the joint loss; yield eq. 8 and eq. 9 of each epoch, mean over its regions."""
-    labels = torch.tensor(told.labels.values.astype(np.int64))
-    quantized = torch.tensor(told.quantized.vectors)
-    groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
-    if convolutions := pooled.parameters():
-        groups.append({"params": convolutions, "lr": training.convolutions_rate})
-    optimiser = torch.optim.Adam(groups, lr=training.learning_rate)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(training.epochs):
-        found, regions = np.zeros(2), 0
-        for parts in pooled.steps(training.batch, generator):
-            size = sum(map(len, parts))
-            optimiser.zero_grad()
-            for rows in parts[group.rank :: group.size]:
-                features = network(pooled.pooled(rows))
-                separability = losses.separability(network.logits(features), labels[rows].to(network.device))
-                discriminability = losses.discriminability(features, quantized[rows].to(network.device))
-                # Losses are means over a part, the step wants that over all of its parts.
-                loss = losses.joint(separability, discriminability, weight=training.weight) * (len(rows) / size)
-                loss.backward()  # type: ignore[no-untyped-call]
-                found += np.array([separability.item(), discriminability.item()]) * len(rows)
-                step()
-            regions += size
-            if group.size > 1:
-                group.all_reduce([_gradient(each) for part in optimiser.param_groups for each in part["params"]])
-            optimiser.step()
-        total = torch.tensor(found, device=network.device)
-        group.all_reduce([total])
-        yield tuple((total.cpu().numpy() / regions).tolist())
-
-
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Return the gradient of a parameter, which is 0 where this process had no part in it."""
+    """Return the gradient of a parameter; zeros if this process computed none of it."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

@@ -1,4 +1,4 @@
-"""Training the convolutions along with the fully connected layers (sec. 4.2): pooled features anew from the photos."""
+"""Training of the convolutions together with the fully connected layers (sec. 4.2), from the photos themselves."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from udq.config import ImageConfig
 from udq.features.trunk import Trunk
 from udq.photos import decoding
-from udq.photos import source as photo_source
+from udq.photos.source import Source
 from udq.types import Arrays, Features, Regions
 
 
 class EndToEnd:
-    """Pooled features that come out of convolutions which train along: ``train.Pooled``.
+    """Pooled features computed by convolutions in training (an ``algorithm.PooledFeatures``).
 
-    A photo goes through the network at a time, so that memory holds the activations of one; a step of the optimiser
-    is of as many photos as make a batch of regions.
+    Photos go through the network one at a time, so that memory holds the activations of one; a step of the optimiser
+    takes enough photos for a batch of regions.
     """
 
     def __init__(
         self,
         trunk: Trunk,
-        sources: Sequence[photo_source.Source],
+        sources: Sequence[Source],
         of_photo: NDArray[np.int64],
         regions: Regions,
         scale: ImageConfig,
@@ -36,9 +36,9 @@ class EndToEnd:
         Args:
             trunk: the network, in float32.
             sources: the photos of the sample.
-            of_photo: (G,) which of them each region is of, in ascending order.
+            of_photo: (G,) place in ``sources`` of each region's photo, ascending.
             regions: G regions.
-            scale: of photos, as the network sees them.
+            scale: to which photos are scaled for the network.
         """
         self._trunk = trunk
         self._sources = sources
@@ -49,43 +49,43 @@ class EndToEnd:
         self._parts = [torch.from_numpy(rows) for rows in np.split(np.arange(len(of_photo)), borders)]
 
     def all(self) -> Features:
-        """Return the pooled features (G, D) as they are now."""
+        """Return the current pooled features (G, D)."""
         with torch.no_grad():
             return Features(np.concatenate([self.pooled(rows).cpu().numpy() for rows in self._parts]))
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
-        """Return an epoch: photos in random order, gathered until they have a batch of regions; one photo a part."""
-        gathered: list[list[Tensor]] = []
+        """Return an epoch: random photos, grouped until they have a batch of regions; a part is a photo."""
+        steps: list[list[Tensor]] = []
         regions = batch
         for photo in torch.randperm(len(self._parts), generator=generator).tolist():
             if regions >= batch:
-                gathered.append([])
+                steps.append([])
                 regions = 0
-            gathered[-1].append(self._parts[photo])
+            steps[-1].append(self._parts[photo])
             regions += len(self._parts[photo])
-        return gathered
+        return steps
 
     def pooled(self, rows: Tensor) -> Tensor:
-        """Return the features (B, D) of one photo's regions, with a gradient unless that is turned off."""
+        """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled."""
         source = self._sources[self._of_photo[int(rows[0])]]
         with source.local() as file:
             photo = decoding.load(file, shorter=self._scale.shorter, longer=self._scale.longer)
         device = self._trunk.device
-        # Where bfloat16 is fast, the convolutions compute in it; weights and what follows stay float32.
+        # On a GPU that is fast at bfloat16, the convolutions compute in it; weights and later layers stay float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=_mixed(device)):
             feature_map = self._trunk.feature_map(torch.from_numpy(photo.pixels.copy()))
         return self._trunk.pool(feature_map, self._boxes[rows], width=photo.width, height=photo.height)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return all that the trunk trains: convolutions but those of the first two groups, and its top."""
+        """Return the parameters to train: convolutions except the first two groups, and the trunk's top."""
         return self._trunk.trainable()
 
     def state(self) -> Arrays:
-        """Return a copy of these, by name."""
+        """Return a copy of these parameters by name."""
         return self._trunk.state()
 
     def load(self, state: Arrays) -> None:
-        """Take over a state."""
+        """Replace the parameters by a state."""
         self._trunk.load(state)
 
 

@@ -1,4 +1,4 @@
-"""A sample of regions -> trained head -> model: algorithm 1 with a collection's settings, then the quantizer."""
+"""From a sample of regions to a model: algorithm 1 with a collection's settings, then the quantizer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Measure = Callable[[Head, Arrays], float | None]
 
 
 class Trainer(Protocol):
-    """Runs algorithm 1: ``udq.training.algorithm.train``, or the same on other machines."""
+    """A function that runs algorithm 1: ``udq.training.algorithm.train``, or the same on other machines."""
 
     def __call__(
         self,
@@ -44,11 +44,11 @@ class Trainer(Protocol):
         checkpoint: Checkpoint | None = None,
         measure: Measure | None = None,
     ) -> Trained:
-        """Train; the arguments are those of ``udq.training.algorithm.train``."""
+        """Train; arguments as for ``udq.training.algorithm.train``."""
 
 
 class FileCheckpoint:
-    """The state of training in a file, replaced after every round."""
+    """The state of training in a file, which is replaced after every round."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -73,12 +73,12 @@ def learn(
     measure: Measure | None = None,
     trainer: Trainer = train,
 ) -> Trained:
-    """Train on a sample, unless training is off.
+    """Train on a sample; if training is disabled, return the untrained head.
 
     Args:
         sample: regions and their features before training.
         config: settings of the collection.
-        device: where the network is optimised.
+        device: the device to train on.
         progress: called for each step.
         pooled: source of the pooled features; those of the sample if None.
         checkpoint: where the state of training is saved after each round.
@@ -102,7 +102,7 @@ def learn(
         device=device,
     )
     batch = f"batch in [training], now {config.training.batch},"
-    # End to end, the activations of one photo fill the memory, whatever the batch.
+    # End to end, memory holds the activations of one photo, whatever the batch size is.
     with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
         features = pooled or CachedFeatures(sample.features, device)
         return trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)

@@ -1,7 +1,7 @@
-"""The two constraints that training puts on features, and their sum (eq. 7-9). Pure functions of torch tensors.
+"""The two losses of training and their weighted sum (eq. 7-9), as pure functions of torch tensors.
 
-The paper sums over the G proposals; here every loss is the mean over a batch of them, so that the learning rate does
-not depend on how many there are.
+The paper sums over the G proposals; here every loss is the mean over a batch, so that the learning rate does not depend
+on the size of the batch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 def separability(logits: Tensor, labels: Tensor) -> Tensor:
     """Return eq. 8: M softmax classifiers of K codewords, summed over the subspaces.
 
-    The printed denominator sums over l = 1..M; a softmax over codewords sums over l = 1..K, and so does this.
+    The denominator printed in the paper sums over l = 1..M; this one sums over l = 1..K, as a softmax over codewords.
 
     Args:
         logits: (B, M, K) float, ``W_m^T f^m + b_m``.
@@ -46,10 +46,10 @@ def joint(separability: Tensor, discriminability: Tensor, *, weight: float) -> T
 
 
 def classifiers_from(codebooks: Tensor, *, sharpness: float) -> tuple[Tensor, Tensor]:
-    """Return weights and biases with which a classifier is the softmax of ``-sharpness * ||f^m - c||^2``.
+    """Return weights and biases that make a classifier the softmax of ``-sharpness * ||f^m - c||^2``.
 
-    Expanding the square leaves a function linear in f, ``2 s c^T f - s ||c||^2``, but for a term that is the same
-    for every codeword.
+    The expanded square is linear in f, ``2 s c^T f - s ||c||^2``, except for a term that is the same for every codeword
+    and cancels in the softmax.
 
     Args:
         codebooks: (M, K, d/M) float.

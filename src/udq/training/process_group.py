@@ -1,4 +1,4 @@
-"""Processes that train one network together: each sees its parts of a step, and all take the same step."""
+"""Processes that train one network together: each computes its parts of a step, and all take the same step."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ _Value = TypeVar("_Value")
 
 
 class ProcessGroup(Protocol):
-    """Processes that do the same, each with data of its own.
+    """Processes that run the same code, each on its own data.
 
     Attributes:
-        rank: which of them this is, from 0.
-        size: how many there are.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     rank: int
     size: int
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the group."""
+        """Replace each tensor, in place, by its sum over the group."""
 
     def broadcast(self, value: _Value) -> _Value:
-        """Return the value of the first of the group."""
+        """Return the value that the process of rank 0 passed."""
 
 
 class SingleProcess:
-    """A group of this process."""
+    """A group of this process alone."""
 
     rank, size = 0, 1
 
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Do nothing."""
+        """Do nothing: the sum over one process is the tensor itself."""
 
     def broadcast(self, value: _Value) -> _Value:
         """Return the value."""

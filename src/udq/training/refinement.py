@@ -1,8 +1,8 @@
-"""Feature refinement: enrich each feature with similar ones before it becomes supervision (sec. 3.4, eq. 11-13).
+"""Feature refinement: averages each feature with similar ones before it becomes supervision (sec. 3.4, eq. 11-13).
 
-The nearest neighbours of a region are mostly windows of the same photo that overlap it, and teach nothing new.
-``elsewhere`` takes neighbours from other photos alone, which the paper leaves open (measured in docs/training.md).
-Refined features are brought back to unit length, that of the network's own features.
+The nearest neighbours of a region are mostly overlapping windows of the same photo, which add no information.
+``elsewhere`` takes neighbours from other photos only, which the paper leaves open (measured in docs/training.md).
+Refined features are scaled to unit length, like the network's features.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from udq.types import Features
 
-# Up to so many features, comparing all of them takes no longer than building an inverted file.
+# Number of features up to which comparing all pairs takes no longer than building an inverted file.
 _EXHAUSTIVE = 8_192
-# Lists of the inverted file that are looked at: more find more of the true neighbours and take longer.
+# Lists of the inverted file that a search scans: more lists find more of the true neighbours and take longer.
 _PROBES = 16
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Codewords of k-means over whole features, for PBR and CBR.
+    """Result of k-means over whole features, for PBR and CBR.
 
     Attributes:
         centres: (C, d) float32.
@@ -47,24 +47,24 @@ def neighbours(
 
     Args:
         features: (G, d) of unit length.
-        images: (G,) which photo each region is of.
-        count: S, neighbours wanted.
-        elsewhere: whether to take them from other photos alone; else anything but the feature itself.
-        exhaustive: compare all pairs, or look at the nearest lists of an inverted file; None decides by G.
-        rows: (Q,) the features whose neighbours are wanted, among all G; every one where None.
+        images: (G,) index of the photo that each region belongs to.
+        count: S, number of neighbours.
+        elsewhere: take neighbours from other photos only; otherwise any but the feature itself.
+        exhaustive: compare all pairs instead of scanning the nearest lists of an inverted file; chosen by G if None.
+        rows: (Q,) the features whose neighbours are returned; all G if None.
 
     Returns:
-        (Q, S) int64 rows of ``features``; -1 where there are fewer.
+        (Q, S) int64 rows of ``features``; -1 if a feature has fewer neighbours.
     """
     vectors = np.ascontiguousarray(features.vectors)
-    asked = np.arange(len(vectors)) if rows is None else rows
+    queries = np.arange(len(vectors)) if rows is None else rows
     most = int(np.bincount(images).max()) if elsewhere else 1
     wanted = min(count + most, len(vectors))
     if exhaustive is None:
         exhaustive = len(vectors) <= _EXHAUSTIVE
     _, found = _index(vectors, exhaustive).search(vectors if rows is None else vectors[rows], wanted)
-    own = images[found] == images[asked][:, None] if elsewhere else found == asked[:, None]
-    # A stable sort brings the allowed to the front and keeps their order.
+    own = images[found] == images[queries][:, None] if elsewhere else found == queries[:, None]
+    # A stable sort moves the allowed neighbours to the front and keeps their order.
     allowed = (found >= 0) & ~own
     order = np.argsort(~allowed, axis=1, kind="stable")[:, :count]
     nearest = np.where(np.take_along_axis(allowed, order, axis=1), np.take_along_axis(found, order, axis=1), -1)
@@ -73,25 +73,25 @@ def neighbours(
 
 
 def brute_force(features: Features, nearest: NDArray[np.int64]) -> Features:
-    """Return eq. 11 (BFR): the mean of each feature and its S nearest of the whole set.
+    """Return eq. 11 (BFR): the mean of each feature and its S nearest neighbours.
 
     Args:
         features: (G, d).
-        nearest: (G, S) rows of ``features``; -1 is none.
+        nearest: (G, S) rows of ``features``, or -1.
     """
     total = features.vectors.copy()
-    for column in nearest.T:  # one neighbour at a time: (G, S, d) at once would not fit into memory
+    for column in nearest.T:  # one neighbour at a time: an array (G, S, d) would not fit into memory
         total += np.where(column[:, None] >= 0, features.vectors[column], np.float32(0))
     return Features(total).unit()
 
 
 def cluster(features: Features, *, clusters: int, seed: int) -> Clusters:
-    """Run k-means over whole features."""
+    """Run k-means over features (G, d)."""
     vectors = np.ascontiguousarray(features.vectors)
     kmeans = faiss.Kmeans(vectors.shape[1], min(clusters, len(vectors)), niter=10, seed=seed)
     kmeans.cp.min_points_per_centroid = 1
     kmeans.train(vectors)
-    assert kmeans.centroids is not None  # what training sets
+    assert kmeans.centroids is not None  # set by train
     assert kmeans.index is not None
     return Clusters(kmeans.centroids.copy(), kmeans.index.search(vectors, 1)[1][:, 0])
 
@@ -99,7 +99,7 @@ def cluster(features: Features, *, clusters: int, seed: int) -> Clusters:
 def proposal_based(
     features: Features, images: NDArray[np.int64], clusters: Clusters, *, count: int, elsewhere: bool
 ) -> Features:
-    """Return eq. 12 (PBR): the mean of each feature and its S nearest of the same cluster."""
+    """Return eq. 12 (PBR): the mean of each feature and its S nearest neighbours of the same cluster."""
     refined = features.vectors.copy()
     order = np.argsort(clusters.assigned, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(clusters.assigned[order])) + 1):
@@ -112,7 +112,8 @@ def proposal_based(
 def center_based(features: Features, images: NDArray[np.int64], clusters: Clusters, *, elsewhere: bool) -> Features:
     """Return eq. 13 (CBR): the mean of each feature and the centre of its cluster.
 
-    With ``elsewhere``, the centre is that of the cluster's members of other photos; a feature without any stays.
+    With ``elsewhere``, the centre is the mean of the cluster's members from other photos; a feature stays as it is if
+    there are none.
     """
     vectors, assigned = features.vectors, clusters.assigned
     if not elsewhere:
@@ -129,7 +130,7 @@ def center_based(features: Features, images: NDArray[np.int64], clusters: Cluste
 
 
 def _index(vectors: NDArray[np.float32], exhaustive: bool) -> faiss.Index:
-    """Return an index of unit vectors by inner product, which orders them as distance does."""
+    """Return an index of unit vectors by inner product, which ranks them as distance does."""
     dimensions = vectors.shape[1]
     flat = faiss.IndexFlatIP(dimensions)
     if exhaustive:
@@ -144,5 +145,6 @@ def _index(vectors: NDArray[np.float32], exhaustive: bool) -> faiss.Index:
 
 
 def _from_zero(images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Renumber photos as 0, 1, 2, ..."""
     numbered: NDArray[np.int64] = np.unique(images, return_inverse=True)[1]
     return numbered

@@ -1,19 +1,18 @@
-"""Train a region proposal network on labelled boxes, on top of a backbone that stays as it is (sec. 4.1).
+"""Training of a region proposal network on labelled boxes, on top of a frozen backbone (sec. 4.1).
 
-Every photo goes through the backbone once a view (itself; flipped, cropped and scaled), and its maps wait in a scratch
-folder: what is left to train is small enough for a CPU. What is done is kept, maps and epochs: training that was
-killed goes on from there, and ends with the same network.
+Each view of a photo (the photo itself, and flipped, cropped and scaled versions) goes through the backbone once, and
+its maps are saved in a temporary folder; the rest of the network is small enough to train on a CPU. Maps and epochs are
+saved as they are done, so that training that was killed resumes there and ends with the same network.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from udq._version import __version__
-from udq.common import files, npz
+from udq.common import files, npz, threads
 from udq.common.files import write_whole
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
@@ -32,14 +31,14 @@ from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
 from udq.errors import ImageError, InputError
 from udq.features import backbones
-from udq.features.device import in_gpu_memory
+from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.proposals import rpn
-from udq.training.rpn_views import TrainingView, ViewCache, extract_view
+from udq.training.rpn_views import TrainingView, ViewCache, ViewKey, extract_views
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)
-_WARM_UP = 50  # steps until the learning rate is reached
+_WARM_UP = 50  # steps over which the learning rate rises
 
 
 def train(
@@ -57,66 +56,53 @@ def train(
 
     Args:
         labels: photos and boxes.
-        output: the file to make; nothing may be there yet.
+        output: the file to write; must not exist.
         image: scale of photos.
         feature: backbone.
         settings: of training.
-        weights: a file of weights instead of the backbone's usual ones.
+        weights: file of weights to use instead of the backbone's default ones.
         device: ``auto``, ``cpu`` or ``cuda``.
-        progress: is told of each view and step.
+        progress: called for each view and step.
 
     Returns:
-        What ``rpn.read`` returns too: backbone, labels, recall, settings and provenance, JSON-serialisable.
+        The model card, as returned by ``rpn.read``: JSON-serialisable backbone, labels, recall, settings, provenance.
 
     Raises:
-        InputError: something is at ``output``, or there are too few photos to hold some out.
+        InputError: ``output`` exists, or there are too few photos to hold some out.
+        ImageError: too few photos can be read.
     """
-    card_file = output.with_suffix(".md")
-    for file in (output, card_file):
-        if file.exists():
-            raise InputError(f"{file}: already exists; choose another name, or delete it first")
-    if output == card_file:
-        raise InputError(f"{output}: expected a name such as rpn.npz, since the model card goes to {card_file.name}")
+    card_file = _card_file(output)
     training, held_out = _split(labels.photos, settings)
     extractor = Extractor(image, feature, weights=weights, device=device)
-    looks = [(i, view) for i in training for view in range(settings.views)] + [(i, 0) for i in held_out]
+    keys = [(i, number) for i in training for number in range(settings.views)] + [(i, 0) for i in held_out]
     with (
-        ViewCache(output, _fingerprint(labels, image, feature, settings, weights, extractor)) as scratch,
-        in_gpu_memory(f"longer in [images], now {image.longer},"),
+        ViewCache(output, _fingerprint(labels, image, feature, settings, weights, extractor)) as cache,
+        in_gpu_memory(SCALE.format(image.longer)),
     ):
-        with progress("looking at photos", len(looks)) as step:
-            unread = extract_view(labels.photos, looks, extractor, image, settings.seed, scratch, step)
-        tested = [(i, 0) for i in held_out if i not in unread]
-        left_out = unread.keys() | set(held_out)
-        seen = [look for look in looks if look[0] not in left_out]
-        if not tested or not any(len(labels.photos[i].boxes) for i, _ in seen):
-            raise ImageError(
-                f"{len(unread)} of the photos cannot be read, and those left are too few to train on and to hold out: "
-                f"{next(iter(unread.values()))}; leave them out of the labels"
-            )
-        place = extractor.device
-        with _one_thread(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-            torch.manual_seed(settings.seed)
-            network = rpn.ProposalNetwork(backbones.backbone(feature.backbone), dropout=settings.dropout).to(place)
-            _optimise(network, seen, settings, scratch, progress)
+        with progress("extracting photos", len(keys)) as step:
+            unreadable = extract_views(labels.photos, keys, extractor, image, settings.seed, cache, step)
+        tested = [key for key in keys if key[0] in held_out and key[0] not in unreadable]
+        trained_on = [key for key in keys if key[0] not in held_out and key[0] not in unreadable]
+        _check_enough(labels, tested, trained_on, unreadable)
+        network = _trained(feature.backbone, trained_on, settings, cache, extractor.device, progress)
         card = {
             "backbone": feature.backbone,
             "images": dataclasses.asdict(image),
             "trained_on": labels.summary(),
-            "unreadable": sorted(unread.values()),
+            "unreadable": sorted(unreadable.values()),
             "held_out_photos": len(tested),
-            "recall": recall(network, (scratch.view(look, place) for look in tested)),
+            "recall": recall(network, (cache.read(key, extractor.device) for key in tested)),
             "settings": dataclasses.asdict(settings),
             "provenance": provenance(seed=settings.seed),
         }
         write_whole(card_file, markdown(card).encode())
         write_whole(output, rpn.to_bytes(network, card))
-        scratch.clear()
+        cache.clear()
     return card
 
 
 def markdown(card: Mapping[str, Any]) -> str:
-    """Return a model card for people."""
+    """Return a model card as Markdown text."""
     made, counts = card["provenance"], [str(count) for count in PROPOSALS]
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in card["settings"].items())
     table = [["IoU", *(f"first {count}" for count in counts)], ["---"] * (1 + len(counts))]
@@ -143,25 +129,36 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 
 def recall(network: rpn.ProposalNetwork, views: Iterable[TrainingView]) -> dict[str, dict[str, float]]:
-    """Return the share of objects that one of the first 50, 100, ... proposals covers: overlap -> proposals -> 0..1."""
+    """Return the share of objects that one of the first 50, 100, ... proposals covers: IoU -> proposals -> 0..1."""
     best: dict[int, list[Tensor]] = {count: [] for count in PROPOSALS}
     network.eval()
     with torch.inference_mode():
         for view in views:
-            overlaps = box_iou(view.objects, network(view.maps, view.height, view.width))
+            overlaps = box_iou(view.objects, network(view.feature_map, view.fine_map, view.height, view.width))
             for count in PROPOSALS:
-                some = overlaps[:, :count]
-                best[count].append(some.amax(dim=1) if some.shape[1] else some.new_zeros(len(some)))
+                first = overlaps[:, :count]
+                best[count].append(first.amax(dim=1) if first.shape[1] else first.new_zeros(len(first)))
     return {
         f"{overlap:g}": {
-            str(count): round(float((torch.cat(found) >= overlap).float().mean()), 4) for count, found in best.items()
+            str(count): round(float((torch.cat(each) >= overlap).float().mean()), 4) for count, each in best.items()
         }
         for overlap in OVERLAPS
     }
 
 
+def _card_file(output: Path) -> Path:
+    """Return the file of the model card; raises InputError if it or the output exists."""
+    card_file = output.with_suffix(".md")
+    for file in (output, card_file):
+        if file.exists():
+            raise InputError(f"{file}: already exists; choose another name, or delete it first")
+    if output == card_file:
+        raise InputError(f"{output}: expected a name such as rpn.npz, since the model card goes to {card_file.name}")
+    return card_file
+
+
 def _split(photos: Sequence[Labelled], settings: ProposalTraining) -> tuple[list[int], list[int]]:
-    """Return which photos to train on and which to hold out; a photo without objects has nothing to recall."""
+    """Return the photos to train on and those to hold out, which have objects: recall is measured on them."""
     order = np.random.default_rng(settings.seed).permutation(len(photos)).tolist()
     with_objects = [i for i in order if len(photos[i].boxes)]
     wanted = round(settings.held_out * len(with_objects))
@@ -172,61 +169,79 @@ def _split(photos: Sequence[Labelled], settings: ProposalTraining) -> tuple[list
     return training, held_out
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Train on one thread: the layers are too small for several to share, and sums then come out alike everywhere."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _check_enough(
+    labels: Labels, tested: Sequence[ViewKey], trained_on: Sequence[ViewKey], unreadable: Mapping[int, str]
+) -> None:
+    """Raise ImageError if the photos that can be read are too few to train on and to test."""
+    if not tested or not any(len(labels.photos[i].boxes) for i, _ in trained_on):
+        raise ImageError(
+            f"{len(unreadable)} of the photos cannot be read, which leaves too few to train on and to hold out: "
+            f"{next(iter(unreadable.values()))}; leave them out of the labels"
+        )
+
+
+def _trained(
+    backbone: str,
+    keys: Sequence[ViewKey],
+    settings: ProposalTraining,
+    cache: ViewCache,
+    device: torch.device,
+    progress: Progress,
+) -> rpn.ProposalNetwork:
+    """Train a network on views.
+
+    On one thread: the layers are too small to share, and rounding then does not depend on the number of cores.
+    """
+    with threads.one_core(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(settings.seed)
+        network = rpn.ProposalNetwork(backbones.backbone(backbone), dropout=settings.dropout).to(device)
+        _optimise(network, keys, settings, cache, progress)
+    return network
 
 
 def _optimise(
     network: rpn.ProposalNetwork,
-    looks: Sequence[tuple[int, int]],
+    keys: Sequence[ViewKey],
     settings: ProposalTraining,
-    scratch: ViewCache,
+    cache: ViewCache,
     progress: Progress,
 ) -> None:
-    """Train in place; goes on from the last epoch that an earlier try finished."""
+    """Train in place; resumes after the last epoch that an interrupted run finished."""
     device = next(network.parameters()).device
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.decay)
-    steps = max(1, len(looks) // settings.batch)
+    steps = max(1, len(keys) // settings.batch)
     warm_up = min(_WARM_UP, steps)
 
     def rate(step: int) -> float:
-        """Rise to the learning rate, then fall to nothing along half a cosine."""
+        """Return the factor of the learning rate: a linear rise to 1, times half a cosine that falls to 0."""
         return min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / (settings.epochs * steps))) / 2
 
-    # What the state of an earlier try must have been trained with to go on from it.
-    facts = json.dumps([dataclasses.asdict(settings), looks])
-    done = _resume(scratch.state, facts, network, optimiser)
+    # A saved state is resumed only if it was trained with the same settings on the same views.
+    facts = json.dumps([dataclasses.asdict(settings), keys])
+    done = _resume(cache.state, facts, network, optimiser)
     network.train()
     with progress("training", settings.epochs * steps) as step:
         for _ in range(done * steps):
             step()
         for epoch in range(done, settings.epochs):
-            # Of the epoch alone, so that training that goes on draws what it would have drawn.
+            # The seed depends on the epoch alone, so that resumed training draws the same numbers.
             torch.manual_seed(settings.seed + 1 + epoch)
-            order = torch.randperm(len(looks)).tolist()
+            order = torch.randperm(len(keys)).tolist()
             for number in range(steps):
                 batch = order[number * settings.batch : (number + 1) * settings.batch]
                 for group in optimiser.param_groups:
                     group["lr"] = settings.learning_rate * rate(epoch * steps + number)
                 optimiser.zero_grad()
                 for i in batch:
-                    view = scratch.view(looks[i], device)
-                    loss = network.loss(view.maps, view.height, view.width, view.objects) / len(batch)
+                    loss = network.loss(*cache.read(keys[i], device)) / len(batch)
                     loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 step()
-            _keep(scratch.state, facts, network, optimiser, epoch + 1)
+            _save(cache.state, facts, network, optimiser, epoch + 1)
 
 
-def _keep(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch.optim.Optimizer, epochs: int) -> None:
-    """Write all that the next epoch needs."""
+def _save(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch.optim.Optimizer, epochs: int) -> None:
+    """Write everything that the next epoch needs."""
     arrays: dict[str, NDArray[Any]] = {"facts": np.array(facts)}
     arrays |= {f"network/{name}": tensor.cpu().numpy() for name, tensor in network.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
@@ -235,7 +250,7 @@ def _keep(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch
 
 
 def _resume(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch.optim.Optimizer) -> int:
-    """Take over what ``_keep`` wrote, if it is there, and return how many epochs are done."""
+    """Load the state that ``_save`` wrote if its facts are the same; return the number of finished epochs."""
     if not file.exists():
         return 0
     arrays = npz.from_bytes(file.read_bytes())
@@ -260,7 +275,7 @@ def _fingerprint(
     weights: Path | None,
     extractor: Extractor,
 ) -> str:
-    """Return a checksum of all that the maps depend on."""
+    """Return a checksum of everything that the views depend on."""
     facts = [
         __version__,
         extractor.engine.facts(),
@@ -269,12 +284,12 @@ def _fingerprint(
         files.fingerprint(weights),
         settings.seed,
     ]
-    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    checksum = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for photo in labels.photos:
         try:
             status = photo.path.stat()
-            seen = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:  # it will be listed as unreadable
-            seen = "unreadable"
-        found.update(os.fsencode(photo.path) + f"\0{seen}\n".encode() + photo.boxes.tobytes())
-    return found.hexdigest()
+            version = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:  # extraction will list it as unreadable
+            version = "unreadable"
+        checksum.update(os.fsencode(photo.path) + f"\0{version}\n".encode() + photo.boxes.tobytes())
+    return checksum.hexdigest()

@@ -1,4 +1,4 @@
-"""Which photos and regions of a collection a model is fitted to."""
+"""The sample of a collection's photos and regions that a model is fitted to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from udq.types import Features, Regions
 
 @dataclass(frozen=True)
 class Sample:
-    """Regions that a model is fitted to.
+    """Regions that a model is fitted to, with their features.
 
     Attributes:
         features: (G, D) pooled features.
@@ -36,13 +36,13 @@ class Sample:
 
 
 def training_sample(photos: int, settings: SampleConfig) -> list[int]:
-    """Return which photos the model is fitted to: all of a small collection, a fixed number of a large one."""
+    """Return ascending indices of the photos that the model is fitted to: at most ``settings.photos`` at random."""
     shuffled = np.random.default_rng(settings.seed).permutation(photos)
     return sorted(int(i) for i in shuffled[: settings.photos])
 
 
 def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig) -> Sample:
-    """Return random regions of the training photos: at most ``settings.regions``, the same number from each photo.
+    """Draw random regions of the training photos: at most ``settings.regions``, the same number from each photo.
 
     A region is drawn with a probability proportional to its area. Small regions outnumber large ones, and most of
     them are background: drawn uniformly, they would dominate what the model learns (docs/training.md).
@@ -50,14 +50,14 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
     Args:
         photos: regions and features of the training photos.
         expected: number of photos, >= 1.
-        settings: size of the sample, and the seed.
+        settings: size and seed of the sample.
     """
     rng = np.random.default_rng(settings.seed)
     share = max(1, settings.regions // expected)
     kept, boxes, images = [], [], []
     for i, photo in enumerate(photos):
         sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
-        # The smallest of exponential waiting times are a weighted sample without replacement.
+        # The regions with the smallest exponential waiting times are a weighted sample without replacement.
         waiting = rng.standard_exponential(len(sides)) / sides.prod(axis=1)
         rows = np.sort(np.argsort(waiting)[:share])
         kept.append(photo.features.vectors[rows])

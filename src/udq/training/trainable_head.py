@@ -1,6 +1,6 @@
 """The trainable part of fig. 2: fully connected layers up to FC_S, and FC_cls on top of it.
 
-FC_reg, the paper's other output, is f itself: eq. 9 compares it with the quantized feature as it is.
+The paper's other output, FC_reg, is f itself: eq. 9 compares f with the quantized feature.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ class TrainableHead(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.layers.parameters()).device
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Take pooled features (B, D) to f (B, d) of unit length."""
+        """Compute f (B, d), of unit length, of pooled features (B, D)."""
         *hidden, last = self.layers
         for layer in hidden:
             pooled = layer(pooled).relu()
         return normalize(last(pooled), dim=1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return FC_cls of f (B, d): (B, M, K)."""
+        """Return the output (B, M, K) of FC_cls for f (B, d)."""
         subspaces, length, _ = self.classifier_weights.shape
         parts = features.view(len(features), subspaces, length)
         return torch.einsum("bml,mlk->bmk", parts, self.classifier_weights) + self.classifier_biases
 
     def classify(self, codebooks: NDArray[np.float32], *, sharpness: float) -> None:
-        """Start FC_cls anew from codebooks (M, K, d/M), in the space of f."""
+        """Initialise FC_cls from codebooks (M, K, d/M) in the space of f."""
         weights, biases = losses.classifiers_from(torch.tensor(codebooks), sharpness=sharpness)
         self.classifier_weights = nn.Parameter(weights.to(self.device))
         self.classifier_biases = nn.Parameter(biases.to(self.device))
 
     def load(self, head: Head) -> None:
-        """Take over the layers of a head."""
+        """Replace the layers by those of a head."""
         device = self.device if len(self.layers) else None
         self.layers = nn.ModuleList()
         for layer in head.layers:
@@ -69,13 +69,13 @@ class TrainableHead(nn.Module):
             self.layers.append(linear)
 
     def head(self) -> Head:
-        """Return a copy of the layers as they are now."""
+        """Return a copy of the current layers."""
         arrays = [part.detach().cpu().numpy().copy() for part in self.layers.parameters()]
         return Head(tuple(Layer(weight, bias) for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)))
 
     @torch.inference_mode()
     def apply_to(self, pooled: Features, *, batch: int = 8192) -> Features:
-        """Return f of pooled features (G, D), a batch at a time."""
+        """Compute f of pooled features (G, D) in batches."""
         parts = [
             self(torch.tensor(pooled.vectors[start : start + batch], device=self.device)).cpu().numpy()
             for start in range(0, len(pooled), batch)

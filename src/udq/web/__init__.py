@@ -1,1 +1,1 @@
-"""The page and the API behind it: a collection that others search over HTTP (docs/serve.md)."""
+"""Web server for a collection: the search page and the HTTP API (docs/serve.md)."""

@@ -1,4 +1,4 @@
-"""The app: page, API, health and metrics, behind the guard."""
+"""The FastAPI application: page, HTTP API, health checks and metrics, behind the request guard."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.responses import Response as AnyResponse
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from udq._version import __version__
 from udq.web import problems, uploads
-from udq.web.api import routes, schema
+from udq.web.api import operations, routes, schema
 from udq.web.guard import Access, Guard, ObserveRequests
-from udq.web.problems import Problem, documented
+from udq.web.problems import documented
 from udq.web.service import Service
 
 PAGE = Path(__file__).parent / "static"
-# What every request may be refused for, and what every one with a body.
+# Problems that any request can run into, and those that only requests with a body can.
 _ACCESS = ("unauthorized", "misdirected")
 _BODY = ("bad-request", "cross-origin", "too-large", "too-slow")
-# By suffix, whatever the system's own tables say.
+# Content types by suffix, independent of the MIME tables of the operating system.
 _TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -41,11 +41,11 @@ _TYPES = {
 
 
 def create(service: Service, access: Access) -> FastAPI:
-    """Return the app of a service.
+    """Return the application of a service.
 
     Args:
-        service: what it serves; started and ended with it.
-        access: who may ask.
+        service: what the routes use (``app.state.service``); started and closed with the application.
+        access: which requests are allowed.
     """
 
     @asynccontextmanager
@@ -59,93 +59,60 @@ def create(service: Service, access: Access) -> FastAPI:
         description="Object instance search: draw a box round an object, get every photo that shows that very object.",
         lifespan=lifespan,
         openapi_url=f"{routes.PREFIX}/openapi.json",
-        docs_url=None,  # pages of FastAPI's load scripts of third parties
+        docs_url=None,  # FastAPI's documentation pages load scripts from third parties
         redoc_url=None,
     )
-    problems.handle(app)
-    app.include_router(routes.router(service))
-    app.include_router(_operating(service))
+    app.state.service = service
+    problems.install(app)
+    app.include_router(routes.router)
+    app.include_router(operations.router)
     app.mount("/", _Page(directory=PAGE, html=True, check_dir=False), "page")
-    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    # The last one is the first that sees a request.
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    # Middleware that is added last receives each request first.
     app.add_middleware(
-        Guard, access=access, upload_bytes=uploads.MOST_BYTES, upload_paths=(routes.UPLOADS, routes.PHOTOS)
+        Guard, access=access, upload_bytes=uploads.MAX_BYTES, upload_paths=(routes.UPLOADS, routes.PHOTOS)
     )
     app.add_middleware(ObserveRequests, metrics=service.metrics)
     return app
 
 
-def _operating(service: Service) -> Any:
-    from fastapi import APIRouter
-
-    router = APIRouter()
-
-    @router.get("/healthz", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def healthz() -> Response:
-        """Answer while the server runs."""
-        return Response("ok\n", media_type="text/plain")
-
-    @router.get(
-        "/readyz",
-        response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}, **documented("unavailable")},
-    )
-    async def readyz() -> Response:
-        """Answer whether searches are answered, of the collection as it is now."""
-        await service.now()
-        if not service.ready:
-            raise Problem("unavailable", "the server is starting or stopping")
-        if service.living.trouble is not None:
-            raise Problem(
-                "unavailable", "the collection cannot be read; answers are of its last good state; see the log"
-            )
-        return Response("ready\n", media_type="text/plain")
-
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    async def metrics() -> Response:
-        """Return counts and times in Prometheus's text format."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return router
-
-
 class _Page(StaticFiles):
-    """The page's files, which come with the package."""
+    """The static files of the page, which are part of the package."""
 
-    async def get_response(self, path: str, scope: Scope) -> AnyResponse:
-        answer = await super().get_response(path, scope)
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
         if path.startswith("api/"):
             raise HTTPException(404)
-        return answer
+        return response
 
-    def file_response(self, full_path: Any, *rest: Any, **more: Any) -> AnyResponse:
-        answer = super().file_response(full_path, *rest, **more)
+    def file_response(self, full_path: Any, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(full_path, *args, **kwargs)
         suffix = Path(full_path).suffix
-        if answer.status_code == 200:
+        if response.status_code == 200:
             kind = _TYPES.get(suffix, "application/octet-stream")
-            answer.headers["content-type"] = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
-        # Another version of udq brings another page: a browser asks whether it has changed.
-        answer.headers["cache-control"] = "no-cache"
-        return answer
+            response.headers["content-type"] = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+        # Browsers revalidate on every visit: another version of udq has another page.
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
-def _described(app: FastAPI) -> dict[str, Any]:
-    """Return the description of the API, in which every error is a problem and every route may be refused."""
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, with errors as problems and those of the guard on every route; computed once."""
     if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        found["components"]["schemas"] |= schema.components(problems.Described)
-        for path, methods in found["paths"].items():
-            for route in methods.values():
-                answers = route["responses"]
-                if "requestBody" in route:
-                    answers |= {str(status): told for status, told in documented(*_BODY).items()}
-                if "422" in answers:
-                    answers |= {str(status): told for status, told in documented("invalid").items()}
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        document["components"]["schemas"] |= schema.components(problems.Described)
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                responses = operation["responses"]
+                kinds = _BODY if "requestBody" in operation else ()
+                if "422" in responses:  # FastAPI's own validation error is a problem, too
+                    kinds = (*kinds, "invalid")
                 if path not in ("/healthz", "/readyz"):
-                    answers |= {str(status): told for status, told in documented(*_ACCESS).items()}
-        found["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{}, {"token": []}]
+                    kinds = (*kinds, *_ACCESS)
+                responses |= {str(status): response for status, response in documented(*kinds).items()}
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{}, {"token": []}]
         for unused in ("HTTPValidationError", "ValidationError"):
-            found["components"]["schemas"].pop(unused, None)
-        app.openapi_schema = found
+            document["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = document
     return app.openapi_schema

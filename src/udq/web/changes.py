@@ -1,4 +1,4 @@
-"""Photos added and removed over HTTP, one after the other, where ``--allow-write FOLDER`` allows it."""
+"""Photos added and removed over HTTP, one at a time; only with ``--allow-write FOLDER``."""
 
 from __future__ import annotations
 
@@ -18,43 +18,48 @@ from udq.web.live_collection import LiveCollection
 from udq.web.problems import Problem
 from udq.web.uploads import Upload
 
-# Most bytes of a name that every file system takes.
-_LONGEST = 200
+# Bytes of a file name that every file system accepts.
+_MAX_NAME_BYTES = 200
 
 
 class PhotoChanges:
-    """Changes the collection."""
+    """Adds photos to the collection and removes them."""
 
-    def __init__(self, living: LiveCollection, folder: Path | None) -> None:
+    def __init__(self, live: LiveCollection, folder: Path | None) -> None:
         """Change nothing yet.
 
         Args:
-            living: the collection.
-            folder: where photos that are added are put; None where nothing may be changed.
+            live: the collection.
+            folder: where files of added photos are stored; None if the server is read-only.
         """
-        self._living = living
+        self._live = live
         self._folder = folder
         self._lock = threading.Lock()
 
     @property
     def allowed(self) -> bool:
-        """Whether anything may be changed."""
+        """Whether the server accepts changes."""
         return self._folder is not None
 
-    def check(self) -> Path:
-        """Return the folder for new photos; raises Problem where nothing may be changed."""
+    def check_allowed(self) -> Path:
+        """Return the folder for added photos; raises Problem if the server is read-only."""
         if self._folder is None:
             raise Problem(
-                "read-only", "this server changes nothing; start it with --allow-write FOLDER, where new photos are put"
+                "read-only", "this server is read-only; start it with --allow-write FOLDER, which stores added photos"
             )
         return self._folder
 
     def add(self, upload: Upload) -> Image:
-        """Put a photo into the folder and into the collection; it stays in neither where that fails."""
-        path = self.check() / _checked(upload.name)
+        """Store a photo in the folder and add it to the collection; if that fails, the file is deleted again.
+
+        Raises:
+            Problem: the server is read-only, the name is invalid or taken, or another process changes the collection.
+            ImageError: the photo cannot be indexed.
+        """
+        path = self.check_allowed() / _checked_name(upload.name)
         with self._lock:
-            collection = self._living.now().collection
-            taken = f"{shown(path.name)}: there is a photo of this name already; rename yours, or remove the other"
+            collection = self._live.current().collection
+            taken = f"{shown(path.name)}: a photo of this name already exists; rename yours, or remove the other"
             if path.name in set(collection.names):
                 raise Problem("conflict", taken)
             try:
@@ -63,43 +68,43 @@ class PhotoChanges:
             except FileExistsError:
                 raise Problem("conflict", taken) from None
             try:
-                grown, changes = _changing(lambda: collection.add(path))
+                grown, changes = _apply(lambda: collection.add(path))
                 if changes.broken:
                     raise ImageError(changes.broken[0]["reason"].replace(str(path), shown(path.name)))
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
-        found = {image.name: image for image in grown.images}
-        return found[path.name]
+        images = {image.name: image for image in grown.images}
+        return images[path.name]
 
     def remove(self, image: Image) -> None:
-        """Remove a photo from the collection; its file is left alone."""
-        self.check()
+        """Remove a photo from the collection; its file is kept."""
+        self.check_allowed()
         with self._lock:
-            _changing(lambda: self._living.now().collection.remove(image.name))
+            _apply(lambda: self._live.current().collection.remove(image.name))
 
 
-def _changing(work: Callable[[], tuple[Collection, Changes]]) -> tuple[Collection, Changes]:
+def _apply(change: Callable[[], tuple[Collection, Changes]]) -> tuple[Collection, Changes]:
     try:
-        return work()
-    except InputError as error:  # another process is changing it, or has removed the photo
+        return change()
+    except InputError as error:  # another process is changing the collection, or has removed the photo
         raise Problem("conflict", str(error)) from None
 
 
-def _checked(name: str) -> str:
-    """Return the name of a file that may be made; raises Problem where it leads elsewhere or is no photo's."""
-    plain = os.path.basename(name.replace("\\", "/"))  # noqa: PTH119  (a path of Windows, too)
+def _checked_name(name: str) -> str:
+    """Return the name of a new file; raises Problem unless it is a plain file name with the suffix of a photo."""
+    plain = os.path.basename(name.replace("\\", "/"))  # noqa: PTH119  (also for Windows paths)
     if (
         plain != name
         or not plain.isprintable()
         or plain.startswith(".")
-        or len(os.fsencode(plain)) > _LONGEST
+        or len(os.fsencode(plain)) > _MAX_NAME_BYTES
         or any(mark in plain for mark in '*?[]<>:"|')
         or Path(plain).suffix.lower() not in SUFFIXES
     ):
         raise Problem(
             "invalid",
-            f"'{shown(name)[:80]}': expected a plain name of a photo such as cup.jpg, without folders, of at most "
-            f"{_LONGEST} bytes and ending in one of {', '.join(sorted(SUFFIXES))}",
+            f"'{shown(name)[:80]}': expected a plain file name such as cup.jpg, without folders, of at most "
+            f"{_MAX_NAME_BYTES} bytes and ending in one of {', '.join(sorted(SUFFIXES))}; rename the photo",
         )
     return plain

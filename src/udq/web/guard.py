@@ -1,12 +1,13 @@
-"""Who may ask for what, before anything else sees a request: Host, token, Origin, size; and headers of every answer.
+"""Request guard: Host, token, origin and size are checked before the application; security headers on every response.
 
-A page of a stranger in the same browser can send requests to this machine. It cannot read the answers, as none allows
-another origin to; it may not change anything, which Sec-Fetch-Site and Origin tell; and a name of its own that it has
-point to this machine (DNS rebinding) is not the Host that this server answers to.
+A page of another site in the same browser can send requests to this machine. It cannot read the responses, because none
+allows another origin. It cannot change or search anything, because browsers mark its requests with Sec-Fetch-Site and
+Origin. A host name of its own that resolves to this machine (DNS rebinding) is not a Host that this server accepts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -22,14 +23,14 @@ from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from udq.web.metrics import Metrics
-from udq.web.problems import Problem, crashed
+from udq.web.problems import Problem, internal_error
 
-# What a request may carry besides photos.
-MOST_BYTES = 2**20
-# Seconds that it may take to come in.
-SECONDS = 60.0
+# Bytes of a request without a photo.
+MAX_BYTES = 2**20
+# Seconds within which a request must arrive completely.
+RECEIVE_TIMEOUT = 60.0
 
-_ALWAYS = {
+_SECURITY_HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -40,14 +41,14 @@ _ALWAYS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-# Asked for by probes, which have no token; they tell nothing but whether the server answers.
-_OPEN = ("/healthz", "/readyz")
-_SAFE = ("GET", "HEAD", "OPTIONS")
+# Paths for health probes, which have no token; they reveal only whether the server runs.
+_PUBLIC = ("/healthz", "/readyz")
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _METHODS = frozenset(["GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS"])
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen at is reached from this machine alone."""
+    """Whether an address to listen on can be reached only from this machine."""
     if host == "localhost":
         return True
     try:
@@ -58,12 +59,13 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask.
+    """Which requests are allowed.
 
     Attributes:
-        host: the address that the server listens at.
-        token: what they must know; None where everybody on this machine may ask.
-        cookie: name of the cookie that stands for the token in a browser; each port has its own.
+        host: the address that the server listens on.
+        token: the secret that clients must send; None allows every client that can reach the server.
+        cookie: name of the cookie that replaces the token in browsers; it contains the port, because browsers share
+            cookies between the ports of a host.
     """
 
     host: str
@@ -71,9 +73,10 @@ class Access:
     cookie: str
 
     def answers_to(self, host: str | None) -> bool:
-        """Whether a Host header names this server: by loopback's names, or, where it listens elsewhere, its own.
+        """Whether a Host header names this server.
 
-        A name of someone else that points here is refused. An address in numbers cannot be one.
+        The loopback names always do. If the server listens on another address, so do its own names and all numeric
+        addresses: DNS rebinding needs a name.
         """
         try:
             name = urlsplit(f"//{host or ''}").hostname or ""
@@ -90,108 +93,111 @@ class Access:
         return True
 
     def allows(self, headers: Headers) -> bool:
-        """Whether a request brings the token, or the cookie that stands for it."""
+        """Whether a request has the token, or the cookie that replaces it."""
         if self.token is None:
             return True
-        scheme, _, said = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and _same(said.strip(), self.token):
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and _equal(given.strip(), self.token):
             return True
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
             return False
-        return cookie is not None and _same(cookie.value, self.pass_of(self.token))
+        return cookie is not None and _equal(cookie.value, self.cookie_value(self.token))
 
     @staticmethod
-    def pass_of(token: str) -> str:
-        """Return what the cookie says: the token cannot be told from it."""
+    def cookie_value(token: str) -> str:
+        """Return the value of the cookie for a token, from which the token cannot be computed."""
         return hmac.new(token.encode(), b"udq serve", hashlib.sha256).hexdigest()
 
 
-def _same(said: str, known: str) -> bool:
-    return hmac.compare_digest(said.encode("utf-8", "surrogatepass"), known.encode())
+def _equal(given: str, expected: str) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
 
 
 class Guard:
-    """Refuses what must not reach the app."""
+    """ASGI middleware that refuses requests before they reach the application."""
 
     def __init__(self, app: ASGIApp, access: Access, *, upload_bytes: int, upload_paths: tuple[str, ...]) -> None:
-        """Stand before an app.
+        """Wrap an application.
 
         Args:
-            app: what answers.
-            access: who may ask.
-            upload_bytes: that a request with a photo may have.
-            upload_paths: where photos are sent to.
+            app: the application.
+            access: which requests are allowed.
+            upload_bytes: limit for the bytes of an uploaded photo.
+            upload_paths: paths that accept uploads.
         """
         self._app = app
         self._access = access
-        # What stands round a photo in a form, besides it.
-        self._most = dict.fromkeys(upload_paths, upload_bytes + 2**16)
+        # 64 KiB for the rest of the form.
+        self._max_bytes = dict.fromkeys(upload_paths, upload_bytes + 2**16)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or have the app answer."""
+        """Respond with a problem, or pass the request to the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         try:
             self._check_host(scope, headers)
-            if self._enters(scope):
-                await self._admitted()(scope, receive, send)
+            if self._is_login(scope):
+                await self._login_response()(scope, receive, send)
                 return
             self._check(scope, headers)
         except Problem as problem:
             await problem.response()(scope, receive, send)
             return
-        await self._app(scope, _limited(receive, self._most.get(scope["path"], MOST_BYTES), headers), send)
+        await self._app(scope, _limited(receive, self._max_bytes.get(scope["path"], MAX_BYTES), headers), send)
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
-        if scope["path"] not in _OPEN and not self._access.answers_to(headers.get("host")):
+        if scope["path"] not in _PUBLIC and not self._access.answers_to(headers.get("host")):
             raise Problem(
                 "misdirected",
-                "the Host header names another server than this one; use the address that udq serve printed, and see "
-                "that a proxy in front passes that on as the Host",
+                "the Host header names another server; use the address that udq serve printed, and configure any proxy "
+                "in front of it to send that address as Host",
             )
 
     def _check(self, scope: Scope, headers: Headers) -> None:
-        if scope["path"] in _OPEN:
+        if scope["path"] in _PUBLIC:
             return
         if not self._access.allows(headers):
             raise Problem(
                 "unauthorized",
-                "this server wants its token: open /?token=TOKEN in the browser once, or send the header "
+                "this server requires a token: open /?token=TOKEN once in the browser, or send the header "
                 "'Authorization: Bearer TOKEN'",
                 headers={"www-authenticate": 'Bearer realm="udq"'},
             )
-        if scope["method"] not in _SAFE and not _from_here(headers):
-            raise Problem("cross-origin", "the request comes from a page of another site, which may do nothing here")
+        if scope["method"] not in _SAFE_METHODS and not _is_same_origin(headers):
+            raise Problem(
+                "cross-origin", "the request comes from a page of another site, which may not use this server"
+            )
 
-    def _enters(self, scope: Scope) -> bool:
-        """Whether a browser brings the token in the address of the page."""
+    def _is_login(self, scope: Scope) -> bool:
+        """Whether a request for the page has the token in its address."""
         token = self._access.token
         if token is None or scope["path"] != "/":
             return False
-        return _same(parse_qs(scope["query_string"].decode("ascii", "replace")).get("token", [""])[0], token)
+        return _equal(parse_qs(scope["query_string"].decode("ascii", "replace")).get("token", [""])[0], token)
 
-    def _admitted(self) -> HTMLResponse:
-        """Give the cookie for the token, and go on to the page without it in the address."""
+    def _login_response(self) -> HTMLResponse:
+        """Return a response that sets the cookie and opens the page again without the token in its address."""
         assert self._access.token is not None
-        # Not a redirect: where another site's link led here, the browser would send no strict cookie along with it.
-        answer = HTMLResponse('<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>udq</title>')
-        answer.headers["cache-control"] = "no-store"
-        answer.set_cookie(
+        # Not a redirect: after a link from another site, browsers follow it without SameSite=strict cookies.
+        response = HTMLResponse('<!doctype html><meta http-equiv="refresh" content="0;url=/"><title>udq</title>')
+        response.headers["cache-control"] = "no-store"
+        response.set_cookie(
             self._access.cookie,
-            self._access.pass_of(self._access.token),
+            self._access.cookie_value(self._access.token),
             max_age=30 * 24 * 3600,
             httponly=True,
             samesite="strict",
         )
-        return answer
+        return response
 
 
-def _from_here(headers: Headers) -> bool:
-    """Whether a request is of our own page or of a program, by what browsers say of it and pages cannot change."""
+def _is_same_origin(headers: Headers) -> bool:
+    """Whether a request comes from the server's own page or from a program, by headers that pages cannot set."""
     site = headers.get("sec-fetch-site")
     if site is not None:
         return site in ("same-origin", "none")
@@ -199,74 +205,74 @@ def _from_here(headers: Headers) -> bool:
     return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
-def _limited(receive: Receive, most: int, headers: Mapping[str, str]) -> Receive:
-    """Give what is received until it is too much or takes too long."""
-    import asyncio
-
+def _limited(receive: Receive, max_bytes: int, headers: Mapping[str, str]) -> Receive:
+    """Return ``receive`` with limits of bytes and time; it raises Problem beyond them."""
     received = 0
-    deadline = time.monotonic() + SECONDS
-    said = headers.get("content-length", "")
-    ended = False
+    deadline = time.monotonic() + RECEIVE_TIMEOUT
+    length = headers.get("content-length", "")
+    complete = False
 
     async def limited() -> Message:
-        nonlocal received, ended
-        if said.isascii() and said.isdigit() and int(said) > most:
-            raise _too_large(most)
-        if ended:  # what comes now is that the other side has gone, whenever it does
+        nonlocal received, complete
+        if length.isascii() and length.isdigit() and int(length) > max_bytes:
+            raise _too_large(max_bytes)
+        if complete:  # the next message is the client's disconnection, for which there is no deadline
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), max(0.001, deadline - time.monotonic()))
         except TimeoutError:
-            raise Problem("too-slow", f"the request did not come in within {SECONDS:g} s; send it again") from None
+            raise Problem(
+                "too-slow", f"the request did not arrive within {RECEIVE_TIMEOUT:g} s; send it again"
+            ) from None
         received += len(message.get("body", b""))
-        if received > most:
-            raise _too_large(most)
-        ended = not message.get("more_body", False)
+        if received > max_bytes:
+            raise _too_large(max_bytes)
+        complete = not message.get("more_body", False)
         return message
 
     return limited
 
 
-def _too_large(most: int) -> Problem:
+def _too_large(max_bytes: int) -> Problem:
     return Problem(
         "too-large",
-        f"the request is larger than the {most / 2**20:.3g} MiB that it may be; send a smaller photo",
+        f"the request: expected at most {max_bytes / 2**20:.3g} MiB, found more; send a smaller photo",
         headers={"connection": "close"},
     )
 
 
 class ObserveRequests:
-    """Counts requests, answers where the app fails, and gives every answer the headers that keep browsers strict."""
+    """ASGI middleware that counts and times requests, reports crashes as problems, and adds the security headers."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        """Stand before an app and its guard."""
+        """Wrap an application and its guard."""
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the app answer."""
+        """Pass a request to the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status = 0
 
-        async def noted(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in _ALWAYS.items():
+                for name, value in _SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
         started = time.perf_counter()
         with self._metrics.in_flight.track_inprogress():
             try:
-                await self._app(scope, receive, noted)
+                await self._app(scope, receive, observed_send)
             except Exception as error:
-                problem = crashed(error, scope["method"], scope["path"])
+                problem = internal_error(error, scope["method"], scope["path"])
                 if not status:
-                    await problem.response()(scope, receive, noted)
+                    await problem.response()(scope, receive, observed_send)
             finally:
                 route = getattr(scope.get("route"), "path", "(none)")
                 method = scope["method"] if scope["method"] in _METHODS else "(other)"

@@ -1,4 +1,4 @@
-"""A collection as it is now: what others add or remove meanwhile is seen by the next answer."""
+"""A collection on disk, re-read when it changes, so that requests see the changes of other processes."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from udq.web.problems import Problem
 
 log = logging.getLogger("udq.web")
 
-# Of lists of photos that were asked for: places of two million.
-_LISTS_BYTES = 16_000_000
+# Memory for recent results of ``CollectionView.find``, in bytes: indices of two million photos.
+_FIND_CACHE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class CollectionView:
-    """A collection in one state, and its photos as a page lists them.
+    """One state of a collection, with its photos by id, name and folder.
 
     Attributes:
-        collection: opened, its checksums compared.
+        collection: opened, with verified checksums.
     """
 
     collection: Collection
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What ``udq info`` says of it."""
+        """The result of ``Collection.info``."""
         return self.collection.info()
 
     @cached_property
@@ -45,98 +45,107 @@ class CollectionView:
         return {image.id: image for image in self.collection.images}
 
     def photo(self, number: int) -> Image:
-        """Return the photo of an id; raises Problem where there is none."""
+        """Return the photo with an id; raises Problem if the collection has none."""
         try:
             return self.by_id[number]
         except KeyError:
-            raise Problem("not-found", f"photo {number}: the collection has none of this id (any more)") from None
+            raise Problem("not-found", f"photo {number}: the collection has no photo with this id (any more)") from None
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the photos as they can be shown, in the order of their ids."""
+        """Printable names of the photos, in the order of their ids."""
         return [shown(image.name) for image in self.collection.images]
 
     @cached_property
     def folders(self) -> list[tuple[str, int]]:
-        """Every folder and the number of photos in it and below, by name; the first one, ``""``, holds all."""
-        counted: Counter[str] = Counter()
+        """Folders by name, each with the number of photos in it and its subfolders; the first, ``""``, has all."""
+        counts: Counter[str] = Counter()
         for folder, photos in Counter(PurePosixPath(name).parent for name in self.names).items():
             for each in (folder, *folder.parents):
-                counted["" if str(each) == "." else str(each)] += photos
-        return sorted(counted.items())
+                counts["" if str(each) == "." else str(each)] += photos
+        return sorted(counts.items())
 
     @cached_property
-    def _folded(self) -> list[str]:
+    def _casefolded_names(self) -> list[str]:
         return [name.casefold() for name in self.names]
 
     @cached_property
-    def _lists(self) -> Cache[list[int]]:
-        return Cache(_LISTS_BYTES)
+    def _find_cache(self) -> Cache[list[int]]:
+        return Cache(_FIND_CACHE_BYTES)
 
     def find(self, words: str, folder: str) -> list[int]:
-        """Return the places, in the order of ids, of photos in a folder or below whose names hold all words."""
-        # Pages of one list are asked for one after the other.
-        found = self._lists.get((words, folder))
+        """Return indices into ``collection.images``, ascending, of photos in a folder whose names contain all words.
+
+        Args:
+            words: separated by spaces; case is ignored.
+            folder: includes its subfolders; ``""`` is the whole collection.
+        """
+        # Clients request the pages of one list one after the other.
+        found = self._find_cache.get((words, folder))
         if found is None:
-            found = self._look(words, folder)
-            self._lists.put((words, folder), found, 8 * len(found))
+            found = self._filter(words, folder)
+            self._find_cache.put((words, folder), found, 8 * len(found))
         return found
 
-    def _look(self, words: str, folder: str) -> list[int]:
+    def _filter(self, words: str, folder: str) -> list[int]:
         wanted = words.casefold().split()
-        below = f"{folder.rstrip('/')}/" if folder else ""
+        prefix = f"{folder.rstrip('/')}/" if folder else ""
         return [
-            place
-            for place, (name, folded) in enumerate(zip(self.names, self._folded, strict=True))
-            if name.startswith(below) and all(word in folded for word in wanted)
+            index
+            for index, (name, casefolded) in enumerate(zip(self.names, self._casefolded_names, strict=True))
+            if name.startswith(prefix) and all(word in casefolded for word in wanted)
         ]
 
 
 class LiveCollection:
-    """Gives a collection in its newest state.
+    """Provides the newest readable state of a collection.
 
-    Asking costs a look at one file. Who first sees a change reads what is new; others get the old state meanwhile.
+    ``current`` costs one ``stat`` of the manifest. The thread that first notices a change reads the new state; until it
+    has, other threads get the previous view.
+
+    Attributes:
+        view: the state that was read last.
+        error: why the newest state on disk could not be read; None if it could.
     """
 
     def __init__(self, collection: Collection) -> None:
-        """Read the collection: every byte of what it holds is compared with its checksum."""
-        self._reading = threading.Lock()
-        self._seen = self._mark(collection)
-        # The one that was read last, and why the newest one could not be.
-        self.state = self._read(collection)
-        self.trouble: str | None = None
+        """Read the collection, and compare every file with its checksum."""
+        self._refreshing = threading.Lock()
+        self._stamp = self._stamp_of(collection)
+        self.view = self._read(collection)
+        self.error: str | None = None
 
-    def now(self) -> CollectionView:
-        """Return the newest state; the last good one where the newest cannot be read, and ``trouble`` says why."""
-        collection = self.state.collection
-        seen = self._mark(collection)
-        if seen == self._seen or not self._reading.acquire(blocking=False):
-            return self.state
+    def current(self) -> CollectionView:
+        """Return the newest state; if it cannot be read, the last good one, and set ``error``."""
+        collection = self.view.collection
+        stamp = self._stamp_of(collection)
+        if stamp == self._stamp or not self._refreshing.acquire(blocking=False):
+            return self.view
         try:
             newest = collection.refreshed()
             if newest is not collection:
-                self.state = self._read(newest)
-            self._seen, self.trouble = seen, None
+                self.view = self._read(newest)
+            self._stamp, self.error = stamp, None
         except UdqError as error:
-            if self.trouble != str(error):
-                log.warning("answering from the last good state: %s", shown(str(error)))
-            self.trouble = str(error)
+            if self.error != str(error):
+                log.warning("serving the last good state: %s", shown(str(error)))
+            self.error = str(error)
         finally:
-            self._reading.release()
-        return self.state
+            self._refreshing.release()
+        return self.view
 
     @staticmethod
     def _read(collection: Collection) -> CollectionView:
-        state = CollectionView(collection)
-        _ = state.facts, state.by_id, collection.extractor
+        view = CollectionView(collection)
+        _ = view.facts, view.by_id, collection.extractor
         collection.database.ready()
-        return state
+        return view
 
     @staticmethod
-    def _mark(collection: Collection) -> tuple[int, int, int] | None:
-        """What tells one manifest from the next, which takes its place in one step."""
+    def _stamp_of(collection: Collection) -> tuple[int, int, int] | None:
+        """Return inode, modification time and size of the manifest, which every change replaces atomically."""
         try:
-            found = (collection.path / manifest.MANIFEST).stat()
+            stat = (collection.path / manifest.MANIFEST).stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,4 +1,4 @@
-"""Errors as ``application/problem+json`` (RFC 9457): a type that the manual explains, and a detail in plain words."""
+"""Errors as ``application/problem+json`` (RFC 9457): ``type`` links to docs/serve.md, ``detail`` is one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from udq.errors import CollectionError, DependencyError, DiskError, ImageError, 
 
 MANUAL = "https://github.com/udq/udq/blob/main/docs/serve.md"
 
-# Each kind of problem, which is its heading in the manual, and its status.
+# Kinds of problems, which are anchors in the manual, and their HTTP statuses.
 KINDS = {
     "bad-request": 400,
     "unauthorized": 401,
@@ -40,8 +40,8 @@ KINDS = {
     "unavailable": 503,
     "no-room": 507,
 }
-_OF_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed"}
-_OF_ERROR: tuple[tuple[type[UdqError], str], ...] = (
+_KIND_BY_STATUS = {400: "bad-request", 404: "not-found", 405: "method-not-allowed"}
+_KIND_BY_ERROR: tuple[tuple[type[UdqError], str], ...] = (
     (InputError, "invalid"),
     (DependencyError, "invalid"),
     (ImageError, "unreadable-photo"),
@@ -54,21 +54,21 @@ log = logging.getLogger("udq.web")
 
 
 class Problem(HTTPException):
-    """What went wrong, for whoever asked."""
+    """An error response."""
 
     def __init__(self, kind: str, detail: str, *, headers: dict[str, str] | None = None) -> None:
-        """Name it.
+        """Describe the error.
 
         Args:
             kind: one of ``KINDS``.
-            detail: what was expected, what was found and what to do, in a line.
-            headers: of the answer, besides its type.
+            detail: one line: what was expected, what was found and what to do.
+            headers: of the response, besides its content type.
         """
         super().__init__(KINDS[kind], detail, headers)
         self.kind = kind
 
     def response(self) -> Response:
-        """Return the answer."""
+        """Return the HTTP response."""
         body = {
             "type": f"{MANUAL}#{self.kind}",
             "title": HTTPStatus(self.status_code).phrase,
@@ -79,7 +79,7 @@ class Problem(HTTPException):
 
 
 class Described(BaseModel):
-    """A problem, as it is described in OpenAPI."""
+    """The JSON of a problem, in OpenAPI."""
 
     type: str
     title: str
@@ -88,25 +88,25 @@ class Described(BaseModel):
 
 
 def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of the problems of a route."""
+    """Return the OpenAPI responses of a route for kinds of problems."""
     described = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Described"}}}
     statuses = sorted({KINDS[kind] for kind in kinds})
     return {status: {"description": HTTPStatus(status).phrase, "content": described} for status in statuses}
 
 
-def of(error: UdqError) -> Problem:
-    """Return an error of the library as a problem."""
-    return Problem(next(kind for family, kind in _OF_ERROR if isinstance(error, family)), str(error))
+def from_error(error: UdqError) -> Problem:
+    """Return the problem for an error of the library."""
+    return Problem(next(kind for family, kind in _KIND_BY_ERROR if isinstance(error, family)), str(error))
 
 
-def crashed(error: Exception, method: str, path: str) -> Problem:
-    """Return a mistake of ours as a problem, and log it."""
+def internal_error(error: Exception, method: str, path: str) -> Problem:
+    """Log an unexpected exception, which is a bug in the server, and return the problem for it."""
     log.error("%s %s: %s", method, shown(path), type(error).__name__, exc_info=error)
-    return Problem("internal", "something went wrong in the server; its log says more")
+    return Problem("internal", "internal error; see the server's log")
 
 
-def handle(app: FastAPI) -> None:
-    """Have an app answer every error with a problem."""
+def install(app: FastAPI) -> None:
+    """Make an application return every error as a problem."""
 
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
@@ -114,19 +114,19 @@ def handle(app: FastAPI) -> None:
 
     async def on_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, UdqError)
-        return of(error).response()
+        return from_error(error).response()
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return Problem("invalid", _in_words(error)).response()
+        return Problem("invalid", _validation_detail(error)).response()
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        kind = _OF_STATUS.get(error.status_code, "bad-request" if error.status_code < 500 else "internal")
+        kind = _KIND_BY_STATUS.get(error.status_code, "bad-request" if error.status_code < 500 else "internal")
         detail = {
-            "not-found": f"{request.url.path}: nothing is here",
-            "method-not-allowed": f"{request.url.path}: {request.method} is not among what it answers to",
-            "bad-request": "the request: expected JSON in UTF-8, found something else",
+            "not-found": f"{request.url.path}: no such path; docs/serve.md lists the paths of the API",
+            "method-not-allowed": f"{request.url.path}: the path does not support {request.method}",
+            "bad-request": "the body: expected JSON in UTF-8, found something else",
         }.get(kind, str(error.detail))
         return Problem(kind, detail, headers=dict(error.headers or {})).response()
 
@@ -136,10 +136,10 @@ def handle(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
 
 
-def _in_words(error: RequestValidationError) -> str:
+def _validation_detail(error: RequestValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return f"the body: expected JSON, found a mistake at character {first['loc'][-1]}"
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
+        return f"the body: expected JSON, found a syntax error at character {first['loc'][-1]}"
+    location = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    return f"{location}: {message}" if location else message

@@ -1,13 +1,14 @@
-"""Searches: some at a time, the others wait in line, first come first served, and beyond that they are refused.
+"""Work queues with a fixed number of workers and a bounded number of waiting requests; and the queue of searches.
 
-Encoding a query takes a core some hundredths of a second, far longer than ranking all photos by it. So as many
-searches run as there are cores, and the features of boxes that were drawn lately are kept.
+Encoding a query takes a core some hundredths of a second, far longer than ranking all photos by it. So one search per
+core runs at a time, and the features of recently drawn boxes are cached.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import math
 import os
 import tempfile
@@ -15,15 +16,15 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
+from udq.common import threads
 from udq.common.byte_cache import Cache
 from udq.photos.sandbox import Decoder
 from udq.search import query
@@ -31,7 +32,7 @@ from udq.types import Box, Example, SearchResult
 from udq.web.live_collection import CollectionView
 from udq.web.metrics import Metrics
 from udq.web.problems import Problem
-from udq.web.renditions import Shown, within
+from udq.web.renditions import PhotoFile, resolve
 
 if TYPE_CHECKING:
     from udq.features.extractor import Extractor
@@ -39,56 +40,50 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 # Searches that may wait for a worker.
-LINE = 100
-# Of features in memory: some 6,000 boxes.
+MAX_WAITING = 100
+# Memory for features of boxes, in bytes: about 6,000 boxes.
 CACHE_BYTES = 32 * 2**20
 
 
-@dataclass(frozen=True)
-class QueryPhoto:
-    """An example, its photo found.
+class WorkQueue:
+    """Worker threads, and a bounded first-in first-out queue in front of them.
 
     Attributes:
-        photo: where it is.
-        box: x1, y1, x2, y2 in its pixels; the whole photo where None.
-        wrong: whether it shows something else.
+        waiting: requests in the queue.
     """
 
-    photo: Shown
-    box: Box | None
-    wrong: bool
-
-
-class WorkQueue:
-    """Workers, and those who wait for one in the order in which they came."""
-
-    def __init__(self, workers: int, waiting: int, initializer: Callable[[], None] | None = None) -> None:
-        """Start no worker yet.
+    def __init__(self, workers: int, max_waiting: int, initializer: Callable[[], None] | None = None) -> None:
+        """Start no thread yet.
 
         Args:
-            workers: that run at the same time.
-            waiting: that may wait.
-            initializer: what each worker runs first.
+            workers: threads.
+            max_waiting: length of the queue.
+            initializer: what each thread runs first.
         """
+        self._limits = ExitStack()  # while the queue is open
+        self._limits.enter_context(threads.one_core_each())
         self._pool = ThreadPoolExecutor(workers, "udq", initializer=initializer)
         self._free = asyncio.Semaphore(workers)
         self._workers = workers
-        self._most = waiting
+        self._max_waiting = max_waiting
         self.waiting = 0
-        self._seconds = 0.05
+        self._seconds = 0.05  # moving average of the time that one piece of work takes
 
-    async def run(self, gone: Callable[[], Awaitable[bool]], work: Callable[[], Result]) -> Result:
-        """Have work done; raises Problem where too many wait.
+    async def run(self, disconnected: Callable[[], Awaitable[bool]], work: Callable[[], Result]) -> Result:
+        """Run work in a worker thread.
 
         Args:
-            gone: whether nobody waits for the result any more.
-            work: what to do.
+            disconnected: whether the client has disconnected, in which case the work is skipped.
+            work: what to run.
+
+        Raises:
+            Problem: the queue is full, or the client has disconnected.
         """
-        if self.waiting >= self._most:
+        if self.waiting >= self._max_waiting:
             seconds = max(1, math.ceil(self.waiting * self._seconds / self._workers))
             raise Problem(
                 "busy",
-                f"{self.waiting} others wait already; ask again in {seconds} s",
+                f"the queue is full: {self.waiting} requests are waiting; try again in {seconds} s",
                 headers={"retry-after": str(seconds)},
             )
         self.waiting += 1
@@ -97,8 +92,8 @@ class WorkQueue:
         finally:
             self.waiting -= 1
         try:
-            if await gone():
-                raise Problem("bad-request", "whoever asked has gone")
+            if await disconnected():
+                raise Problem("bad-request", "the client disconnected")
             started = time.perf_counter()
             result = await asyncio.get_running_loop().run_in_executor(self._pool, work)
             self._seconds += 0.1 * (time.perf_counter() - started - self._seconds)
@@ -106,60 +101,75 @@ class WorkQueue:
         finally:
             self._free.release()
 
-    def on_each(self, work: Callable[[int], object]) -> None:
-        """Have each worker do something before anything else, and wait for that."""
-        met = threading.Barrier(self._workers)
+    def run_on_each(self, work: Callable[[int], object]) -> None:
+        """Run ``work(worker)`` once in every worker thread before any other work, and wait for all of them."""
+        barrier = threading.Barrier(self._workers)
 
         def once(worker: int) -> None:
-            met.wait()  # so that none does two
+            barrier.wait()  # keeps every thread busy until all have started, so that none runs twice
             work(worker)
 
         list(self._pool.map(once, range(self._workers)))
 
     def close(self) -> None:
-        """End the workers, once what they do is done."""
+        """Cancel the work that waits, and wait for the work that runs."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._limits.close()
 
 
-def alone() -> None:
-    """Give what this thread computes one core: it is too small for several to share, and they wait in busy loops."""
-    import torch
+async def never_disconnected() -> bool:
+    """Run work whether or not its client is still connected: an argument of ``WorkQueue.run``."""
+    return False
 
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="blas")  # of the whole process
+
+def one_core() -> None:
+    """Have torch compute on this worker's core alone."""
+    importlib.import_module("torch")  # a library that is not loaded has no setting
+    threads.set_for_this_thread(1)
 
 
 class Searches:
-    """Answers searches."""
+    """Runs searches, one per core.
+
+    Attributes:
+        queue: the workers.
+    """
 
     def __init__(self, decoder: Decoder, metrics: Metrics) -> None:
-        """Begin with nothing kept.
+        """Start with an empty cache of features.
 
         Args:
-            decoder: decodes query photos, which may be strangers'.
-            metrics: are told of each search.
+            decoder: decodes the photos of examples in separate processes: uploads are untrusted.
+            metrics: counts and times the searches.
         """
         self._decoder = decoder
         self._metrics = metrics
         self._features: Cache[tuple[Box, NDArray[np.float32]]] = Cache(CACHE_BYTES)
-        self._seen_by: Extractor | None = None
-        self.line = WorkQueue(os.cpu_count() or 1, LINE, initializer=alone)
+        self._extractor: Extractor | None = None  # of the cached features
+        self.queue = WorkQueue(os.cpu_count() or 1, MAX_WAITING, initializer=one_core)
 
     async def search(
         self,
-        gone: Callable[[], Awaitable[bool]],
-        state: CollectionView,
-        examples: Sequence[QueryPhoto],
+        disconnected: Callable[[], Awaitable[bool]],
+        view: CollectionView,
+        examples: Sequence[Example],
         *,
         k: int,
         offset: int,
         min_score: float | None,
         stages: Sequence[str] = (),
     ) -> SearchResult:
-        """Search a collection; raises Problem where too many searches wait."""
-        work = functools.partial(self._search, state, examples, k=k, offset=offset, min_score=min_score, stages=stages)
+        """Search a collection in a worker thread; raises Problem if the queue is full.
+
+        Args:
+            disconnected: whether the client has disconnected.
+            view: the collection.
+            examples: their photos are ``PhotoFile``.
+            k, offset, min_score, stages: as in ``udq.search.query.search``.
+        """
+        work = functools.partial(self._search, view, examples, k=k, offset=offset, min_score=min_score, stages=stages)
         try:
-            result = await self.line.run(gone, work)
+            result = await self.queue.run(disconnected, work)
         except Problem as problem:
             if problem.kind == "busy":
                 self._metrics.refused.inc()
@@ -169,53 +179,59 @@ class Searches:
         self._metrics.scan.observe(result.elapsed_ms["scan"])
         return result
 
-    def warm_up(self, state: CollectionView) -> None:
-        """Search once for real on each worker, so that networks, decoders and the scan are loaded."""
+    def warm_up(self, view: CollectionView) -> None:
+        """Run one search in each worker, so that the network, the decoders and the scan are loaded."""
         with tempfile.TemporaryDirectory(prefix="udq-serve-") as folder:
             path = Path(folder, "noise.png")
             Image.effect_noise((640, 480), 64).convert("RGB").save(path)
-            photo = within(path, path.parent, name=path.name, width=640, height=480)
+            photo = resolve(path, path.parent, name=path.name, width=640, height=480)
 
-            def once(worker: int) -> None:
-                # A box of its own for each: else the second would find the feature of the first one.
+            def search(worker: int) -> None:
+                # A different box for each worker, so that none finds its feature in the cache.
                 box = (0.0, 0.0, 640.0 - worker, 480.0)
-                self._search(state, [QueryPhoto(photo, box, False)], k=20, offset=0, min_score=None)
+                self._search(view, [Example(photo, box)], k=20, offset=0, min_score=None)
 
-            self.line.on_each(once)
+            self.queue.run_on_each(search)
 
     def _search(
         self,
-        state: CollectionView,
-        asked: Sequence[QueryPhoto],
+        view: CollectionView,
+        examples: Sequence[Example],
         *,
         k: int,
         offset: int,
         min_score: float | None,
         stages: Sequence[str] = (),
     ) -> SearchResult:
-        extractor = state.collection.extractor
-        if extractor is not self._seen_by:  # the collection was trained anew
+        extractor = view.collection.extractor
+        if extractor is not self._extractor:  # the collection was retrained
             self._features.clear()
-            self._seen_by = extractor
-        photos = {str(each.photo.path): each.photo for each in asked}
+            self._extractor = extractor
+        with ExitStack() as stack:
+            for example in examples:
+                stack.enter_context(_file(example).name_in_errors())
+            return query.search(
+                view.collection,
+                examples,
+                k=k,
+                offset=offset,
+                min_score=min_score,
+                stages=stages,
+                extract_feature=functools.partial(self._describe, extractor),
+                load_crop=self._decoder.load_crop,
+            )
 
-        def describe(example: Example) -> tuple[Box, NDArray[np.float32]]:
-            key = photos[str(example.photo)].mark, example.box
-            kept = self._features.get(key)
-            if kept is None:
-                with photos[str(example.photo)].by_name():
-                    kept = extractor.describe(Path(example.photo), example.box, load_crop=self._decoder.load_crop)
-                self._features.put(key, kept, kept[1].nbytes)
-            return kept
+    def _describe(self, extractor: Extractor, example: Example) -> tuple[Box, NDArray[np.float32]]:
+        """Return the box of an example and its feature (D,), from the cache if its photo has not changed."""
+        key = _file(example).version, example.box
+        described = self._features.get(key)
+        if described is None:
+            described = extractor.describe(Path(example.photo), example.box, load_crop=self._decoder.load_crop)
+            self._features.put(key, described, described[1].nbytes)
+        return described
 
-        examples = [Example(each.photo.path, each.box, each.wrong) for each in asked]
-        return query.search(
-            state.collection,
-            examples,
-            k=k,
-            offset=offset,
-            min_score=min_score,
-            stages=stages,
-            describe=describe,
-            load_crop=self._decoder.load_crop,
-        )
+
+def _file(example: Example) -> PhotoFile:
+    """Return the photo of an example; on this server it always is a ``PhotoFile``."""
+    assert isinstance(example.photo, PhotoFile)
+    return example.photo

@@ -1,8 +1,8 @@
-"""The page and the API as a deployment of Ray Serve, which starts it anew where it dies.
+"""The web server as a deployment of Ray Serve, which restarts it after a crash.
 
     serve run udq.web.ray_serve:page collection=/data/photos.udq shards=8 replicas=2
 
-There is one of it: photos that visitors bring are kept where they came in.
+The deployment has one replica, because uploads are stored on the replica that received them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def page(arguments: dict[str, str]) -> Any:
     """Return the application (``ray.serve.Application``).
 
     Args:
-        arguments: ``collection``, a path that all machines have; ``shards`` and ``replicas`` as in
-            ``Collection.open``; ``token``, which everybody who asks must know: leave it out only
-            where Ray Serve's proxy listens on loopback alone, which this cannot see to.
+        arguments: ``collection``, a path that exists on all machines; ``shards`` and ``replicas`` as in
+            ``Collection.open``; ``token``, which clients must send: omit it only if Ray Serve's proxy listens on
+            loopback, which this function cannot check.
 
     Raises:
-        InputError: another argument, or none that is a collection.
+        InputError: an unknown or invalid argument, or no collection.
     """
     unknown = sorted(set(arguments) - set(_ARGUMENTS))
     if unknown or "collection" not in arguments:
@@ -36,10 +36,10 @@ def page(arguments: dict[str, str]) -> Any:
     from ray import serve
 
     path = Path(arguments["collection"]).resolve()
-    Collection.open(path)  # refused here rather than on a replica
-    wanted = {name: arguments[name] for name in ("shards", "replicas") if name in arguments}
-    if not all(value.isdecimal() for value in wanted.values()):
-        raise InputError(f"shards and replicas: expected whole numbers, found {wanted}")
+    Collection.open(path)  # fails here rather than on the replica
+    sizes = {name: arguments[name] for name in ("shards", "replicas") if name in arguments}
+    if not all(value.isdecimal() for value in sizes.values()):
+        raise InputError(f"shards and replicas: expected whole numbers, found {sizes}")
     token = arguments.get("token")
     if token is not None:
         server.check_token(token)
@@ -49,8 +49,8 @@ def page(arguments: dict[str, str]) -> Any:
         from udq.web.guard import Access
         from udq.web.service import Service
 
-        shards = int(wanted["shards"]) if "shards" in wanted else None
-        opened = Collection.open(path, ray="auto", shards=shards, replicas=int(wanted.get("replicas", 1)))
+        shards = int(sizes["shards"]) if "shards" in sizes else None
+        opened = Collection.open(path, ray="auto", shards=shards, replicas=int(sizes.get("replicas", 1)))
         host = "127.0.0.1" if token is None else "0.0.0.0"
         return app.create(Service.start(opened), Access(host, token, "udq-ray"))
 

@@ -1,7 +1,10 @@
-"""Photos as a browser can show them: as they are where it can, else as JPEGs; and small ones, which are kept a while.
+"""Photos as browsers can show them: the file itself or a JPEG of it, and thumbnails; cached in memory.
 
-What a file is, its first bytes say and its name does not: a page that is named ``.jpg`` is never served as one. Photos
-are decoded in processes of their own (``udq.photos.sandbox``).
+The first bytes of a file determine its type, its name does not: an HTML page named ``.jpg`` is never served as one.
+Photos are decoded in separate processes (``udq.photos.sandbox``).
+
+One photo has three types in a request: ``store.segments.Image``, its record in the collection; ``PhotoFile``, its file
+after the access checks of ``resolve``; and ``udq.Example``, a ``PhotoFile`` with the box to search for.
 """
 
 from __future__ import annotations
@@ -17,34 +20,37 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as PillowImage
 
 from udq.common.byte_cache import Cache
 from udq.common.text import shown
 from udq.errors import ImageError, InputError
 from udq.photos import source
 from udq.photos.sandbox import Decoder
+from udq.store.segments import Image
 from udq.types import Box
 from udq.web.problems import Problem
 
 # Longer side of a thumbnail, in pixels.
 THUMBNAIL = 256
-# Longest side of a photo that is written anew: larger ones would take a server's memory for what no screen shows.
-LARGEST = 4096
-# Of renditions in memory: some 5,000 thumbnails.
+# Longer side of a photo converted to JPEG, in pixels: larger than screens, and a bound on the server's memory.
+MAX_SIDE = 4096
+# Memory for renditions, in bytes: about 5,000 thumbnails.
 CACHE_BYTES = 64 * 2**20
 _QUALITY = 85
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A photo that may be served.
+class PhotoFile(os.PathLike[str]):
+    """The file of a photo that clients may see: in the collection's folder, or an upload.
+
+    ``os.fspath`` returns its path, so that it can be the photo of a ``udq.Example``; ``str`` returns its name.
 
     Attributes:
-        name: what it is called, for people.
-        path: where it really is, which is nobody's business.
+        name: name for clients.
+        path: resolved path; never sent to clients.
         width, height: pixels as a viewer shows it.
-        stat: of its file.
+        stat: status of the file.
     """
 
     name: str
@@ -53,46 +59,63 @@ class Shown:
     height: int
     stat: os.stat_result
 
+    def __fspath__(self) -> str:
+        """Return the resolved path."""
+        return str(self.path)
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
     @property
-    def mark(self) -> tuple[str, int, int]:
-        """What tells its content from another."""
+    def version(self) -> tuple[str, int, int]:
+        """Path, modification time in ns and bytes: identifies the content, for caches and ETags."""
         return str(self.path), self.stat.st_mtime_ns, self.stat.st_size
 
     @contextmanager
-    def by_name(self) -> Iterator[None]:
-        """Have errors call the photo by its name: they go to whoever asked."""
+    def name_in_errors(self) -> Iterator[None]:
+        """Replace the path by the name in the errors of a block, because clients read them."""
         try:
             yield
         except (ImageError, InputError) as error:
             raise type(error)(str(error).replace(shown(str(self.path)), shown(self.name))) from None
 
 
-def within(path: Path, root: Path, *, name: str, width: int, height: int) -> Shown:
-    """Return a photo that really is in a folder; raises Problem where it is gone, or a link leads out.
+def resolve(path: Path, root: Path, *, name: str, width: int, height: int) -> PhotoFile:
+    """Return a photo whose file, with links resolved, is in a folder.
 
     Args:
-        path: where it should be.
+        path: the file.
         root: the folder.
-        name: what it is called, for people.
+        name: name for clients.
         width, height: pixels as a viewer shows it.
+
+    Raises:
+        Problem: the file does not exist, or is a link to a file outside the folder.
     """
     try:
         real = path.resolve(strict=True)
-        found = real.stat()
-    except (OSError, RuntimeError):  # a circle of links
+        stat = real.stat()
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links
         raise Problem(
-            "photo-gone",
-            f"{shown(name)}: its file is not there (any more); udq add --sync brings the collection up to date",
+            "photo-gone", f"{shown(name)}: its file no longer exists; run udq add --sync to update the collection"
         ) from None
     if not real.is_relative_to(root.resolve()):
         raise Problem(
-            "outside-folder", f"{shown(name)}: a link that leads out of the indexed folder, which is not followed"
+            "outside-folder",
+            f"{shown(name)}: expected a file in the indexed folder, found a link to a file outside, which is not "
+            "followed",
         )
-    return Shown(name, real, width, height, found)
+    return PhotoFile(name, real, width, height, stat)
+
+
+def file_of(image: Image) -> PhotoFile:
+    """Return the file of a photo of the collection; raises Problem as ``resolve`` does."""
+    return resolve(image.path, Path(image.root), name=image.name, width=image.width, height=image.height)
 
 
 def media_type(head: bytes) -> str | None:
-    """Return the content type of a photo that browsers show, by its first 16 bytes; None of all others."""
+    """Return the content type of a photo by its first 16 bytes; None if browsers cannot show it."""
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -106,70 +129,71 @@ def media_type(head: bytes) -> str | None:
     return None
 
 
-class Pictures:
-    """Makes renditions of photos, and keeps those that were asked for lately."""
+class Renditions:
+    """Makes renditions of photos; the most recently used stay in memory."""
 
     def __init__(self, decoder: Decoder) -> None:
-        """Begin with none.
+        """Start with an empty cache.
 
         Args:
-            decoder: decodes photos.
+            decoder: decodes the photos.
         """
         self._decoder = decoder
-        self._kept: Cache[bytes] = Cache(CACHE_BYTES)
+        self._cache: Cache[bytes] = Cache(CACHE_BYTES)
 
     @property
     def size(self) -> int:
         """Bytes of the renditions in memory."""
-        return self._kept.size
+        return self._cache.size
 
-    def as_is(self, photo: Shown) -> str | None:
-        """Return the content type under which a photo's file can be served; None where it must be written anew."""
+    def media_type(self, photo: PhotoFile) -> str | None:
+        """Return the content type of a photo's file; None if browsers cannot show it."""
         try:
             with source.open_file(photo.path) as file:
                 return media_type(file.read(16))
         except (OSError, ValueError) as error:
             raise ImageError(f"{shown(photo.name)}: {error}") from error
 
-    def scaled(self, photo: Shown, width: int | None) -> bytes:
-        """Return a photo as a JPEG of at most so many pixels in width, never enlarged."""
-        scale = min(1.0, LARGEST / max(photo.width, photo.height))
+    def scaled(self, photo: PhotoFile, width: int | None) -> bytes:
+        """Return a photo as a JPEG of at most ``width`` pixels in width, never enlarged."""
+        scale = min(1.0, MAX_SIDE / max(photo.width, photo.height))
         if width is not None:
             scale = min(scale, width / photo.width)
-        return self._made(photo, ("scaled", scale), scale)
+        return self._scaled(photo, scale)
 
-    def thumbnail(self, photo: Shown, box: Box | None) -> bytes:
-        """Return a photo, or what is inside a box of it, as a JPEG whose longer side has at most 256 pixels."""
+    def thumbnail(self, photo: PhotoFile, box: Box | None) -> bytes:
+        """Return a photo, or the contents of a box in it, as a JPEG whose longer side has at most 256 pixels."""
         if box is None:
-            scale = min(1.0, THUMBNAIL / max(photo.width, photo.height))
-            return self._made(photo, ("scaled", scale), scale)
-        key = (photo.mark, box)
-        kept = self._kept.get(key)
-        if kept is None:
-            with photo.by_name():
+            return self._scaled(photo, min(1.0, THUMBNAIL / max(photo.width, photo.height)))
+        key = (photo.version, box)
+        data = self._cache.get(key)
+        if data is None:
+            with photo.name_in_errors():
                 crop, _ = self._decoder.load_crop(photo.path, box, shorter=THUMBNAIL, longer=THUMBNAIL, least=THUMBNAIL)
-            kept = self._keep(key, crop.pixels)
-        return kept
+            data = self._encode(key, crop.pixels)
+        return data
 
-    def _made(self, photo: Shown, what: object, scale: float) -> bytes:
-        key = (photo.mark, what)
-        kept = self._kept.get(key)
-        if kept is None:
+    def _scaled(self, photo: PhotoFile, scale: float) -> bytes:
+        key = (photo.version, scale)
+        data = self._cache.get(key)
+        if data is None:
             sides = sorted((photo.width, photo.height))
             shorter, longer = math.ceil(sides[0] * scale), max(1, round(sides[1] * scale))
-            with photo.by_name():
+            with photo.name_in_errors():
                 decoded = self._decoder.decode(photo.path, shorter=max(1, shorter), longer=longer)
-            kept = self._keep(key, decoded.pixels)
-        return kept
+            data = self._encode(key, decoded.pixels)
+        return data
 
-    def _keep(self, key: object, pixels: NDArray[np.uint8]) -> bytes:
+    def _encode(self, key: object, pixels: NDArray[np.uint8]) -> bytes:
+        """Return pixels as a JPEG, and cache it."""
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
+        PillowImage.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
         data = buffer.getvalue()
-        self._kept.put(key, data, len(data))
+        self._cache.put(key, data, len(data))
         return data
 
 
-def tag(photo: Shown, *what: object) -> str:
+def etag(photo: PhotoFile, variant: object) -> str:
     """Return the ETag of a rendition."""
-    return f'"{hashlib.blake2b(repr((photo.mark, what)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()}"'
+    identity = repr((photo.version, variant)).encode("utf-8", "surrogatepass")
+    return f'"{hashlib.blake2b(identity, digest_size=12).hexdigest()}"'

@@ -1,4 +1,4 @@
-"""What a server is made of, started and ended together."""
+"""The parts that a server shares between requests, started and closed together."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from udq.web.changes import PhotoChanges
 from udq.web.live_collection import CollectionView, LiveCollection
 from udq.web.metrics import Metrics
 from udq.web.problems import Problem
-from udq.web.queue import LINE, Searches, WorkQueue
-from udq.web.renditions import Pictures, Shown, within
+from udq.web.queue import MAX_WAITING, Searches, WorkQueue
+from udq.web.renditions import PhotoFile, Renditions, file_of
 from udq.web.uploads import Uploads
 
 Result = TypeVar("Result")
 
-# Renditions that may wait for a worker: a page asks for some dozens at once.
-_PICTURES_WAITING = 1000
-# Photos that may be coming in at a time: until one is whole, it waits on the disk, outside the budget of uploads.
-UPLOADS_AT_A_TIME = 16
-# Seconds between two looks for uploads that nobody asks for any more.
-_SWEEP_EVERY = 60.0
-# What is told of ``udq info``.
+# Renditions that may wait for a worker: the page requests dozens at once.
+_MAX_RENDITIONS_WAITING = 1000
+# Uploads in progress: until one is complete it is spooled to disk, where the budget of uploads does not count it.
+MAX_UPLOADS_IN_PROGRESS = 16
+# Seconds between two deletions of expired uploads.
+_SWEEP_INTERVAL = 60.0
+# What the API returns of ``Collection.info``.
 _FACTS = (
     *("regions", "removed", "bytes_per_region", "subspaces", "codewords", "bytes_on_disk", "format_version"),
     *("created", "changed", "model", "network", "scan", "drift"),
@@ -38,136 +38,143 @@ _FACTS = (
 
 @dataclass
 class Service:
-    """A collection, served.
+    """A served collection; ``app.state.service`` of the application.
 
     Attributes:
-        living: the collection as it is now.
-        decoder: decodes photos in processes of their own.
-        searches: answer searches.
-        pictures: make renditions of photos.
-        uploads: photos that visitors bring.
-        writer: changes the collection, where that is allowed.
+        live: the newest state of the collection.
+        decoder: decodes photos in separate processes.
+        searches: runs searches.
+        renditions: makes JPEGs and thumbnails.
+        uploads: photos that clients upload.
+        changes: adds and removes photos, if allowed.
         metrics: of this server.
-        drawing: workers that decode photos to be shown, and those who wait for them.
-        receiving: the one that looks at photos which are brought: a large one takes time and memory.
+        render_queue: workers that make renditions.
+        upload_queue: the one worker that decodes uploads: a large photo takes much time and memory.
+        ready: whether the server answers requests.
     """
 
-    living: LiveCollection
+    live: LiveCollection
     decoder: Decoder
     searches: Searches
-    pictures: Pictures
+    renditions: Renditions
     uploads: Uploads
-    writer: PhotoChanges
+    changes: PhotoChanges
     metrics: Metrics
-    drawing: WorkQueue
-    receiving: WorkQueue
+    render_queue: WorkQueue
+    upload_queue: WorkQueue
     ready: bool = False
-    _coming: int = 0
+    _uploads_in_progress: int = 0
     _sweeping: asyncio.Task[None] | None = field(default=None)
 
     @staticmethod
     def start(collection: Collection, *, write_to: Path | None = None) -> Service:
-        """Read the collection and its network, so that the first search is as fast as any other.
+        """Load the collection and its network, and warm up the workers: the first search is as fast as any other.
 
         Args:
-            collection: what is served.
-            write_to: the folder for photos that are added; None where nothing may be changed.
+            collection: what to serve.
+            write_to: folder for photos added over HTTP; None serves the collection read-only.
         """
-        living = LiveCollection(collection)
+        live = LiveCollection(collection)
         decoder, metrics = Decoder(), Metrics()
-        uploads, searches = Uploads(decoder), Searches(decoder, metrics)
         service = Service(
-            living,
-            decoder,
-            searches,
-            Pictures(decoder),
-            uploads,
-            PhotoChanges(living, write_to),
-            metrics,
-            WorkQueue(os.cpu_count() or 1, _PICTURES_WAITING),
-            WorkQueue(1, UPLOADS_AT_A_TIME),
+            live=live,
+            decoder=decoder,
+            searches=Searches(decoder, metrics),
+            renditions=Renditions(decoder),
+            uploads=Uploads(decoder),
+            changes=PhotoChanges(live, write_to),
+            metrics=metrics,
+            render_queue=WorkQueue(os.cpu_count() or 1, _MAX_RENDITIONS_WAITING),
+            upload_queue=WorkQueue(1, MAX_UPLOADS_IN_PROGRESS),
         )
         try:
-            searches.warm_up(living.state)
+            service.searches.warm_up(live.view)
         except BaseException:
             service.close()
             raise
-        metrics.watch("udq_photos", "Photos of the collection.", lambda: len(living.state.collection))
-        metrics.watch("udq_regions", "Regions of all photos.", lambda: living.state.collection.regions)
-        metrics.watch("udq_searches_waiting", "Searches that wait for a worker.", lambda: searches.line.waiting)
-        metrics.watch("udq_uploads_bytes", "Photos that visitors brought.", lambda: uploads.size)
-        metrics.watch("udq_renditions_bytes", "Renditions in memory.", lambda: service.pictures.size)
+        service._add_gauges()
         return service
 
+    def _add_gauges(self) -> None:
+        add, live = self.metrics.add_gauge, self.live
+        add("udq_photos", "Photos in the collection.", lambda: len(live.view.collection))
+        add("udq_regions", "Regions of all photos.", lambda: live.view.collection.regions)
+        add("udq_searches_waiting", "Searches waiting for a worker.", lambda: self.searches.queue.waiting)
+        add("udq_uploads_bytes", "Bytes of uploaded photos.", lambda: self.uploads.size)
+        add("udq_renditions_bytes", "Bytes of renditions in memory.", lambda: self.renditions.size)
+
     async def __aenter__(self) -> Service:
-        """Begin to sweep."""
+        """Start to delete expired uploads regularly."""
         self._sweeping = asyncio.create_task(self._sweep())
         self.ready = True
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        """End everything, and delete what visitors brought."""
+        """Close everything."""
         self.ready = False
         if self._sweeping is not None:
             self._sweeping.cancel()
         self.close()
 
     def close(self) -> None:
-        """End workers and decoders, and delete what visitors brought; doing so twice is no error."""
-        for line in (self.searches.line, self.drawing, self.receiving):
-            line.close()
+        """Stop workers and decoders, and delete all uploads; can be called twice."""
+        for queue in (self.searches.queue, self.render_queue, self.upload_queue):
+            queue.close()
         self.decoder.close()
         self.uploads.close()
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(_SWEEP_EVERY)
+            await asyncio.sleep(_SWEEP_INTERVAL)
             with suppress(OSError):
                 await asyncio.to_thread(self.uploads.sweep)
 
-    async def now(self) -> CollectionView:
+    async def view(self) -> CollectionView:
         """Return the newest state of the collection."""
-        # Not here: reading a new state, or a disk that does not answer, would hold up all other requests.
-        return await asyncio.to_thread(self.living.now)
+        # In a thread: reading a new state, or a disk that does not respond, would block all other requests.
+        return await asyncio.to_thread(self.live.current)
 
-    async def find(self, number: int) -> tuple[Image, Shown]:
-        """Return a photo of the collection, and as it is to be served; raises Problem where it is gone."""
+    async def find(self, number: int) -> tuple[Image, PhotoFile]:
+        """Return a photo of the collection by its id, and its file.
+
+        Raises:
+            Problem: there is no such photo, its file is gone, or it is a link to a file outside the indexed folder.
+        """
         return await asyncio.to_thread(self._find, number)
 
-    def _find(self, number: int) -> tuple[Image, Shown]:
-        image = self.living.now().photo(number)
-        return image, shown_of(image)
+    def _find(self, number: int) -> tuple[Image, PhotoFile]:
+        image = self.live.current().photo(number)
+        return image, file_of(image)
 
     @contextmanager
-    def coming(self) -> Iterator[None]:
-        """Count a photo that comes in; raises Problem where too many do."""
-        if self._coming >= UPLOADS_AT_A_TIME:
-            raise Problem("busy", f"{self._coming} photos are coming in already", headers={"retry-after": "1"})
-        self._coming += 1
+    def receiving(self) -> Iterator[None]:
+        """Count an upload in progress; raises Problem if there are too many."""
+        if self._uploads_in_progress >= MAX_UPLOADS_IN_PROGRESS:
+            raise Problem(
+                "busy",
+                f"{self._uploads_in_progress} uploads are already in progress; try again in 1 s",
+                headers={"retry-after": "1"},
+            )
+        self._uploads_in_progress += 1
         try:
             yield
         finally:
-            self._coming -= 1
+            self._uploads_in_progress -= 1
 
-    async def draw(self, gone: Callable[[], Awaitable[bool]], work: Callable[[], Result]) -> Result:
-        """Have a photo decoded."""
-        return await self.drawing.run(gone, work)
+    async def render(self, disconnected: Callable[[], Awaitable[bool]], make: Callable[[], Result]) -> Result:
+        """Make a rendition in a worker; arguments and errors as in ``WorkQueue.run``."""
+        return await self.render_queue.run(disconnected, make)
 
-    def facts(self, state: CollectionView) -> dict[str, Any]:
-        """Return what the collection holds, for its page."""
-        info = state.facts
+    def facts(self, view: CollectionView) -> dict[str, Any]:
+        """Return contents and settings of the collection, for ``GET /collection``."""
+        info = view.facts
         return {
-            "name": state.collection.path.resolve().name,
+            "name": view.collection.path.resolve().name,
             "photos": info["images"],
             **{name: info[name] for name in _FACTS},
             "not_indexed": len(info["broken"]),
             "features": info["config"]["features"],
-            "device": str(state.collection.extractor.device),
-            "writable": self.writer.allowed,
-            "limits": {"searches_waiting": LINE},
+            "device": str(view.collection.extractor.device),
+            "writable": self.changes.allowed,
+            "limits": {"searches_waiting": MAX_WAITING},
         }
-
-
-def shown_of(image: Image) -> Shown:
-    """Return a photo of the collection as it is to be served; raises Problem where it is gone, or a link leads out."""
-    return within(image.path, Path(image.root), name=image.name, width=image.width, height=image.height)

@@ -1,4 +1,4 @@
-"""Photos that visitors bring: kept in a private folder for a while, within a budget, and deleted at the end."""
+"""Uploaded photos: in a private temporary folder, within a byte budget, deleted an hour after their last use."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from udq.common.text import shown
 from udq.errors import ImageError
 from udq.photos.sandbox import Decoder
 from udq.web.problems import Problem
-from udq.web.renditions import THUMBNAIL, Shown, within
+from udq.web.renditions import THUMBNAIL, PhotoFile, resolve
 
-# Of one photo, and of all together.
-MOST_BYTES = 32 * 2**20
+# Bytes of one upload, and of all uploads together.
+MAX_BYTES = 32 * 2**20
 BUDGET = 512 * 2**20
-# Seconds that one is kept after it was last asked for.
-KEPT = 3600.0
+# Seconds from the last use of an upload until it is deleted.
+LIFETIME = 3600.0
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A photo that someone brought.
+    """An uploaded photo.
 
     Attributes:
-        id: a name that cannot be guessed.
-        name: of the file, where they had it.
-        path: where it is.
+        id: random and unguessable: it grants access to the photo.
+        name: file name on the client's machine.
+        path: the stored file.
         width, height: pixels as a viewer shows it.
         size: bytes.
     """
@@ -46,27 +46,27 @@ class Upload:
 
 
 class Uploads:
-    """The private folder."""
+    """The folder of uploads; safe to share between threads."""
 
     def __init__(self, decoder: Decoder, *, budget: int = BUDGET) -> None:
-        """Make it, empty; only this user may look into it.
+        """Create an empty folder that only the user of this process can read.
 
         Args:
-            decoder: says whether what comes is a photo.
-            budget: bytes of all photos together; those that were not asked for the longest go first.
+            decoder: checks that an upload is a photo.
+            budget: bytes of all uploads together; the least recently used are deleted first.
         """
         self._decoder = decoder
         self._budget = budget
         self._folder = tempfile.TemporaryDirectory(prefix="udq-serve-", ignore_cleanup_errors=True)
         self._lock = threading.Lock()
-        # With the time at which each was last asked for.
-        self._held: OrderedDict[str, tuple[Upload, float]] = OrderedDict()
+        # Each with the time of its last use; least recently used first.
+        self._uploads: OrderedDict[str, tuple[Upload, float]] = OrderedDict()
 
-    def take(self, file: BinaryIO, name: str) -> Upload:
-        """Take a photo in.
+    def add(self, file: BinaryIO, name: str) -> Upload:
+        """Store a photo.
 
         Raises:
-            ImageError: it is none, or a limit refuses it.
+            ImageError: the file is not a photo, or exceeds the limits of decoding.
         """
         number = secrets.token_urlsafe(16)
         path = Path(self._folder.name, number)
@@ -82,43 +82,45 @@ class Uploads:
             path.unlink(missing_ok=True)
             raise
         with self._lock:
-            self._held[number] = upload, time.monotonic()
+            self._uploads[number] = upload, time.monotonic()
         self.sweep()
         return upload
 
     def get(self, number: str) -> Upload:
-        """Return a photo; raises Problem where there is none (any more)."""
+        """Return an upload by its id, and note its use; raises Problem if there is none (any more)."""
         with self._lock:
-            found = self._held.get(number)
-            if found is not None:
-                self._held[number] = found[0], time.monotonic()
-                self._held.move_to_end(number)
-                return found[0]
-        raise Problem("not-found", "this upload is not here (any more): photos are kept for an hour; send it again")
+            entry = self._uploads.get(number)
+            if entry is not None:
+                self._uploads[number] = entry[0], time.monotonic()
+                self._uploads.move_to_end(number)
+                return entry[0]
+        raise Problem(
+            "not-found", "upload not found: uploads are deleted an hour after their last use; upload the photo again"
+        )
 
-    def shown(self, number: str) -> Shown:
-        """Return a photo to be served."""
+    def file(self, number: str) -> PhotoFile:
+        """Return the file of an upload; raises Problem as ``get`` does."""
         upload = self.get(number)
-        return within(upload.path, upload.path.parent, name=upload.name, width=upload.width, height=upload.height)
+        return resolve(upload.path, upload.path.parent, name=upload.name, width=upload.width, height=upload.height)
 
     def sweep(self) -> None:
-        """Delete photos that nobody asked for lately, and those that are over the budget."""
-        oldest = time.monotonic() - KEPT
+        """Delete expired uploads, and the least recently used ones over the budget; never the latest one for that."""
+        expiry = time.monotonic() - LIFETIME
         with self._lock:
-            size = sum(upload.size for upload, _ in self._held.values())
-            while self._held:
-                upload, asked = next(iter(self._held.values()))
-                if asked > oldest and (size <= self._budget or len(self._held) == 1):
+            size = sum(upload.size for upload, _ in self._uploads.values())
+            while self._uploads:
+                upload, used = next(iter(self._uploads.values()))
+                if used > expiry and (size <= self._budget or len(self._uploads) == 1):
                     break
                 size -= upload.size
-                del self._held[upload.id]
+                del self._uploads[upload.id]
                 upload.path.unlink(missing_ok=True)
 
     @property
     def size(self) -> int:
-        """Bytes of all photos together."""
+        """Bytes of all uploads together."""
         with self._lock:
-            return sum(upload.size for upload, _ in self._held.values())
+            return sum(upload.size for upload, _ in self._uploads.values())
 
     def close(self) -> None:
         """Delete the folder."""
@@ -126,6 +128,7 @@ class Uploads:
 
 
 def _copy(file: BinaryIO, path: Path) -> int:
+    """Write a file to a new path; return its bytes."""
     size = 0
     with path.open("xb") as copy:
         while chunk := file.read(_CHUNK):

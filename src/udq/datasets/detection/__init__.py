@@ -1,6 +1,6 @@
-"""Photos with boxes to train a region proposal network on, in the layouts people have: one file a layout.
+"""Photos with boxes, to train a region proposal network on: one module per layout of labels.
 
-Classes are ignored: a proposal network tells objects from background and no more.
+Classes are ignored: a proposal network only separates objects from background.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from udq.datasets.detection import coco, table, voc, yolo
 from udq.datasets.detection.labels import Labelled, Labels
-from udq.datasets.detection.photos import look
+from udq.datasets.detection.photos import match_photos
 from udq.datasets.detection.reading import Reading
 from udq.errors import InputError
 
@@ -25,7 +25,7 @@ _LAYOUTS = (
 
 
 def load_all(paths: Sequence[Path], *, images: Path | None = None) -> Labels:
-    """Read several labelled sets as one; ``images`` is of those that are files.
+    """Read several labelled sets as one; ``images`` is the folder of photos for the sets that are files.
 
     Raises:
         InputError: as ``load``, or two of the sets label the same photo.
@@ -41,24 +41,24 @@ def load_all(paths: Sequence[Path], *, images: Path | None = None) -> Labels:
 
 
 def load(path: Path, *, images: Path | None = None) -> Labels:
-    """Read the boxes of a labelled set of photos; a label or photo that cannot be used is skipped and counted.
+    """Read the boxes of a labelled set of photos; unusable labels and photos are skipped and counted.
 
-    Boxes partly outside their photo are clipped to it. Sizes are those of the photos, whatever the labels say.
+    Boxes partly outside their photo are clipped to it. Sizes are read from the photos, not from the labels.
 
     Args:
-        path: a VOC folder, or the ``VOCdevkit`` that holds it; a YOLO folder; a COCO file; a CSV file.
-        images: the folder that the photos of a COCO or CSV file are relative to; by default the file's own, or
-            ``images/`` beside the file.
+        path: a VOC folder, or the ``VOCdevkit`` that contains it; a YOLO folder; a COCO file; a CSV file.
+        images: the folder that photos of a COCO or CSV file are relative to; by default the folder of the file, or
+            ``images/`` in it.
 
     Raises:
-        InputError: no such path, none of the layouts, or no box left to train on.
+        InputError: no such path, unknown layout, or no box left to train on.
     """
     reading = _read(path, images)
-    labels = look(reading)
+    labels = match_photos(reading)
     if not any(len(photo.boxes) for photo in labels.photos):
         raise InputError(
             f"{path}: expected at least one photo with a box, found {labels.summary()}; "
-            f"photos were looked for in {' and '.join(map(str, reading.folders))}"
+            f"photos were searched in {' and '.join(map(str, reading.folders))}"
         )
     return labels
 
@@ -86,7 +86,7 @@ def _read(path: Path, images: Path | None) -> Reading:
 
 
 def _voc_folder(path: Path) -> Path | None:
-    """Return the folder itself or the only one of VOC's years in it, None where neither is VOC."""
+    """Return the folder itself, or the only VOC folder in it; None if it is not VOC."""
     found = [
         folder
         for folder in (path, *sorted(path.glob("VOC*")))

@@ -1,7 +1,6 @@
 """COCO: a JSON file of ``images`` (id, file_name) and ``annotations`` (image_id, bbox as x, y, width, height).
 
-Crowds (``iscrowd``) are left out, and so is a photo that shows nothing else; a photo without annotations shows no
-object.
+Crowds (``iscrowd``) are left out, and so are photos without other objects; a photo without annotations shows no object.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from udq.types import Box
 
 
 def read(path: Path, folders: tuple[Path, ...]) -> Reading:
-    """Read an annotation file; raises InputError where it is not one."""
+    """Read an annotation file; raises InputError if it is not a COCO file."""
     content = _parse(path)
     reading = Reading("coco", folders)
     listed = [entry for entry in content["images"] if _is_photo(entry)]
-    times = Counter(entry["id"] for entry in listed)
-    photos = {entry["id"]: Path(entry["file_name"]) for entry in listed if times[entry["id"]] == 1}
-    # Photos that share an id are malformed too: none can tell whose its boxes are.
+    id_counts = Counter(entry["id"] for entry in listed)
+    photos = {entry["id"]: Path(entry["file_name"]) for entry in listed if id_counts[entry["id"]] == 1}
+    # Photos that share an id are malformed too: their boxes are ambiguous.
     reading.skipped["malformed entries"] += len(content["images"]) - len(photos)
     for photo in photos.values():
         reading.listed(photo)

@@ -1,4 +1,4 @@
-"""What every layout comes down to: photos with the boxes of their objects, and a count of what was skipped and why."""
+"""The labels of any layout: photos with the boxes of their objects, and counts of what was skipped and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from udq.common.text import counted
 from udq.types import Regions
 
-# Each reason as it is said of many and of one, in the order a summary lists them.
+# Reasons for skipping: plural -> singular, in the order of a summary.
 REASONS = {
     "missing photos": "missing photo",
     "unreadable photos": "unreadable photo",
@@ -32,12 +32,12 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Labelled:
-    """One photo and its objects.
+    """A photo and the boxes of its objects.
 
     Attributes:
-        path: where the photo is.
-        boxes: (B, 4) float32, x1, y1, x2, y2 in pixels of the photo as a viewer shows it, inside it and at least
-            a pixel a side; (0, 4) for a photo known to show no object.
+        path: path of the photo.
+        boxes: (B, 4) float32, x1, y1, x2, y2 in pixels of the photo after its EXIF orientation, inside the photo, with
+            sides of at least a pixel; (0, 4) for a photo known to show no object.
     """
 
     path: Path
@@ -52,9 +52,9 @@ class Labels:
     """Photos to train a region proposal network on.
 
     Attributes:
-        layout: ``voc``, ``yolo``, ``coco`` or ``csv``; several of them where sets were joined.
+        layout: ``voc``, ``yolo``, ``coco`` or ``csv``; several, joined by `` + ``, for joined sets.
         photos: sorted by path, each path once.
-        skipped: reason, of those in REASONS, -> how many times.
+        skipped: reason, a key of ``REASONS`` -> count.
     """
 
     layout: str

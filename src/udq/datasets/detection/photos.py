@@ -1,4 +1,4 @@
-"""From what labels say to boxes inside real photos."""
+"""Match labels to their photos, and clip boxes to them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from udq.errors import ImageError
 from udq.photos import decoding
 
 
-def look(reading: Reading) -> Labels:
-    """Return the photos that can be trained on, with their boxes clipped to them; raises nothing.
+def match_photos(reading: Reading) -> Labels:
+    """Return the photos that can be trained on, with their boxes clipped to them; never raises.
 
-    A photo whose labels were all skipped is left out: as background it would teach that its objects are none.
+    A photo whose labels were all skipped is left out: as background, it would train its objects as negatives.
     """
     photos = []
     skipped = Counter(reading.skipped)
@@ -41,11 +41,11 @@ def look(reading: Reading) -> Labels:
 
 
 def clip(boxes: NDArray[np.float64], width: int, height: int) -> tuple[NDArray[np.float32], int, int]:
-    """Clip boxes to a photo of so many pixels.
+    """Clip (B, 4) boxes, x1, y1, x2, y2, to a photo of ``width`` x ``height`` pixels.
 
     Returns:
-        (B', 4) float32 boxes of at least a pixel a side, in their order; how many were wholly outside; how many were
-        empty: inverted, or of less than a pixel inside the photo.
+        (B', 4) float32 boxes with sides of at least a pixel, in the same order; the number of boxes entirely outside;
+        the number of empty boxes: inverted, or with less than a pixel inside the photo.
     """
     inverted = (boxes[:, :2] >= boxes[:, 2:]).any(axis=1)
     outside = ~inverted & ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= (width, height))).any(axis=1)
@@ -60,7 +60,7 @@ def _pixels(listed: Listed, size: tuple[int, int], *, relative: bool) -> NDArray
 
 
 def _find(name: Path, folders: tuple[Path, ...]) -> tuple[Path, tuple[int, int]] | str:
-    """Return where a photo is and its width and height, or the reason to skip it."""
+    """Return a photo's path, and its width and height; or the reason to skip it."""
     if not is_inside(name):
         return "photos outside the folder"
     for folder in folders:

@@ -1,4 +1,4 @@
-"""What a reader of one layout returns: what the labels say, before any photo is looked at."""
+"""The result of reading one layout: labels as written, before any photo is opened."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from udq.types import Box
 
-# A label file of one photo holds a few kB; more is a mistake or an attack on memory.
+# Limit of a label file of one photo, which has a few kB, against mistakes and memory exhaustion.
 MAX_BYTES = 10_000_000
 
 
 @dataclass
 class Listed:
-    """What labels say of one photo.
+    """The labels of one photo.
 
     Attributes:
-        boxes: x1, y1, x2, y2 in pixels of the photo, or in its widths and heights where the layout is relative.
-        malformed: labels of it that could not be read.
-        passed_over: objects left out on purpose, difficult ones and crowds.
+        boxes: x1, y1, x2, y2 in pixels of the photo, or relative to its width and height if the layout is relative.
+        malformed: number of labels that could not be read.
+        passed_over: number of objects left out on purpose: difficult objects and crowds.
     """
 
     boxes: list[Box] = field(default_factory=list)
@@ -30,14 +30,14 @@ class Listed:
 
 @dataclass
 class Reading:
-    """What labels say of all photos.
+    """The labels of all photos.
 
     Attributes:
         layout: ``voc``, ``yolo``, ``coco`` or ``csv``.
-        folders: where the photos may be, first come first served.
-        relative: whether boxes are in widths and heights of the photo.
-        photos: photo, relative to one of the folders -> its labels; not checked to stay inside.
-        skipped: reason -> how many times.
+        folders: folders to search photos in, in this order.
+        relative: whether boxes are relative to the photo's width and height.
+        photos: path relative to one of the folders -> labels; the path may point outside.
+        skipped: reason -> count.
     """
 
     layout: str
@@ -47,11 +47,11 @@ class Reading:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def listed(self, photo: Path) -> Listed:
-        """Return the labels of a photo; one not listed yet is listed as showing no object."""
+        """Return the labels of a photo; adds a photo without objects if it is not listed yet."""
         return self.photos.setdefault(photo, Listed())
 
     def add(self, photo: Path, box: Box | None, malformed: str) -> None:
-        """Note a box of a photo, or, where it is None, one more label skipped for the reason ``malformed``."""
+        """Add a box of a photo; if it is None, count a label skipped for the reason ``malformed``."""
         if box is None:
             self.listed(photo).malformed += 1
             self.skipped[malformed] += 1
@@ -60,27 +60,28 @@ class Reading:
 
 
 def four(values: Iterable[object]) -> Box | None:
-    """Return four numbers, or None where these are not four or not finite."""
+    """Return four numbers; None unless the values are four finite numbers."""
     try:
         a, b, c, d = (float(value) for value in values)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return None
-    # Far beyond any photo, yet sums and multiples of them stay finite; False for NaN.
+    # A limit far beyond any photo that keeps sums and products finite; the comparison is False for NaN.
     return (a, b, c, d) if all(abs(value) < 1e12 for value in (a, b, c, d)) else None
 
 
 def is_inside(name: Path) -> bool:
-    """Return whether a path that a label file names stays inside the folder it is relative to.
+    """Return whether a path in a label file stays inside the folder that it is relative to.
 
-    It goes by the name alone: links that people put among their own photos are followed.
+    Only the name is checked: symbolic links among the photos are followed.
     """
     return not name.anchor and ".." not in name.parts
 
 
 def small_file(path: Path) -> bytes | None:
-    """Return the content of a label file, None where it cannot be read or is over MAX_BYTES.
+    """Return the content of a label file; None if it cannot be read or exceeds ``MAX_BYTES``.
 
-    Raises FileNotFoundError where there is none.
+    Raises:
+        FileNotFoundError: there is no such file.
     """
     try:
         with path.open("rb") as file:

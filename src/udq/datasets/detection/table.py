@@ -1,4 +1,4 @@
-"""CSV: a line a box, with the columns ``image,x1,y1,x2,y2`` in pixels of the photo; other columns are ignored."""
+"""CSV: one box per line, in the columns ``image,x1,y1,x2,y2`` in pixels of the photo; other columns are ignored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _REQUIRED = ("image", "x1", "y1", "x2", "y2")
 
 
 def read(path: Path, folders: tuple[Path, ...]) -> Reading:
-    """Read a table of boxes; raises InputError where columns are missing."""
+    """Read a table of boxes; raises InputError if columns are missing."""
     reading = Reading("csv", folders)
     try:
-        # Names of photos come through whatever their encoding, as the system escapes them.
+        # File names in any encoding survive, as the surrogate escapes of PEP 383.
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
             missing = [name for name in _REQUIRED if name not in (rows.fieldnames or ())]
@@ -35,7 +35,7 @@ def read(path: Path, folders: tuple[Path, ...]) -> Reading:
 
 
 def _next(rows: csv.DictReader[str]) -> dict[str, str | None] | None:
-    """Return the next row, an empty one where it is malformed, None at the end."""
+    """Return the next row; an empty one if it is malformed, None at the end."""
     try:
         return next(rows, None)  # type: ignore[arg-type]
     except csv.Error:

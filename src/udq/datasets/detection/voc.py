@@ -1,7 +1,7 @@
-"""PASCAL VOC: a folder with ``Annotations/*.xml``, ``JPEGImages/`` and, maybe, ``ImageSets/Main/trainval.txt``.
+"""PASCAL VOC: a folder with ``Annotations/*.xml``, ``JPEGImages/`` and optionally ``ImageSets/Main/trainval.txt``.
 
-Pixels are counted from 1 and a box includes its last: it covers xmin - 1 to xmax in ours. Objects flagged
-``difficult`` are left out, as in the training of Faster R-CNN, and so is a photo that shows no others.
+Pixels are counted from 1 and boxes include their last pixel, so a box covers xmin - 1 to xmax in our coordinates.
+Objects flagged ``difficult`` are left out, as in the training of Faster R-CNN, and so are photos without other objects.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from udq.types import Box
 
 
 def read(folder: Path) -> Reading:
-    """Read the photos that ``trainval.txt`` names (the paper trains on VOC2007 trainval); without one, all."""
+    """Read the photos listed in ``trainval.txt`` (the paper trains on VOC2007 trainval), or all without this file."""
     reading = Reading("voc", (folder / "JPEGImages",))
     for stem in _stems(folder):
         if not is_inside(stem):
@@ -47,14 +47,14 @@ def _stems(folder: Path) -> list[Path]:
 
 
 def _parse(path: Path) -> ElementTree.Element | None:
-    """Return the root of an annotation, None where it is none; raises FileNotFoundError."""
+    """Return the root element of an annotation; None if it is malformed. Raises FileNotFoundError."""
     text = small_file(path)
-    # Entities can expand to gigabytes, and annotations declare none. NUL: UTF-16, in which they would go unseen.
+    # Entities can expand to gigabytes, and annotations do not declare any. NUL: UTF-16, which would hide them.
     if text is None or b"<!DOCTYPE" in text or b"<!ENTITY" in text or b"\0" in text:
         return None
     try:
         root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, LookupError, ValueError):  # the latter two: an encoding that is unknown
+    except (ElementTree.ParseError, LookupError, ValueError):  # the last two: an unknown encoding
         return None
     return root if root.tag == "annotation" else None
 

@@ -1,7 +1,7 @@
-"""One file from an address, resumed where an earlier try was cut. Nothing here is called without a person's consent.
+"""Download one file, resuming an interrupted download. Callers ask the user first.
 
-Beside ``NAME`` grow ``NAME.part`` and ``NAME.part.version``, the server's mark of which version the part is of: a part
-is only ever continued with bytes of the same version, or begun anew.
+``NAME.part`` is the incomplete file, and ``NAME.part.version`` the version that the server gave it: a part is resumed
+with bytes of the same version, or else downloaded from the beginning.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from udq.common.progress import Progress, silent
 from udq.datasets.download import transfer
 from udq.errors import InputError, UdqError
 
-# What an address may hold as it is; "%" since it may be quoted already.
+# Characters of an address that are not quoted; "%", since it may be quoted already.
 _SAFE = "/?%:@!$&'()*+,;=~"
 
 
 def checked(url: str) -> str:
-    """Return an address as it is asked for: its scheme in small letters, what is not ASCII quoted.
+    """Return a normalised address: scheme in lower case, other characters than ASCII quoted.
 
     Raises:
         InputError: not an address of http, https or ftp.
@@ -39,31 +39,31 @@ def checked(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, query, ""))
 
 
-def mark_of(part: Path) -> Path:
-    """Return where the server's mark of a part is; a part without one begins anew."""
+def version_file(part: Path) -> Path:
+    """Return the file of a part's version; a part without it cannot be resumed."""
     return part.with_name(part.name + ".version")
 
 
 def fetch(url: str, part: Path, *, progress: Progress = silent) -> None:
-    """Download a file to ``part``, going on where an earlier try was cut.
+    """Download a file to ``part``, resuming an interrupted download.
 
-    The mark stays beside the part, so that a whole part is known as one: remove it when the part has its own name.
+    The version file stays, so that a complete part is recognised: delete it when the part has its final name.
 
     Args:
         url: an address of http, https or ftp.
-        part: the file to make; complete when this returns.
-        progress: is told of each megabyte.
+        part: the file to write; complete when this returns.
+        progress: called for each megabyte.
 
     Raises:
         InputError: another kind of address.
-        UdqError: the server has no such file, cannot be reached, or the line was cut, and what came is kept; or the
-            disk cannot take it.
+        UdqError: the server lacks the file or cannot be reached; or the connection was cut, and what was downloaded is
+            kept; or the disk cannot be written.
     """
     url = checked(url)
     try:
         if _receive(url, part, progress):
             return
-        # The server refuses what is behind the part: it is of something else.
+        # The part is not a beginning of the server's file.
         part.unlink(missing_ok=True)
         if _receive(url, part, progress):
             return
@@ -72,7 +72,7 @@ def fetch(url: str, part: Path, *, progress: Progress = silent) -> None:
             f"{url}: the server says {error}; check the data set's page, or use --mirror or --from"
         ) from error
     except transfer.CutError as error:
-        raise UdqError(f"{url}: {error}; {_then(part)}") from error
+        raise UdqError(f"{url}: {error}; {_remedy(part)}") from error
     except OSError as error:
         raise UdqError(
             f"{part}: cannot be written ({error.strerror or error}); "
@@ -81,38 +81,38 @@ def fetch(url: str, part: Path, *, progress: Progress = silent) -> None:
     raise UdqError(f"{url}: the server refuses the whole file; check the data set's page, or use --mirror or --from")
 
 
-def _then(part: Path) -> str:
-    """Say what the same command will do."""
+def _remedy(part: Path) -> str:
+    """Return what is kept, and what to do."""
     kept = part.stat().st_size if part.exists() else 0
     if not kept:
         return "try again, or use --mirror or --from"
     if not _version(part):
         return (
-            f"{_megabytes(kept)} came, but this server cannot go on from there: the same command begins the file anew; "
-            "or use --mirror or --from"
+            f"{_megabytes(kept)} were downloaded, but this server cannot resume: run the same command to start the "
+            "file over, or use --mirror or --from"
         )
-    return f"{_megabytes(kept)} are kept, and the same command goes on from there"
+    return f"{_megabytes(kept)} are kept; run the same command to continue"
 
 
 def _version(part: Path) -> str:
-    """Return the mark of a part; empty where there is none."""
-    mark = mark_of(part)
-    return mark.read_text(encoding="utf-8") if mark.exists() else ""
+    """Return the version of a part; empty if it is unknown."""
+    file = version_file(part)
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def _receive(url: str, part: Path, progress: Progress) -> bool:
-    """Receive what a part lacks; return False where the server has nothing behind it, and it is not the whole."""
+    """Download the rest of a part; return False if the server's file does not continue it."""
     version = _version(part)
     start = part.stat().st_size if part.exists() and version else 0
-    with transfer.ask(url, start, version) as answer:
-        if answer is None:
+    with transfer.request(url, start, version) as response:
+        if response is None:
             return False
-        start, total = answer.start, answer.total
+        start, total = response.start, response.total
         count = None if total is None else -(-(total - start) // transfer.STEP)
         with part.open("ab" if start else "wb") as file, progress(f"{part.stem}, MB", count) as step:
-            if not start:  # now that the part is empty: a mark never stands beside bytes of another version
-                _write_mark(mark_of(part), answer.version)
-            while block := answer.read():
+            if not start:  # only now that the part is empty, so it never has bytes of another version
+                _write_version(version_file(part), response.version)
+            while block := response.read():
                 file.write(block)
                 step()
             received = file.tell()
@@ -121,12 +121,12 @@ def _receive(url: str, part: Path, progress: Progress) -> bool:
     return True
 
 
-def _write_mark(mark: Path, version: str) -> None:
-    """Keep what tells versions of the file apart; without it, a part is never continued."""
+def _write_version(file: Path, version: str) -> None:
+    """Store the version of a part; delete the file if it is unknown, so that the part is never resumed."""
     if version:
-        mark.write_text(version, encoding="utf-8", newline="\n")
+        file.write_text(version, encoding="utf-8", newline="\n")
     else:
-        mark.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
 def _megabytes(size: int) -> str:

@@ -1,4 +1,4 @@
-"""Photos of a data set -> its database and its query photos, where the protocol keeps these apart."""
+"""Separate the query photos of a data set from its database, if the protocol keeps them out of it."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from pathlib import Path
 from udq.datasets import matching
 from udq.datasets.truth import GroundTruth
 from udq.errors import InputError
-from udq.photos import source as photo_source
+from udq.photos.source import find
 
 
 def move_queries(truth: GroundTruth, photos: Path, queries: Path) -> int:
-    """Move the query photos of a ground truth to a folder of their own, in the same folders below it.
+    """Move the query photos of a ground truth to another folder, keeping their subfolders.
 
     Args:
         truth: of a protocol whose query photos are not in the database.
-        photos: where the photos are; the database when this returns.
-        queries: where the query photos go, outside ``photos``. Ones that are there already are replaced.
+        photos: folder of all photos; holds only the database's when this returns.
+        queries: folder to move to, outside ``photos``; files of the same names are replaced.
 
     Returns:
-        How many were moved; 0 where all are elsewhere already.
+        Number of photos moved.
 
     Raises:
-        InputError: ``queries`` is inside ``photos``, no photo at all, or two photos of one name.
+        InputError: ``queries`` is inside ``photos``, ``photos`` has no photo, or two photos have the same name.
     """
     if photos.resolve() in (queries.resolve(), *queries.resolve().parents):
         raise InputError(f"{queries}: expected a folder outside {photos}, or the query photos would be indexed too")
-    held = {source.name: source.path for source in photo_source.find([photos])[0]}
-    found = matching.match({query.image for query in truth.queries}, held, then="keep one of them")
+    paths = {source.name: source.path for source in find([photos])[0]}
+    found = matching.match({query.image for query in truth.queries}, paths, remedy="keep one of them")
     for name in found.values():
-        place = queries / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        held[name].replace(place)
+        target = queries / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        paths[name].replace(target)
     return len(found)

@@ -1,7 +1,7 @@
-"""A file behind an address, from some byte on: over HTTP by ranges, over FTP by its command REST.
+"""Download a file from a given byte on: HTTP range requests, or the FTP command REST.
 
-An answer tells its version: HTTP's tag or date, FTP's date and size. A part of one version is never continued with
-bytes of another.
+Each response has a version: the ETag or date of HTTP, the date and size of FTP. A partial file of one version is never
+continued with bytes of another.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from udq.common.text import one_line
 
 _TIMEOUT_S = 60
 _FTP_PORT = 21
-_FTP_FAILURES = (ftplib.Error, OSError, EOFError, ValueError)  # ValueError: a path of two lines
+_FTP_FAILURES = (ftplib.Error, OSError, EOFError, ValueError)  # ValueError: a newline in the path
 STEP = 1 << 20
-"""Most bytes of one read."""
+"""Maximum number of bytes per read."""
 
 
 class CutError(Exception):
-    """The server or the line failed, not the disk."""
+    """The server or the connection failed, not the disk."""
 
 
 class RefusedError(Exception):
-    """The server says that it does not give the file."""
+    """The server refuses the file, or does not have it."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a server sends.
+class Response:
+    """A file, or the rest of a file, as a server sends it.
 
     Attributes:
-        start: place of its first byte in the file.
-        total: bytes of the whole file; None where the server does not say.
-        version: what tells versions of the file apart; empty where the server has nothing of the kind.
-        read: returns the next bytes, at most ``STEP``; none at the end. Raises CutError.
+        start: position of the first byte in the file.
+        total: size of the whole file in bytes; None if the server does not say.
+        version: identifies the version of the file; empty if the server does not.
+        read: returns the next bytes, at most ``STEP``, and empty bytes at the end; raises CutError.
     """
 
     start: int
@@ -54,42 +54,42 @@ class Answer:
     read: Callable[[], bytes]
 
 
-def ask(url: str, start: int, version: str) -> AbstractContextManager[Answer | None]:
-    """Ask for a file, from a place on where its version is still the same, else from its beginning.
+def request(url: str, start: int, version: str) -> AbstractContextManager[Response | None]:
+    """Request a file from byte ``start`` on if its version is still the same, else from its beginning.
 
     Args:
         url: an address of http, https or ftp.
-        start: the place; 0 is the beginning.
-        version: of what is before the place.
+        start: number of bytes that are downloaded already.
+        version: the version of these bytes.
 
     Returns:
-        A context with the answer; None for one that does not continue a part of ``start`` bytes.
+        A context manager of the response; of None if it does not continue a partial file of ``start`` bytes.
 
     Raises:
         CutError, RefusedError: on entering the context.
     """
     parts = urlsplit(url)
-    # An FTP address goes through a proxy of the environment as HTTP, as urllib has it.
+    # Like urllib, fetch an FTP address over HTTP if the environment names a proxy for it.
     if parts.scheme == "ftp" and ("ftp" not in urllib.request.getproxies() or _bypassed(parts)):
         return _by_ftp(parts, start, version)
     return _by_http(url, start, version)
 
 
 @contextmanager
-def _by_http(url: str, start: int, version: str) -> Iterator[Answer | None]:
-    request = urllib.request.Request(url, headers={"User-Agent": f"udq/{__version__}"})
+def _by_http(url: str, start: int, version: str) -> Iterator[Response | None]:
+    query = urllib.request.Request(url, headers={"User-Agent": f"udq/{__version__}"})
     if start:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", version)
+        query.add_header("Range", f"bytes={start}-")
+        query.add_header("If-Range", version)
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        response = urllib.request.urlopen(query, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and start:
             whole = error.headers.get("Content-Range", "").strip() == f"bytes */{start}"
-            yield Answer(start, start, version, bytes) if whole else None
+            yield Response(start, start, version, bytes) if whole else None
             return
         raise RefusedError(f"{error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: sent on to what is no address
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: redirected to an invalid address
         raise CutError(_reason(error)) from error
 
     def read() -> bytes:
@@ -103,63 +103,64 @@ def _by_http(url: str, start: int, version: str) -> Iterator[Answer | None]:
         if response.status != http.client.PARTIAL_CONTENT:
             start, place = 0, None
         elif not (start and place and int(place[1]) == start):
-            # Only an answer that continues the part at its end is of use: any other would be taken for the whole.
+            # Another range would leave a gap, or be taken for the whole file.
             yield None
             return
         length = response.headers.get("Content-Length") or ""
         total = start + int(length) if length.isdecimal() else None
         if place and place[2] != "*":
             total = int(place[2])
-        yield Answer(start, total, _mark(response.headers), read)
+        yield Response(start, total, _version(response.headers), read)
 
 
-def _mark(headers: Message) -> str:
+def _version(headers: Message) -> str:
     etag: str = headers.get("ETag", "")
-    # A weak tag does not promise equal bytes, which is what continuing needs.
+    # A weak ETag does not promise equal bytes, which resuming requires.
     version: str = headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag
     return version if version.isprintable() else ""
 
 
 @contextmanager
-def _by_ftp(parts: SplitResult, start: int, version: str) -> Iterator[Answer | None]:
-    # RFC 1738: the path is one below the folder that the login leads to.
+def _by_ftp(parts: SplitResult, start: int, version: str) -> Iterator[Response | None]:
+    # RFC 1738: the path is relative to the folder of the login.
     path = unquote(parts.path).removeprefix("/")
     with closing(ftplib.FTP(timeout=_TIMEOUT_S)) as server, ExitStack() as opened:
         try:
             server.connect(parts.hostname or "", parts.port or _FTP_PORT)
             server.login(unquote(parts.username or ""), unquote(parts.password or ""))
             server.voidcmd("TYPE I")
-            size, date = (_told(server, command, path) for command in ("SIZE", "MDTM"))
-            found = f"{date} {size}" if size and date else ""
+            size, date = (_fact(server, command, path) for command in ("SIZE", "MDTM"))
+            current = f"{date} {size}" if size and date else ""
             total = int(size) if size else None
-            if found != version:
+            if current != version:
                 start = 0
             if start and total is not None and start >= total:
-                answer = Answer(start, total, version, bytes) if start == total else None
-            elif start and not _goes_on(server, start):
-                answer = None
+                response = Response(start, total, version, bytes) if start == total else None
+            elif start and not _resumes(server, start):
+                response = None
             else:
                 data = opened.enter_context(closing(server.transfercmd(f"RETR {path}", start or None)))
                 file = opened.enter_context(data.makefile("rb"))
-                answer = Answer(start, total, found, partial(_read_ftp, server, file, total))
+                response = Response(start, total, current, partial(_read_ftp, server, file, total))
         except ftplib.error_perm as error:
             raise RefusedError(_reason(error)) from error
         except _FTP_FAILURES as error:
             raise CutError(_reason(error)) from error
-        yield answer
+        yield response
 
 
 def _read_ftp(server: ftplib.FTP, file: BinaryIO, total: int | None) -> bytes:
     try:
         block = file.read(STEP)
-        if not block and total is None:  # the server's last word alone says whether that was all
+        if not block and total is None:  # only the server's final reply says whether this was all
             server.voidresp()
     except _FTP_FAILURES as error:
         raise CutError(_reason(error)) from error
     return block
 
 
-def _goes_on(server: ftplib.FTP, start: int) -> bool:
+def _resumes(server: ftplib.FTP, start: int) -> bool:
+    """Return whether the server can send a file from byte ``start`` on."""
     try:
         server.sendcmd(f"REST {start}")
     except ftplib.error_perm:
@@ -167,13 +168,13 @@ def _goes_on(server: ftplib.FTP, start: int) -> bool:
     return True
 
 
-def _told(server: ftplib.FTP, command: str, path: str) -> str:
-    """Return a file's size, or its date, in digits; empty where the server does not say."""
+def _fact(server: ftplib.FTP, command: str, path: str) -> str:
+    """Return a file's size (SIZE) or date (MDTM) in digits; empty if the server does not say."""
     try:
-        answer = server.sendcmd(f"{command} {path}")
-    except ftplib.error_perm:  # where there is no such file, asking for it says so
+        reply = server.sendcmd(f"{command} {path}")
+    except ftplib.error_perm:  # RETR reports a missing file
         return ""
-    code, _, fact = answer.partition(" ")
+    code, _, fact = reply.partition(" ")
     return fact.strip() if code == "213" and re.fullmatch(r"\d+(\.\d+)?", fact.strip()) else ""
 
 

@@ -1,4 +1,4 @@
-"""Archives -> folders, never outside the folder that was asked for."""
+"""Unpack tar archives, never writing outside the target folder."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def is_archive(file: Path) -> bool:
     return file.name.endswith(_ARCHIVES)
 
 
-def unpack(archive: Path, folder: Path, *, then: str = "get it again", progress: Progress = silent) -> None:
+def unpack(archive: Path, folder: Path, *, remedy: str = "get it again", progress: Progress = silent) -> None:
     """Unpack a tar archive, or copy a file of another kind.
 
     Args:
         archive: a file ending in ``.tgz``, ``.tar.gz`` or ``.tar``; any other is copied as it is.
-        folder: where to; is made. Files of the same names are replaced.
-        then: what to do about a damaged one, for the message.
-        progress: is told of each file.
+        folder: the target, created if missing; files of the same names are replaced.
+        remedy: what to do if the archive is damaged, for the message.
+        progress: called for each file.
 
     Raises:
-        UdqError: the archive is damaged or half of one, or would write outside the folder.
+        UdqError: the archive is damaged or incomplete, or would write outside the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not is_archive(archive):
@@ -37,7 +37,7 @@ def unpack(archive: Path, folder: Path, *, then: str = "get it again", progress:
             shutil.copyfile(archive, folder / archive.name)
         return
     try:
-        # As a stream: the list of a large compressed archive costs as much to read as its content.
+        # As a stream: listing a large compressed archive costs as much as unpacking it.
         with tarfile.open(archive, "r|*") as opened, progress(f"files of {archive.name}", None) as step:
             for member in opened:
                 # Refuses absolute paths, '..', links out of the folder and devices, and drops odd permissions.
@@ -45,9 +45,9 @@ def unpack(archive: Path, folder: Path, *, then: str = "get it again", progress:
                 step()
     except tarfile.FilterError as error:
         raise UdqError(f"{archive}: is not unpacked, for safety: {error}; get the archive from its own page") from error
-    # KeyError: a hard link to a name that never came; ValueError: a name that no file can have.
+    # KeyError: a hard link to a missing member; ValueError: a name that is not allowed for files.
     except (tarfile.TarError, EOFError, zlib.error, KeyError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the disk, not of the archive
             raise
         reason = one_line(str(error.args[0]) if isinstance(error, KeyError) else error)
-        raise UdqError(f"{archive}: damaged, not a whole archive ({reason}); {then}") from error
+        raise UdqError(f"{archive}: damaged, not a whole archive ({reason}); {remedy}") from error

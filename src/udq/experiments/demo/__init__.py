@@ -1,1 +1,1 @@
-"""The bundled demonstration: a collection composed offline from photos other packages ship, and its page."""
+"""The bundled demonstration: a collection composed offline from photos that other packages ship, and its web page."""

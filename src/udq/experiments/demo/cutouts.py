@@ -1,7 +1,7 @@
-"""What the demonstration is composed from: outlines of objects and plain pieces of photos that packages ship.
+"""Sources of the demonstration: outlines of objects and plain pieces of photos that packages ship.
 
-Every outline and piece was drawn by looking at the photo; coordinates are pixels of the file as shipped.
-No piece of ``BACKDROPS`` shows a part of an object of ``OBJECTS``, or a scene could hold one unrecorded.
+Outlines and pieces were drawn by hand; coordinates are pixels of the file as shipped. No piece of ``BACKDROPS`` shows
+a part of an object of ``OBJECTS``, which would be missing from the ground truth.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from udq.errors import DependencyError
 
 @dataclass(frozen=True)
 class Cutout:
-    """Where an object lies in a shipped photo.
+    """The outline of an object in a shipped photo.
 
     Attributes:
         photo: name of the photo, a key of ``PHOTOS``.
-        outline: corners x, y in turn; two corners are the box of an ellipse.
-        curved: round the outline off; paper keeps its corners.
+        outline: corners (x, y) in order; two corners are the bounding box of an ellipse.
+        curved: whether to round the corners off; paper keeps them.
     """
 
     photo: str
@@ -42,7 +42,7 @@ _SKIMAGE = (
 )
 _SKLEARN = "china.jpg flower.jpg"
 
-# Name of each photo -> the package that ships it, and where inside.
+# Name of each photo -> the package that ships it, and the path inside.
 PHOTOS = {
     **{Path(file).stem: ("skimage", f"data/{file}") for file in _SKIMAGE.split()},
     **{Path(file).stem: ("sklearn", f"datasets/images/{file}") for file in _SKLEARN.split()},
@@ -98,7 +98,7 @@ OBJECTS = {
     )),
 }  # fmt: skip
 
-# Nobody asks for these: they fill photos that are no answer, and stand beside objects or partly hide them.
+# Never queried: they fill photos without an object, and are placed beside objects.
 DISTRACTORS = {
     "coin": Cutout("coins", _outline("305,16 364,72")),
     "colours": Cutout("color", _outline("6,6 365,364")),
@@ -114,7 +114,7 @@ DISTRACTORS = {
     "tissue": Cutout("ihc", _outline("10,20 330,300")),
 }  # fmt: skip
 
-# (photo, x1, y1, x2, y2): pieces that fill what is behind an object.
+# (photo, x1, y1, x2, y2): pieces for the background of objects.
 BACKDROPS = (
     ("camera", 340, 0, 512, 290),
     ("cell", 0, 0, 550, 660),
@@ -138,7 +138,7 @@ GROUNDS = (
     ("coffee", 487, 0, 600, 400),
 )
 
-# The second of two true views: the motorcycle in the right photo of the stereo pair.
+# The second real view of an object: the motorcycle in the right photo of the stereo pair.
 STEREO = ("motorcycle", "motorcycle_right", (47.0, 20.0, 628.0, 451.0))
 
 _LARGEST_SIDE = 741
@@ -151,7 +151,7 @@ def find(name: str) -> Path:
         name: a key of ``PHOTOS``.
 
     Raises:
-        DependencyError: the package that ships it is missing, or is a version without it.
+        DependencyError: the package that ships it is missing, or its version lacks the photo.
     """
     package, inside = PHOTOS[name]
     spec = importlib.util.find_spec(package)
@@ -167,7 +167,7 @@ def find(name: str) -> Path:
 
 
 def photo(name: str) -> Image.Image:
-    """Return a shipped photo as L or RGB on white, as shipped up to a longest side of 741 pixels."""
+    """Return a shipped photo in L or RGB, on white, scaled down to a longest side of 741 pixels."""
     with Image.open(find(name)) as opened:
         picture = opened.copy() if opened.mode in ("L", "RGB") else _on_white(opened)
     picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE), Image.Resampling.LANCZOS)
@@ -175,7 +175,7 @@ def photo(name: str) -> Image.Image:
 
 
 def cut(cutout: Cutout) -> Image.Image:
-    """Return an object as RGBA of its photo's size, transparent outside a soft outline."""
+    """Return an object in RGBA, with the size of its photo, transparent outside a soft outline."""
     with Image.open(find(cutout.photo)) as opened:
         shipped = opened.size
     picture = photo(cutout.photo).convert("RGB")
@@ -193,7 +193,7 @@ def _on_white(picture: Image.Image) -> Image.Image:
 
 
 def _mask(cutout: Cutout, size: tuple[int, int], scale: float) -> Image.Image:
-    """Fill the outline, drawn four times larger so that its edge is smooth; L of ``size``."""
+    """Return the filled outline in L, of ``size``; drawn four times larger for a smooth edge."""
     corners = [(4 * scale * x, 4 * scale * y) for x, y in cutout.outline]
     large = Image.new("L", (4 * size[0], 4 * size[1]))
     draw = ImageDraw.Draw(large)
@@ -202,12 +202,12 @@ def _mask(cutout: Cutout, size: tuple[int, int], scale: float) -> Image.Image:
     else:
         draw.polygon(_rounded(corners) if cutout.curved else corners, fill=255)
     mask = large.resize(size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1.5))
-    # Only the inner half of the blurred edge stays, so that no rim of the old background is carried along.
+    # Keep only the inner half of the blurred edge, so that no rim of the old background is left.
     return ImageChops.subtract(mask, Image.new("L", size, 127)).point(lambda value: 2 * value)
 
 
 def _rounded(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Cut the corners twice (Chaikin), so that no straight edge gives a cut-out away."""
+    """Cut the corners twice (Chaikin), so that no straight edge reveals a cutout."""
     for _ in range(2):
         corners = [
             (u * a[0] + (1 - u) * b[0], u * a[1] + (1 - u) * b[1])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from udq.errors import InputError
 from udq.reports import html
+from udq.reports.html import Card, Kind, Photo
 from udq.types import Box
 
 
@@ -23,7 +23,7 @@ class MatchView(NamedTuple):
         box: where the object was found, x1, y1, x2, y2 in pixels of the photo.
         score: higher is better.
         is_right: the photo shows the object.
-        iou: overlap of ``box`` with the true box, 0..1; None where that is not known.
+        iou: overlap of ``box`` with the true box, 0..1; None if that is not known.
     """
 
     photo: str
@@ -44,7 +44,7 @@ class QueryView:
         box: the drawn box, x1, y1, x2, y2 in pixels of the photo.
         photo_size: width and height of the photo in pixels.
         average_precision: 0..1.
-        matches: best first; plain tuples in the order of ``MatchView`` do as well.
+        matches: best first; plain tuples in the order of ``MatchView`` are accepted too.
     """
 
     name: str
@@ -55,13 +55,14 @@ class QueryView:
     matches: Sequence[MatchView]
 
 
-_LEAD = """<p class="lead">Each section starts with a photo in which a box was drawn round one object.
-Beside it are the photos of the collection that were found for it, best first; the box in each is where the
-search says the object is.</p>
-<p class="lead"><span class="right">✓ right</span>, in blue: the photo does show that very object.
-<span class="wrong">✗ wrong</span>, in orange: it does not. A higher score is a closer match. Overlap (IoU)
-says how well the found box covers the true one, from 0 to 1. Average precision is 1 when every photo of the
-object comes before all others.</p>"""
+@dataclass(frozen=True)
+class Section:
+    """A query as ``demo.html`` shows it: heading, summary, and a card for the query and for each match."""
+
+    name: str
+    summary: str
+    query: Card
+    matches: tuple[Card, ...]
 
 
 def write_page(folder: Path, *, title: str, facts: Sequence[tuple[str, str]], queries: Sequence[QueryView]) -> Path:
@@ -81,48 +82,38 @@ def write_page(folder: Path, *, title: str, facts: Sequence[tuple[str, str]], qu
         UdqError: the page cannot be written.
     """
     file = folder / "index.html"
-    body = [
-        f"<h1>{escape(title)}</h1>\n{_LEAD}",
-        html.facts(facts),
-        *(_section(query) for query in queries),
-    ]
-    html.write(file, html.document(title, body))
+    sections = [_section(query) for query in queries]
+    html.write(file, html.render("demo.html", title=title, alone=False, headline=facts, sections=sections))
     return file
 
 
-def _section(query: QueryView) -> str:
+def _section(query: QueryView) -> Section:
     matches = [MatchView(*match) for match in query.matches]
     right = sum(match.is_right for match in matches)
-    drawn = _photo(query.photo, query.photo_size, query.box, "drawn", f"Query: {query.name}, in the drawn box")
-    summary = f"average precision {query.average_precision:.2f} · {right} of {len(matches)} shown are right"
-    return "\n".join(
-        [
-            f"<section>\n<header><h2>{escape(query.name)}</h2>",
-            f"<p>{summary}</p></header>",
-            f'<div class="row">\n<div class="query">{html.card(drawn, "The drawn box", html.name(query.photo))}</div>',
-            "<ol>",
-            *(_match(rank, match) for rank, match in enumerate(matches, start=1)),
-            "</ol>\n</div>\n</section>",
-        ]
+    alt = f"Query: {query.name}, in the drawn box"
+    photo = _photo(query.photo, query.photo_size, query.box, "drawn", alt)
+    return Section(
+        query.name,
+        f"average precision {query.average_precision:.2f} · {right} of {len(matches)} shown are right",
+        Card(photo, "The drawn box", name=query.photo),
+        tuple(_match(rank, match) for rank, match in enumerate(matches, start=1)),
     )
 
 
-def _match(rank: int, match: MatchView) -> str:
-    kind: html.Kind = "right" if match.is_right else "wrong"
-    mark = "✓ right" if match.is_right else "✗ wrong"
+def _match(rank: int, match: MatchView) -> Card:
+    kind: Literal["right", "wrong"] = "right" if match.is_right else "wrong"
     overlap = "" if match.iou is None else f" · IoU {match.iou:.2f}"
-    shown = _photo(match.photo, match.size, match.box, kind, f"Match {rank}, {kind}: {match.photo}")
-    verdict = f'{rank}. <span class="{kind}">{mark}</span>'
-    return f"<li>{html.card(shown, verdict, f'score {match.score:.3g}{overlap}', html.name(match.photo))}</li>"
+    photo = _photo(match.photo, match.size, match.box, kind, f"Match {rank}, {kind}: {match.photo}")
+    return Card(photo, rank=rank, verdict=kind, notes=(f"score {match.score:.3g}{overlap}",), name=match.photo)
 
 
-def _photo(photo: str, size: tuple[int, int], box: Box, kind: html.Kind, alt: str) -> str:
-    link = _link(photo)
-    return html.photo(link, size, [(box, kind)], alt, link=link)
+def _photo(path: str, size: tuple[int, int], box: Box, kind: Kind, alt: str) -> Photo:
+    link = _link(path)
+    return Photo(link, size, ((box, kind),), alt, link)
 
 
-def _link(photo: str) -> str:
-    parts = photo.split("/")
-    if photo.startswith("/") or ".." in parts or not photo:
-        raise InputError(f"{photo!r}: expected the path of a photo inside the page's folder, relative to it")
-    return escape(quote(photo, safe="/"))  # ":" is quoted, so that no name is read as an address
+def _link(path: str) -> str:
+    """Return a photo's path as a relative URL."""
+    if path.startswith("/") or ".." in path.split("/") or not path:
+        raise InputError(f"{path!r}: expected the path of a photo inside the page's folder, relative to it")
+    return quote(path, safe="/")  # quotes ":", so a name is never read as a URL's scheme

@@ -1,4 +1,4 @@
-"""The story of `udq demo`: compose a collection, build it, search it, measure it, and show what was found."""
+"""``udq demo``: compose photos, build a collection, search and evaluate it, and write a web page of the results."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from udq.experiments.demo.page import MatchView, QueryView, write_page
 from udq.reports import results
 from udq.reports import sheet as sheets
 
-_SHOWN = 10  # matches of a query on the page
+_SHOWN = 10  # matches per query on the page
 
 
-def tell(output: Path, *, device: str = "auto", progress: Progress = silent) -> dict[str, Any]:
+def run_demo(output: Path, *, device: str = "auto", progress: Progress = silent) -> dict[str, Any]:
     """Run the demonstration.
 
     Args:
-        output: a folder to make; gets photos, ground truth, the collection, the page and the pictures.
+        output: the folder to create, for photos, ground truth, collection, page and pictures.
         device: ``auto``, ``cpu`` or ``cuda``.
-        progress: is told of each photo and query.
+        progress: called for each photo and query.
 
     Returns:
-        The report of ``evaluate`` and, under ``written``, where everything is.
+        The report of ``evaluate``, with the written paths under ``written``.
 
     Raises:
-        InputError: something is already at ``output``.
+        InputError: ``output`` already exists.
         DependencyError: the packages that ship the photos are not installed.
     """
     if output.exists():
         raise InputError(f"{output}: already exists; name another folder with -o, or delete it first")
     try:
-        return _tell(output, device, progress)
+        return _run(output, device, progress)
     except BaseException:
-        # Ours alone, since it was not there before: an error or Ctrl-C leaves nothing half-made.
+        # Did not exist before, so it can be deleted: an error or Ctrl-C leaves nothing incomplete.
         shutil.rmtree(output, ignore_errors=True)
         raise
 
 
-def _tell(output: Path, device: str, progress: Progress) -> dict[str, Any]:
+def _run(output: Path, device: str, progress: Progress) -> dict[str, Any]:
     photos, path = output / "photos", output / "demo.udq"
     with progress("composing photos", PHOTO_COUNT) as step:
         answers = compose(output, on_photo=step)
     collection = Collection.build(photos, path, device=device, progress=progress)
     truth = REGISTRY["boxes"](answers)
-    done = benchmark.evaluate(collection, truth, progress=progress)
+    done = benchmark.evaluate(collection, truth, real_valued=True, progress=progress)
 
     first = truth.queries[0]
     found = collection.search(photos / first.image, first.box, k=8)

@@ -1,6 +1,6 @@
-"""Scenes behind the objects: plain pieces of shipped photos, alone or above a ground, in other colours.
+"""Backgrounds of the objects: plain pieces of shipped photos, alone or above a ground, in other colours.
 
-One scene serves many objects, so that what is behind an object says nothing about which object it is.
+One background serves many objects, so that it does not reveal which object is in front of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from udq.experiments.demo.cutouts import BACKDROPS, GROUNDS, find, photo
 
-# Dark and light end of the tones that grey pieces are shown in.
+# Dark and light colour that grey pieces are toned with.
 _TONES = (
     ((20, 28, 12), (205, 220, 140)),
     ((40, 18, 12), (235, 190, 160)),
@@ -25,7 +25,7 @@ _SOFT_HORIZON = 3
 
 
 def pieces() -> tuple[list[Image.Image], list[Image.Image]]:
-    """Return the pieces of ``BACKDROPS`` and of ``GROUNDS`` in their order, cut from their photos."""
+    """Return the pieces of ``BACKDROPS`` and ``GROUNDS``, cut from their photos, in the same order."""
     return [_piece(*place) for place in BACKDROPS], [_piece(*place) for place in GROUNDS]
 
 
@@ -40,13 +40,13 @@ def _piece(name: str, *box: int) -> Image.Image:
 def scene(
     backdrop: Image.Image, ground: Image.Image | None, size: tuple[int, int], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Compose what is behind the objects.
+    """Compose a background.
 
     Args:
         backdrop: the piece that fills the photo, or its part above the ground.
-        ground: a texture seen as a plane that recedes towards the horizon; None for none.
+        ground: a texture, drawn as a plane that recedes towards the horizon; None for no ground.
         size: width and height of the photo in pixels.
-        rng: draws crop, tone, horizon and sharpness.
+        rng: random generator of crop, tone, horizon and sharpness.
 
     Returns:
         (H, W, 3) float32 in 0..255.
@@ -61,14 +61,14 @@ def scene(
         picture.paste(above, (0, 0))
         plane.paste(below, (0, horizon))
         mask.paste(255, (0, horizon + _SOFT_HORIZON, *size))
-        # The backdrop ends as a near thing would, not on a knife's edge.
+        # A soft horizon instead of a sharp edge.
         picture = Image.composite(plane, picture, mask.filter(ImageFilter.GaussianBlur(_SOFT_HORIZON / 2)))
     picture = picture.filter(ImageFilter.GaussianBlur(float(rng.choice([0.0, 0.6, 1.2, 2.5]))))
     return np.asarray(picture, np.float32)
 
 
 def _toned(piece: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Colour a grey piece; leave a coloured one its colours."""
+    """Tone a grey piece; return a coloured piece unchanged."""
     if piece.mode != "L":
         return piece
     dark, light = _TONES[rng.integers(len(_TONES))]
@@ -76,7 +76,7 @@ def _toned(piece: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _tiled(piece: Image.Image, across: bool = True, down: bool = True) -> Image.Image:
-    """Lay a piece beside and below its mirror images, which meet without a seam."""
+    """Tile a piece with its mirror images, which meet without a seam."""
     width, height = piece.size
     tiled = Image.new(piece.mode, (width * (1 + across), height * (1 + down)))
     for i, row in enumerate((piece, ImageOps.flip(piece))[: 1 + down]):
@@ -97,7 +97,7 @@ def _fill(piece: Image.Image, size: tuple[int, int], rng: np.random.Generator) -
 
 
 def _plane(ground: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Show a texture in perspective: the far edge shows twice the width that the near edge shows."""
+    """Draw a texture in perspective: the far edge shows twice the width of the near edge."""
     texture = _tiled(_toned(ground, rng))
     width, height = size
     span = min(texture.width, 1000)

@@ -1,1 +1,1 @@
-"""The paper's tables and figures: data files that say what is measured on what, and one runner."""
+"""The paper's tables and figures: data files that specify each cell, and a runner that measures them."""

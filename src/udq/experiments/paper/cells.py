@@ -1,6 +1,7 @@
-"""One network and one set of photos, and the cells that are measured on them, each kept as a file when it is done.
+"""Measure cells that share a network and a set of photos; each result is cached in a file.
 
-The file is named by all that a cell's value depends on: settings, photos, ground truth, weights and versions.
+The name of the file is a checksum of everything that the value depends on: settings, photos, ground truth, weights and
+versions.
 """
 
 from __future__ import annotations
@@ -32,24 +33,24 @@ from udq.experiments.paper.workbench import Fitted, Workbench, describe
 from udq.features import proposals
 from udq.features.extractor import Extractor
 from udq.indexing import build
-from udq.photos import source as photo_source
+from udq.photos.source import Source, find
 from udq.reports import results
 from udq.reports import sheet as sheets
 
-# Queries and photos of each on a sheet of fig. 5.
+# Number of queries on a sheet of fig. 5, and of photos per query.
 _QUERIES, _SHOWN = 5, 5
 
 
 @dataclass(frozen=True)
 class Result:
-    """A cell, and what became of it.
+    """A cell and its measured value.
 
     Attributes:
         cell: the cell.
-        measured: mAP or seconds; None where nothing was measured.
-        reason: why nothing was, in a line; empty for values of other people.
-        facts: what was measured on what, with provenance, JSON-serialisable.
-        sheet: a picture of its first results, or None.
+        measured: mAP or seconds; None if it was not measured.
+        reason: why it was not measured, in one line; empty for published values of other methods.
+        facts: data, settings and provenance of the value, JSON-serialisable.
+        sheet: a picture of the first results, or None.
     """
 
     cell: Cell
@@ -60,51 +61,49 @@ class Result:
 
 
 class CellRunner:
-    """One network and one set of photos, and the cells that are measured on them."""
+    """Measures the cells of one network and one set of photos."""
 
-    def __init__(self, material: Dataset, look: IndexConfig, settings: Settings, progress: Progress) -> None:
-        """Build the network; photos are looked at when the first cell needs them.
+    def __init__(self, dataset: Dataset, config: IndexConfig, settings: Settings, progress: Progress) -> None:
+        """Build the network; features are extracted when the first cell needs them.
 
         Args:
-            material: photos and ground truth.
-            look: settings, of which those of photos, network and sample are the same in all cells.
-            settings: what the user asked for.
-            progress: is told of each step.
+            dataset: photos and ground truth.
+            config: the configuration of any of the cells: images, features and sample are the same in all of them.
+            settings: the settings of the run.
+            progress: called for each step.
 
         Raises:
-            UdqError: weights, photos or what the ground truth names are not there.
+            UdqError: weights, photos, or photos named by the ground truth are missing.
         """
-        self._material, self._look, self._progress = material, look, progress
+        self._dataset, self._config, self._progress = dataset, config, progress
         self._output = settings.output
-        backbone = look.features.backbone
+        backbone = config.features.backbone
         weights, rpn = (given.get(backbone, given.get("")) for given in (settings.weights, settings.rpn))
         self._given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
-        self._sources = photo_source.find(material.folders)[0]
-        held = {source.name: source.path for source in self._sources}
-        self._asked = protocol_queries(material.truth, held)
+        self._sources = find(dataset.folders)[0]
+        paths = {source.name: source.path for source in self._sources}
+        self._queries = protocol_queries(dataset.truth, paths)
         self._extractor = Extractor(
-            look.images, look.features, weights=weights, rpn=rpn, device=settings.device
+            config.images, config.features, weights=weights, rpn=rpn, device=settings.device
         ).proposing()
-        # Before any photo is looked at: what one is replaced with meanwhile must not pass for what was measured.
-        apart = [
-            photo_source.Source(name, path) for name, path in sorted(self._asked.paths.items()) if name not in held
-        ]
-        seen = IndexConfig(images=look.images, features=look.features, sample=look.sample)
-        self._seen = build.fingerprint([*self._sources, *apart], seen, self._extractor, self._given)
-        self.scratch = self._output / "scratch" / self._fingerprint(seen, "look")[:16]
-        self._looked = CachedPhotos(self._sources, self._extractor, progress, self.scratch)
+        # Taken before any photo is read, so that a photo replaced during the run changes the fingerprint of the next.
+        outside = [Source(name, path) for name, path in sorted(self._queries.paths.items()) if name not in paths]
+        shared = IndexConfig(images=config.images, features=config.features, sample=config.sample)
+        self._data = build.fingerprint([*self._sources, *outside], shared, self._extractor, self._given)
+        self.scratch = self._output / "scratch" / self._fingerprint(shared, "features")[:16]
+        self._photos = CachedPhotos(self._sources, self._extractor, progress, self.scratch)
         self._fitted: tuple[IndexConfig, Fitted] | None = None
 
     @cached_property
-    def _bench(self) -> Workbench:
+    def _workbench(self) -> Workbench:
         self.scratch.mkdir(parents=True, exist_ok=True)
         return Workbench(
             self._extractor,
-            self._looked,
-            self._asked,
-            describe(self._extractor, self._asked),
+            self._photos,
+            self._queries,
+            describe(self._extractor, self._queries),
             self.scratch,
-            ranked=self._look.features.proposals in proposals.RANKED,
+            ranked=self._config.features.proposals in proposals.RANKED,
         )
 
     def measure(self, cell: Cell, kind: str, config: IndexConfig) -> Result:
@@ -113,7 +112,7 @@ class CellRunner:
         Args:
             cell: the cell.
             kind: ``accuracy``, ``times``, or ``pictures`` for accuracy with a sheet.
-            config: its settings.
+            config: the cell's configuration.
         """
         name = self._fingerprint(config, kind)
         file = self._output / "cells" / f"{name}.json"
@@ -124,14 +123,14 @@ class CellRunner:
             fitted = self._fit(config)
             values = self._values(fitted, kind, sheet)
             facts = {
-                "dataset": self._material.name,
+                "dataset": self._dataset.name,
                 "backbone": config.features.backbone,
-                "photos": len(self._sources) - len(self._looked.broken),
-                "unreadable": len(self._looked.broken),
-                "queries": len(self._asked.truth.queries),
+                "photos": len(self._sources) - len(self._photos.broken),
+                "unreadable": len(self._photos.broken),
+                "queries": len(self._queries.truth.queries),
                 "notes": self._notes(),
                 "learned_on": fitted.model.origin,
-                # A cell's own: the first one has the look at the photos in it, and others less of the training.
+                # The first cell includes the extraction of features; later ones reuse rounds of training.
                 "seconds": round(time.perf_counter() - started, 1),
                 "seconds_to_fit": round(fitted.seconds, 1),
                 "values": values,
@@ -144,33 +143,33 @@ class CellRunner:
         return Result(cell, facts["values"][cell.measure], "", facts | {"cell": file.name}, sheet)
 
     def _fit(self, config: IndexConfig) -> Fitted:
-        """Train and fit, unless the cell before had the same settings, as the scans of table 7 have."""
+        """Train and fit, unless the previous cell had the same configuration, like the scans of table 7."""
         if self._fitted is None or self._fitted[0] != config:
             self._fitted = None  # frees its memory first
-            self._fitted = config, self._bench.fit(config, self._progress)
+            self._fitted = config, self._workbench.fit(config, self._progress)
         return self._fitted[1]
 
     def _values(self, fitted: Fitted, kind: str, sheet: Path | None) -> dict[str, float]:
         if kind == "times":
-            return timing.search_times(fitted.bench, fitted.model)
+            return timing.search_times(fitted.workbench, fitted.model)
         if sheet is None:
-            return fitted.bench.accuracy(fitted.model)
-        outcomes = fitted.bench.outcomes(fitted.model)
+            return fitted.workbench.accuracy(fitted.model)
+        outcomes = fitted.workbench.outcomes(fitted.model)
         shown = outcomes[:: max(1, len(outcomes) // _QUERIES)][:_QUERIES]
         paths = {source.name: source.path for source in self._sources}
         sheets.save(results.outcomes_sheet(shown, paths, _SHOWN), sheet)
         return {"codes": scoring.summary(outcomes)["mAP"]}
 
     def _notes(self) -> list[str]:
-        """Say what keeps the figures from being those of the published protocol."""
-        broken = self._looked.broken
-        held = [source.name for source in self._sources if source.name not in broken]
-        return notes(self._asked.truth, held, broken, distractors=len(self._material.folders) > 1)
+        """Return the reasons why values are not comparable with published ones."""
+        broken = self._photos.broken
+        readable = [source.name for source in self._sources if source.name not in broken]
+        return notes(self._queries.truth, readable, broken, distractors=len(self._dataset.folders) > 1)
 
     def _fingerprint(self, config: IndexConfig, kind: str) -> str:
-        """Return a checksum of all that a value depends on."""
+        """Return a checksum of everything that a value depends on."""
         measures = ACCURACIES if kind == "accuracy" else kind
-        facts = [measures, self._seen, versions(), config.to_dict(), _digest(self._asked.truth)]
+        facts = [measures, self._data, versions(), config.to_dict(), _digest(self._queries.truth)]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

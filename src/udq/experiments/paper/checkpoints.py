@@ -1,4 +1,4 @@
-"""States of training on disk, one a round, so that more iterations of the same training go on from fewer."""
+"""Checkpoints of training, one per round, so that a longer run of the same training continues from a shorter one."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from udq.training.algorithm import TrainingState
 
 
 class RoundCheckpoints:
-    """The state of training after each round, on disk; more iterations of the same training go on from it."""
+    """The state of a training after each of its rounds, on disk."""
 
     def __init__(self, folder: Path, iterations: int) -> None:
-        """Open what there is.
+        """Choose the folder and the number of rounds.
 
         Args:
-            folder: of this training alone.
-            iterations: of module 2 that are wanted; module 1 makes it one round more.
+            folder: holds the checkpoints of this training only.
+            iterations: how often module 2 runs; module 1 adds one round.
         """
         self._folder = folder
         self._rounds = iterations + 1
 
     def read(self) -> TrainingState | None:
-        """Return the last state that is not beyond the rounds that are wanted."""
-        for done in range(self._rounds, 0, -1):
-            if self._file(done).exists():
-                return TrainingState.from_bytes(self._file(done).read_bytes())
+        """Return the last state within the wanted number of rounds; None without one."""
+        for rounds in range(self._rounds, 0, -1):
+            if self._file(rounds).exists():
+                return TrainingState.from_bytes(self._file(rounds).read_bytes())
         return None
 
     def write(self, state: TrainingState) -> None:
-        """Keep a state."""
+        """Write a state to disk."""
         self._folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._file(len(state.rounds)), state.to_bytes())
 
-    def _file(self, done: int) -> Path:
-        return self._folder / f"round-{done:02d}.npz"
+    def _file(self, rounds: int) -> Path:
+        return self._folder / f"round-{rounds:02d}.npz"

@@ -1,4 +1,4 @@
-"""A data set in codes, in memory, as a collection would keep it."""
+"""A data set encoded in memory, as a collection would store it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EncodedPhotos:
-    """A data set in codes.
+    """The codes of a data set, and the exact distances of its queries for comparison.
 
     Attributes:
-        database: the photos that can be read.
-        nearest: (Q, N) float32, least squared distance of features that nothing has quantized (eq. 2).
+        database: the readable photos, N of them.
+        nearest: (Q, N) float32, least squared distance between a query's and a photo's unquantized features (eq. 2).
     """
 
     database: LocalDatabase
     nearest: Floats
 
 
-def in_codes(model: Model, photos: Iterable[ExtractedPhoto], queries: Floats, *, ranked: bool) -> EncodedPhotos:
-    """Encode the photos that can be read.
+def encode_photos(model: Model, photos: Iterable[ExtractedPhoto], queries: Floats, *, ranked: bool) -> EncodedPhotos:
+    """Encode the readable photos.
 
     Args:
-        model: what encodes.
-        photos: pooled features of their regions.
+        model: the model that encodes.
+        photos: photos with pooled features of their regions.
         queries: (Q, d) unit features.
         ranked: whether regions are in the order of their proposer.
     """
-    whole: list[StoredPhoto] = []
+    encoded: list[StoredPhoto] = []
     nearest = []
     for photo in photos:
         if photo.broken is not None:
             continue
-        whole.append(encode(photo, len(whole), model))
+        encoded.append(encode(photo, len(encoded), model))
         # Both have unit length: ||q - f||^2 = 2 - 2 q.f
         nearest.append((2.0 - 2.0 * model.head.apply(photo.features).vectors @ queries.T).min(axis=0))
-    return EncodedPhotos(LocalDatabase(model, (Segment.of("", whole),), ranked), np.stack(nearest, axis=1))
+    return EncodedPhotos(LocalDatabase(model, (Segment.of("", encoded),), ranked), np.stack(nearest, axis=1))

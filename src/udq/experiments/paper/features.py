@@ -1,4 +1,4 @@
-"""What a network makes of a data set's photos, kept on disk so that every cell finds it there."""
+"""Features of a data set's photos, cached on disk so that all cells share one extraction."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from udq.photos.source import Source
 
 
 class Photos(Protocol):
-    """What a network makes of some photos, as often as it is asked for."""
+    """Photos and their features, which can be iterated any number of times."""
 
     def __iter__(self) -> Iterator[ExtractedPhoto]:
         """Yield every photo, in the order of names."""
 
     def __len__(self) -> int:
-        """Return how many there are, with those that cannot be read."""
+        """Return the number of photos, including unreadable ones."""
 
-    def some(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
-        """Yield the photos of these places, ascending, without a look at the others."""
+    def select(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
+        """Yield the photos at these positions, in ascending order, without extracting the others."""
 
-    def seen_by(self, extractor: Extractor) -> Photos:
-        """Return the same photos as another network sees them."""
+    def with_extractor(self, extractor: Extractor) -> Photos:
+        """Return the same photos with features of another network."""
 
 
 class CachedPhotos:
-    """Photos of files.
+    """Photos in files, with cached features.
 
     Attributes:
-        broken: names of those that could not be read, as far as they were looked at, by whatever network.
+        broken: names of the photos that could not be read so far, by this network or another.
     """
 
     def __init__(
         self, sources: Sequence[Source], extractor: Extractor, progress: Progress, folder: Path | None = None
     ) -> None:
-        """Look at nothing yet.
+        """Store the settings; features are extracted by the first iteration.
 
         Args:
             sources: the photos, in the order of names.
             extractor: the network.
-            progress: is told of each photo.
-            folder: where features are kept, and found again after a kill; without one, photos are looked at each
-                time, as is best with convolutions that are trained for one cell alone.
+            progress: called for each photo.
+            folder: the cache of features, which survives a killed run; if None, every iteration extracts them again.
+                This suits convolutions that are trained for one cell only.
         """
         self._sources = sources
         self._extractor = extractor
@@ -55,31 +55,31 @@ class CachedPhotos:
 
     def __iter__(self) -> Iterator[ExtractedPhoto]:
         """Yield every photo."""
-        return self._look(self._sources, "photos")
+        return self._extract(self._sources, "photos")
 
     def __len__(self) -> int:
-        """Return how many photos there are."""
+        """Return the number of photos."""
         return len(self._sources)
 
-    def some(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
-        """Yield the photos of these places; which they are may not differ from call to call."""
-        return self._look([self._sources[i] for i in rows], "photos-sample")
+    def select(self, rows: Sequence[int]) -> Iterator[ExtractedPhoto]:
+        """Yield the photos at these positions; with a cache, every call must give the same positions."""
+        return self._extract([self._sources[i] for i in rows], "photos-sample")
 
-    def seen_by(self, extractor: Extractor) -> CachedPhotos:
-        """Return the same photos as another network sees them, kept nowhere."""
-        seen = CachedPhotos(self._sources, extractor, self._progress)
-        seen.broken = self.broken
-        return seen
+    def with_extractor(self, extractor: Extractor) -> CachedPhotos:
+        """Return the same photos with features of another network, without a cache."""
+        photos = CachedPhotos(self._sources, extractor, self._progress)
+        photos.broken = self.broken
+        return photos
 
-    def _look(self, sources: Sequence[Source], name: str) -> Iterator[ExtractedPhoto]:
-        found: Iterable[ExtractedPhoto]
+    def _extract(self, sources: Sequence[Source], name: str) -> Iterator[ExtractedPhoto]:
+        extracted: Iterable[ExtractedPhoto]
         if self._folder is None:
-            found = self._extractor.extract(sources)
+            extracted = self._extractor.extract(sources)
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
-            found = FeatureCache(self._folder / name, sources, self._extractor.extract).fill()
+            extracted = FeatureCache(self._folder / name, sources, self._extractor.extract).fill()
         with self._progress("photos", len(sources)) as step:
-            for photo in found:
+            for photo in extracted:
                 step()
                 if photo.broken is not None:
                     self.broken.add(photo.source.name)

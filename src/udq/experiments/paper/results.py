@@ -1,4 +1,4 @@
-"""What a run found, beside the paper: JSON for programs, Markdown for people, a picture where the paper has one."""
+"""Write measured values beside the paper's: JSON, Markdown, and a picture for a figure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from udq.experiments.paper.tables import NETWORKS, TIMES, Cell, Experiment
 
 
 def write(experiment: Experiment, results: Sequence[Result], settings: Settings) -> list[Path]:
-    """Write a table or figure and return its files.
+    """Write a table or figure, and return the written files.
 
     Args:
         experiment: the table or figure.
-        results: of its cells, in order.
-        settings: of the run.
+        results: results of its cells, in order.
+        settings: settings of the run.
     """
     settings.output.mkdir(parents=True, exist_ok=True)
     stem = settings.output / experiment.name
@@ -44,7 +44,7 @@ def write(experiment: Experiment, results: Sequence[Result], settings: Settings)
 
 
 def to_json(experiment: Experiment, results: Sequence[Result], settings: Settings) -> dict[str, Any]:
-    """Return expected beside measured, with all that the values depend on."""
+    """Return the paper's and the measured values, with everything that they depend on."""
     return {
         "experiment": experiment.name,
         "title": experiment.title,
@@ -56,34 +56,34 @@ def to_json(experiment: Experiment, results: Sequence[Result], settings: Setting
 
 
 def to_markdown(experiment: Experiment, results: Sequence[Result], settings: Settings) -> str:
-    """Return the table as the paper prints it, each cell ``paper / measured``, and what has to be said of it."""
-    by_place = {(result.cell.row, result.cell.column): result for result in results}
+    """Return the table as in the paper, with ``paper / measured`` in each cell, and notes on the values."""
+    by_position = {(result.cell.row, result.cell.column): result for result in results}
     lines = [f"# {experiment.title}", "", "Each cell: the paper's value / measured here.", ""]
     lines.append(f"|  | {' | '.join(experiment.columns)} |")
     lines.append("| --- |" + " --- |" * len(experiment.columns))
     for row in experiment.rows:
-        values = [written(by_place[row, column]) for column in experiment.columns]
+        values = [written(by_position[row, column]) for column in experiment.columns]
         lines.append(f"| {row} | {' | '.join(values)} |")
     notes = [*_conditions(results, settings), *missing(results)]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
 def written(result: Result) -> str:
-    """Return ``paper / measured`` of a cell, a dash for what there is not; published values alone."""
+    """Return ``paper / measured`` of a cell, with dashes for missing values; published values stay alone."""
     if result.cell.measure is None:
         return result.cell.paper
     return f"{result.cell.paper or '–'} / {figure(result)}"
 
 
 def figure(result: Result) -> str:
-    """Return what was measured as text: mAP with the paper's three digits, seconds with three that say something."""
+    """Return a measured value as text: mAP with three decimals like the paper, seconds with three digits."""
     if result.measured is None:
         return "–"
     return f"{result.measured:.3g}" if result.cell.measure in TIMES else f"{result.measured:.3f}"
 
 
 def missing(results: Sequence[Result]) -> list[str]:
-    """Return why cells were not measured, a line a reason."""
+    """Return why cells were not measured, one line per reason."""
     cells: dict[str, list[Cell]] = {}
     for result in results:
         if result.reason:
@@ -95,7 +95,7 @@ def missing(results: Sequence[Result]) -> list[str]:
 
 
 def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
-    """Say on what values were measured, and where that is not what the paper measured on."""
+    """Return data, network and machine of the values in lines, and how they differ from the paper's."""
     measured = [result for result in results if result.measured is not None]
     lines = []
     for dataset, photos, queries in dict.fromkeys(
@@ -103,8 +103,8 @@ def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
     ):
         own = {each.cell.dataset for each in measured if each.facts["dataset"] == dataset}
         stands = "" if _official(dataset) in own else f", which stands in for the paper's {', '.join(sorted(own))}"
-        told = f"{counted(photos, 'photo')}, {counted(queries, 'query', 'queries')}"
-        lines.append(f"measured on {dataset}: {told}{stands}")
+        size = f"{counted(photos, 'photo')}, {counted(queries, 'query', 'queries')}"
+        lines.append(f"measured on {dataset}: {size}{stands}")
     lines += dict.fromkeys(note for each in measured for note in each.facts["notes"])
     for backbone, *given in dict.fromkeys(
         (each.facts["backbone"], *(each.facts[file] and each.facts[file]["path"] for file in ("weights", "rpn")))
@@ -117,19 +117,19 @@ def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
         lines.append(f"network {backbone}, {how}{stands}")
     fewer = {each.facts["learned_on"].partition("; ")[2] for each in measured}
     lines += [f"codes are coarser than the paper's: {each}" for each in sorted(fewer) if each]
-    # Cells of several runs may be of several machines, versions and days.
-    made = [each.facts["provenance"] for each in measured]
+    # Cells of several runs may have been measured on different machines, versions and days.
+    origins = [each.facts["provenance"] for each in measured]
     return lines + list(
         dict.fromkeys(
-            f"{found['machine']['cpu']}, {found['machine']['cores']} cores; "
-            f"udq {found['versions'].get('udq', 'of a checkout')}, commit {found['commit']}; {found['date'][:10]}"
-            for found in made
+            f"{origin['machine']['cpu']}, {origin['machine']['cores']} cores; "
+            f"udq {origin['versions'].get('udq', 'of a checkout')}, commit {origin['commit']}; {origin['date'][:10]}"
+            for origin in origins
         )
     )
 
 
 def _official(dataset: str) -> str:
-    """Return the paper's name of a data set with distractors."""
+    """Return the paper's name of a data set, such as ``oxford105k`` for ``oxford5k with distractors``."""
     names = {"oxford5k with distractors": "oxford105k", "paris6k with distractors": "paris106k"}
     return names.get(dataset, dataset)
 

@@ -1,23 +1,21 @@
-"""Measure cells of the paper's tables and figures: one after the other, each once.
+"""Measure the cells of the paper's tables and figures, each once.
 
-Cells of one network and one set of photos share the look at them (``desk``); of those, cells that train alike share
-the training (``bench``). A finished cell is kept: so a run that was killed goes on, and cells that two tables share are
-measured once.
+Cells with the same network and photos share the extracted features (``cells.CellRunner``); cells with the same training
+share its rounds (``workbench.Workbench``). Results of cells are stored, so a killed run continues where it stopped, and
+cells that two tables share are measured once.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 
-import filelock
-
+from udq.common.lock import Lock
 from udq.common.progress import Progress, silent
 from udq.common.text import one_line
 from udq.config import IndexConfig
@@ -31,84 +29,92 @@ from udq.features.device import device_of
 
 @dataclass(frozen=True)
 class _Task:
-    """A cell that is to be measured."""
+    """A cell to measure.
 
+    Attributes:
+        experiment: the table or figure of the cell.
+        cell: the cell.
+        kind: see ``CellRunner.measure``.
+        config: the cell's configuration.
+        dataset: photos and ground truth.
+    """
+
+    experiment: Experiment
     cell: Cell
     kind: str
     config: IndexConfig
-    material: Dataset
+    dataset: Dataset
 
     @property
-    def look(self) -> str:
-        """What cells with the same look at the same photos have in common."""
-        seen = {stage: self.config.to_dict()[stage] for stage in ("images", "features", "sample")}
-        return json.dumps([self.material.name, seen])
+    def features_key(self) -> str:
+        """Equal for cells that use the same features of the same photos."""
+        shared = {stage: self.config.to_dict()[stage] for stage in ("images", "features", "sample")}
+        return json.dumps([self.dataset.name, shared])
 
     @property
     def order(self) -> tuple[str, str, int]:
-        """Sort key: training that cells share side by side, fewer iterations first, so that more go on from them."""
+        """Sort key: cells that share training are adjacent, fewer iterations first, for the others to continue."""
         training = self.config.to_dict()["training"]
         iterations = training.pop("iterations")
-        return self.look, json.dumps([training, str(self.config.supervision())]), iterations
+        return self.features_key, json.dumps([training, str(self.config.supervision())]), iterations
 
 
-Told = Callable[[Experiment, Sequence[Result]], None]
+Report = Callable[[Experiment, Sequence[Result]], None]
 
 
 @dataclass
 class _Record:
-    """What became of the cells so far, by experiment and place, and who is told of it."""
+    """The results so far, and the callbacks that report them.
+
+    Attributes:
+        experiments: all tables and figures of the run.
+        say: called for new results of a table.
+        write: called for all results of a table, once it is complete.
+        done: (name of the table, cell) -> result.
+    """
 
     experiments: Sequence[Experiment]
-    say: Told
-    write: Told
+    say: Report
+    write: Report
     done: dict[tuple[str, str], Result] = field(default_factory=dict)
 
     def of(self, experiment: Experiment) -> list[Result]:
-        """Return a table's results in the order of its cells."""
+        """Return the results of a table in the order of its cells."""
         return [self.done.get((experiment.name, cell.where), Result(cell)) for cell in experiment.cells]
 
     def finish(self, experiment: Experiment, results: Sequence[Result]) -> None:
-        """Note results of a table, and have it written with its last one."""
+        """Add results of a table, and write the table with its last result."""
         self.done.update({(experiment.name, result.cell.where): result for result in results})
         self.say(experiment, results)
         if all((experiment.name, cell.where) in self.done for cell in experiment.measured):
             self.write(experiment, self.of(experiment))
 
     def leave_out(self, pairs: Sequence[tuple[Experiment, Cell]], reason: str) -> None:
-        """Note cells that cannot be measured for one reason, all of a table at once."""
+        """Add cells that cannot be measured for the same reason, all cells of a table at once."""
         for experiment in self.experiments:
             some = [Result(cell, reason=reason) for each, cell in pairs if each is experiment]
             if some:
                 self.finish(experiment, some)
 
 
-def _nobody(experiment: Experiment, results: Sequence[Result]) -> None:
+def _ignore(experiment: Experiment, results: Sequence[Result]) -> None:
     del experiment, results
 
 
-@contextmanager
-def alone(output: Path) -> Iterator[None]:
-    """Make the folder of results and hold it: a second run there would delete what the first has in ``scratch/``.
+def lock_output(output: Path) -> Lock:
+    """Create the folder of results and lock it: a second run there would delete the first one's ``scratch/``.
 
     Raises:
-        InputError: another run holds it, or no folder can be there.
+        InputError: another run has locked it, or the folder cannot be created.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"-o {output}: no folder can be there ({error.strerror}); choose another place") from error
-    lock = filelock.FileLock(output / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
         raise InputError(
-            f"-o {output}: another udq is measuring to it; wait until that is done, or choose another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+            f"-o {output}: the folder cannot be created ({error.strerror}); choose another place"
+        ) from error
+    remedy = "wait until it is done, or choose another folder"
+    return Lock(output, f"-o {output}", doing="measuring to it", remedy=remedy)
 
 
 def run(
@@ -116,75 +122,85 @@ def run(
     settings: Settings,
     *,
     progress: Progress = silent,
-    say: Told = _nobody,
-    write: Told = _nobody,
+    say: Report = _ignore,
+    write: Report = _ignore,
 ) -> dict[str, list[Result]]:
     """Measure tables and figures.
 
     Args:
-        experiments: which.
-        settings: on what, and how.
-        progress: is told of each step.
-        say: is told of each cell that is done, and at once of all that cannot be for the same reason.
-        write: is given all results of a table or figure as soon as its last cell is done, in the order of its cells.
+        experiments: the tables and figures.
+        settings: the data, the output folder and the configuration.
+        progress: called for each step.
+        say: called for each measured cell, and once for all cells of a table that cannot be measured for the same
+            reason.
+        write: called for all results of a table or figure, in the order of its cells, once its last cell is done.
 
     Returns:
         Name of the experiment -> results, in the order of its cells.
 
     Raises:
-        InputError: settings that cannot be right for any cell.
-        DiskError: the disk cannot take what was measured, nor could it what follows.
+        InputError: the settings are invalid for every cell.
+        DiskError: a result cannot be written to disk, and neither could the next ones.
     """
     device_of(settings.device)
     record = _Record(experiments, say, write)
-    tasks: list[tuple[Experiment, _Task]] = []
-    lacking: dict[str, list[tuple[Experiment, Cell]]] = {}
-    find = cache(partial(_find, settings.shelf))  # a ground truth takes a while to read
-    for experiment in experiments:
-        for place, cell in enumerate(experiment.measured):
-            wanted = settings.of(cell)
-            if settings.limit is not None and place >= settings.limit:
-                record.done[experiment.name, cell.where] = Result(cell, reason="left out by --limit")
-                continue
-            material = find(cell.dataset)
-            if isinstance(material, str):
-                lacking.setdefault(material, []).append((experiment, cell))
-                continue
-            kind = "times" if cell.measure in TIMES else "pictures" if experiment.pictures else "accuracy"
-            tasks.append((experiment, _Task(cell, kind, wanted, material)))
-    for reason, pairs in lacking.items():
-        record.leave_out(pairs, reason)
-    tasks.sort(key=lambda pair: pair[1].order)
-    for _, group in groupby(tasks, key=lambda pair: pair[1].look):
-        alike = list(group)
-        try:
-            desk = CellRunner(alike[0][1].material, alike[0][1].config, settings, progress)
-        except (UdqError, OSError) as error:
-            record.leave_out([(experiment, task.cell) for experiment, task in alike], _line(error))
-            continue
-        results = []
-        for experiment, task in alike:
-            try:
-                results.append(desk.measure(task.cell, task.kind, task.config))
-            except DiskError:
-                raise
-            except (UdqError, OSError) as error:
-                results.append(Result(task.cell, reason=_line(error)))
-            record.finish(experiment, results[-1:])
-        if settings.limit is None and all(result.measured is not None for result in results):
-            shutil.rmtree(desk.scratch, ignore_errors=True)  # many gigabytes that no cell of this run asks for again
+    tasks = sorted(_tasks(record, settings), key=lambda task: task.order)
+    for _, group in groupby(tasks, key=lambda task: task.features_key):
+        _measure(list(group), record, settings, progress)
     return {experiment.name: record.of(experiment) for experiment in experiments}
 
 
-def _find(shelf: DataFolder, dataset: str) -> Dataset | str:
-    """Return what cells of a data set are measured on, or why it is not there."""
+def _tasks(record: _Record, settings: Settings) -> list[_Task]:
+    """Return the cells to measure; those beyond the limit or without data are recorded as left out."""
+    tasks: list[_Task] = []
+    left_out: dict[str, list[tuple[Experiment, Cell]]] = {}
+    find = cache(partial(_find, settings.data))  # a ground truth takes a while to read
+    for experiment in record.experiments:
+        for position, cell in enumerate(experiment.measured):
+            config = settings.of(cell)
+            if settings.limit is not None and position >= settings.limit:
+                record.done[experiment.name, cell.where] = Result(cell, reason="left out by --limit")
+                continue
+            dataset = find(cell.dataset)
+            if isinstance(dataset, str):
+                left_out.setdefault(dataset, []).append((experiment, cell))
+                continue
+            kind = "times" if cell.measure in TIMES else "pictures" if experiment.pictures else "accuracy"
+            tasks.append(_Task(experiment, cell, kind, config, dataset))
+    for reason, cells in left_out.items():
+        record.leave_out(cells, reason)
+    return tasks
+
+
+def _measure(tasks: Sequence[_Task], record: _Record, settings: Settings, progress: Progress) -> None:
+    """Measure cells that share features."""
     try:
-        return shelf.find(dataset)
+        runner = CellRunner(tasks[0].dataset, tasks[0].config, settings, progress)
+    except (UdqError, OSError) as error:
+        record.leave_out([(task.experiment, task.cell) for task in tasks], _line(error))
+        return
+    results = []
+    for task in tasks:
+        try:
+            results.append(runner.measure(task.cell, task.kind, task.config))
+        except DiskError:
+            raise
+        except (UdqError, OSError) as error:
+            results.append(Result(task.cell, reason=_line(error)))
+        record.finish(task.experiment, results[-1:])
+    if settings.limit is None and all(result.measured is not None for result in results):
+        shutil.rmtree(runner.scratch, ignore_errors=True)  # many gigabytes that no other cell of this run needs
+
+
+def _find(data: DataFolder, name: str) -> Dataset | str:
+    """Return the data set that stands for one of the paper's, or why it is missing."""
+    try:
+        return data.find(name)
     except UdqError as error:
         return _line(error)
 
 
 def _line(error: Exception) -> str:
-    """Return what is missing in one line; a download that fails is an OSError, and says little."""
+    """Return an error in one line, with advice for an OSError, such as a failed download of weights."""
     line = one_line(error)
     return line if isinstance(error, UdqError) else f"cannot be downloaded or read ({line}); see --weights and --rpn"

@@ -1,4 +1,4 @@
-"""What a user asked for: which data, and which settings a cell's own change."""
+"""The settings of a run: the data, the output folder, and the configuration that cells change."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from udq.experiments.paper.data import DataFolder
 from udq.experiments.paper.tables import NETWORKS, Cell
 
 PAPER = "paper"
-"""The preset that stands for the paper's of each cell's network."""
+"""The preset that stands for the paper's preset of each cell's network."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a user asked for.
+    """The options of ``udq reproduce``.
 
     Attributes:
-        shelf: where data are.
-        output: the folder for results.
-        preset: settings that cells change; ``paper`` stands for the paper's preset of each cell's network.
-        changes: a TOML file of further changes, which cells' own win over.
-        weights, rpn: a file for each backbone, "" for any of them.
-        limit: measure the first cells of each table alone.
+        data: the folder of data sets.
+        output: the folder of results.
+        preset: the configuration that cells change; ``paper`` is the paper's preset of each cell's network.
+        changes: a TOML file of further changes, which those of a cell override.
+        weights, rpn: backbone -> file of weights; the key "" is for all others.
+        limit: measure only the first cells of each table.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
-    shelf: DataFolder
+    data: DataFolder
     output: Path
     preset: str = "default"
     changes: Path | None = None
@@ -39,7 +39,7 @@ class Settings:
     device: str = "auto"
 
     def of(self, cell: Cell) -> IndexConfig:
-        """Return the settings of a cell."""
+        """Return the configuration of a cell."""
         base = config.preset(NETWORKS[cell.network] if self.preset == PAPER else self.preset)
         if self.changes is not None:
             base = IndexConfig.from_toml(self.changes, base)

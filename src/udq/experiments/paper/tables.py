@@ -1,12 +1,12 @@
-"""A table or figure of the paper as data: its cells, each with data set, settings and the value as printed.
+"""The tables and figures of the paper as data: each cell with its data set, settings and printed value.
 
-A file of ``data/`` reads like the printed table: columns, and rows whose ``paper`` are the values from left to right.
-Settings are changes as ``IndexConfig.replace`` takes them; those of the table come first, then the column's, then the
-row's. ``measure`` says what of a cell is measured:
+A file of ``data/`` reads like the printed table: columns, and rows whose ``paper`` lists the values from left to right.
+``changes`` are those of ``IndexConfig.replace``; a column's override the table's, and a row's override both.
+``measure`` names the quantity of a cell:
 
-    codes, real_valued                                        mAP, of codes or of features that nothing has quantized
+    codes, real_valued                                        mAP of codes, or of unquantized features
     codes_diffusion                                           mAP of codes, with diffusion as post-processing
-    seconds_codes, seconds_hashing, seconds_real_valued       a query's search time by each kind of scan
+    seconds_codes, seconds_hashing, seconds_real_valued       search time of a query, by kind of scan
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from udq.errors import InputError
 NAMES = ("table2", "table3", "table4", "table5", "table6", "table7", "fig3", "fig4", "fig5")
 ACCURACIES = ("codes", "codes_diffusion", "real_valued")
 TIMES = ("seconds_codes", "seconds_hashing", "seconds_real_valued")
-# What the paper's data sets are made of: a benchmark, and whether the 100,000 distractors are added to it.
+# The paper's data sets: a benchmark, and whether the 100,000 distractors are added to it.
 DATASETS = {
     "oxford5k": ("oxford5k", False),
     "oxford105k": ("oxford5k", True),
     "paris6k": ("paris6k", False),
     "paris106k": ("paris6k", True),
 }
-# The preset that follows section 4.2 for each of the paper's networks.
+# The paper's networks -> the preset that follows section 4.2.
 NETWORKS = {"vgg16": "paper", "resnet101": "paper-resnet101"}
 
 Changes = dict[str, dict[str, Any]]
@@ -38,16 +38,16 @@ Changes = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of the paper.
+    """A value of a table or figure.
 
     Attributes:
-        row, column: its place in the table.
-        paper: the value as printed; "N/A" where the paper says so, empty where it prints none.
-        measure: what is measured, or None for a value of other people's, which stays as published.
-        dataset: the paper's data set, of ``DATASETS``; empty where nothing is measured.
-        network: the paper's backbone, of ``NETWORKS``; empty where nothing is measured.
-        changes: settings that differ from the preset's.
-        x: its place on the axis of a figure, or None.
+        row, column: its position in the table.
+        paper: the value as printed; "N/A" if the paper prints that, empty if it prints nothing.
+        measure: the measured quantity; None for published values of other methods, which are not measured.
+        dataset: the paper's data set, a key of ``DATASETS``; empty if nothing is measured.
+        network: the paper's backbone, a key of ``NETWORKS``; empty if nothing is measured.
+        changes: settings that differ from the preset.
+        x: its value on the axis of a figure, or None.
     """
 
     row: str
@@ -61,7 +61,7 @@ class Cell:
 
     @property
     def where(self) -> str:
-        """The cell's place, for people."""
+        """Row and column, for display."""
         return f"{self.row}, {self.column}"
 
 
@@ -70,11 +70,11 @@ class Experiment:
     """A table or figure.
 
     Attributes:
-        name: of ``NAMES``.
-        title: for people.
+        name: a name of ``NAMES``.
+        title: a title for display.
         cells: row by row.
-        axis: what a figure's cells are drawn over, or empty.
-        logarithmic: whether that axis is.
+        axis: label of a figure's x axis; empty for a table.
+        logarithmic: whether the axis is logarithmic.
         pictures: whether it shows photos.
     """
 
@@ -97,12 +97,12 @@ class Experiment:
 
     @property
     def measured(self) -> list[Cell]:
-        """The cells that are ours to measure."""
+        """The cells to measure: all but published values of other methods."""
         return [cell for cell in self.cells if cell.measure is not None]
 
 
 def load(name: str) -> Experiment:
-    """Read a table or figure; raises InputError with the names there are."""
+    """Read a table or figure; raises InputError that lists the known names."""
     if name not in NAMES:
         raise InputError(f"experiment '{name}': expected one of {', '.join(NAMES)} or all")
     table = tomllib.loads(resources.files("udq.experiments.paper").joinpath("data", f"{name}.toml").read_text("utf-8"))
@@ -122,25 +122,26 @@ def load(name: str) -> Experiment:
 
 
 def _cell(table: Mapping[str, Any], column: Mapping[str, Any], row: Mapping[str, Any], printed: str) -> Cell:
+    """Return the cell of a column and a row, with the settings of both and of the table."""
     parts = (table, column, row)
     changes: Changes = {}
     for part in parts:
         for stage, values in part.get("changes", {}).items():
             changes[stage] = changes.get(stage, {}) | values
-    settled = {
+    merged = {
         key: next((part[key] for part in reversed(parts) if key in part), "")
         for key in ("dataset", "network", "measure")
     }
-    ours = not row.get("published", False)
-    if ours:
-        IndexConfig().replace(changes)  # a misspelt setting is an error now, not after hours
+    is_measured = not row.get("published", False)
+    if is_measured:
+        IndexConfig().replace(changes)  # reports a misspelt setting now, not after hours
     return Cell(
         row["name"],
         column["name"],
         printed,
-        settled["measure"] if ours else None,
-        settled["dataset"] if ours else "",
-        settled["network"] if ours else "",
-        changes if ours else {},
+        merged["measure"] if is_measured else None,
+        merged["dataset"] if is_measured else "",
+        merged["network"] if is_measured else "",
+        changes if is_measured else {},
         row.get("x"),
     )

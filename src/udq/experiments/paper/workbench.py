@@ -1,8 +1,8 @@
-"""One set of photos, many settings: photos are looked at once, and what settings share is trained once.
+"""Train, encode and evaluate one set of photos with many configurations, sharing features and rounds of training.
 
-A measurement is what ``udq index`` and ``udq evaluate`` would do with its settings, photo for photo: the same sample,
-training, codes and protocol. Settings that differ in their own codes (M, K) or in how often module 2 runs alone go on
-from each other's rounds of training.
+A measurement equals that of ``udq index`` and ``udq evaluate`` with the same configuration: the same sample, training,
+codes and protocol. Configurations that differ only in their codes (M, K) or in how often module 2 runs continue from
+each other's rounds of training.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from udq.evaluation import benchmark, scoring
 from udq.evaluation.benchmark import ProtocolQueries
 from udq.evaluation.scoring import Outcome
 from udq.experiments.paper.checkpoints import RoundCheckpoints
-from udq.experiments.paper.codes import EncodedPhotos, Floats, in_codes
+from udq.experiments.paper.codes import EncodedPhotos, Floats, encode_photos
 from udq.experiments.paper.features import Photos
 from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.features.trunk import Trunk
-from udq.photos import source
+from udq.photos.source import Source
 from udq.quantization.model import Model
 from udq.search.database import Database
 from udq.search.ranking import Ranking
@@ -40,161 +40,162 @@ from udq.types import Arrays, Features
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model of some settings, and the photos as its network sees them.
+    """A trained model, and the workbench with the features of its network.
 
     Attributes:
-        model: pooled features -> codes.
-        bench: what it is measured on: another one where the convolutions were trained too.
-        seconds: of drawing the sample, training and fitting.
+        model: maps pooled features to codes.
+        workbench: the workbench to measure the model on; a new one if the convolutions were trained too.
+        seconds: duration of sampling, training and fitting.
     """
 
     model: Model
-    bench: Workbench
+    workbench: Workbench
     seconds: float
 
 
 @dataclass
 class Workbench:
-    """Photos, and boxed queries with their answers.
+    """The features of photos and queries, with the answers.
 
     Attributes:
-        extractor: the network that sees both.
-        photos: what it makes of the database.
-        asked: queries, answers, and the protocol.
-        queries: (Q, D) pooled features of the queries.
-        scratch: a folder for states of training.
-        ranked: whether regions are in the order of their proposer, which puts the best first.
+        extractor: the network.
+        photos: photos of the database, with features.
+        queries: queries, answers and the protocol.
+        query_features: (Q, D) pooled features of the queries.
+        scratch: folder for checkpoints of training.
+        ranked: whether regions are in the order of their proposer, best first.
     """
 
     extractor: Extractor
     photos: Photos
-    asked: ProtocolQueries
-    queries: Floats
+    queries: ProtocolQueries
+    query_features: Floats
     scratch: Path
     ranked: bool
 
     def fit(self, config: IndexConfig, progress: Progress = silent) -> Fitted:
-        """Train and fit as ``udq index`` would.
+        """Train and fit a model like ``udq index``.
 
         Args:
-            config: settings that see photos as the extractor does.
-            progress: is told of each step.
+            config: a configuration with the images and features of the extractor.
+            progress: called for each step.
         """
         started = time.perf_counter()
         end_to_end = config.training.enabled and config.training.end_to_end
         rows = sampling.training_sample(len(self.photos), config.sample)
-        sample, sources = self._sample(rows, config, apart=end_to_end)
+        sample, sources = self._sample(rows, config, only_rows=end_to_end)
         pooled = None
         if end_to_end:
             trunk = Trunk(config.features, weights=self.extractor.weights, device=self.extractor.device)
             pooled = EndToEnd(trunk, sources, sample.images, sample.regions, config.images)
-        device, rounds = self.extractor.device, RoundCheckpoints(self._folder(config), config.training.iterations)
-        trained = fitting.learn(sample, config, device, progress, pooled=pooled, checkpoint=rounds)
-        bench = self
+        checkpoint = RoundCheckpoints(self._checkpoint_folder(config), config.training.iterations)
+        trained = fitting.learn(sample, config, self.extractor.device, progress, pooled=pooled, checkpoint=checkpoint)
+        workbench = self
         if trained.convolutions:
-            bench = self._with(trained.convolutions, config)
-            sample, _ = bench._sample(rows, config, apart=True)
-        fitted = fitting.encoder(sample, trained, config)
-        return Fitted(fitted, bench, time.perf_counter() - started)
+            workbench = self._with_convolutions(trained.convolutions, config)
+            sample, _ = workbench._sample(rows, config, only_rows=True)
+        model = fitting.encoder(sample, trained, config)
+        return Fitted(model, workbench, time.perf_counter() - started)
 
-    def encode(self, model: Model, queries: Floats | None = None) -> EncodedPhotos:
-        """Encode every photo that can be read.
-
-        Args:
-            model: what encodes.
-            queries: (Q, d) unit features of the queries; those of their crops where None.
-        """
-        asked = self.features(model) if queries is None else queries
-        return in_codes(model, self.photos, asked, ranked=self.ranked)
-
-    def accuracy(self, model: Model, queries: Floats | None = None) -> dict[str, float]:
-        """Return mAP of codes, ranked again too, of codes by the distance of eq. 5 alone, and of real-valued features.
+    def encode(self, model: Model, vectors: Floats | None = None) -> EncodedPhotos:
+        """Encode the readable photos.
 
         Args:
-            model: what encodes.
-            queries: as in ``encode``.
+            model: the model that encodes.
+            vectors: (Q, d) unit features of the queries; by default those of their crops.
         """
-        asked = self.features(model) if queries is None else queries
-        encoded = self.encode(model, asked)
+        vectors = self.query_vectors(model) if vectors is None else vectors
+        return encode_photos(model, self.photos, vectors, ranked=self.ranked)
+
+    def accuracy(self, model: Model, vectors: Floats | None = None) -> dict[str, float]:
+        """Return the mAP of codes, of codes with diffusion, of codes by the distance of eq. 5, and of exact features.
+
+        Args:
+            model: the model that encodes.
+            vectors: (Q, d) unit features of the queries; by default those of their crops.
+        """
+        vectors = self.query_vectors(model) if vectors is None else vectors
+        encoded = self.encode(model, vectors)
         database, quantizer = encoded.database, model.quantizer
         plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
         by_eq5 = replace(database, model=replace(model, quantizer=plain))
         rankings = {
-            "codes": benchmark.rank(database, self.asked, asked),
-            "codes_diffusion": benchmark.rank(database, self.asked, asked, ["diffusion"]),
-            "codes_by_eq5": benchmark.rank(by_eq5, self.asked, asked),
-            "real_valued": (Ranking(np.argsort(row, kind="stable"), row, _nowhere) for row in encoded.nearest),
+            "codes": benchmark.rankings(database, self.queries, vectors),
+            "codes_diffusion": benchmark.rankings(database, self.queries, vectors, ["diffusion"]),
+            "codes_by_eq5": benchmark.rankings(by_eq5, self.queries, vectors),
+            "real_valued": (Ranking(np.argsort(row, kind="stable"), row, _no_box) for row in encoded.nearest),
         }
-        return {measure: self._map(database, found) for measure, found in rankings.items()}
+        return {measure: self._mean_average_precision(database, each) for measure, each in rankings.items()}
 
     def outcomes(self, model: Model) -> tuple[Outcome, ...]:
-        """Return every query's ranking by codes, scored, with where its object was found in the first photos."""
+        """Return the scored ranking by codes of every query, with the object's boxes in the first photos."""
         database = self.encode(model).database
-        return benchmark.score(database, self.asked, benchmark.rank(database, self.asked, self.features(model)))
+        rankings = benchmark.rankings(database, self.queries, self.query_vectors(model))
+        return benchmark.score(database, self.queries, rankings)
 
-    def features(self, model: Model) -> Floats:
+    def query_vectors(self, model: Model) -> Floats:
         """Return the unit features (Q, d) of the queries."""
-        return model.head.apply(Features(self.queries)).vectors
+        return model.head.apply(Features(self.query_features)).vectors
 
     def _sample(
-        self, rows: Sequence[int], config: IndexConfig, *, apart: bool
-    ) -> tuple[sampling.Sample, list[source.Source]]:
-        """Draw the regions that the model is fitted to; also return the photos they are of.
+        self, rows: Sequence[int], config: IndexConfig, *, only_rows: bool
+    ) -> tuple[sampling.Sample, list[Source]]:
+        """Draw the regions that the model is fitted to; also return their photos.
 
         Args:
-            rows: places of these photos.
-            config: how to draw.
-            apart: whether to look at these photos alone. All of them are needed sooner or later, unless convolutions
-                are trained: then what this network makes of the others is not.
+            rows: positions of the photos to draw from.
+            config: the configuration of the sample.
+            only_rows: extract only these photos. The others are needed later in any case, unless convolutions are
+                trained, which changes their features.
         """
         sources = []
         wanted = set(rows)
 
-        def noted() -> Iterator[ExtractedPhoto]:
-            whole = (photo for i, photo in enumerate(self.photos) if i in wanted)
-            for photo in self.photos.some(rows) if apart else whole:
+        def sampled() -> Iterator[ExtractedPhoto]:
+            among_all = (photo for i, photo in enumerate(self.photos) if i in wanted)
+            for photo in self.photos.select(rows) if only_rows else among_all:
                 sources.append(photo.source)
                 yield photo
 
-        return sampling.draw(noted(), len(rows), config.sample), sources
+        return sampling.draw(sampled(), len(rows), config.sample), sources
 
-    def _with(self, convolutions: Arrays, config: IndexConfig) -> Workbench:
-        """Return the bench with trained convolutions."""
+    def _with_convolutions(self, convolutions: Arrays, config: IndexConfig) -> Workbench:
+        """Return a workbench with trained convolutions."""
         old = self.extractor
         extractor = Extractor(config.images, config.features, weights=old.weights, rpn=old.rpn, device=old.device.type)
         extractor.load(convolutions)
-        bench = copy(self)
-        bench.extractor, bench.photos = extractor, self.photos.seen_by(extractor)
-        bench.queries = describe(extractor, self.asked)
-        return bench
+        workbench = copy(self)
+        workbench.extractor, workbench.photos = extractor, self.photos.with_extractor(extractor)
+        workbench.query_features = describe(extractor, self.queries)
+        return workbench
 
-    def _folder(self, config: IndexConfig) -> Path:
-        """Return the folder of this training's states; those of another are deleted, as they can be very large."""
-        alike = config.to_dict() | {"supervision": dataclasses.asdict(config.supervision())}
-        del alike["quantizer"]
-        # Of how many rounds, and what is made of the last one in the end: the rounds themselves are the same.
+    def _checkpoint_folder(self, config: IndexConfig) -> Path:
+        """Return the folder of this training's checkpoints; those of another, which can be very large, are deleted."""
+        shared = config.to_dict() | {"supervision": dataclasses.asdict(config.supervision())}
+        del shared["quantizer"]
+        # The number of rounds, and the share of the last one in the final weights, do not change the rounds.
         for key in ("iterations", "share"):
-            del alike["training"][key]
-        name = hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:16]
+            del shared["training"][key]
+        name = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
         for other in self.scratch.glob("training-*"):
             if other.name != f"training-{name}":
                 shutil.rmtree(other)
         return self.scratch / f"training-{name}"
 
-    def _map(self, database: Database, rankings: Iterable[Ranking]) -> float:
-        # Boxes of positives would have the place of each object worked out, which mAP does not ask for.
-        queries = tuple(replace(query, boxes={}) for query in self.asked.truth.queries)
-        asked = replace(self.asked, truth=replace(self.asked.truth, queries=queries))
-        mean: float = scoring.summary(benchmark.score(database, asked, rankings))["mAP"]
+    def _mean_average_precision(self, database: Database, rankings: Iterable[Ranking]) -> float:
+        # Without boxes of positives, objects are not localised, which mAP does not need.
+        without_boxes = tuple(replace(query, boxes={}) for query in self.queries.truth.queries)
+        queries = replace(self.queries, truth=replace(self.queries.truth, queries=without_boxes))
+        mean: float = scoring.summary(benchmark.score(database, queries, rankings))["mAP"]
         return mean
 
 
-def describe(extractor: Extractor, asked: ProtocolQueries) -> Floats:
+def describe(extractor: Extractor, queries: ProtocolQueries) -> Floats:
     """Return the pooled features (Q, D) of a benchmark's queries."""
-    pairs = zip(asked.truth.queries, asked.boxes, strict=True)
-    return np.stack([extractor.describe(asked.paths[query.image], box)[1] for query, box in pairs])
+    pairs = zip(queries.truth.queries, queries.boxes, strict=True)
+    return np.stack([extractor.describe(queries.paths[query.image], box)[1] for query, box in pairs])
 
 
-def _nowhere(image: int) -> Floats:
+def _no_box(image: int) -> Floats:
     del image
     return np.zeros(4, np.float32)

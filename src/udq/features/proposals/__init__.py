@@ -1,4 +1,4 @@
-"""Region proposers: where in a photo an object may be. One file a proposer, one line in the registry."""
+"""Region proposers: boxes in a photo that may hold an object. One file and one line in the registry per proposer."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from udq.features.proposals.grid import grid
 from udq.types import Regions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from udq.features.device import Engine
-    from udq.features.trunk import Maps
     from udq.photos.decoding import Photo
 
 
@@ -24,12 +25,12 @@ def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Propos
     """Return the proposer that the settings name.
 
     Args:
-        feature: its name, and the backbone whose maps it will see.
-        rpn: a file that ``udq train-rpn`` wrote, instead of the network that is shipped for the backbone.
-        engine: where the maps are, and how the proposer's own network is computed.
+        feature: name of the proposer, and the backbone whose maps it receives.
+        rpn: a file that ``udq train-rpn`` wrote, instead of the network shipped for the backbone.
+        engine: computes the proposer's own network, on the device of the maps.
 
     Raises:
-        InputError: an unknown name, or a region proposal network that there is no file of or that does not fit.
+        InputError: an unknown name, or a region proposal network that is missing or does not fit the backbone.
     """
     if feature.proposals not in REGISTRY:
         raise InputError(f"proposals '{feature.proposals}': expected one of {', '.join(REGISTRY)}")
@@ -38,9 +39,9 @@ def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Propos
     return REGISTRY[feature.proposals](feature, rpn, engine)
 
 
-def _windows(photo: Photo, maps: Maps) -> Regions:
-    """The grid depends on the photo's size alone."""
-    del maps
+def _windows(photo: Photo, feature_map: Tensor, fine_map: Tensor) -> Regions:
+    """Propose the grid, which depends on nothing but the photo's size."""
+    del feature_map, fine_map
     return grid(photo.width, photo.height)
 
 
@@ -58,18 +59,19 @@ def _rpn(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Propos
 def _both(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
     learned = _rpn(feature, weights, engine)
 
-    def propose(photo: Photo, maps: Maps) -> Regions:
-        # Both have the whole photo: the network last, the grid first.
-        return Regions(np.concatenate([learned(photo, maps).boxes, _windows(photo, maps).boxes[1:]]))
+    def propose(photo: Photo, feature_map: Tensor, fine_map: Tensor) -> Regions:
+        boxes = learned(photo, feature_map, fine_map).boxes
+        # Both return the whole photo: the network as the last region, the grid as the first.
+        return Regions(np.concatenate([boxes, grid(photo.width, photo.height).boxes[1:]]))
 
     return propose
 
 
-# name -> how to build it from the settings, a file of a region proposal network, and the engine.
+# name -> builder, which takes the settings, the file of a region proposal network (or None), and the engine.
 REGISTRY: dict[str, Callable[[FeatureConfig, Path | None, Engine], Proposer]] = {
     "grid": _grid,
     "rpn": _rpn,
     "rpn+grid": _both,
 }
 RANKED = frozenset({"rpn", "rpn+grid"})
-"""Proposers whose regions come best first: there a region's place says how likely it is a whole object."""
+"""Proposers that return regions best first: a region's rank tells how likely it is a whole object."""

@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 from udq.types import Regions
 
 if TYPE_CHECKING:
-    from udq.features.trunk import Maps
+    from torch import Tensor
+
     from udq.photos.decoding import Photo
 
 
-# propose(photo, maps) -> Regions in pixels of the photo before scaling.
-Proposer = Callable[["Photo", "Maps"], Regions]
+# propose(photo, feature_map, fine_map) -> Regions in pixels of the photo before scaling. The maps are those of
+# Trunk.maps; a proposer uses the ones that it needs.
+Proposer = Callable[["Photo", "Tensor", "Tensor"], Regions]
 
 
 def in_photo(boxes: NDArray[np.float32], photo: Photo) -> Regions:
-    """Return boxes (R, 4) found in a photo as the network sees it as regions of the photo, and last all of it.
+    """Convert boxes (R, 4) in pixels of the scaled photo to regions in pixels of the photo, and append the whole photo.
 
-    Less than a pixel, to which a photo's border can cut a box, is left out. All of the photo is what a query without a
-    box asks for.
+    Boxes that are less than a pixel wide or high after clipping to the photo are left out. The whole photo is the
+    region that a query without a box is compared with.
     """
     height, width = photo.pixels.shape[:2]
     extent = np.array([photo.width, photo.height] * 2, np.float32)

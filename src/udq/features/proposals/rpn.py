@@ -1,7 +1,7 @@
-"""Region proposal network (sec. 3.1): anchors at every place of the maps, each scored for objectness and moved.
+"""Region proposal network (sec. 3.1): anchors at every cell of the maps, each scored for objectness and moved.
 
 Anchors, box coding, matching, loss and non-maximum suppression are torchvision's. Before them, the backbone's two maps
-are brought to one: the deep one says what there is, the fine one where it ends, as in a feature pyramid.
+are merged into one, as in a feature pyramid: the feature map tells what a cell shows, the fine map where it ends.
 """
 
 from __future__ import annotations
@@ -26,43 +26,42 @@ from udq.common import npz
 from udq.config import FeatureConfig
 from udq.errors import InputError
 from udq.features import backbones
-from udq.features.device import Engine, workers
+from udq.features.device import Engine
 from udq.features.proposals.base import Proposer, in_photo
-from udq.features.trunk import Maps
 from udq.photos.decoding import Photo
 from udq.types import Regions
 
 _WIDTH = 256
-_STRIDE = 16  # of the map that anchors stand on
-# Sides in pixels as the network sees a photo, where 336 is the default of its shorter side, and height by width.
+_STRIDE = 16  # of the map that anchors are centred on
+# Sides of anchors in pixels of the scaled photo, whose shorter side has 336 pixels by default; and height by width.
 _SIDES = (48, 96, 160, 256, 384)
 _SHAPES = (0.5, 1.0, 2.0)
-# Anchors of which that much is an object are objects, of which that little is are background; Faster R-CNN's 0.7 leaves
-# too few of a collection with one box a photo.
+# IoU with an object from which on an anchor is an object, and below which it is background. Faster R-CNN's 0.7 leaves
+# too few anchors in a collection with one box per photo.
 _OBJECT, _BACKGROUND = 0.6, 0.3
-# Of proposals that overlap so much, the better one stays.
+# IoU of two proposals from which on the worse one is dropped.
 _SUPPRESS = 0.7
 _CANDIDATES = 1000  # before suppression
-_ANCHORS, _OBJECTS = 256, 0.5  # that the loss of a photo is of, and the share of objects among them at most
+_ANCHORS, _OBJECTS = 256, 0.5  # anchors in the loss of a photo, and the largest share of objects among them
 
 
 class ProposalNetwork(nn.Module):
-    """Maps of one photo -> boxes, best first.
+    """The two maps of a photo, as returned by ``Trunk.maps``, to boxes, best first.
 
     Attributes:
-        deep, fine: 1 x 1 convolutions that bring the two maps to one depth; ``fine`` is None where there is one map.
+        deep, fine: 1 x 1 convolutions that bring the two maps to one depth; ``fine`` is None if they are the same map.
     """
 
     def __init__(self, backbone: backbones.Backbone, *, dropout: float = 0.0) -> None:
-        """Draw weights at random.
+        """Initialise weights at random.
 
         Args:
-            backbone: whose maps it will see.
-            dropout: share of the deep map's channels that a step of training leaves out.
+            backbone: the backbone that computes the maps.
+            dropout: share of the feature map's channels that are dropped in a step of training.
         """
         super().__init__()
         self.deep = nn.Conv2d(backbone.channels, _WIDTH, 1)
-        self.fine = nn.Conv2d(backbone.fine_channels, _WIDTH, 1) if backbone.fine else None
+        self.fine = nn.Conv2d(backbone.fine_channels, _WIDTH, 1) if backbone.fine_channels else None
         self.dropout = nn.Dropout2d(dropout)
         kept = {"training": _CANDIDATES, "testing": _CANDIDATES}
         self.proposals = RegionProposalNetwork(
@@ -77,23 +76,23 @@ class ProposalNetwork(nn.Module):
             _SUPPRESS,
         )
 
-    def forward(self, maps: Maps, height: int, width: int) -> Tensor:
-        """Return boxes (R, 4) of a photo as the network saw it, best first, in pixels of ``height`` and ``width``."""
-        return self.boxes(*self.convolve(maps), height, width)
+    def forward(self, feature_map: Tensor, fine_map: Tensor, height: int, width: int) -> Tensor:
+        """Return boxes (R, 4) in pixels of the scaled photo, ``height`` by ``width``, best first."""
+        return self.boxes(*self.convolve(feature_map, fine_map), height, width)
 
-    def convolve(self, maps: Maps) -> tuple[Tensor, Tensor]:
-        """Return the objectness of the anchors at each place (A, h, w), and how they are moved (4 A, h, w); float32."""
-        objectness, moves = self.proposals.head([self._one_map(maps)])
+    def convolve(self, feature_map: Tensor, fine_map: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the objectness (A, h, w) of the anchors at each cell, and their moves (4 A, h, w); float32."""
+        objectness, moves = self.proposals.head([self.merged(feature_map, fine_map)])
         return objectness[0][0].float(), moves[0][0].float()
 
     def boxes(self, objectness: Tensor, moves: Tensor, height: int, width: int) -> Tensor:
-        """Return what ``forward`` does from what ``convolve`` does.
+        """Return the boxes of ``forward`` from the output of ``convolve``.
 
-        The boxes are those of torchvision's network to the last bit. It moves all anchors to keep 1,000 of them; here
-        only these are made.
+        They equal the boxes of torchvision's network to the last bit. torchvision moves all anchors and keeps the best
+        1,000; here only these are moved.
         """
         anchors, _, columns = objectness.shape
-        # In torchvision's order, so that its ties are broken as there: row, column, anchor.
+        # In torchvision's order (row, column, anchor), so that ties are broken as there.
         score, best = objectness.permute(1, 2, 0).flatten().topk(min(_CANDIDATES, objectness.numel()))
         place, anchor = best // anchors, best % anchors
         down, across = _STRIDE * (place // columns), _STRIDE * (place % columns)
@@ -103,21 +102,22 @@ class ProposalNetwork(nn.Module):
         inside = clip_boxes_to_image(moved, (height, width))
         kept = remove_small_boxes(inside, self.proposals.min_size)
         inside, chance = inside[kept], score[kept].sigmoid()
-        found: Tensor = inside[nms(inside, chance, _SUPPRESS)]
-        return found
+        boxes: Tensor = inside[nms(inside, chance, _SUPPRESS)]
+        return boxes
 
-    def loss(self, maps: Maps, height: int, width: int, objects: Tensor) -> Tensor:
-        """Return the loss of objectness and place, a scalar, for the boxes (B, 4) of the photo's objects."""
-        one = self._one_map(maps)
-        _, losses = self.proposals(_photo(one, height, width), {"0": one}, [{"boxes": objects}])
+    def loss(self, feature_map: Tensor, fine_map: Tensor, height: int, width: int, objects: Tensor) -> Tensor:
+        """Return the loss of objectness and position, a scalar, for the boxes (B, 4) of the photo's objects."""
+        one = self.merged(feature_map, fine_map)
+        _, losses = self.proposals(image_list(one, height, width), {"0": one}, [{"boxes": objects}])
         total: Tensor = losses["loss_objectness"] + losses["loss_rpn_box_reg"]
         return total
 
-    def _one_map(self, maps: Maps) -> Tensor:
+    def merged(self, feature_map: Tensor, fine_map: Tensor) -> Tensor:
+        """Return the one map (1, 256, h, w) of stride 16 that anchors are scored on."""
         precision = self.deep.weight.dtype
-        one = self.deep(self.dropout(maps.features[None].to(precision)))
+        one = self.deep(self.dropout(feature_map[None].to(precision)))
         if self.fine is not None:
-            one = interpolate(one, maps.fine.shape[-2:]) + self.fine(maps.fine[None].to(precision))
+            one = interpolate(one, fine_map.shape[-2:]) + self.fine(fine_map[None].to(precision))
         return relu(one)
 
 
@@ -125,29 +125,32 @@ def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
     """Return the proposer of a file that ``udq train-rpn`` wrote, or of the one shipped for the backbone.
 
     Raises:
-        InputError: there is no such file, it is something else, or was trained on another backbone.
+        InputError: the file is missing, is something else, or was trained on another backbone.
     """
     network, _ = read(feature.backbone, file)
     network.to(engine.device, engine.weights).to(memory_format=torch.channels_last)
     entry = backbones.backbone(feature.backbone)
     depths = entry.channels, entry.fine_channels or entry.channels
-    convolve = engine.compiled(
-        lambda *maps: network.convolve(Maps(*maps)),
-        *((depth, None, None) for depth in depths),
-        at_once=workers(),
-    )
+    maps = ((depth, None, None) for depth in depths)
+    convolve = engine.compiled(network.convolve, *maps, at_once=engine.workers)
 
     @torch.inference_mode()
-    def propose(photo: Photo, maps: Maps) -> Regions:
-        found = network.boxes(*convolve(*maps), *photo.pixels.shape[:2])[: feature.regions]
-        return in_photo(found.cpu().numpy(), photo)
+    def propose(photo: Photo, feature_map: Tensor, fine_map: Tensor) -> Regions:
+        height, width = photo.pixels.shape[:2]
+        objectness, moves = convolve(feature_map, fine_map)
+        boxes = network.boxes(objectness, moves, height, width)[: feature.regions]
+        return in_photo(boxes.cpu().numpy(), photo)
 
     return propose
 
 
 def read(backbone: str, file: Path | None) -> tuple[ProposalNetwork, dict[str, Any]]:
-    """Return a network and its model card from a file, or those shipped for the backbone where None."""
-    backbones.backbone(backbone)  # an unknown one is not one that nothing is shipped for
+    """Return a network and its model card from a file, or those shipped for the backbone if None.
+
+    Raises:
+        InputError: the file is missing, is something else, or was trained on another backbone.
+    """
+    backbones.backbone(backbone)  # raises if the name is unknown
     if file is None:
         shipped = resources.files("udq.features.proposals") / "weights" / f"{backbone}.npz"
         if not shipped.is_file():
@@ -160,12 +163,12 @@ def read(backbone: str, file: Path | None) -> tuple[ProposalNetwork, dict[str, A
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise InputError(f"{file}: no region proposal network can be read there ({error.strerror})") from error
+        raise InputError(f"{file}: cannot read a region proposal network ({error.strerror})") from error
     return from_bytes(data, backbone, str(file))
 
 
 def from_bytes(data: bytes, backbone: str, name: str) -> tuple[ProposalNetwork, dict[str, Any]]:
-    """Read ``to_bytes``; raises InputError where the bytes are something else or of another backbone."""
+    """Read the output of ``to_bytes``; raises InputError if it is something else, or of another backbone."""
     network = ProposalNetwork(backbones.backbone(backbone))
     try:
         arrays = npz.from_bytes(data)
@@ -177,25 +180,25 @@ def from_bytes(data: bytes, backbone: str, name: str) -> tuple[ProposalNetwork, 
         raise InputError(f"{name}: expected a file that udq train-rpn wrote, found something else") from error
     if trained_on != backbone:
         raise InputError(
-            f"{name}: a region proposal network for the backbone {trained_on}, and this is {backbone}; "
+            f"{name}: expected a region proposal network for the backbone {backbone}, found one for {trained_on}; "
             f"use --backbone {trained_on}, or train one on {backbone}"
         )
     return network.eval(), card
 
 
 def to_bytes(network: ProposalNetwork, card: Mapping[str, Any]) -> bytes:
-    """Return weights, at half precision, and model card as an .npz archive; nothing of it is ever unpickled."""
+    """Return weights, at half precision, and model card as an .npz archive, which is read without unpickling."""
     weights: dict[str, NDArray[Any]] = {
         key: tensor.detach().cpu().half().numpy() for key, tensor in network.state_dict().items()
     }
     return npz.to_bytes({**weights, "card": np.array(json.dumps(card))})
 
 
-def _photo(one_map: Tensor, height: int, width: int) -> ImageList:
-    """What torchvision wants to know of a photo: its size, and how far apart the cells of its map are.
+def image_list(one_map: Tensor, height: int, width: int) -> ImageList:
+    """Return what torchvision takes in place of a photo: its size, and pixels that give the stride of its map.
 
-    It divides the size of the pixels by that of the map, which is off by one where a backbone rounds its map up. Pixels
-    that no memory holds, as many as the map's cells have, give the true stride.
+    torchvision divides the size of the pixels by the size of the map, which is wrong if a backbone rounds its map up.
+    These pixels are 16 times the map in height and width, and take no memory: all share one element.
     """
     rows, columns = one_map.shape[-2:]
     return ImageList(one_map.new_empty(1).expand(1, 3, _STRIDE * rows, _STRIDE * columns), [(height, width)])

@@ -1,6 +1,6 @@
-"""Post-processing: a search ranks again by what its first photos show, in stages that it names, one after another.
+"""Reranking: stages that reorder a ranking by what its first photos show, applied one after another.
 
-``STAGES`` are those that measured well (docs/rerank.md); ``udq search --rerank alpha-qe,diffusion`` runs two of them.
+``STAGES`` are those that improved accuracy in docs/rerank.md; ``udq search --rerank alpha-qe,diffusion`` runs two.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 from udq.errors import InputError
 from udq.search.rerank import diffusion, query_expansion, verify
-from udq.search.rerank.ranked import Ranked
+from udq.search.rerank.ranked import RankedQuery
 
 
 class Stage(NamedTuple):
-    """One way to rank again.
+    """One way to rerank.
 
     Attributes:
-        apply: takes a ranking and returns another.
-        depth: photos that it looks at, the first ones.
+        apply: takes a ranked query and returns it with another ranking.
+        depth: number of first photos that it processes.
     """
 
-    apply: Callable[[Ranked], Ranked]
+    apply: Callable[[RankedQuery], RankedQuery]
     depth: int
 
 
@@ -34,7 +34,7 @@ STAGES = {
 
 
 def check(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of stages; raises InputError where one is none."""
+    """Return the names as a tuple; raises InputError if one is not the name of a stage."""
     for name in names:
         if name not in STAGES:
             raise InputError(f"rerank: expected some of {', '.join(STAGES)}, found {name!r}")
@@ -42,12 +42,12 @@ def check(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def depth(names: Sequence[str]) -> int:
-    """Return how many photos the first ranking must hold for these stages."""
+    """Return the number of photos that a ranking must have for these stages."""
     return max((STAGES[name].depth for name in names), default=0)
 
 
-def rerank(ranked: Ranked, names: Sequence[str]) -> Ranked:
-    """Rank again by each of the stages, in their order."""
+def apply_stages(ranked: RankedQuery, names: Sequence[str]) -> RankedQuery:
+    """Rerank by each of the named stages, in this order."""
     for name in names:
         ranked = STAGES[name].apply(ranked)
     return ranked

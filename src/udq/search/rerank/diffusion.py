@@ -1,13 +1,13 @@
-"""Diffusion: similarity flows from the query over the graph of what the first photos show.
+"""Diffusion: similarity flows from the query through a graph of the best regions of the first photos.
 
-The nodes are the query and the best region of each photo, decoded from its code. Two are joined where each is among the
-NEIGHBOURS nearest of the other, by w = max(f . f', 0) ** GAMMA. With S = D^-1/2 W D^-1/2,
+The nodes are the query and the best region of each photo, decoded from its code. Two nodes are joined if each is among
+the NEIGHBOURS nearest of the other, with weight w = max(f . f', 0) ** GAMMA. With S = D^-1/2 W D^-1/2,
 
     f = (I - ALPHA S)^-1 y,
 
-where y is 1 at the query and its similarity at the SOURCES nearest photos. Photos are ordered by f and, at the weight
-MIX, their own similarity to the query, each as a share of the largest: in a graph that falls into pieces f alone would
-order those that nothing joins by chance.
+where y is 1 at the query and its similarity at the SOURCES nearest photos. Photos are ordered by the sum of f and, with
+weight MIX, their own similarity to the query, each divided by its maximum: if the graph is not connected, f alone would
+order the photos that are not joined to the query by chance.
 
 A. Iscen et al.: Efficient diffusion on region manifolds: recovering small objects with compact CNN representations.
 CVPR 2017.
@@ -18,9 +18,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.search.rerank.ranked import Ranked
+from udq.search.rerank.ranked import RankedQuery
 
-# Measured by benchmarks/decisions/rerank.py, which shows how much each matters.
+# Chosen by benchmarks/decisions/rerank.py, which measures the effect of each.
 DEPTH = 300
 NEIGHBOURS = 20
 GAMMA = 3
@@ -29,25 +29,25 @@ SOURCES = 10
 MIX = 0.3
 
 
-def diffuse(ranked: Ranked) -> Ranked:
-    """Order the first photos by what flows to them from the query; the others stay behind them."""
-    found = ranked.found(DEPTH)
-    return ranked.reordered(np.argsort(-reached(ranked.query, found), kind="stable"))
+def diffuse(ranked: RankedQuery) -> RankedQuery:
+    """Reorder the first photos by their diffusion scores; the others stay behind them."""
+    regions = ranked.best_regions(DEPTH)
+    return ranked.reordered(np.argsort(-diffusion_scores(ranked.query, regions), kind="stable"))
 
 
-def reached(
-    query: NDArray[np.float32], found: NDArray[np.float32], *, neighbours: int = NEIGHBOURS
+def diffusion_scores(
+    query: NDArray[np.float32], regions: NDArray[np.float32], *, neighbours: int = NEIGHBOURS
 ) -> NDArray[np.float64]:
-    """Return how strongly the query reaches each of some regions, (n,); higher is nearer.
+    """Return the diffusion score of each region, (n,); higher is more similar to the query.
 
     Args:
         query: (d,) of unit length.
-        found: (n, d) of unit length, those of the nearest photos first.
-        neighbours: of each node, that it may be joined to.
+        regions: (n, d) of unit length, those of the nearest photos first.
+        neighbours: number of nearest nodes that a node may be joined to.
     """
-    if not len(found):
+    if not len(regions):
         return np.empty(0)
-    nodes = np.concatenate([query[None], found]).astype(np.float64)
+    nodes = np.concatenate([query[None], regions]).astype(np.float64)
     likeness = np.maximum(nodes @ nodes.T, 0) ** GAMMA
     np.fill_diagonal(likeness, 0)
     count = min(neighbours, len(nodes) - 1)

@@ -1,16 +1,13 @@
-"""Local features: small places of a photo that another photo of the same object shows again, at any scale and turn.
+"""Local features: points of a photo that can be matched in another photo of the same object, at any scale and angle.
 
-SIFT of OpenCV, with the square roots of R. Arandjelović and A. Zisserman (Three things everyone should know to improve
-object retrieval. CVPR 2012). A learned feature was measured beside it (benchmarks/decisions/verification.py): it takes several
-times as long here, and without a scale and a direction of its own a match cannot say how the object was moved.
+RootSIFT: OpenCV's SIFT with the square roots of R. Arandjelović and A. Zisserman (Three things everyone should know to
+improve object retrieval. CVPR 2012). A learned feature was measured as well (benchmarks/decisions/verification.py): it
+takes several times as long on a CPU, and as it has no scale and angle, a single match does not determine a similarity.
 """
 
 from __future__ import annotations
 
 import importlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,25 +17,25 @@ from numpy.typing import NDArray
 from udq.errors import DependencyError
 from udq.types import Box
 
-# Of one view, the strongest: bounds the time that a photo full of leaves takes.
+# The strongest features of a view: bounds the time for a photo with very many, such as one of leaves.
 MOST = 600
-# Half of OpenCV's own: plain objects have little contrast, and what is found in vain costs only time.
+# Half of OpenCV's default: plain objects have little contrast, and useless features cost only time.
 _CONTRAST = 0.02
-# The nearest descriptor is to be this much nearer than the second one. Lowe's 0.8 is for matches that are trusted one
-# by one; here they are to agree with each other as well, and more of them do at 0.9.
+# Largest ratio of the distances of the nearest and the second nearest descriptor. Lowe's 0.8 is for matches that are
+# trusted one by one; here they must also agree with each other, and at 0.9 more correct matches do.
 RATIO = 0.9
 
 
 @dataclass(frozen=True)
 class LocalFeatures:
-    """Local features of one view; row i is the same feature everywhere.
+    """Local features of one view; row i is the same feature in every array.
 
     Attributes:
         points: (n, 2) float32, x and y in pixels of the photo as a viewer shows it.
-        sizes: (n,) float32, diameter of what a feature describes, in pixels of the photo.
-        angles: (n,) float32, its direction in radians, clockwise from the x axis as y points down.
+        sizes: (n,) float32, diameter of the described area, in pixels of the photo.
+        angles: (n,) float32, direction in radians, clockwise from the x axis as y points down.
         descriptors: (n, 128) float32 of unit length.
-        step: pixels of the photo between two pixels that were looked at.
+        step: pixels of the photo per pixel of the view.
     """
 
     points: NDArray[np.float32]
@@ -52,12 +49,12 @@ class LocalFeatures:
 
 
 def require() -> None:
-    """Raise DependencyError, which says what to install, where there is no OpenCV that has SIFT."""
+    """Raise DependencyError, which says what to install, if there is no OpenCV with SIFT."""
     opencv()
 
 
 def opencv() -> Any:
-    """Return OpenCV's module; raises DependencyError where it is missing or too old to have SIFT."""
+    """Return the module of OpenCV; raises DependencyError if it is missing or too old to have SIFT."""
     try:
         module = importlib.import_module("cv2")
         _ = module.SIFT_create, module.USAC_MAGSAC
@@ -71,23 +68,23 @@ def extract(pixels: NDArray[np.uint8], window: Box) -> LocalFeatures:
 
     Args:
         pixels: (h, w, 3) uint8 RGB.
-        window: which part of the photo the pixels show, x1, y1, x2, y2 in pixels of the photo.
+        window: the part of the photo that the pixels show, x1, y1, x2, y2 in pixels of the photo.
     """
     cv2 = opencv()
     height, width = pixels.shape[:2]
     sift = cv2.SIFT_create(nfeatures=MOST, contrastThreshold=_CONTRAST)
-    found, raw = sift.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
-    if not found:
+    keypoints, descriptors = sift.detectAndCompute(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), None)
+    if not keypoints:
         nothing = np.empty(0, np.float32)
         return LocalFeatures(np.empty((0, 2), np.float32), nothing, nothing, np.empty((0, 128), np.float32), 1.0)
     x1, y1, x2, y2 = window
     step = np.array([(x2 - x1) / width, (y2 - y1) / height])
-    # OpenCV's 0 is the middle of the first pixel, a photo's its edge.
-    points = (np.array([each.pt for each in found]) + 0.5) * step + (x1, y1)
+    # Coordinate 0 is the centre of the first pixel for OpenCV, and its edge for a photo here.
+    points = (np.array([each.pt for each in keypoints]) + 0.5) * step + (x1, y1)
     scale = float(step.mean())
-    sizes = np.array([each.size for each in found]) * scale
-    angles = np.deg2rad([each.angle for each in found])
-    roots = np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-7))
+    sizes = np.array([each.size for each in keypoints]) * scale
+    angles = np.deg2rad([each.angle for each in keypoints])
+    roots = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-7))
     return LocalFeatures(
         points.astype(np.float32),
         sizes.astype(np.float32),
@@ -98,10 +95,10 @@ def extract(pixels: NDArray[np.uint8], window: Box) -> LocalFeatures:
 
 
 def match(query: LocalFeatures, photo: LocalFeatures) -> NDArray[np.int64]:
-    """Return pairs of features that are each other's nearest, and clearly nearer than the second: the clearest first.
+    """Return the mutual nearest neighbours that pass the ratio test, in the order of their ratios.
 
     Returns:
-        (m, 2) int64: places in ``query`` and in ``photo``; no feature occurs twice.
+        (m, 2) int64: rows of ``query`` and of ``photo``; no feature occurs twice.
     """
     if len(query) < 2 or len(photo) < 2:
         return np.empty((0, 2), np.int64)
@@ -112,35 +109,8 @@ def match(query: LocalFeatures, photo: LocalFeatures) -> NDArray[np.int64]:
     first = alike[rows, nearest]
     alike[rows, nearest] = -1.0
     second = alike.max(axis=1)
-    # Squared distances of unit vectors; the least number keeps a photo matched with itself from 0 / 0.
+    # Distances of unit vectors; the lower bound avoids 0 / 0 if a photo is matched with itself.
     ratio = np.sqrt(np.maximum(2 - 2 * first, 0) / np.maximum(2 - 2 * second, 1e-6))
     kept = np.flatnonzero(mutual & (ratio < RATIO))
     kept = kept[np.argsort(ratio[kept], kind="stable")]
     return np.stack([kept, nearest[kept]], axis=1).astype(np.int64)
-
-
-_lock = threading.Lock()
-_users = 0
-_before = 1
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Have OpenCV start no threads meanwhile: photos side by side fill the cores already, and wait for each other less.
-
-    Its setting is the whole process's, so it is kept for whoever leaves last to restore.
-    """
-    global _users, _before
-    cv2 = opencv()
-    with _lock:
-        if not _users:
-            _before = cv2.getNumThreads()
-            cv2.setNumThreads(1)
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                cv2.setNumThreads(_before)

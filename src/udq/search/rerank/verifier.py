@@ -1,8 +1,10 @@
-"""Whether a photo shows the very object in a box: local features of both, and one movement that explains their matches.
+"""Spatial verification: whether a photo shows the object in the box of a query, by matches of local features.
 
-verifier = Verifier(Path("query.jpg"), (120, 80, 340, 300))
-for found in verifier.verify([(Path("one.jpg"), (10, 20, 200, 180)), (Path("other.jpg"), None)]):
-    print(found.inliers if found else "not verified")
+The matches must agree with one homography.
+
+    verifier = Verifier(Path("query.jpg"), (120, 80, 340, 300))
+    for verification in verifier.verify([(Path("one.jpg"), (10, 20, 200, 180)), (Path("other.jpg"), None)]):
+        print(verification.inliers if verification else "not verified")
 """
 
 from __future__ import annotations
@@ -12,29 +14,29 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from udq.common import threads as thread_limits
 from udq.errors import ImageError
 from udq.photos import boxes, decoding
 from udq.search.rerank import geometry, local_features
 from udq.types import Box, Verification
 
-# Matches that agree, from which on a photo counts as verified: of wrong photos among the first 50, far fewer than one
-# in a hundred have as many, while with 5 it is about one (benchmarks/decisions/verification.py).
+# Number of inliers from which a photo counts as verified. Far fewer than 1 % of the wrong photos among the first 50
+# have 6; about 1 % have 5 (benchmarks/decisions/verification.py).
 LEAST = 6
-# Pixels of the longer side of a view and of the query's; one that has fewer is enlarged up to so many times. SIFT finds
-# the more the larger a view is, and takes the longer.
+# Longer side in pixels to which a view of a photo and of the query is scaled, and the largest enlargement of each. SIFT
+# finds more features in a larger view, and takes longer.
 _LONGER, _QUERY_LONGER, _ENLARGED, _QUERY_ENLARGED = 384, 448, 1.5, 2.0
-# How far a view reaches beyond the box of the index on each side, in parts of its longer side: boxes are too small as
-# often as too large.
+# How far a view extends beyond the box by the index on each side, as a share of the longer side of the box: boxes are
+# too small as often as too large.
 MARGIN = 0.25
-# Pixels of a photo's longer side from which on it is decoded at a smaller scale, which for a JPEG is several times as
-# fast. An object that is too small to be seen then is too small for the index as well.
+# Photos with a longer side of more pixels are decoded at a smaller scale, which is several times as fast for JPEG. An
+# object that is too small at that scale is too small for the index as well.
 _MOST = 1600
 
 
 class Verifier:
-    """Looks for the object of one query in photos; safe to share between threads.
+    """Verifies whether photos show the object of one query; safe to share between threads.
 
     Attributes:
         box: the object in the query photo, x1, y1, x2, y2 in its pixels.
@@ -49,56 +51,52 @@ class Verifier:
         least: int = LEAST,
         load_crop: decoding.LoadCrop = decoding.load_crop,
     ) -> None:
-        """Look at the query.
+        """Extract the local features of the query.
 
         Args:
             photo: the query photo.
-            box: x1, y1, x2, y2 in its pixels; the whole photo where None.
-            least: inliers from which on a photo counts as verified, >= 3.
-            load_crop: decodes the query; ``Decoder.load_crop`` where the photo may be a stranger's.
+            box: x1, y1, x2, y2 in its pixels; the whole photo if None.
+            least: number of inliers from which a photo counts as verified, >= 3.
+            load_crop: decodes the query; ``Decoder.load_crop`` if the photo may come from an untrusted source.
 
         Raises:
-            InputError: no such photo, or a box outside it.
-            ImageError: it cannot be decoded.
+            InputError: no such photo, or the box is outside it.
+            ImageError: the photo cannot be decoded.
             DependencyError: OpenCV is not installed.
         """
         local_features.require()
         if least < 3:
-            raise ValueError(f"least: expected 3 or more, as any two matches agree, found {least}")
+            raise ValueError(f"least: expected 3 or more, because any two matches agree, found {least}")
         self._least = least
         side = _QUERY_LONGER
         if box is not None:
             x1, y1, x2, y2 = boxes.check_shape(box)
             side = max(16, min(_QUERY_LONGER, round(_QUERY_ENLARGED * max(x2 - x1, y2 - y1))))
         crop, self.box = load_crop(photo, box, shorter=side, longer=side, least=side)
-        # What was cut out has whole pixels, the box perhaps not.
+        # The crop has whole pixels; the box may have fractions.
         left, top = round(self.box[0]), round(self.box[1])
-        with local_features.one_thread_each():
+        with thread_limits.one_core_each():
             self.features = local_features.extract(crop.pixels, (left, top, left + crop.width, top + crop.height))
 
     def verify(
         self, photos: Sequence[tuple[Path, Box | None]], *, threads: int | None = None
     ) -> list[Verification | None]:
-        """Return how each of some photos shows the object, in their order; the same for any number of threads.
+        """Verify photos in parallel; the results do not depend on the number of threads.
 
         Args:
-            photos: where each is, and where the index says that the object is in it, x1, y1, x2, y2 in its pixels: it
-                is looked for there and somewhat around. In the whole photo where None.
-            threads: photos looked at at the same time; as many as torch computes with where None.
+            photos: the path of each photo and the box of the object by the index, x1, y1, x2, y2 in its pixels. The
+                object is searched for in the box and a margin around it, or in the whole photo if the box is None.
+            threads: number of photos to process in parallel; the number of threads of torch if None.
 
         Returns:
-            None for a photo that does not show the object, or cannot be read now.
+            The verification of each photo; None if it does not show the object, or cannot be read any more.
         """
         if not photos:
             return []
         if threads is None:
-            from udq.features import device  # torch: whoever encoded the query has it, and nobody else need import it
-
-            threads = device.threads()
+            threads = thread_limits.available()
         with (
-            # Each photo is one thread's: threads of BLAS would only wait for each other.
-            threadpool_limits(1, user_api="blas"),
-            local_features.one_thread_each(),
+            thread_limits.one_core_each(),
             ThreadPoolExecutor(max(1, min(threads, len(photos))), "verify") as pool,
         ):
             return list(pool.map(self._verify, *zip(*photos, strict=True)))
@@ -108,19 +106,19 @@ class Verifier:
             view = decoding.load_window(path, box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST)
         except ImageError:
             return None
-        found = local_features.extract(view.pixels, view.window)
+        features = local_features.extract(view.pixels, view.window)
         x1, y1, x2, y2 = self.box
-        pairs = local_features.match(self.features, found)
-        pairs = geometry.agreeing(self.features, found, pairs, float(np.hypot(x2 - x1, y2 - y1)))
+        pairs = local_features.match(self.features, features)
+        pairs = geometry.agreeing(self.features, features, pairs, float(np.hypot(x2 - x1, y2 - y1)))
         if len(pairs) < self._least:
             return None
-        start, end = self.features.points[pairs[:, 0]], found.points[pairs[:, 1]]
-        homography, near = geometry.fit(start, end, self.box, found.step)
+        start, end = self.features.points[pairs[:, 0]], features.points[pairs[:, 1]]
+        homography, near = geometry.fit(start, end, self.box, features.step)
         inliers = int(near.sum())
-        # Where a movement explains less than half of what agreed with it roughly, chance made it agree.
+        # Matches of which less than half fit the homography agreed by chance.
         if inliers < max(self._least, len(pairs) / 2) or not geometry.possible(homography, self.box):
             return None
-        polygon = geometry.carried(homography, geometry.corners(self.box))
+        polygon = geometry.projected(homography, geometry.corners(self.box))
         upright = geometry.upright(polygon, view.width, view.height)
         if upright is None:
             return None

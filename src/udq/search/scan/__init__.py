@@ -1,1 +1,1 @@
-"""Asymmetric distances of codes (section 3.5): exhaustive or by an inverted index."""
+"""Asymmetric distances of codes (sec. 3.5): an exhaustive scan, or an inverted index that skips codes."""

@@ -1,4 +1,4 @@
-# src/native/scan.cpp. It checks nothing: udq.scan does.
+# src/native/scan.cpp. It checks no arguments: udq.search.scan.exhaustive and inverted do.
 
 from numpy import bool_, float32, int64, uint8, uint16, uint32, uint64, void
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ def nearest(
     queries: int,
     subspaces: int,
     itemsize: int,
-    # codes, offsets, keep; first and last of the images to look at, the number of image 0
+    # codes, offsets, keep; the first image to scan, the end of the range, and the number of image 0
     parts: list[tuple[NDArray[uint8] | NDArray[uint16], NDArray[int64], NDArray[bool_] | None, int, int, int]],
     found: NDArray[void],
     counts: NDArray[int64],

@@ -1,15 +1,15 @@
-"""Section 3.5: the asymmetric distance of every code and the best region of every image, in one pass.
+"""Exhaustive scan (sec. 3.5): the distance of every code to the query and the best region of every image, in one pass.
 
 Eq. 5 replaces each region p by its codewords, so its squared distance to the query q sums M table entries,
 
     d(q, p) = sum_m lookup[m, h_p^m],        lookup[m, k] = ||f_q^m - c_k^m||^2,
 
 and eq. 1 keeps the best region of an image: the largest similarity is the smallest distance. Results are
-exact, the same on every machine and thread count: the sum is taken in float32 from m = 0 upwards, never
-reordered, and the lowest region row wins a tie.
+exact and the same on every machine and for any number of threads: the sum is taken in float32 from m = 0 upwards and
+never reordered, and the lowest region row wins a tie.
 
-``best_regions`` and ``rank`` order all images. ``nearest_images`` finds the first k of that very order several times
-faster, as lower bounds rule out most regions (src/native/scan.cpp).
+``best_regions`` and ``image_order`` rank all images. ``nearest_images`` finds the first k of exactly that order several
+times faster, as lower bounds rule out most regions (src/native/scan.cpp).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from udq.search.scan.kernels import (
 )
 
 BOUNDED_PER_THREAD = 1 << 20
-"""The same of ``nearest_images``, which does not look at most of them closely."""
+"""``REGIONS_PER_THREAD`` for ``nearest_images``, which computes the exact distance of few regions only."""
 
 IMAGES_TO_SELECT = 1 << 17
-"""Up to so many images, sorting them all takes less time than selecting the first few."""
+"""Up to this number of images, sorting all of them takes less time than selecting the first few."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BestRegions:
     """The best region of each of N images (eq. 1); an image without regions has distance inf and region -1.
 
     distance: float32 (N,), squared distance of eq. 5 to the best region.
-    region: int64 (N,), its row in the codes.
+    region: int64 (N,), the row of that region in the codes.
     """
 
     distance: NDArray[np.float32]
@@ -73,13 +73,13 @@ class BestRegions:
 
 @dataclass(frozen=True)
 class Part:
-    """Codes of some images, and which of those may be found.
+    """The codes of some images, and which of the images may be found.
 
     codes: uint8 or uint16 (G, M), as in ``best_regions``.
-    offsets: int64 (N + 1,), as there.
-    keep: bool (N,), images that may be found; None where all may.
+    offsets: int64 (N + 1,), as in ``best_regions``.
+    keep: bool (N,), images that may be found; None if all may.
 
-    Checked once, however many searches go through it: a collection of a million photos has 250 parts.
+    The arrays are checked here, once, and not in each search: a collection of a million photos has 250 parts.
     """
 
     codes: NDArray[np.uint8] | NDArray[np.uint16]
@@ -98,22 +98,24 @@ class Part:
 
     @cached_property
     def kept(self) -> int:
-        """How many images may be found."""
+        """Number of images that may be found."""
         return len(self) if self.keep is None else int(np.count_nonzero(self.keep))
 
 
 @dataclass(frozen=True)
 class NearestImages:
-    """The n nearest images, nearest first; equal distances in the order of images.
+    """The n nearest images, nearest first; ties are in the order of images.
 
-    image: int64 (n,), number among the images of all parts.
-    distance: float32 (n,), squared distance of eq. 5 to its best region; inf without regions.
-    region: int64 (n,), row of that in the codes of its part; -1 without regions.
+    image: int64 (n,), index among the images of all parts; from a database, the place in ``Database.images``.
+    distance: float32 (n,), squared distance of eq. 5 to the best region; inf for an image without regions.
+    region: int64 (n,), the row of that region in the codes of its part; -1 for an image without regions.
+    missing: number of images that could not be scanned, as the process that holds their codes did not answer.
     """
 
     image: NDArray[np.int64]
     distance: NDArray[np.float32]
     region: NDArray[np.int64]
+    missing: int = 0
 
     def __post_init__(self) -> None:
         for name, dtype in (("image", np.int64), ("distance", np.float32), ("region", np.int64)):
@@ -134,12 +136,12 @@ def best_regions(
     """Find the best region of every image and its squared distance to the query (eq. 1 and 5).
 
     lookup: float32 (M, K), finite; squared distance of each query sub-vector to each codeword; K <= 512.
-    codes: uint8 (K <= 256) or uint16, (G, M), C-contiguous; row t holds the codewords of region t, below K.
-    offsets: int64 (N + 1,), from 0 to G, never falling; image i owns the rows offsets[i]:offsets[i + 1].
-    threads: how many to use; None takes the processors of this process as far as the work is worth them.
+    codes: uint8 (K <= 256) or uint16, (G, M), C-contiguous; row t holds the codewords of region t, each below K.
+    offsets: int64 (N + 1,), from 0 to G, non-decreasing; image i owns the rows offsets[i]:offsets[i + 1].
+    threads: number of threads; None uses as many processors as the amount of work justifies.
 
-    A code of K or more is an InputError that names its row; the pass reads nothing out of bounds.
-    Without the extension the first call for a kind of code (M and dtype) compiles for a fraction of a second.
+    A code of K or more raises InputError with its row; the scan reads nothing out of bounds.
+    Without the extension, the first call for each M and dtype compiles for a fraction of a second.
     """
     check(lookup, codes, offsets)
     threads = threads_for(threads, len(codes), REGIONS_PER_THREAD)
@@ -168,26 +170,26 @@ def best_regions(
 def nearest_images(
     lookup: NDArray[np.float32], parts: Sequence[Part], k: int, *, threads: int | None = None
 ) -> NearestImages:
-    """Find the k nearest images of all parts, bit for bit as ``best_regions`` and ``rank`` order them.
+    """Find the k nearest images of all parts: bit for bit the first k of ``best_regions`` and ``image_order``.
 
     lookup: as in ``best_regions``.
-    parts: codes and offsets as there, and which images to keep; images are numbered through all parts.
-    k: how many images to return; fewer where fewer are kept.
-    threads: how many to use; None takes the processors of this process as far as the work is worth them.
+    parts: codes, offsets and which images may be found; images are numbered through all parts.
+    k: number of images to return; fewer are returned if fewer may be found.
+    threads: number of threads; None uses as many processors as the amount of work justifies.
 
-    A code of K or more is an InputError that names its row in its part.
+    A code of K or more raises InputError with its row in its part.
     """
     check_lookup(lookup)
-    return nearest_images_of_each(lookup[None], parts, k, threads=threads)[0]
+    return nearest_images_batch(lookup[None], parts, k, threads=threads)[0]
 
 
-def nearest_images_of_each(
+def nearest_images_batch(
     lookups: NDArray[np.float32], parts: Sequence[Part], k: int, *, threads: int | None = None
 ) -> list[NearestImages]:
-    """Find the k nearest images for each of several queries in one pass over the codes.
+    """Find the k nearest images of each of Q queries in one pass over the codes.
 
-    lookups: float32 (Q, M, K), finite; tables of each query.
-    All else as in ``nearest_images``, whose answers these are.
+    lookups: float32 (Q, M, K), finite; the tables of each query.
+    The other arguments, the results and the errors are those of ``nearest_images``.
     """
     expect_array("lookups", lookups, np.float32, (None, None, None))
     expect(k >= 0, "k of at least 0", k)
@@ -210,7 +212,7 @@ def nearest_images_of_each(
     tables = plain(lookups)
 
     def scan(share: int) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-        """The nearest of one thread's images, in no order: what one part was found to hold helps with the next."""
+        """Return the nearest images of one thread, unordered; the k-th distance so far prunes the next part."""
         found, counts = np.empty((queries, k), MATCH), np.empty(queries, np.int64)
         shares = [
             (plain(part.codes), part.offsets, part.keep, cut[share], cut[share + 1], number)
@@ -228,14 +230,15 @@ def nearest_images_of_each(
     ]
 
 
-def in_order(found: NDArray[np.void], k: int) -> NearestImages:
-    """Return the k nearest of matches as the extension leaves them."""
-    found = found[np.lexsort((found["image"], found["distance"]))[:k]]
-    return NearestImages(*(np.ascontiguousarray(found[name]) for name in ("image", "distance", "region")))
+def in_order(matches: NDArray[np.void], k: int) -> NearestImages:
+    """Return the k nearest of unordered matches, as the extension writes them."""
+    matches = matches[np.lexsort((matches["image"], matches["distance"]))[:k]]
+    image, distance, region = (np.ascontiguousarray(matches[name]) for name in ("image", "distance", "region"))
+    return NearestImages(image, distance, region)
 
 
 def _nearest_of_all(lookup: NDArray[np.float32], parts: Sequence[Part], k: int, threads: int) -> NearestImages:
-    """``nearest_images`` by way of all images."""
+    """Return ``nearest_images`` by ranking all images, without the extension."""
     every = [best_regions(lookup, part.codes, part.offsets, threads=threads) for part in parts]
     kept = [np.arange(len(part)) if part.keep is None else np.flatnonzero(part.keep) for part in parts]
     numbers = np.cumsum([0, *map(len, parts)])
@@ -246,35 +249,35 @@ def _nearest_of_all(lookup: NDArray[np.float32], parts: Sequence[Part], k: int, 
     image = np.concatenate(
         [np.empty(0, np.int64), *(rows + number for rows, number in zip(kept, numbers, strict=False))]
     )
-    order = rank(best, k)
+    order = image_order(best, k)
     return NearestImages(image[order], best.distance[order], best.region[order])
 
 
 def distances(lookup: NDArray[np.float32], codes: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return the squared distance of the query to every region, float32 (G,), bit for bit as ``best_regions`` has it.
+    """Return the squared distance of the query to every region, float32 (G,), bit for bit as in ``best_regions``.
 
-    lookup, codes: as in ``best_regions``. For the regions of a few photos: it is not compiled and uses one thread.
+    lookup, codes: as in ``best_regions``. Meant for the regions of a few photos: not compiled, one thread.
     """
     check(lookup, codes, np.array([0, len(codes)], np.int64))
     refuse_codes_from(lookup.shape[1], codes)
-    found: NDArray[np.float32] = lookup[0, codes[:, 0]]
+    distance: NDArray[np.float32] = lookup[0, codes[:, 0]]
     for m in range(1, len(lookup)):
-        found = found + lookup[m, codes[:, m]]
-    return found
+        distance = distance + lookup[m, codes[:, m]]
+    return distance
 
 
-def rank(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:
-    """Order the images by (distance, image id), nearest first: the ranking of section 3.5.
+def image_order(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:
+    """Return the images in the order of (distance, image), nearest first: the ranking of sec. 3.5.
 
-    k: how many of the N images to return (all when None or above N).
-    Returns int64 (min(k, N),), image ids. Images without regions come last.
+    k: number of images to return; all N if None or above N.
+    Returns int64 (min(k, N),), indices of images. Images without regions come last.
     """
     images = len(best)
     expect(k is None or k >= 0, "k of at least 0", k)
     expect(images <= 1 << 32, "at most 2**32 images", images)
     k = images if k is None else min(k, images)
-    # One integer that orders as (distance, image id): the bits of a float32 order as integers once the
-    # negative ones are turned round, and + 0 makes the two zeros one. Keys differ, so a cut is exact.
+    # One integer that sorts as (distance, image): the bits of float32 sort as integers once those of negative numbers
+    # are inverted, and + 0 makes -0 and 0 equal. Keys are unique, so a partition is exact.
     bits = (best.distance + np.float32(0)).view(np.int32)
     bits ^= (bits >> np.int32(31)) & np.int32(0x7FFFFFFF)
     keys = (bits.view(np.uint32) ^ np.uint32(1 << 31)).astype(np.uint64) << np.uint64(32)
@@ -287,7 +290,7 @@ def rank(best: BestRegions, k: int | None = None) -> NDArray[np.int64]:
 
 
 def _sort_by_high_half(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Sort keys whose low halves already rise: linear in their number, and several times faster than np.sort."""
+    """Sort keys whose low halves are already in order: linear time, several times faster than np.sort."""
     if kernel() == "numba":
         from udq.search.scan import numba_kernels
 
@@ -298,9 +301,10 @@ def _sort_by_high_half(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _cuts(offsets: NDArray[np.int64], start: int, regions: int, threads: int) -> list[int]:
-    """Where each thread begins among images whose first row is row ``start`` of ``regions``, and the end.
+    """Return where each thread begins among the images of a part, and the end.
 
-    Threads take whole images, each about as many regions as the next.
+    The first row of the part is row ``start`` of ``regions`` in all parts. Threads take whole images and about equal
+    numbers of regions.
     """
     rows = np.linspace(0, regions, threads + 1)[1:-1] - start
     return [0, *np.searchsorted(offsets[:-1], rows).tolist(), len(offsets) - 1]

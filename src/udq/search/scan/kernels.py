@@ -1,4 +1,4 @@
-"""Choosing a kernel and its threads: the compiled extension, or numba."""
+"""The choice of a kernel and its threads: the compiled extension, or numba."""
 
 from __future__ import annotations
 
@@ -22,61 +22,57 @@ extension = _scan
 Result = TypeVar("Result")
 
 REGIONS_PER_THREAD = 1 << 17
-"""Fewer regions than this (about 0.2 ms of work) are not worth starting one more thread (up to 0.1 ms)."""
-
+"""One more thread, which takes up to 0.1 ms to start, is worth it for this many regions (about 0.2 ms of work)."""
 
 MATCH = np.dtype([("distance", np.float32), ("image", np.int64), ("region", np.int64)], align=True)
-"""An image of the extension's heap."""
-
-
-# --- kernels ---
+"""Layout of a match as the extension writes it; ``Match`` in src/native/tables.h."""
 
 
 def kernels() -> tuple[str, ...]:
-    """Return the kernels that this machine has, fastest first; results of all are the same.
+    """Return the kernels that this machine can run, fastest first; all give the same results.
 
-    ``avx512-vbmi``, ``avx2`` and ``portable`` are of the extension; ``numba`` is what there is without it.
+    ``avx512-vbmi``, ``avx2`` and ``portable`` belong to the extension; ``numba`` is the fallback without it.
     """
     return (*(extension.kernels() if extension else ()), "numba")
 
 
 def kernel() -> str:
-    """Return the kernel in use: the fastest, or the one that the environment variable UDQ_SCAN_KERNEL names."""
-    wanted = os.environ.get("UDQ_SCAN_KERNEL")
-    found = kernels()
-    expect(not wanted or wanted in found, f"UDQ_SCAN_KERNEL to be one of {', '.join(found)}", wanted)
-    return wanted or found[0]
+    """Return the kernel to use: the fastest, or the one named by the environment variable UDQ_SCAN_KERNEL."""
+    named = os.environ.get("UDQ_SCAN_KERNEL")
+    available = kernels()
+    expect(not named or named in available, f"UDQ_SCAN_KERNEL to be one of {', '.join(available)}", named)
+    return named or available[0]
 
 
 def threads_for(wanted: int | None, regions: int, worth_one: int) -> int:
-    """Return how many threads to use: as many as wanted, or as there are processors and ``worth_one`` regions for."""
+    """Return the number of threads: ``wanted``, or one per ``worth_one`` regions and at most one per processor."""
     threads = min(_processors(), 1 + regions // worth_one) if wanted is None else wanted
     expect(threads >= 1, "at least 1 thread", threads)
     return threads
 
 
 def in_threads(work: Callable[..., Result], calls: Iterable[tuple[int, ...]]) -> list[Result]:
-    """Make all calls at the same time, the first in this thread."""
+    """Return the results of calls that run in parallel, the first of them in this thread."""
     first, *others = calls
     if not others:
         return [work(*first)]
     with ThreadPoolExecutor(len(others)) as pool:
-        waiting = [pool.submit(work, *call) for call in others]
-        return [work(*first), *(each.result() for each in waiting)]
+        futures = [pool.submit(work, *call) for call in others]
+        return [work(*first), *(future.result() for future in futures)]
 
 
 def plain(array: NDArray[Any]) -> NDArray[Any]:
-    """The array as the extension reads it: C-contiguous and aligned, a copy only where it is not."""
+    """Return the array C-contiguous and aligned, as the extension reads it; a copy only if it is not so already."""
     return np.require(array, requirements=["C", "A"])
 
 
 def read_only(array: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view; memory maps and arrays in memory are then one type and compile once."""
+    """Return a read-only view; to numba, memory maps and arrays in memory are then one type, which compiles once."""
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view
 
 
 def _processors() -> int:
-    """Processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

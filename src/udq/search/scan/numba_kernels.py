@@ -1,4 +1,4 @@
-"""The scan compiled by numba: what ``udq.search.scan.exhaustive`` does where its extension could not be built."""
+"""The scan compiled by numba: the fallback of ``udq.search.scan.exhaustive`` without the compiled extension."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ def best_regions(
     region: NDArray[np.int64],
     columns: int,
 ) -> Callable[[int, int], bool]:
-    """Return what fills ``distance`` and ``region`` of images first:last and says whether all codes seem below K.
+    """Return a function that fills ``distance`` and ``region`` of images first:last.
 
-    columns: how many codewords a code can name: a power of two.
+    It returns whether all codes are below K, as far as their sums can tell.
+
+    columns: number of codewords that a code can name: a power of two.
     """
     subspaces, codewords = lookup.shape
-    # A column for each number the kernel can read: codes of K and more read inf, which tells on them.
+    # A column for each number that the kernel can read: codes of K and more read inf, which gives them away.
     tables = np.full((subspaces, columns), np.inf, np.float32)
     tables[:, :codewords] = lookup
-    lanes = 4 // codes.itemsize  # codes in a word: four bytes are read at once where a row allows it
+    lanes = 4 // codes.itemsize  # codes in a word: four bytes are read at once if M allows it
     if subspaces % lanes or sys.byteorder == "big":
         lanes = 1
     words = codes.view(np.uint32) if lanes > 1 else codes
@@ -37,21 +39,21 @@ def best_regions(
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile with numba, without fast-math; keep the result on disk if a folder for it can be written."""
+    """Compile with numba, without fast-math; cache the result on disk if a cache folder is writable."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the folder of the package nor the user's cache can be
+    except RuntimeError:  # neither the package folder nor the user's cache is writable
         return numba.njit(nogil=True)(function)
 
 
 @cache
 def _scan_kernel(subspaces: int, lanes: int, bits: int, columns: int) -> Any:
-    """The scan of M codes of 8 or 16 bits a region, `lanes` in a word; constants, so that the sum unrolls."""
+    """Compile the scan for M codes of 8 or 16 bits, `lanes` in a word; they are constants, so that the sum unrolls."""
     mask = np.uint32(columns - 1)
 
     def scan(words, tables, offsets, distance, region, first, last):  # type: ignore[no-untyped-def]
-        """Fill images first:last and return whether all codes are below K, as far as their sums tell."""
-        # Indices are unsigned: numba tests a signed one for counting from the end.
+        """Fill images first:last and return whether all codes are below K, as far as their sums can tell."""
+        # Indices are unsigned: numba tests whether a signed one counts from the end.
         worst = np.float32(-np.inf)
         seen = np.uint32(0)
         for i in range(first, last):
@@ -81,9 +83,9 @@ def _scan_kernel(subspaces: int, lanes: int, bits: int, columns: int) -> Any:
 
 @compiled
 def sort_by_high_half(keys):  # type: ignore[no-untyped-def]
-    """Sort uint64 keys whose low halves already rise: a stable radix sort of the high halves, 11 bits a pass.
+    """Sort uint64 keys whose low halves are already in order: stable radix sort of the high halves, 11 bits per pass.
 
-    Linear in the number of keys: 5 times faster than np.sort at 10,000 of them, 3 times at 1,000,000.
+    Linear time: 5 times as fast as np.sort for 10,000 keys, 3 times for 1,000,000.
     """
     digit = np.uint64(2047)
     starts = np.zeros((3, 2048), np.int64)

@@ -1,1 +1,1 @@
-"""The HTTP API: routes, and the JSON that they take and return."""
+"""The HTTP API: routes, and the JSON that they accept and return."""

@@ -1,4 +1,4 @@
-"""Boxes that were accepted, written down: a table that ``udq train-rpn`` reads, JSON, or COCO's annotations."""
+"""Accepted boxes as a file: CSV in the format that ``udq train-rpn`` reads, JSON, or COCO annotations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Accepted:
 
     Attributes:
         image: the photo.
-        box: x1, y1, x2, y2 in its pixels.
-        score: that it was found with; None where it was drawn.
+        box: x1, y1, x2, y2 in pixels of the photo.
+        score: score of the match; None if the box was drawn by hand.
     """
 
     image: Image
@@ -28,18 +28,18 @@ class Accepted:
     score: float | None
 
 
-def write(accepted: Sequence[Accepted], form: str, *, label: str) -> tuple[bytes, str, str]:
+def write(accepted: Sequence[Accepted], file_format: str, *, label: str) -> tuple[bytes, str, str]:
     """Return the bytes of a file, its content type and its name.
 
     Args:
         accepted: the boxes.
-        form: ``csv``, ``json`` or ``coco``.
-        label: what the object is called.
+        file_format: ``csv``, ``json`` or ``coco``.
+        label: name of the object class.
     """
-    if form == "csv":
+    if file_format == "csv":
         return _csv(accepted, label), "text/csv; charset=utf-8", "udq-boxes.csv"
-    document = _coco(accepted, label) if form == "coco" else _json(accepted, label)
-    name = "udq-coco.json" if form == "coco" else "udq-boxes.json"
+    document = _coco(accepted, label) if file_format == "coco" else _json(accepted, label)
+    name = "udq-coco.json" if file_format == "coco" else "udq-boxes.json"
     return json.dumps(document, indent=1).encode(), "application/json", name
 
 
@@ -50,7 +50,7 @@ def _csv(accepted: Sequence[Accepted], label: str) -> bytes:
     for each in accepted:
         score = "" if each.score is None else f"{each.score:.4f}"
         rows.writerow([each.image.name, *(f"{side:.1f}" for side in each.box), score, label])
-    # A name that is no text is written as the bytes that it has on disk.
+    # File names that are not valid UTF-8 are written as their bytes on disk.
     return table.getvalue().encode("utf-8", "surrogateescape")
 
 

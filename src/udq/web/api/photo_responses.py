@@ -1,4 +1,4 @@
-"""Answers that are photos: with a range, where one is asked for, and without a body where the browser has it still."""
+"""Responses that are photos: with byte ranges, and 304 Not Modified if the client's copy is current."""
 
 from __future__ import annotations
 
@@ -9,50 +9,52 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from udq.types import Box
-from udq.web.renditions import Shown, tag
+from udq.web.queue import never_disconnected
+from udq.web.renditions import PhotoFile, etag
 from udq.web.service import Service
 
-# A photo may change under its address; a browser asks again after ten minutes, and learns by the ETag that it has not.
+# The photo at an address can change; after ten minutes a browser revalidates its copy by ETag.
 _CACHED = "private, max-age=600"
-# Whatever a file is, shown alone in a tab it may do nothing.
+# A photo opened in a tab of its own cannot run scripts, whatever the file contains.
 _INERT = {"content-security-policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; sandbox"}
 
 
-async def file(service: Service, request: Request, photo: Shown, width: int | None) -> Response:
-    """Answer with a photo's file where browsers know its format and no width is asked for, else with a JPEG."""
-    media_type = None if width is not None else await service.draw(never, partial(service.pictures.as_is, photo))
+async def file(service: Service, request: Request, photo: PhotoFile, width: int | None) -> Response:
+    """Return the file of a photo if browsers know its format and no width is given, otherwise a JPEG."""
+    renditions = service.renditions
+    media_type = None
+    if width is None:
+        media_type = await service.render(never_disconnected, partial(renditions.media_type, photo))
     if media_type is None:
-        return await _drawn(service, request, photo, ("scaled", width), lambda: service.pictures.scaled(photo, width))
-    etag = tag(photo, "file")
-    if _has(request, etag):
-        return _unchanged(etag)
-    headers = {"etag": etag, "cache-control": _CACHED, **_INERT}
+        return await _rendition(service, request, photo, ("scaled", width), partial(renditions.scaled, photo, width))
+    tag = etag(photo, "file")
+    if _is_current(request, tag):
+        return _not_modified(tag)
+    headers = {"etag": tag, "cache-control": _CACHED, **_INERT}
     return FileResponse(photo.path, headers=headers, media_type=media_type, stat_result=photo.stat)
 
 
-async def thumbnail(service: Service, request: Request, photo: Shown, box: Box | None) -> Response:
-    """Answer with a small JPEG of a photo, or of what is inside a box of it."""
-    work = partial(service.pictures.thumbnail, photo, box)
-    return await _drawn(service, request, photo, ("thumbnail", box), work)
+async def thumbnail(service: Service, request: Request, photo: PhotoFile, box: Box | None) -> Response:
+    """Return a small JPEG of a photo, or of the contents of a box in it."""
+    make = partial(service.renditions.thumbnail, photo, box)
+    return await _rendition(service, request, photo, ("thumbnail", box), make)
 
 
-async def _drawn(service: Service, request: Request, photo: Shown, what: object, work: Callable[[], bytes]) -> Response:
-    etag = tag(photo, what)
-    if _has(request, etag):
-        return _unchanged(etag)
-    data = await service.draw(request.is_disconnected, work)
-    return Response(data, headers={"etag": etag, "cache-control": _CACHED, **_INERT}, media_type="image/jpeg")
+async def _rendition(
+    service: Service, request: Request, photo: PhotoFile, variant: object, make: Callable[[], bytes]
+) -> Response:
+    tag = etag(photo, variant)
+    if _is_current(request, tag):
+        return _not_modified(tag)
+    data = await service.render(request.is_disconnected, make)
+    return Response(data, headers={"etag": tag, "cache-control": _CACHED, **_INERT}, media_type="image/jpeg")
 
 
-def _has(request: Request, etag: str) -> bool:
-    known = request.headers.get("if-none-match", "")
-    return known.strip() == "*" or etag in (each.strip().removeprefix("W/") for each in known.split(","))
+def _is_current(request: Request, tag: str) -> bool:
+    """Whether the client's copy has this ETag, by ``If-None-Match``."""
+    tags = request.headers.get("if-none-match", "")
+    return tags.strip() == "*" or tag in (each.strip().removeprefix("W/") for each in tags.split(","))
 
 
-def _unchanged(etag: str) -> Response:
-    return Response(status_code=304, headers={"etag": etag, "cache-control": _CACHED})
-
-
-async def never() -> bool:
-    """Tell of work that is done whether or not somebody waits for it."""
-    return False
+def _not_modified(tag: str) -> Response:
+    return Response(status_code=304, headers={"etag": tag, "cache-control": _CACHED})

@@ -1,4 +1,4 @@
-"""What goes in and out of the API, for its checks and its description."""
+"""Requests and responses of the API as Pydantic models, for validation and for OpenAPI."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# Most of a page of results, and of what one search may be made of.
-MOST_MATCHES = 1000
-MOST_EXAMPLES = 64
+# Matches of one page of results, and examples of one search.
+MAX_MATCHES = 1000
+MAX_EXAMPLES = 64
 # Boxes of one export.
-MOST_BOXES = 10_000
+MAX_BOXES = 10_000
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 PhotoId = Annotated[int, Field(ge=0, lt=2**63)]
@@ -18,11 +18,13 @@ Box = Annotated[list[Number], Field(min_length=4, max_length=4, description="x1,
 
 
 class _StrictModel(BaseModel):
+    """A request: unknown fields and values of another type are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class ExampleIn(_StrictModel):
-    """A box of the object, or of something else, in a photo of the collection or an upload."""
+    """A box of the object in a photo of the collection or an upload; with ``wrong``, a negative example."""
 
     photo: PhotoId | None = None
     upload: Annotated[str, Field(max_length=64)] | None = None
@@ -32,22 +34,24 @@ class ExampleIn(_StrictModel):
     @model_validator(mode="after")
     def _one_photo(self) -> ExampleIn:
         if (self.photo is None) == (self.upload is None):
-            raise ValueError("expected either 'photo', an id, or 'upload', what POST /api/v1/uploads answered")
+            raise ValueError(
+                "expected either 'photo' or 'upload' (the id from POST /api/v1/uploads), found both or none"
+            )
         return self
 
 
 class SearchIn(_StrictModel):
-    """A search."""
+    """A search for the object that the examples show."""
 
-    examples: Annotated[list[ExampleIn], Field(min_length=1, max_length=MOST_EXAMPLES)]
-    k: Annotated[int, Field(ge=1, le=MOST_MATCHES)] = 20
+    examples: Annotated[list[ExampleIn], Field(min_length=1, max_length=MAX_EXAMPLES)]
+    k: Annotated[int, Field(ge=1, le=MAX_MATCHES)] = 20
     offset: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     min_score: Number | None = None
     rerank: Annotated[list[Literal["average-qe", "alpha-qe", "diffusion", "verify"]], Field(max_length=4)] = []
 
 
 class BoxIn(_StrictModel):
-    """A box that was accepted."""
+    """An accepted box."""
 
     photo: PhotoId
     box: Box
@@ -55,11 +59,11 @@ class BoxIn(_StrictModel):
 
 
 class ExportIn(_StrictModel):
-    """Boxes to write down."""
+    """Boxes to export."""
 
     format: Literal["csv", "json", "coco"]
     label: Annotated[str, Field(min_length=1, max_length=200)] = "object"
-    boxes: Annotated[list[BoxIn], Field(max_length=MOST_BOXES)]
+    boxes: Annotated[list[BoxIn], Field(max_length=MAX_BOXES)]
 
 
 class PhotoOut(BaseModel):
@@ -72,7 +76,7 @@ class PhotoOut(BaseModel):
 
 
 class PhotosOut(BaseModel):
-    """Some photos, in the order of their ids."""
+    """A page of photos, in the order of their ids; ``next`` is the ``after`` of the following page."""
 
     total: int
     photos: list[PhotoOut]
@@ -80,7 +84,7 @@ class PhotosOut(BaseModel):
 
 
 class PhotoFacts(PhotoOut):
-    """A photo, its file looked at."""
+    """A photo of the collection, and its file."""
 
     folder: str
     bytes: int
@@ -88,20 +92,20 @@ class PhotoFacts(PhotoOut):
 
 
 class FolderOut(BaseModel):
-    """A folder, and the number of photos in it and below."""
+    """A folder, and the number of photos in it and its subfolders."""
 
     path: str
     photos: int
 
 
 class FoldersOut(BaseModel):
-    """All folders; the first one, without a name, holds all photos."""
+    """All folders; the first, with an empty path, is the whole collection."""
 
     folders: list[FolderOut]
 
 
 class UploadOut(BaseModel):
-    """A photo that was brought, and is kept for a while."""
+    """An uploaded photo."""
 
     id: str
     name: str
@@ -110,7 +114,7 @@ class UploadOut(BaseModel):
 
 
 class CollectionOut(BaseModel):
-    """What the collection holds and what it was built with."""
+    """Contents and settings of the collection, and limits of the server."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -128,7 +132,7 @@ class CollectionOut(BaseModel):
 
 
 class ExampleOut(BaseModel):
-    """An example with its box; where none was drawn, the whole photo."""
+    """An example with its box: the whole photo if the request had none."""
 
     photo: int | None
     upload: str | None
@@ -138,7 +142,7 @@ class ExampleOut(BaseModel):
 
 
 class QueryOut(BaseModel):
-    """What was searched for; image and box are those of the first example."""
+    """The examples of a search; ``image`` and ``box`` are those of the first one."""
 
     image: str
     box: list[float]
@@ -146,7 +150,7 @@ class QueryOut(BaseModel):
 
 
 class MatchOut(BaseModel):
-    """A photo that shows the object, and where."""
+    """A photo that shows the object, and the box of the object."""
 
     rank: int
     id: int
@@ -162,7 +166,7 @@ class MatchOut(BaseModel):
 
 
 class SearchOut(BaseModel):
-    """The photos found, best first: what ``udq search --json`` prints."""
+    """The matches, best first, in the JSON of ``udq search --json``."""
 
     query: QueryOut
     k: int
@@ -174,12 +178,12 @@ class SearchOut(BaseModel):
 
 
 class ChangeOut(BaseModel):
-    """What a change did."""
+    """The photo that was added or removed, and the number of photos afterwards."""
 
     photo: PhotoOut
     photos: int
 
 
 def components(*models: type[BaseModel]) -> dict[str, Any]:
-    """Return schemas that routes refer to by name alone."""
+    """Return the JSON schemas of models by name, for OpenAPI's components."""
     return {model.__name__: model.model_json_schema() for model in models}

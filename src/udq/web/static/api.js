@@ -1,32 +1,32 @@
-// What the server is asked. Every failure is an ApiError whose message is a sentence for people.
+// Requests to the HTTP API. Every failure is an ApiError with a message for the user.
 
 const ROOT = "/api/v1";
 
-/** A request that failed; `message` says why in plain words. */
+/** A failed request; `message` states the reason. */
 export class ApiError extends Error {}
 
-/** Facts of the collection. */
+/** Contents and settings of the collection. */
 export const collection = () => json(`${ROOT}/collection`);
 
-/** Folders with how many photos each holds. */
+/** Folders with the number of photos in each. */
 export const folders = () => json(`${ROOT}/folders`);
 
 /** A page of photos in the order of their ids: {total, photos, next}. */
 export function photos({ q, folder, after, limit }, signal) {
-  const asked = new URLSearchParams({ limit });
-  if (q) asked.set("q", q);
-  if (folder) asked.set("folder", folder);
-  if (after !== null) asked.set("after", after);
-  return json(`${ROOT}/photos?${asked}`, { signal });
+  const query = new URLSearchParams({ limit });
+  if (q) query.set("q", q);
+  if (folder) query.set("folder", folder);
+  if (after !== null) query.set("after", after);
+  return json(`${ROOT}/photos?${query}`, { signal });
 }
 
-/** Facts of one photo: {id, name, width, height, ...}. */
+/** One photo: {id, name, width, height, ...}. */
 export const photo = (id) => json(`${ROOT}/photos/${id}`);
 
-/** The photos found for examples: {matches, elapsed_ms, ...}. */
-export const search = (asked, signal) => json(`${ROOT}/search`, { ...post(asked), signal });
+/** The matches of a search: {matches, elapsed_ms, ...}. */
+export const search = (body, signal) => json(`${ROOT}/search`, { ...post(body), signal });
 
-/** A photo from this device is sent: {id, name, width, height}. */
+/** Upload a photo from this device: {id, name, width, height}. */
 export function upload(file) {
   const form = new FormData();
   form.append("file", file, file.name || "pasted photo");
@@ -34,18 +34,18 @@ export function upload(file) {
 }
 
 /** Boxes as a file: a Blob. */
-export const exported = async (asked) => (await answer(`${ROOT}/export`, post(asked))).blob();
+export const exportBoxes = async (body) => (await request(`${ROOT}/export`, post(body))).blob();
 
-/** Address of the photo of a source or an example, at most `width` pixels wide. */
-export const fileUrl = (source, width) => `${addressOf(source)}/file?width=${width}`;
+/** URL of the photo of a source or an example, at most `width` pixels wide. */
+export const fileUrl = (source, width) => `${urlOf(source)}/file?width=${width}`;
 
-/** Address of a small picture of it, or of what a box shows of it. */
-export const thumbnailUrl = (source, box = null) => `${addressOf(source)}/thumbnail${box ? `?box=${box.join()}` : ""}`;
+/** URL of its thumbnail, or of a thumbnail of the contents of a box in it. */
+export const thumbnailUrl = (source, box = null) => `${urlOf(source)}/thumbnail${box ? `?box=${box.join()}` : ""}`;
 
-/** Why a picture cannot be had, as an ApiError; null where it can. */
-export const refusal = (url) => answer(url).then(() => null, (error) => error);
+/** The reason why an image cannot be loaded, as an ApiError; null if it can. */
+export const imageError = (url) => request(url).then(() => null, (error) => error);
 
-const addressOf = ({ photo, upload }) => (upload === undefined ? `${ROOT}/photos/${photo}` : `${ROOT}/uploads/${upload}`);
+const urlOf = ({ photo, upload }) => (upload === undefined ? `${ROOT}/photos/${photo}` : `${ROOT}/uploads/${upload}`);
 
 const post = (body) => ({
   method: "POST",
@@ -53,17 +53,17 @@ const post = (body) => ({
   body: JSON.stringify(body),
 });
 
-const json = async (url, options) => (await answer(url, options)).json();
+const json = async (url, options) => (await request(url, options)).json();
 
-async function answer(url, options) {
+async function request(url, options) {
   let response;
   try {
     response = await fetch(url, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server does not answer. Is `udq serve` still running, and this device connected to it?");
+    throw new ApiError("The server does not respond. Check that `udq serve` is running and that this device can reach it.");
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  throw new ApiError(problem.detail ?? `The server answered ${response.status} ${response.statusText}.`);
+  throw new ApiError(problem.detail ?? `The server responded with ${response.status} ${response.statusText}.`);
 }

@@ -1,47 +1,47 @@
-// Choosing a photo: from the collection by name, folder and eye, or one's own by file, drop or paste.
+// Choosing a photo: from the collection, filtered by name and folder; or the user's own, by file dialog, drop or paste.
 
 import * as api from "./api.js";
 import { byId, make } from "./dom.js";
-import { complain, counted, settle } from "./messages.js";
+import { clearError, counted, showError } from "./messages.js";
 import { PhotoGrid } from "./photo-grid.js";
 
-const TYPING = 180; // ms after a key before the list is asked for
+const TYPING = 180; // ms without a key press until the list is loaded
 
 /** The view of index.html. on.source(source): a photo was chosen. */
 export class Browse {
   #grid;
   #filter = byId("filter");
   #folder = byId("folder");
-  #typed = null;
+  #timer = null;
   #on;
 
   constructor(on) {
     this.#on = on;
     this.#grid = new PhotoGrid(byId("grid"), {
       pick: ({ id, name, width, height }) => on.source({ photo: id, name, width, height }),
-      count: (total) => this.#counted(total),
-      fail: (error) => complain(error, () => this.#look()),
+      count: (total) => this.#showCount(total),
+      fail: (error) => showError(error, () => this.#load()),
     });
     this.#filter.addEventListener("input", () => {
-      clearTimeout(this.#typed);
-      this.#typed = setTimeout(() => this.#look(), TYPING);
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#load(), TYPING);
     });
     this.#filter.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowDown" && event.key !== "Enter") return;
       event.preventDefault();
       this.#grid.focus();
     });
-    this.#folder.addEventListener("change", () => this.#look());
+    this.#folder.addEventListener("change", () => this.#load());
     byId("file").addEventListener("change", (event) => {
-      if (event.target.files.length) this.#bring(event.target.files[0]);
-      event.target.value = ""; // so that the same file can be chosen again
+      if (event.target.files.length) this.#upload(event.target.files[0]);
+      event.target.value = ""; // so that choosing the same file again fires the event
     });
     this.#listen();
   }
 
-  /** Ask for the folders and the first photos. */
+  /** Load the folders and the first photos. */
   async start() {
-    this.#look();
+    this.#load();
     try {
       const { folders } = await api.folders();
       const options = folders.map(({ path, photos }) =>
@@ -50,26 +50,26 @@ export class Browse {
       this.#folder.replaceChildren(...options);
       byId("folder-field").hidden = folders.length < 2;
     } catch (error) {
-      complain(error, () => this.start());
+      showError(error, () => this.start());
     }
   }
 
-  /** Say what a chosen photo will be for: a new search, or one more example of the present one. */
+  /** Show whether the chosen photo starts a new search or adds an example to the current one. */
   show(adding) {
     byId("browse-title").textContent = adding
       ? "Choose another photo of the same object"
       : "Choose a photo of what you are looking for";
     byId("browse-hint").textContent = adding
-      ? "The box that you draw in it is added to the search."
-      : "Then draw a box round the object. Every photo that shows this very object comes back, with its place.";
+      ? "The box that you draw is added to the search."
+      : "Then draw a box round the object. The results are the photos that show this very object, each with its box.";
     byId("cancel-adding").hidden = !adding;
   }
 
-  #look() {
+  #load() {
     return this.#grid.filter({ q: this.#filter.value.trim(), folder: this.#folder.value });
   }
 
-  #counted(total) {
+  #showCount(total) {
     byId("count").textContent = counted(total, "photo");
     byId("no-photos").hidden = total > 0;
     byId("no-photos").textContent = this.#filter.value.trim()
@@ -77,23 +77,23 @@ export class Browse {
       : "There are no photos here.";
   }
 
-  async #bring(file) {
-    byId("drop-text").textContent = `Sending ${file.name || "the photo"}…`;
-    document.body.classList.add("bringing");
+  async #upload(file) {
+    byId("drop-text").textContent = `Uploading ${file.name || "the photo"}…`;
+    document.body.classList.add("uploading");
     try {
       const { id, name, width, height } = await api.upload(file);
-      settle();
+      clearError();
       this.#on.source({ upload: id, name, width, height });
     } catch (error) {
-      complain(error);
+      showError(error);
     } finally {
-      document.body.classList.remove("bringing");
+      document.body.classList.remove("uploading");
     }
   }
 
   #listen() {
     const holdsFile = (event) => event.dataTransfer?.types.includes("Files");
-    let depth = 0; // each element that a drag enters is told of it, and each one that it leaves
+    let depth = 0; // enter events minus leave events: they fire for every element under the pointer
     const over = (by) => {
       depth = by === 0 ? 0 : depth + by;
       document.body.classList.toggle("dropping", depth > 0);
@@ -106,13 +106,13 @@ export class Browse {
       if (!holdsFile(event)) return;
       event.preventDefault();
       over(0);
-      if (event.dataTransfer.files.length) this.#bring(event.dataTransfer.files[0]);
+      if (event.dataTransfer.files.length) this.#upload(event.dataTransfer.files[0]);
     });
     addEventListener("paste", (event) => {
       const file = [...event.clipboardData.files].find(({ type }) => type.startsWith("image/"));
       if (!file) return;
       event.preventDefault();
-      this.#bring(file);
+      this.#upload(file);
     });
   }
 }

@@ -1,14 +1,14 @@
-// Boxes that somebody accepted, as a file: those drawn by hand and those marked right.
+// Export of accepted boxes as a file: those drawn by hand and those marked right.
 
 import * as api from "./api.js";
 import { byId } from "./dom.js";
-import { complain, counted } from "./messages.js";
+import { counted, showError } from "./messages.js";
 
 const NAMES = { csv: "udq-boxes.csv", json: "udq-boxes.json", coco: "udq-coco.json" };
 
 /**
- * The boxes of a state that show the object: every one drawn on a photo of the collection, and of the photos marked
- * right the others, each with the score that it was found with.
+ * The accepted boxes of a state: all boxes drawn on photos of the collection, and for other photos the boxes marked
+ * right, with the scores of their matches.
  */
 export function accepted({ examples, marks }, matches) {
   const byHand = examples.filter(({ kind, photo }) => kind === "drawn" && photo !== undefined);
@@ -32,7 +32,7 @@ export class Export {
     });
   }
 
-  /** Ask in which form these boxes are wanted. */
+  /** Open the dialog to choose a format for these boxes. */
   open(boxes) {
     this.#boxes = boxes;
     byId("export-text").textContent = boxes.length
@@ -45,14 +45,14 @@ export class Export {
   async #save(format) {
     const label = byId("export-label").value.trim() || "object";
     try {
-      const file = await api.exported({ format, label, boxes: this.#boxes });
+      const file = await api.exportBoxes({ format, label, boxes: this.#boxes });
       const link = document.createElement("a");
       link.href = URL.createObjectURL(file);
       link.download = NAMES[format];
       link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // some browsers begin to save a little later
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // some browsers start the download later
     } catch (error) {
-      complain(error);
+      showError(error);
     }
     this.#dialog.close();
   }

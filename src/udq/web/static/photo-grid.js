@@ -1,20 +1,20 @@
-// A grid of all photos of a collection, of which only those in sight are elements of the page.
+// A virtual grid of all photos of a collection: only photos in view have elements.
 //
-// Photos come in pages, each from where the last one ended, and no further than somebody has scrolled. The keyboard
-// stays with the list, which says which photo is active: an element may go out of the page while it scrolls.
+// Photos are loaded in pages, as far as the user has scrolled. Keyboard focus stays on the list, which names the active
+// photo (aria-activedescendant), because the element of a photo is removed when it scrolls out of view.
 
 import * as api from "./api.js";
 import { make } from "./dom.js";
 import { fileName } from "./messages.js";
 
-const FIRST = 200; // photos of the first request, for the sake of an answer at once
-const PAGE = 5000; // of the others
-const CAPTION = 30; // pixels under a photo for its name
+const FIRST = 200; // photos of the first page, which should appear quickly
+const PAGE = 5000; // photos of the other pages
+const CAPTION = 30; // height of the name below a photo, in pixels
 const GAP = 12;
-const BEYOND = 2; // rows above and below the window that are kept ready
-const PAUSE = 120; // ms between looks for photos that are still in sight, so that flying past thousands asks for few
+const OVERSCAN = 2; // rows above and below the view that have elements
+const DELAY = 120; // ms until thumbnails are loaded, so that scrolling past thousands of photos loads few
 
-/** A grid inside an element that scrolls. on.pick(photo), on.count(total), on.fail(error). */
+/** A grid inside a scrolling element. on.pick(photo), on.count(total), on.fail(error). */
 export class PhotoGrid {
   #window;
   #space = make("div", { class: "space", role: "presentation" });
@@ -23,11 +23,11 @@ export class PhotoGrid {
   #photos = [];
   #total = 0;
   #next = null;
-  #loading = null; // AbortController of the page that is on its way
+  #loading = null; // AbortController of the page that is being loaded
   #active = 0;
-  #top = 0; // how far it is scrolled, which some browsers forget of what they do not show
+  #top = 0; // scroll position, which some browsers reset while the element is hidden
   #cells = new Map(); // index -> element
-  #looking = null; // the timer of the next look
+  #timer = null; // for the next loading of thumbnails
 
   constructor(element, on) {
     this.#window = element;
@@ -39,13 +39,13 @@ export class PhotoGrid {
     new ResizeObserver(() => this.#resized()).observe(element);
   }
 
-  /** Show the photos whose names hold `q` and that lie in `folder`; "" is all. */
+  /** Show the photos in `folder` whose names contain `q`; "" matches all. */
   async filter(filter) {
     this.#filter = filter;
     await this.#load(null);
   }
 
-  /** Bring the keyboard here. */
+  /** Move keyboard focus to the grid. */
   focus() {
     this.#window.focus({ preventScroll: true });
   }
@@ -57,14 +57,14 @@ export class PhotoGrid {
     try {
       const limit = after === null ? FIRST : PAGE;
       const page = await api.photos({ ...this.#filter, after, limit }, loading.signal);
-      if (after === null) this.#begin();
+      if (after === null) this.#clear();
       this.#photos.push(...page.photos);
       this.#total = page.next === null ? this.#photos.length : page.total;
       this.#next = page.next;
       this.#loading = null;
       this.#on.count(this.#total);
       this.#render();
-      if (after === null) this.#look();
+      if (after === null) this.#loadThumbnails();
     } catch (error) {
       if (error.name === "AbortError") return;
       this.#loading = null;
@@ -72,8 +72,8 @@ export class PhotoGrid {
     }
   }
 
-  // Photos of the last filter stay, and can be chosen, until the first ones of the new one are here.
-  #begin() {
+  // Called when the first page of a new filter has arrived: until then the previous photos stay and can be chosen.
+  #clear() {
     for (const cell of this.#cells.values()) cell.remove();
     this.#cells.clear();
     this.#photos = [];
@@ -101,14 +101,14 @@ export class PhotoGrid {
 
   #render() {
     const { columns, width, row } = this.#layout();
-    if (width <= 0) return; // not shown now
+    if (width <= 0) return; // hidden
     this.#space.style.height = `${Math.ceil(this.#total / columns) * row}px`;
     const top = this.#window.scrollTop;
-    const first = Math.max(0, Math.floor(top / row) - BEYOND) * columns;
-    const end = Math.min(this.#total, (Math.ceil((top + this.#window.clientHeight) / row) + BEYOND) * columns);
+    const first = Math.max(0, Math.floor(top / row) - OVERSCAN) * columns;
+    const end = Math.min(this.#total, (Math.ceil((top + this.#window.clientHeight) / row) + OVERSCAN) * columns);
     for (const [index, cell] of this.#cells) {
       if (index < first || index >= end) {
-        cell.firstChild.removeAttribute("src"); // nobody waits for it any more
+        cell.firstChild.removeAttribute("src"); // cancels loading
         cell.remove();
         this.#cells.delete(index);
       }
@@ -129,15 +129,15 @@ export class PhotoGrid {
     }
     if (this.#cells.has(this.#active)) this.#window.setAttribute("aria-activedescendant", `photo-${this.#active}`);
     else this.#window.removeAttribute("aria-activedescendant");
-    this.#looking ??= setTimeout(() => this.#look(), PAUSE);
+    this.#timer ??= setTimeout(() => this.#loadThumbnails(), DELAY);
     if (end > this.#photos.length && this.#next !== null && !this.#loading) this.#load(this.#next);
   }
 
-  #look() {
-    this.#looking = null;
+  #loadThumbnails() {
+    this.#timer = null;
     for (const [index, cell] of this.#cells) {
-      const picture = cell.firstChild;
-      if (!picture.hasAttribute("src")) picture.src = api.thumbnailUrl({ photo: this.#photos[index].id });
+      const image = cell.firstChild;
+      if (!image.hasAttribute("src")) image.src = api.thumbnailUrl({ photo: this.#photos[index].id });
     }
   }
 

@@ -1,12 +1,12 @@
-// The photos that were found, ranked, each with the box of the object: a look closer, a mark, the way to the large photo.
+// The ranked matches as cards: photo with the box of the object, zoom on hover or focus, marks, and the large photo.
 
 import * as api from "./api.js";
 import { make, outlines } from "./dom.js";
 import { zoomTo } from "./geometry.js";
 import { fileName } from "./messages.js";
 
-const FRAME = 4 / 3; // of a card's picture, as page.css has it
-const SHARP = 1280; // pixels of width that a photo is loaded with when somebody looks closer
+const FRAME = 4 / 3; // aspect ratio of a card's photo, as in page.css
+const SHARP = 1280; // width in pixels of the photo that is loaded for zooming
 
 const KEYS = { r: "right", w: "wrong" };
 
@@ -15,7 +15,7 @@ export class Results {
   #list;
   #on;
   #cards = [];
-  #current = 0; // the card that the keyboard is at
+  #current = 0; // index of the card with keyboard focus
 
   constructor(list, on) {
     this.#list = list;
@@ -27,14 +27,14 @@ export class Results {
     });
   }
 
-  /** Show other matches. `isQuery(match)` says that a photo is one that was searched with. */
+  /** Replace the matches. `isQuery(match)`: whether the photo is one of the query. */
   show(matches, isQuery) {
     this.#cards = matches.map((match, index) => this.#card(match, index, isQuery(match)));
     this.#list.replaceChildren(...this.#cards.map(({ card }) => card));
     this.#goTo(0);
   }
 
-  /** Show how photos are marked, and only those that score at least `minScore`; returns how many that are. */
+  /** Show the marks, and only matches that score at least `minScore`; returns their number. */
   update(kindOf, minScore) {
     let shown = 0;
     for (const { card, match, buttons, drawing } of this.#cards) {
@@ -49,16 +49,16 @@ export class Results {
     return shown;
   }
 
-  /** Bring the keyboard to a result. */
+  /** Move keyboard focus to a result. */
   focus(index = this.#current) {
     this.#cards[index]?.open.focus();
   }
 
   #card(match, index, isQuery) {
     const score = match.score.toFixed(2);
-    const picture = make("img", { src: api.thumbnailUrl({ photo: match.id }), alt: "", decoding: "async" });
+    const image = make("img", { src: api.thumbnailUrl({ photo: match.id }), alt: "", decoding: "async" });
     const drawing = outlines(match, [match.box, "found"]);
-    const zoom = make("span", { class: "zoom" }, picture, drawing);
+    const zoom = make("span", { class: "zoom" }, image, drawing);
     const open = make(
       "button",
       {
@@ -91,19 +91,19 @@ export class Results {
         { class: "caption" },
         make("span", { class: "rank" }, match.rank),
         make("span", { class: "name", title: match.image }, fileName(match.image)),
-        make("span", { class: "score", title: sureness(match) }, isQuery ? `${score} · query` : score),
+        make("span", { class: "score", title: confidenceText(match) }, isQuery ? `${score} · query` : score),
         match.inliers === null ? null : make("span", { class: "points" }, `${match.inliers} points agree`),
         make("span", { class: "marks" }, buttons.right, buttons.wrong),
       ),
     );
-    for (const begin of ["pointerenter", "focusin"]) open.addEventListener(begin, () => closer(zoom, picture, match));
+    for (const begin of ["pointerenter", "focusin"]) open.addEventListener(begin, () => zoomIn(zoom, image, match));
     for (const end of ["pointerleave", "focusout"]) open.addEventListener(end, () => zoom.removeAttribute("style"));
     return { card, match, open, buttons, drawing };
   }
 
   #goTo(index) {
     this.#current = index;
-    // One stop of the Tab key for the list, and the marks of the card that it is at; arrow keys go on from there.
+    // Only the current card is in the Tab order, with its marks; arrow keys move between cards.
     for (const [i, { open, buttons }] of this.#cards.entries()) {
       for (const button of [open, buttons.right, buttons.wrong]) button.tabIndex = i === index ? 0 : -1;
     }
@@ -125,19 +125,19 @@ export class Results {
   }
 }
 
-/** How sure the match is, in words. */
-function sureness(match) {
-  const sure = match.confidence === null ? "" : `${Math.floor(100 * match.confidence)} % sure`;
-  return match.inliers === null ? sure : `${sure}, ${match.inliers} points agree`;
+/** Confidence and inliers of a match as text. */
+function confidenceText(match) {
+  const confidence = match.confidence === null ? "" : `${Math.floor(100 * match.confidence)} % sure`;
+  return match.inliers === null ? confidence : `${confidence}, ${match.inliers} points agree`;
 }
 
-function closer(zoom, picture, match) {
+function zoomIn(zoom, image, match) {
   const { scale, x, y } = zoomTo(match.box, match, FRAME);
   zoom.style.setProperty("--zoom", scale);
   zoom.style.transform = `translate(${100 * x}%, ${100 * y}%) scale(${scale})`;
-  if (scale < 1.5 || picture.dataset.sharp) return;
-  picture.dataset.sharp = "coming";
+  if (scale < 1.5 || image.dataset.sharp) return;
+  image.dataset.sharp = "loading";
   const sharp = new Image();
-  sharp.addEventListener("load", () => (picture.src = sharp.src));
+  sharp.addEventListener("load", () => (image.src = sharp.src));
   sharp.src = api.fileUrl({ photo: match.id }, SHARP);
 }

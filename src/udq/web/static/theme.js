@@ -1,4 +1,4 @@
-// Light or dark: as the system is, or as somebody chose it here. Runs before the page is first painted.
+// Light or dark colours: those of the system, or the user's choice on this page. Runs before the first paint.
 
 (() => {
   const page = document.documentElement;
@@ -7,22 +7,22 @@
     const chosen = localStorage.getItem("udq-theme");
     if (chosen === "light" || chosen === "dark") page.dataset.theme = chosen;
   } catch {
-    // A browser that keeps nothing: the system's choice stands.
+    // Without storage: the colours of the system.
   }
   const isDark = () => (page.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
   addEventListener("DOMContentLoaded", () => {
     const button = document.getElementById("theme");
-    const say = () => button.setAttribute("aria-pressed", String(isDark()));
+    const update = () => button.setAttribute("aria-pressed", String(isDark()));
     button.addEventListener("click", () => {
       page.dataset.theme = isDark() ? "light" : "dark";
-      say();
+      update();
       try {
         localStorage.setItem("udq-theme", page.dataset.theme);
       } catch {
-        // It holds until the page is left.
+        // Without storage, the choice lasts until the page is closed.
       }
     });
-    system.addEventListener("change", say);
-    say();
+    system.addEventListener("change", update);
+    update();
   });
 })();

@@ -1,4 +1,4 @@
-// One result, large, in a dialog: its box, the way to the one before and the one after, marks, and a search from here.
+// A dialog that shows one result large, with its box: previous and next result, marks, and a search from this result.
 
 import * as api from "./api.js";
 import { byId, outlines } from "./dom.js";
@@ -37,7 +37,7 @@ export class Viewer {
     return this.#matches[this.#index];
   }
 
-  /** Open the dialog on one of the matches. */
+  /** Open the dialog with one of the matches. */
   open(matches, index) {
     this.#matches = matches;
     this.#index = index;
@@ -46,12 +46,12 @@ export class Viewer {
     this.#render();
   }
 
-  /** Close it, if it is open. */
+  /** Close the dialog if it is open. */
   close() {
     this.#dialog.close();
   }
 
-  /** Show how photos are marked: `kindOf(id)` is "right", "wrong" or null. */
+  /** Show the marks of photos: `kindOf(id)` is "right", "wrong" or null. */
   update(kindOf) {
     this.#kindOf = kindOf;
     if (this.#dialog.open) this.#render();

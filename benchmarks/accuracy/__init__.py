@@ -1,0 +1,1 @@
+"""Accuracy of a configuration on all development sets: ``python benchmarks/accuracy DATA``."""

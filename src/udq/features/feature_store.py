@@ -1,0 +1,158 @@
+"""Features of photos and queries, kept in a folder between runs, so that a change after the network costs seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from udq.common import npz
+from udq.common.files import guarded, npy, write_new
+from udq.common.provenance import versions
+from udq.common.text import one_line
+from udq.config import IndexConfig
+from udq.errors import UdqError
+from udq.features.cache import from_bytes, to_bytes
+from udq.features.extractor import ExtractedPhoto, Extractor
+from udq.photos.source import Source
+
+# Settings of [images] that change what is extracted from a query, but not from a photo.
+_QUERY_SETTINGS = "least", "mirror"
+# Version of the stored files; raise it when their layout changes.
+_FORMAT = 1
+# Packages whose code decides what is extracted.
+_CODE = "features", "photos"
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class FeatureStore:
+    """Regions and features by photo, about 0.5 MB per photo with the default preset.
+
+    An entry is valid as long as the photo's path, size and modification time are the same, and everything else that
+    extraction depends on (``facts``). Unreadable photos are not stored: they are read again each time. The folder may
+    be deleted at any time, and several processes may share it.
+
+    Attributes:
+        facts: what the features depend on besides the photos: settings, weights, engine, versions and code.
+        folder: folder of the entries with these facts.
+        extracted: number of photos and queries that were missing and had to be extracted.
+    """
+
+    def __init__(self, folder: Path, extractor: Extractor, config: IndexConfig) -> None:
+        """Open a store, or start one.
+
+        Args:
+            folder: may contain features of other photos, and of the same photos with other settings.
+            extractor: extracts what is missing; its weights must not change afterwards.
+            config: the settings that the extractor was built with.
+        """
+        self.extracted = 0
+        self._extractor = extractor
+        self._query_settings = [getattr(config.images, name) for name in _QUERY_SETTINGS]
+        self.facts = _facts(extractor, config)
+        self.folder = folder / f"{config.features.backbone}-{_checksum(self.facts)[:16]}"
+        guarded(self.folder, lambda: self.folder.mkdir(parents=True, exist_ok=True))
+        if not (facts := self.folder / "facts.json").exists():
+            self._write(facts, (json.dumps(self.facts, indent=1) + "\n").encode())
+
+    def extract(self, sources: Iterable[Source]) -> Iterator[ExtractedPhoto]:
+        """Yield regions and features of each photo, in order, as ``Extractor.extract``; store those that were missing.
+
+        Raises:
+            UdqError: a stored file is damaged.
+        """
+        entries = [(source, self._file(source, ".npz")) for source in sources]
+        missing = {file for _, file in entries if not file.exists()}
+        wanted = (source for source, file in entries if file in missing)
+        extracted = self._extractor.extract(wanted) if missing else iter(())
+        for source, file in entries:
+            if file not in missing:
+                yield _read(file, source)
+                continue
+            photo = next(extracted)
+            self.extracted += 1
+            if photo.broken is None:
+                self._write(file, to_bytes([photo]))
+            yield photo
+
+    def describe(self, path: Path, box: Sequence[float] | None) -> NDArray[np.float32]:
+        """Return the feature (D,) of a query, as ``Extractor.describe``.
+
+        Raises:
+            UdqError: a stored file is damaged.
+        """
+        corners = None if box is None else [float(corner) for corner in box]
+        file = self._file(Source(path.name, path), ".npy", corners, self._query_settings)
+        if not file.exists():
+            self.extracted += 1
+            self._write(file, npy(self._extractor.describe(path, box)[1]))
+        try:
+            return npz.read_array(file)
+        except ValueError as error:
+            raise _damaged(file, error) from error
+
+    def _file(self, source: Source, suffix: str, *more: object) -> Path:
+        return self.folder / (_checksum([source.root, source.name, source.state(), *more])[:32] + suffix)
+
+    def _write(self, file: Path, data: bytes) -> None:
+        # The process id keeps two processes apart that extract the same photo.
+        beside = file.with_name(f"{file.name}.{os.getpid()}")
+        write_new(beside, data)
+        guarded(file, lambda: beside.replace(file))
+
+
+def _read(file: Path, source: Source) -> ExtractedPhoto:
+    try:
+        [photo] = from_bytes(file.read_bytes(), iter([source]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from error
+    return photo
+
+
+def _damaged(file: Path, error: Exception) -> UdqError:
+    found = f"found a damaged file ({one_line(error)})"
+    return UdqError(f"{file}: expected stored features, {found}; delete it, and its photo is extracted again")
+
+
+def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:
+    """Return everything besides the photo that the output of an extractor depends on; JSON-serialisable."""
+    settings = dataclasses.asdict(config.images)
+    return {
+        "format": _FORMAT,
+        "images": {name: value for name, value in settings.items() if name not in _QUERY_SETTINGS},
+        "features": dataclasses.asdict(config.features),
+        "weights": _weights(extractor.trunk),
+        "rpn": extractor.rpn and hashlib.sha256(extractor.rpn.read_bytes()).hexdigest(),
+        "engine": extractor.engine.facts(),
+        "versions": versions(),
+        "code": _code(),
+    }
+
+
+def _weights(network: torch.nn.Module) -> str:
+    """Return a checksum of a network's current weights."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _code() -> str:
+    """Return a checksum of the code that extracts features, and of the networks shipped with it."""
+    files = [file for package in _CODE for file in (_ROOT / package).rglob("*") if file.suffix in (".py", ".npz")]
+    names = ((file.relative_to(_ROOT).as_posix(), file) for file in sorted(files))
+    return _checksum([[name, hashlib.sha256(file.read_bytes()).hexdigest()] for name, file in names])
+
+
+def _checksum(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

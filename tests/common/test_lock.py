@@ -1,0 +1,73 @@
+"""Locks between processes: exclusive, with a message that names the owner, and released when the owner dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from udq.common.lock import LOCK, OWNER, Lock
+from udq.errors import DiskError, InputError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from udq.common.lock import Lock
+lock = Lock(Path(sys.argv[1]), "x.udq")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_another_lock_is_refused_and_names_owner_activity_and_remedy(tmp_path):
+    with Lock(tmp_path, "x.udq", doing="measuring to it", remedy="choose another folder"):
+        owner = json.loads((tmp_path / OWNER).read_text())
+        assert owner["process"] == os.getpid()
+        with pytest.raises(InputError) as refused:
+            Lock(tmp_path, "x.udq", doing="measuring to it", remedy="choose another folder")
+    assert str(refused.value) == (
+        f"x.udq: another udq (process {os.getpid()} on {owner['host']}, since {owner['since']}) is measuring to it; "
+        "choose another folder"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'{"process": 1}'])
+def test_an_unreadable_owner_file_leaves_the_message_whole(tmp_path, content):
+    with Lock(tmp_path, "x.udq"):
+        (tmp_path / OWNER).write_bytes(content)
+        with pytest.raises(InputError, match=r"^x\.udq: another udq is changing it; wait until it is done$"):
+            Lock(tmp_path, "x.udq")
+
+
+def test_a_released_lock_can_be_acquired_and_leaves_no_owner(tmp_path):
+    lock = Lock(tmp_path, "x.udq")
+    lock.release()
+    assert not (tmp_path / OWNER).exists()
+    with Lock(tmp_path, "x.udq"):
+        lock.release()  # releasing twice does not remove the file of the next owner
+        assert (tmp_path / OWNER).exists()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    owner = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=rf"another udq \(process {owner.pid} on "):
+        Lock(tmp_path, "x.udq")
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+
+    assert (tmp_path / OWNER).exists()  # left behind, and replaced by the next owner
+    with Lock(tmp_path, "x.udq"):
+        assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
+
+
+def test_a_lock_file_that_cannot_be_written_is_an_error_of_the_disk(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    with pytest.raises(DiskError, match=rf"{re.escape(str(tmp_path / LOCK))}: cannot be written"):
+        Lock(tmp_path, "x.udq")

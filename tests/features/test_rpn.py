@@ -1,0 +1,180 @@
+"""The region proposal network: its boxes, and its file."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.ops import box_iou
+
+from udq.config import FeatureConfig, ImageConfig
+from udq.errors import InputError
+from udq.features.backbones import REGISTRY
+from udq.features.device import Engine
+from udq.features.extractor import Extractor
+from udq.features.proposals import build, rpn
+from udq.features.trunk import Trunk
+from udq.photos.decoding import load
+from udq.photos.source import Source
+
+CPU = Engine(torch.device("cpu"))
+LITE = REGISTRY["efficientnet-lite0"]
+
+
+def maps(rows, columns):
+    """A feature map and a fine map, as of a photo."""
+    return torch.rand(1280, rows, columns), torch.rand(112, 2 * rows, 2 * columns)
+
+
+@pytest.fixture
+def network():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return rpn.ProposalNetwork(LITE).eval()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return rpn.read("efficientnet-lite0", None)[0]
+
+
+def test_shipped_proposals_lie_inside_the_photo_best_first_and_the_whole_photo_last(photos):
+    feature = FeatureConfig(regions=40)
+    extractor = Extractor(ImageConfig(), feature, device="cpu")
+    (found,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
+    boxes = found.regions.boxes
+
+    assert 30 < len(boxes) <= 41
+    assert (boxes[-1] == [0, 0, found.width, found.height]).all()
+    assert boxes.min() >= 0
+    assert (boxes[:, 2:] <= [found.width, found.height]).all()
+    overlaps = box_iou(torch.from_numpy(boxes[:-1].copy()), torch.from_numpy(boxes[:-1].copy()))
+    assert (overlaps - torch.eye(len(boxes) - 1)).max() < 0.75  # suppressed, before clipping to whole pixels
+    # Fewer are the first of more.
+    fewer = Extractor(ImageConfig(), FeatureConfig(regions=10), device="cpu")
+    (first,) = fewer.extract([Source("coffee.png", photos / "coffee.png")])
+    assert first.regions.boxes[:10] == pytest.approx(boxes[:10])
+
+
+def test_boxes_are_in_pixels_of_the_photo_whatever_the_scale_the_network_sees(photos):
+    photo = load(photos / "coffee.png", shorter=200, longer=300)
+    larger = dataclasses.replace(photo, width=2 * photo.width, height=2 * photo.height)
+    seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
+    propose = build(FeatureConfig(regions=5), rpn=None, engine=CPU)
+    boxes = propose(photo, *seen).boxes
+
+    assert propose(larger, *seen).boxes == pytest.approx(2 * boxes)
+    assert boxes[-1].tolist() == [0, 0, photo.width, photo.height]
+
+
+def test_rpn_and_grid_are_concatenated(photos):
+    photo = load(photos / "coffee.png", shorter=160, longer=240)
+    seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
+    made = {
+        name: build(FeatureConfig(proposals=name), rpn=None, engine=CPU)(photo, *seen).boxes
+        for name in ("grid", "rpn", "rpn+grid")
+    }
+
+    assert (made["rpn+grid"] == np.concatenate([made["rpn"], made["grid"][1:]])).all()  # the whole photo once
+
+
+def test_photos_of_any_shape_have_a_region(network):
+    for rows, columns in ((2, 60), (60, 2), (2, 2)):
+        boxes = network(*maps(rows, columns), 32 * rows, 32 * columns)
+        assert torch.isfinite(boxes).all()
+        assert boxes[:, 0::2].max() <= 32 * columns
+        assert boxes[:, 1::2].max() <= 32 * rows
+
+
+def test_the_fine_map_has_stride_16():
+    trunk = Trunk(FeatureConfig())
+    whole = torch.randint(0, 255, (224, 320, 3), dtype=torch.uint8)
+    feature_map, fine_map = trunk.maps(whole)
+
+    assert feature_map.shape == (1280, 7, 10)
+    assert fine_map.shape == (112, 14, 20)
+    assert (feature_map == trunk.feature_map(whole)).all()
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "vgg16", "resnet101"])
+def test_a_backbones_fine_map_has_the_promised_depth(name, random_weights):
+    weights = None if name.startswith("efficientnet") else random_weights(name)
+    trunk = Trunk(FeatureConfig(backbone=name), weights=weights)
+    with torch.inference_mode():
+        feature_map, fine_map = trunk.maps(torch.zeros(64, 96, 3, dtype=torch.uint8))
+        boxes = rpn.ProposalNetwork(REGISTRY[name]).eval()(feature_map, fine_map, 64, 96)
+
+    assert (fine_map is feature_map) == (REGISTRY[name].fine_channels == 0)
+    assert fine_map.shape == (REGISTRY[name].fine_channels or REGISTRY[name].channels, 4, 6)
+    assert boxes.shape[1] == 4
+
+
+def test_anchors_are_centred_on_their_cells_if_the_map_is_rounded_up(network):
+    with torch.inference_mode():
+        one = network.merged(torch.rand(1280, 10, 14), torch.rand(112, 19, 28))  # of 299 x 448 pixels
+        (anchors,) = network.proposals.anchor_generator(rpn.image_list(one, 299, 448), [one])
+    centres = (anchors[:, :2] + anchors[:, 2:]).view(19, 28, -1, 2) / 2
+
+    assert centres[-1, -1].max(dim=0).values.tolist() == pytest.approx([27 * 16, 18 * 16], abs=1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 12),
+    columns=st.integers(1, 12),
+    scale=st.sampled_from([0.0, 0.3, 1.0, 30.0]),  # nothing, all scores alike ... and all of them saturated
+    cut=st.integers(0, 31),
+    seed=st.integers(0, 2**16),
+)
+def test_boxes_equal_those_of_torchvision_to_the_last_bit(shipped, rows, columns, scale, cut, seed):
+    generator = torch.Generator().manual_seed(seed)
+    maps = (
+        scale * torch.rand(1280, rows, columns, generator=generator),
+        scale * torch.rand(112, 2 * rows, 2 * columns, generator=generator),
+    )
+    height, width = 32 * rows - cut, 32 * columns - cut
+    with torch.inference_mode():
+        one = shipped.merged(*maps)
+        expected, _ = shipped.proposals(rpn.image_list(one, height, width), {"0": one})
+        found = shipped(*maps, height, width)
+
+    assert torch.equal(found, expected[0])
+
+
+def test_a_file_holds_the_network_at_half_precision(network):
+    data = rpn.to_bytes(network, {"backbone": LITE.name, "note": "ü"})
+    again, card = rpn.from_bytes(data, LITE.name, "rpn.npz")
+
+    assert card == {"backbone": LITE.name, "note": "ü"}
+    assert len(data) < 5_000_000
+    for name, tensor in network.state_dict().items():
+        assert (again.state_dict()[name] == tensor.half().float()).all()
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x04\x95", b"weights"])
+def test_a_file_of_something_else_is_refused(tmp_path, data):
+    (tmp_path / "rpn.npz").write_bytes(data)
+    with pytest.raises(InputError, match="expected a file that udq train-rpn wrote"):
+        rpn.read(LITE.name, tmp_path / "rpn.npz")
+
+
+def test_a_missing_file_or_one_of_another_backbone_is_refused(network, tmp_path):
+    with pytest.raises(InputError, match=r"gone\.npz: cannot read a region proposal network \(No such file"):
+        rpn.read(LITE.name, tmp_path / "gone.npz")
+    (tmp_path / "rpn.npz").write_bytes(rpn.to_bytes(network, {"backbone": LITE.name}))
+    with pytest.raises(InputError, match="for the backbone vgg16, found one for efficientnet-lite0"):
+        rpn.read("vgg16", tmp_path / "rpn.npz")
+
+
+def test_the_error_of_a_backbone_without_a_shipped_network_says_how_to_train_one():
+    with pytest.raises(InputError, match="train one with: udq train-rpn LABELS --backbone vgg16"):
+        build(FeatureConfig(backbone="vgg16"), rpn=None, engine=CPU)
+
+
+def test_a_network_is_refused_by_proposals_that_use_none(tmp_path):
+    with pytest.raises(InputError, match="'grid' use no network"):
+        build(FeatureConfig(proposals="grid"), rpn=tmp_path / "rpn.npz", engine=CPU)

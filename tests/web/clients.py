@@ -1,0 +1,69 @@
+"""HTTP clients of real servers, and helpers for their requests and responses."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import uvicorn
+from PIL import Image
+
+from udq.web import app
+from udq.web.guard import Access
+
+LOOPBACK = Access("127.0.0.1", None, "udq-test")
+TOKEN = "a-token-that-cannot-be-guessed"
+
+
+@contextmanager
+def serving(service, access=LOOPBACK):
+    """Run a server on a free port; yield an HTTP client for it."""
+    running = uvicorn.Server(uvicorn.Config(app.create(service, access), port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not running.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    port = running.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        try:
+            yield client
+        finally:
+            running.should_exit = True
+            thread.join(30)
+    assert not thread.is_alive()
+
+
+def number_of(client, name):
+    (photo,) = client.get("/api/v1/photos", params={"q": name}).json()["photos"]
+    return photo["id"]
+
+
+def problem(response, status, kind):
+    """Check a problem response; return its detail."""
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    body = response.json()
+    assert body["status"] == status
+    assert body["type"].endswith(f"#{kind}")
+    assert "\n" not in body["detail"]
+    return body["detail"]
+
+
+def picture_of(response):
+    assert response.headers["content-type"] == "image/jpeg"
+    return Image.open(io.BytesIO(response.content))
+
+
+def bytes_of(name, size=(60, 40), form=None, **options):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form or name.rsplit(".")[-1].upper(), **options)
+    return buffer.getvalue()
+
+
+def send(client, data, name="x.png", address="/api/v1/uploads"):
+    return client.post(address, files={"file": (name, data)})
