@@ -51,7 +51,7 @@ HAS_CONTENT, HAS_PHOTO, WRONG_INPUT = 1, 2, 4
 
 
 class Decoder:
-    """Decodes photos in worker processes, as many as threads that decode at the same time."""
+    """Decodes photos in worker processes, one for each thread that decodes at the same time."""
 
     def __init__(self, *, time_limit: float = TIME_LIMIT) -> None:
         """Create a decoder; processes start on demand.
