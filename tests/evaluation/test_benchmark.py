@@ -206,7 +206,7 @@ def test_a_query_photo_in_the_database_is_an_error(udq, indexed, tmp_path):
 def test_a_missing_query_photo_is_an_error(udq, indexed, tmp_path):
     _, without, queries = indexed
     truth = revisited(tmp_path / "gnd_roxford5k.mat")
-    refused(udq, "give --queries FOLDER", without, "roxford5k", truth)
+    refused(udq, "give their folder with --queries", without, "roxford5k", truth)
     (tmp_path / "empty").mkdir()
     refused(udq, "check --queries", without, "roxford5k", truth, "--queries", tmp_path / "empty")
     refused(udq, "found no folder", without, "roxford5k", truth, "--queries", tmp_path / "no")
