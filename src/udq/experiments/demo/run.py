@@ -79,7 +79,7 @@ def _facts(facts: dict[str, Any], elapsed_ms: dict[str, float]) -> list[tuple[st
     return [
         ("photos", f"{facts['images']:,}"),
         ("regions", f"{facts['regions']:,}"),
-        ("bytes a region", f"{facts['bytes_per_region']:g}"),
+        ("bytes per region", f"{facts['bytes_per_region']:g}"),
         ("queries", f"{facts['queries']}"),
         ("mAP, codes", f"{facts['mAP']:.3f}"),
         ("mAP, real-valued", f"{facts['real_valued']['mAP']:.3f}"),
