@@ -9,10 +9,10 @@ landmarks each photo asks for the others of its folder. A set is built as `udq i
 `udq evaluate` does, for each seed of sample, training and k-means.
 
 The table has a column a set, and the mean of the sets last; below each metric the difference from a baseline, by
-default from the results that are committed. Features of photos and queries are kept in the folder --cache, about
-0.5 MB a photo and 3 GB for all sets and the default preset. The first run extracts them. A later one takes them from
-there if nothing changed that they depend on: what is left is training, which takes up to a minute for 1,500 photos, and
-some seconds of encoding and search. After end-to-end training features are extracted without the cache.
+default from the committed results. Features of photos and queries are kept in the folder --cache: about 0.5 MB per
+photo, 2.3 GB for all sets and the default preset. The first run extracts them; a later one reads them if nothing changed
+that they depend on. What is left is training, a minute or two for 1,500 photos, and some seconds of encoding and search.
+After end-to-end training, features are extracted without the cache.
 """
 
 from __future__ import annotations
