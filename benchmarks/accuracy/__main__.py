@@ -10,9 +10,9 @@ landmarks each photo asks for the others of its folder. A set is built as `udq i
 
 The table has a column a set, and the mean of the sets last; below each metric the difference from a baseline, by
 default from the committed results. Features of photos and queries are kept in the folder --cache: about 0.5 MB per
-photo, 2.3 GB for all sets and the default preset. The first run extracts them; a later one reads them if nothing changed
-that they depend on. What is left is training, a minute or two for 1,500 photos, and some seconds of encoding and search.
-After end-to-end training, features are extracted without the cache.
+photo, 2.3 GB for all sets and the default preset. The first run extracts them; a later one reads them if nothing that
+they depend on changed. What is left is training, a minute or two for 1,500 photos, and some seconds of encoding and
+search. After end-to-end training, features are extracted without the cache.
 """
 
 from __future__ import annotations
