@@ -117,6 +117,14 @@ def test_a_search_imports_only_what_it_uses(collection, photos):
     assert imports(search, *unused, "torch") == ["torch"]
 
 
+def test_an_evaluation_without_pictures_waits_for_neither_templates_nor_pictures(collection):
+    evaluate = ["evaluate", str(collection.path), "--ground-truth", "nothing.csv"]
+
+    assert imports(evaluate, "jinja2", "matplotlib", "udq.reports.sheet", "udq.evaluation.benchmark") == [
+        "udq.evaluation.benchmark"
+    ]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["info", "{path}"]])
 def test_only_a_picture_of_curves_imports_matplotlib(collection, arguments):
     arguments = [argument.format(path=collection.path) for argument in arguments]

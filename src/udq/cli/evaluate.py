@@ -63,12 +63,14 @@ def evaluate(
     from udq import datasets
     from udq.collection import Collection
     from udq.evaluation import benchmark as evaluation
-    from udq.reports import errors
-    from udq.reports import sheet as pictures
 
     if picture is not None:
-        pictures.file_format(picture)
+        from udq.reports import results, sheet
+
+        sheet.file_format(picture)
     if report is not None:
+        from udq.reports import errors  # imports jinja2
+
         errors.check(report)
     if features is not None and not real_valued:
         raise InputError(f"--features {features}: expected --real-valued with it; add it, or leave --features out")
@@ -84,9 +86,7 @@ def evaluate(
         progress=progress,
     )
     if picture is not None:
-        from udq.reports.results import evaluation_sheet
-
-        pictures.save(evaluation_sheet(opened, done), picture)
+        sheet.save(results.evaluation_sheet(opened, done), picture)
     size = 0 if report is None else errors.write(opened, done, report, progress=progress)
     printing.print_evaluation(done.report, as_json=as_json)
     if as_json:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from udq.common import npz
-from udq.common.files import guarded, npy, write_new
+from udq.common.files import checksum, guarded, npy, write_new
 from udq.common.provenance import versions
 from udq.common.text import one_line
 from udq.config import IndexConfig
@@ -130,7 +130,7 @@ def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:
         "images": {name: value for name, value in settings.items() if name not in _QUERY_SETTINGS},
         "features": dataclasses.asdict(config.features),
         "weights": _weights(extractor.trunk),
-        "rpn": extractor.rpn and hashlib.sha256(extractor.rpn.read_bytes()).hexdigest(),
+        "rpn": extractor.rpn and checksum(extractor.rpn.read_bytes()),
         "engine": extractor.engine.facts(),
         "versions": versions(),
         "code": _code(),
@@ -151,8 +151,8 @@ def _code() -> str:
     """Return a checksum of the code that extracts features, and of the networks shipped with it."""
     files = [file for package in _CODE for file in (_ROOT / package).rglob("*") if file.suffix in (".py", ".npz")]
     names = ((file.relative_to(_ROOT).as_posix(), file) for file in sorted(files))
-    return _checksum([[name, hashlib.sha256(file.read_bytes()).hexdigest()] for name, file in names])
+    return _checksum([[name, checksum(file.read_bytes())] for name, file in names])
 
 
 def _checksum(facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return checksum(json.dumps(facts, sort_keys=True).encode())
