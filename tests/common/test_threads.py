@@ -169,8 +169,8 @@ unchanged("describe")
 assert Verifier(photos[0]).verify([(photos[0], None)]) != [None]
 unchanged("verify")
 
-from udq.web.queue import WorkQueue, one_core
-queue = WorkQueue(2, 2, initializer=one_core)
+from udq.web.queue import WorkQueue, torch_on_one_core
+queue = WorkQueue(2, 2, initializer=torch_on_one_core)
 queue.run_on_each(lambda worker: None)
 queue.close()
 unchanged("queue")

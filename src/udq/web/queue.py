@@ -122,7 +122,7 @@ async def never_disconnected() -> bool:
     return False
 
 
-def _torch_on_one_core() -> None:
+def torch_on_one_core() -> None:
     """Have torch compute on this worker's core alone."""
     importlib.import_module("torch")  # a library that is not loaded has no setting
     threads.set_for_this_thread(1)
@@ -146,7 +146,7 @@ class Searches:
         self._metrics = metrics
         self._features: Cache[tuple[Box, NDArray[np.float32]]] = Cache(CACHE_BYTES)
         self._extractor: Extractor | None = None  # of the cached features
-        self.queue = WorkQueue(os.cpu_count() or 1, MAX_WAITING, initializer=_torch_on_one_core)
+        self.queue = WorkQueue(os.cpu_count() or 1, MAX_WAITING, initializer=torch_on_one_core)
 
     async def search(
         self,
