@@ -1,6 +1,7 @@
-"""Atomic and durable file writes, and the checksums of what is written.
+"""Atomic and durable file writes, the checksums of what is written, and the one way to open a file that may be hostile.
 
-A file is complete or absent, and on the disk itself (fsync) before anything relies on it.
+A file is complete or absent, and on the disk itself (fsync) before anything relies on it. Reading waits for nothing: a
+FIFO, a device or a folder in the place of a file is an error at once.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import errno
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,53 @@ Fingerprint: TypeAlias = dict[str, str]
 
 # Errors of a disk that refuses writing; any other is taken for a full disk.
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class TooLargeError(ValueError):
+    """A file has more bytes than the limit."""
+
+
+def open_regular(path: Path, *, limit: int | None = None, follow: bool = False) -> BinaryIO:
+    """Open a regular file for reading; one that would block, or act when it is opened, is refused.
+
+    Args:
+        path: the file.
+        limit: the most bytes it may have; None for any number.
+        follow: whether ``path`` may be a link to a file. False for the files of a collection.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not a regular file, or a link.
+        TooLargeError: it has more bytes than ``limit``.
+    """
+    # A device is not even opened. The second check finds what replaced the file after the first one.
+    _check_regular(path, path.stat() if follow else path.lstat(), limit)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        _check_regular(path, os.fstat(descriptor), limit)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, *, limit: int | None = None, follow: bool = False) -> bytes:
+    """Return the bytes of a file; arguments and errors are those of ``open_regular``."""
+    with open_regular(path, limit=limit, follow=follow) as file:
+        return file.read() if limit is None else file.read(limit)
+
+
+def _check_regular(path: Path, status: os.stat_result, limit: int | None) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise ValueError("a link, where a file is expected")
+    if stat.S_ISDIR(status.st_mode):
+        os.scandir(path).close()  # a folder without permission to list it: this raises the reason
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    if limit is not None and status.st_size > limit:
+        size, most = status.st_size / 2**20, limit / 2**20
+        raise TooLargeError(f"{size:,.0f} MiB, more than the limit of {most:,.0f} MiB a file")
 
 
 def checksum(data: bytes) -> str:

@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from udq.common.files import open_regular
 from udq.common.text import shown
 from udq.errors import InputError
 from udq.photos.boxes import check_box, listed
-from udq.photos.source import MAX_PIXELS, Content, open_file, read, unreadable
+from udq.photos.source import MAX_BYTES, MAX_PIXELS, Content, read, unreadable
 from udq.types import Box
 
 # Boxes are stored as uint16 pixels. It is also JPEG's own limit.
@@ -134,7 +135,7 @@ def shown_size(path: Path) -> tuple[int, int]:
     formats is only found by ``load``.
     """
     try:
-        with open_file(path) as file, _open(file) as opened:
+        with open_regular(path, limit=MAX_BYTES, follow=True) as file, _open(file) as opened:
             return _shown_size(opened)[0]
     except Exception as error:
         raise unreadable(path, error) from error

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import stat
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from udq.common.files import TooLargeError, open_regular
 from udq.common.text import shown
 from udq.errors import ImageError, InputError, NoPhotosError
 
@@ -182,7 +181,7 @@ def _walk(folder: Path) -> list[tuple[Path, bool]]:
 def read(path: Path) -> tuple[bytes, Content]:
     """Return a file's bytes and their identity; raises UnreadableError if it cannot be read or is too large."""
     try:
-        with open_file(path) as file:
+        with open_regular(path, limit=MAX_BYTES, follow=True) as file:
             # Before the bytes: if the file changes while it is read, its time will differ from the one returned.
             modified = os.fstat(file.fileno()).st_mtime_ns
             data = file.read()
@@ -196,39 +195,6 @@ def content(path: Path) -> Content:
     return read(path)[1]
 
 
-def open_file(path: Path) -> BinaryIO:
-    """Open a regular file; one that blocks until a writer comes, or acts when it is opened, is refused.
-
-    Raises:
-        OSError: it cannot be opened.
-        ValueError: it is not a regular file, or larger than ``MAX_BYTES``.
-    """
-    # A device is not even opened. The second check finds what replaced the file after the first one.
-    _check_regular(path, path.stat())
-    no_wait = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, os.O_RDONLY | no_wait)
-    file = os.fdopen(descriptor, "rb")
-    try:
-        status = os.fstat(descriptor)
-        _check_regular(path, status)
-        if status.st_size > MAX_BYTES:
-            raise ValueError(
-                f"{status.st_size / 2**20:,.0f} MiB, more than the limit of {MAX_BYTES // 2**20} MiB a file; "
-                "scale it down or compress it"
-            )
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _check_regular(path: Path, status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        os.scandir(path).close()  # a folder is a source only if it cannot be listed: this raises the reason
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a regular file")
-
-
 def unreadable(path: Path, error: Exception, content: Content | None = None) -> UnreadableError:
     """Return the error for a photo that could not be read or decoded, with the reason in one line."""
     return UnreadableError(f"{shown(str(path))}: {_reason(error, path)}", content)
@@ -240,6 +206,8 @@ def _reason(error: Exception, path: Path | None = None) -> str:
         return "not a photo this decoder knows, or damaged at its start"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the limit of {MAX_PIXELS // 10**6} megapixels; scale it down"
+    if isinstance(error, TooLargeError):
+        return f"{error}; scale it down or compress it"
     if isinstance(error, MemoryError):
         return "takes more memory to decode than there is; scale it down"
     if isinstance(error, PermissionError):

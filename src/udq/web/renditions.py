@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from udq.common.byte_cache import Cache
+from udq.common.files import open_regular
 from udq.common.text import shown
 from udq.errors import ImageError, InputError
 from udq.photos import source
@@ -149,7 +150,7 @@ class Renditions:
     def media_type(self, photo: PhotoFile) -> str | None:
         """Return the content type of a photo's file; None if browsers cannot show it."""
         try:
-            with source.open_file(photo.path) as file:
+            with open_regular(photo.path, limit=source.MAX_BYTES, follow=True) as file:
                 return media_type(file.read(16))
         except (OSError, ValueError) as error:
             raise ImageError(f"{shown(photo.name)}: {error}") from error
