@@ -26,7 +26,7 @@ from robustness_common import (
 
 from udq.collection import Collection
 from udq.indexing.verify import verify
-from udq.store import manifest
+from udq.store import layout, manifest
 
 _SIZE = 96 * 2**20
 # Bytes that are left on the disk: some of a change fits, all of it does not.
@@ -57,7 +57,7 @@ def full_disk(photos: Path, scratch: Path) -> dict[str, Any]:
             shutil.rmtree(case, ignore_errors=True)
             path = Path(shutil.copytree(base[name], case / "photos.udq"))
             states = {answers(opened(path))} | _states(path, name, words, scratch)
-            lines, used, before = [], [], set(manifest.own_files(path))
+            lines, used, before = [], [], set(layout.own_files(path))
             filler = scratch / "disk" / "filler"
             if real:
                 _fill(filler, _LEFT[name])
@@ -72,7 +72,7 @@ def full_disk(photos: Path, scratch: Path) -> dict[str, Any]:
                 if answers(opened(path)) not in states:
                     wrong.append(f"{name}: answers are of no committed state")
                 used.append(sum(file.stat().st_size for file in case.rglob("*") if file.is_file()))
-                left = set(manifest.own_files(path)) - set(manifest.files_of(manifest.read_manifest(path))) - before
+                left = set(layout.own_files(path)) - set(manifest.files_of(manifest.read_manifest(path))) - before
                 if left and name != "add":  # which commits, and keeps what the commit before named
                     wrong.append(f"{name}: left on the full disk: {', '.join(sorted(left))}")
             if max(used[1:]) > used[0]:

@@ -355,7 +355,7 @@ class Collection(Reader):
             "codewords": self.model.quantizer.codewords,
             "bytes_on_disk": size,
             "model": document["model"]["origin"],
-            "training": document["training"],
+            "training": self.manifest.training,
             "config": document["config"],
             **self.manifest.given,
             "network": runtime.engine(),

@@ -18,7 +18,7 @@ from udq.config import IndexConfig
 from udq.errors import InputError, UdqError
 from udq.indexing import build as index_build
 from udq.indexing.verify import verify
-from udq.store import builder, segments
+from udq.store import builder, layout, segments
 from udq.store import manifest as manifests
 
 
@@ -118,7 +118,7 @@ def test_a_folder_that_appears_at_the_destination_during_a_build_is_not_overwrit
 def whole(path, manifest):
     """Whether all files of a manifest are intact."""
     for name, facts in manifests.facts_of(manifest.document).items():
-        manifests.check(path / name, facts)
+        layout.check(path / name, facts)
     return True
 
 

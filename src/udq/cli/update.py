@@ -97,7 +97,7 @@ def verify(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Compare every file of a collection with its checksum; exit 1 if one differs."""
+    """Read every file of a collection as a search does, and compare its checksum; exit 1 if one is damaged."""
     from udq.indexing import repair as repairs
     from udq.indexing import verify as verification
 
@@ -137,7 +137,7 @@ def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, 
 
 def _print_damage(damage: list[Damage]) -> None:
     for each in damage:
-        printing.say(f"{each.file}: damaged; affects {each.affects}")
+        printing.say(f"{each.file}: damaged ({each.reason}); affects {each.affects}")
 
 
 def _print_repaired(collection: Path, done: Repaired, *, as_json: bool) -> None:

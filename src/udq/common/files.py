@@ -11,10 +11,12 @@ import errno
 import hashlib
 import io
 import os
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +24,39 @@ from numpy.typing import NDArray
 from udq.common.text import one_line
 from udq.errors import DiskError
 
+Result = TypeVar("Result")
+
 Fingerprint: TypeAlias = dict[str, str]
 """``path`` and ``sha256`` of a file of weights."""
 
-# Errors of a disk that refuses writing; any other is taken for a full disk.
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+MAX_JSON = 256 * 2**20
+"""Most bytes of a manifest, a journal, or the list of a segment's photos. 4,096 photos need 200 MiB at most."""
+
+MAX_WEIGHTS = 8 * 2**30
+"""Most bytes of a file of weights or of a model."""
+
+MAX_FEATURES = 32 * 2**30
+"""Most bytes of a file of cached features or of a checkpoint of training."""
+
+# What to do about an error of writing.
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it {}"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "check that its folder exists"),
+    **dict.fromkeys((errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP), "move what is in its place away"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOMEM: "free memory",
+}
+# Errors of reading that say nothing about the bytes of a file.
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class TooLargeError(ValueError):
     """A file has more bytes than the limit."""
 
 
-def open_regular(path: Path, *, limit: int | None = None, follow: bool = False) -> BinaryIO:
+def open_regular(path: Path, *, limit: int | None = None, follow: bool = False) -> io.BufferedReader:
     """Open a regular file for reading; one that would block, or act when it is opened, is refused.
 
     Args:
@@ -82,10 +105,15 @@ def checksum(data: bytes) -> str:
 
 
 def fingerprint(given: Path | None) -> Fingerprint | None:
-    """Return path and SHA-256 of a file of weights, so that a search never runs with another network."""
+    """Return path and SHA-256 of a file of weights, so that a search never runs with another network.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is not a regular file, or larger than ``MAX_WEIGHTS``. A link to a file is followed.
+    """
     if given is None:
         return None
-    with given.open("rb") as file:
+    with open_regular(given, limit=MAX_WEIGHTS, follow=True) as file:
         return {"path": str(given.resolve()), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
@@ -96,27 +124,52 @@ def npy(array: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file atomically, replacing an older one."""
-    beside = path.with_name(f"{path.name}.new")
-    write_new(beside, data)
-    guarded(path, lambda: beside.replace(path))
+def write_whole(path: Path, data: bytes, *, suffix: str = "new") -> None:
+    """Write a file atomically, replacing an older one.
+
+    Args:
+        path: the file; a link of that name is replaced, and what it leads to is not touched.
+        data: its bytes.
+        suffix: of the file beside it that is written first. A file of that name is left by a killed run, and deleted.
+    """
+    write_all([path], data, suffix=suffix)
+
+
+def write_all(paths: Sequence[Path], data: bytes, *, suffix: str = "new") -> None:
+    """Write files of the same bytes as ``write_whole`` does; if one cannot be written, none is replaced.
+
+    They are replaced in the order of ``paths``.
+    """
+    beside = [path.with_name(f"{path.name}.{suffix}") for path in paths]
+    try:
+        for new in beside:
+            guarded(new, partial(new.unlink, missing_ok=True))
+            write_new(new, data)
+        for new, path in zip(beside, paths, strict=True):
+            guarded(path, partial(new.replace, path))
+    except DiskError:
+        for new in beside:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+        raise
 
 
 def write_new(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a new file to the disk itself (fsync), and return its size and checksum as the manifest stores them."""
+    """Write a file to the disk itself (fsync), and return its size and checksum as the manifest stores them.
+
+    Nothing may be at ``path``: an existing file is never opened for writing, and a link is not followed.
+    """
 
     def write() -> None:
-        path.unlink(missing_ok=True)  # left by a run that was killed before it could record the file
-        try:
-            with path.open("xb") as file:
+        with path.open("xb") as file:  # outside of ``try``: what is there already is not deleted
+            try:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):  # an incomplete file is of no use
-                path.unlink()
-            raise
+            except OSError:
+                with contextlib.suppress(OSError):  # an incomplete file is of no use
+                    path.unlink()
+                raise
 
     guarded(path, write)
     return {"bytes": len(data), "sha256": checksum(data)}
@@ -133,37 +186,88 @@ def write_with(path: Path, write: Callable[[Path], None], *, what: str = "pictur
     Raises:
         DiskError: the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        write(partial)
-        partial.replace(path)
+        write(beside)
+        beside.replace(path)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or one_line(error)
-        raise DiskError(f"{path}: the {what} cannot be written: {reason}") from error
+        raise DiskError(f"{path}: the {what} cannot be written: {reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # it was moved, or its name is longer than the file system allows
-            partial.unlink()
+            beside.unlink()
 
 
-def guarded(path: Path, write: Callable[[], object]) -> None:
-    """Call ``write``, and raise DiskError with a remedy if it fails to write to ``path``."""
+def guarded(path: Path, write: Callable[[], Result]) -> Result:
+    """Return what ``write`` returns, and raise DiskError with a remedy if it fails to write to ``path``."""
     try:
-        write()
+        return write()
     except OSError as error:
-        remedy = "make it writable" if error.errno in _READ_ONLY else "make room"
         raise DiskError(
-            f"{path}: cannot be written ({error.strerror}); {remedy}, and run the same command again to go on"
+            f"{path}: cannot be written ({reason(error)}); {remedy(error)}, and run the same command again to go on"
         ) from error
 
 
+def reason(error: BaseException) -> str:
+    """Return why reading or writing failed, on one line and without the path."""
+    return one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+
+
+def remedy(error: Exception, able: str = "writable") -> str:
+    """Return what to do about an error of reading or writing, such as ``make room``, or ``make it writable``."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    return _REMEDIES.get(number or 0, "check the disk").format(able)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether an error of reading is no damage: no permission, too many open files, or too little memory."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _REFUSALS)
+
+
 def sync_folder(folder: Path) -> None:
-    """Write the names in a folder to the disk itself (fsync); POSIX only."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
+    """Write the names in a folder to the disk itself (fsync); POSIX only.
+
+    Raises:
+        DiskError: the disk refuses.
+    """
+
+    def sync() -> None:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+    if os.name == "posix":
+        guarded(folder, sync)
+
+
+def empty_folder(folder: Path, *, keep: Container[str] = ()) -> None:
+    """Delete what is in a folder, except for some names; links are deleted and not followed."""
+    for entry in guarded(folder, lambda: list(folder.iterdir())):
+        if entry.name not in keep:
+            delete(entry)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, if it exists; a link is deleted and not followed."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    guarded(path, partial(shutil.rmtree, path) if is_folder else partial(path.unlink, missing_ok=True))
+
+
+def is_regular(path: Path, size: int) -> bool:
+    """Whether a path is a regular file of some size in bytes, and no link."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == size
+
+
+def has_links(folder: Path) -> bool:
+    """Whether a folder is a link, or contains one at any depth."""
+    return folder.is_symlink() or any(
+        Path(parent, name).is_symlink() for parent, folders, names in os.walk(folder) for name in (*folders, *names)
+    )
 
 
 def partial_folder(path: Path) -> Path:

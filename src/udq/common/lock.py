@@ -9,19 +9,23 @@ import contextlib
 import json
 import os
 import platform
+import stat
 from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
 
-from udq.common.files import guarded
-from udq.errors import InputError
+from udq.common.files import guarded, read_regular, write_whole
+from udq.common.text import one_line, shown
+from udq.errors import DiskError, InputError
 
 LOCK = "lock"
 """Name of the locked file."""
 
 OWNER = "owner.json"
 """Process, host and time of the owner, beside the locked file; only shown in messages."""
+
+_MAX_OWNER = 4096  # bytes
 
 
 class Lock:
@@ -40,8 +44,10 @@ class Lock:
 
         Raises:
             InputError: another process has the lock.
-            DiskError: the file cannot be written.
+            DiskError: the file cannot be written, or something else is in the place of one of the two files.
         """
+        for name in (LOCK, OWNER):
+            _check_place(folder / name)
         self._owner = folder / OWNER
         self._lock = filelock.FileLock(folder / LOCK)
 
@@ -54,8 +60,8 @@ class Lock:
         guarded(folder / LOCK, acquire)
         owner = {"process": os.getpid(), "host": platform.node()}
         owner["since"] = datetime.now(UTC).isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):  # only shown in messages
-            self._owner.write_text(json.dumps(owner))
+        with contextlib.suppress(DiskError):  # only shown in messages
+            write_whole(self._owner, json.dumps(owner).encode())
 
     def __enter__(self) -> Lock:
         return self
@@ -66,7 +72,8 @@ class Lock:
     def release(self) -> None:
         """Release the lock; does nothing if it is released already."""
         if self._lock.is_locked:
-            self._owner.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # only shown in messages; what was done under the lock is done
+                self._owner.unlink()
         self._lock.release()
 
     def release_for_windows(self) -> None:
@@ -76,7 +83,20 @@ class Lock:
 
     def _describe_owner(self) -> str:
         try:
-            owner = json.loads(self._owner.read_bytes())
-            return f"another udq (process {owner['process']} on {owner['host']}, since {owner['since']})"
-        except (OSError, ValueError, KeyError, TypeError):
+            owner = json.loads(read_regular(self._owner, limit=_MAX_OWNER))
+            process, host, since = (shown(one_line(str(owner[key]))) for key in ("process", "host", "since"))
+            return f"another udq (process {process} on {host}, since {since})"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return "another udq"
+
+
+def _check_place(file: Path) -> None:
+    """Raise DiskError unless ``file`` is a regular file or missing: a link would be written through."""
+    with contextlib.suppress(OSError):  # it is missing, or the error is that of acquiring the lock
+        mode = file.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            found = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+            raise DiskError(
+                f"{file}: cannot be written (expected a file of udq itself, found {found}); "
+                "move it away, and run the same command again"
+            )

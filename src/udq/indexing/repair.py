@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq.common.files import write_whole
+from udq.common.files import write_all
 from udq.common.lock import Lock
 from udq.common.progress import Progress, silent, tracked
 from udq.indexing.repair_plan import Keep, RepairPlan, plan
@@ -17,7 +17,8 @@ from udq.photos.source import Source
 from udq.quantization.model import Model
 from udq.search.reader import Reader, extractor_of
 from udq.store import segments
-from udq.store.manifest import COPY, MANIFEST, Manifest, dump, read_backbone, read_manifest, read_model
+from udq.store.layout import COPY, MANIFEST
+from udq.store.manifest import Manifest, dump, read_backbone, read_manifest, read_model
 from udq.store.segments import Image, StoredPhoto
 from udq.store.transaction import Transaction
 
@@ -56,15 +57,15 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
         progress: called for each photo.
 
     Raises:
-        CollectionError: the manifest and its copy are damaged, or the photos that are needed are missing.
+        CollectionError: the manifest and its copy are damaged, the photos that are needed are missing, or the
+            collection contains a link.
     """
     intact_manifest(path)  # before a lock is written to a folder that is not a collection
     lock = Lock(path, path)
     try:
         manifest, damage = intact_manifest(path)
         if damage:
-            for name in (MANIFEST, COPY):
-                write_whole(path / name, dump(manifest.document))
+            write_all([path / MANIFEST, path / COPY], dump(manifest.document))
         damaged = damaged_files(path, manifest)
     finally:
         lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -105,16 +106,21 @@ class _Contents:
         images: list[tuple[Image, ...] | None] = []
         sources: list[Source] = []
         nameless = 0
+        order = segments.IdOrder(manifest)
         for place, entry in enumerate(manifest.segments):
             try:
-                images.append(segments.read_photos(path, manifest, place)[0])
-                continue
+                photos, table = segments.read_photos(path, manifest, place)
+                if order.follows(table["id"]):
+                    images.append(photos)
+                    continue
             except CollectionError:
-                images.append(None)
-            try:
-                sources += segments.read_sources(path, manifest, place)
-            except CollectionError:
-                nameless += entry["images"]
+                pass
+            images.append(None)
+            named: tuple[Source, ...] = ()
+            with contextlib.suppress(CollectionError):
+                named = segments.read_sources(path, manifest, place)
+            sources += named
+            nameless += max(0, entry["images"] - len(named))
         readable = [image for photos in images if photos is not None for image in photos]
         try:
             removed, back = set(read_removed(path, manifest).tolist()), 0
@@ -174,7 +180,7 @@ def _plan_reencoding(path: Path, manifest: Manifest, damaged: AbstractSet[str], 
     for entry, images in zip(manifest.segments, contents.images, strict=True):
         if images is None:
             continue
-        if not any(f"{entry['folder']}/{name}" in damaged for name in entry["files"]):
+        if not _is_damaged(entry, damaged):
             removed |= _regions(path, entry, images, damaged, contents.removed)
             steps.append(Keep(entry))
         elif present := contents.present(images):
@@ -202,13 +208,16 @@ def _check_given(manifest: Manifest) -> None:
         given_file(manifest.given, name)
 
 
+def _is_damaged(entry: Mapping[str, Any], damaged: AbstractSet[str]) -> bool:
+    return any(f"{entry['folder']}/{name}" in damaged for name in entry["files"])
+
+
 def _regions(
     path: Path, entry: Mapping[str, Any], images: Sequence[Image], damaged: AbstractSet[str], ids: AbstractSet[int]
 ) -> dict[int, int]:
     """Return id -> number of regions of the photos of a segment that have one of some ids."""
-    name = f"{entry['folder']}/offsets.npy"
-    if name in damaged:  # the numbers are lost, and only used until the collection is retrained, which is next
+    if _is_damaged(entry, damaged):  # the numbers may be wrong, and only count until the retraining, which is next
         counts = [1] * len(images)
     else:
-        counts = np.diff(npz.read_array(path / name)).tolist()
+        counts = np.diff(npz.read_array(path / entry["folder"] / "offsets.npy")).tolist()
     return {image.id: count for image, count in zip(images, counts, strict=True) if image.id in ids}

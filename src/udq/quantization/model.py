@@ -89,8 +89,13 @@ class Model:
             raise ValueError("weights that are not finite float32")
         if self.head.dimensions != quantizer.dimensions:
             raise ValueError(f"features of {self.head.dimensions} and codes of {quantizer.dimensions} dimensions")
-        if not (2 <= quantizer.codewords <= max(CODEWORDS) and quantizer.dimensions and self.channels):
+        codewords = quantizer.codewords
+        # A power of two: the bits of a code then name a codeword, whatever they are.
+        possible = 2 <= codewords <= max(CODEWORDS) and codewords.bit_count() == 1
+        if not (possible and quantizer.dimensions and self.channels):
             raise ValueError(f"codebooks of shape {quantizer.codebooks.shape}")
+        if (quantizer.residuals < 0).any():
+            raise ValueError("negative residuals")
 
 
 def start(sample: Features, settings: QuantizerConfig) -> Head:

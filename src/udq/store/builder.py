@@ -12,6 +12,7 @@ A build that is killed, interrupted or runs out of disk leaves this folder, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,16 +21,17 @@ from typing import Any
 
 from udq._version import __version__
 from udq.common import files, npz
-from udq.common.files import guarded, partial_folder, sync_folder, write_new, write_whole
-from udq.common.lock import OWNER, Lock
+from udq.common.files import guarded, partial_folder, reason, remedy, sync_folder, write_new, write_whole
+from udq.common.lock import LOCK, OWNER, Lock
 from udq.config import IndexConfig
-from udq.errors import DiskError, InputError
+from udq.errors import CollectionError, DiskError, InputError
 from udq.quantization.model import Model
+from udq.store import layout, segments
 from udq.store import manifest as manifests
-from udq.store import segments
+from udq.store.layout import COPY, MANIFEST
 from udq.store.manifest import Manifest, UnreadablePhoto, now
 from udq.store.segments import StoredPhoto
-from udq.store.transaction import JOURNAL, swap
+from udq.store.transaction import JOURNAL, flush_committed, read_journal, swap
 from udq.types import Arrays
 
 
@@ -50,19 +52,21 @@ class CollectionBuilder:
 
         Raises:
             InputError: something is at ``path`` already, or another process is building there.
-            DiskError: the folder cannot be created.
+            DiskError: the folder cannot be created or written.
         """
         self._path = path.resolve()
         self._replaces = replaces
         self._partial = partial_folder(self._path)
         self._check_place(path)
+        if self._partial.is_symlink():
+            raise InputError(f"{self._partial}: a link, where the unfinished collection is written; delete the link")
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            what, remedy = "create a collection here", "choose another folder"
+            what, instead = "create a collection here", "choose another folder"
             if replaces is not None:
-                what, remedy = f"write beside it, in {self._partial.parent}", "make that folder writable"
-            raise DiskError(f"{path}: cannot {what} ({error.strerror}); {remedy}") from error
+                what, instead = f"write beside it, in {self._partial.parent}", "make that folder writable"
+            raise DiskError(f"{path}: cannot {what} ({reason(error)}); {instead}") from error
         self._lock = Lock(self._partial if replaces is None else self._path, path)
         self._journal: dict[str, Any] = {"model": {}}
         try:
@@ -108,12 +112,12 @@ class CollectionBuilder:
 
     def read_model(self) -> Model:
         """Read the completed model."""
-        return Model.from_bytes(self._find(self._journal["model"]["file"]).read_bytes())
+        return Model.from_bytes(self._read(self._journal["model"]))
 
     def read_backbone(self) -> Arrays:
         """Read the trained convolutions, by name; empty if they were not trained."""
         entry = self._journal["backbone"]
-        return {} if entry is None else manifests.arrays_from(self._find(entry["file"]).read_bytes())
+        return {} if entry is None else manifests.arrays_from(self._read(entry))
 
     def put_model(
         self,
@@ -131,9 +135,9 @@ class CollectionBuilder:
         """
         if backbone:
             name = self._name("backbone")
-            self._journal["backbone"] = {"file": name, **write_new(self._partial / name, npz.to_bytes(backbone))}
+            self._journal["backbone"] = {"file": name, **self._write(name, npz.to_bytes(backbone))}
         name = self._name("model")
-        entry = {"file": name, "origin": model.origin, **write_new(self._partial / name, model.to_bytes())}
+        entry = {"file": name, "origin": model.origin, **self._write(name, model.to_bytes())}
         self._note(model=entry, training=training)
 
     def put_segment(
@@ -148,6 +152,8 @@ class CollectionBuilder:
             broken: unreadable photos so far.
         """
         name = self._name("segments", after=len(self._journal["segments"]))
+        files.delete(self._partial / name)  # left by a run that was killed before it could record it
+        segments.make_folder(self._partial, name)
         entry = segments.write(self._partial, name, photos, codewords=codewords)
         self._note(segments=[*self._journal["segments"], entry], done=done, broken=list(broken))
 
@@ -170,7 +176,8 @@ class CollectionBuilder:
             passed_over: number of files that are not photos.
 
         Raises:
-            DiskError: it cannot be moved into place.
+            CollectionError: the result could not be opened; nothing is moved into place.
+            DiskError: it cannot be moved into place, or the disk refuses afterwards; the message says which.
         """
         document = {
             "format": manifests.FORMAT,
@@ -198,33 +205,35 @@ class CollectionBuilder:
                 self._replace(Manifest(document), self._replaces)
         except OSError as error:
             raise DiskError(
-                f"{self._path}: cannot move the collection into place ({error.strerror}); "
-                "make room for it, and run the same command again to resume"
+                f"{self._path}: cannot move the collection into place ({reason(error)}); "
+                f"{remedy(error)}, and run the same command again to resume"
             ) from error
 
     def _put_in_place(self, manifest: Manifest) -> None:
         """Write the manifest and rename the folder."""
+        data = manifests.expect_readable(self._path, manifest)
         (self._partial / "segments").mkdir(exist_ok=True)
-        for name in (manifests.COPY, manifests.MANIFEST):
-            write_new(self._partial / name, manifests.dump(manifest.document))
+        for name in (COPY, MANIFEST):
+            write_new(self._partial / name, data)
         for folder in (self._partial / "segments", self._partial):
             sync_folder(folder)
         self._lock.release_for_windows()
         self._partial.rename(self._path)
-        sync_folder(self._path.parent)
         for name in (JOURNAL, OWNER):
-            (self._path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of no use any more, and in nothing's way
+                (self._path / name).unlink()
+        flush_committed(self._path, self._path.parent)
 
     def _replace(self, manifest: Manifest, before: Manifest) -> None:
         """Move the new files beside the old ones and replace the manifest."""
-        listed = manifests.files_of(manifest)
-        for name in listed:
+        kept = manifests.listed(self._path)
+        for name in manifests.files_of(manifest):
             written, target = self._find(name), self._path / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if written != target:
+                if name in kept:
+                    raise CollectionError(f"{target}: in use by the collection; delete {self._partial}, and try again")
                 written.replace(target)
-        for folder in (*self._path.glob("segments/*"), self._path / "segments", self._path):
-            sync_folder(folder)
         swap(self._path, manifest, before)
         self._journal["model"] = {}  # nothing left to resume: leaving the context deletes the folder
 
@@ -238,27 +247,23 @@ class CollectionBuilder:
 
     def _resumable(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the journal of an interrupted run of the same build; None unless all its files are complete."""
-        try:
-            journal: dict[str, Any] = json.loads((self._partial / JOURNAL).read_bytes())
-            sizes = manifests.sizes_of(journal)
-            complete = all(self._find(name).stat().st_size == size for name, size in sizes.items())
-        except (OSError, ValueError, KeyError, TypeError):
+        journal = read_journal(self._partial)
+        if journal is None or journal["fingerprint"] != fingerprint or files.has_links(self._partial):
             return None
-        for name in (manifests.MANIFEST, manifests.COPY):
-            (self._partial / name).unlink(missing_ok=True)
-        return journal if complete and journal["fingerprint"] == fingerprint else None
+        sizes = manifests.sizes_of(journal)
+        if not all(files.is_regular(self._find(name), size) for name, size in sizes.items()):
+            return None
+        for name in (MANIFEST, COPY):
+            files.delete(self._partial / name)
+        return journal
 
     def _begin(self, fingerprint: str) -> dict[str, Any]:
         """Delete the files of any other build, and start a journal."""
-        for entry in self._partial.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name not in ("lock", OWNER):
-                entry.unlink()
+        files.empty_folder(self._partial, keep=(LOCK, OWNER))
         journal: dict[str, Any] = {"fingerprint": fingerprint, "model": {}, "backbone": None, "training": None}
         journal |= {"segments": [], "done": 0, "broken": []}
         # The numbers of its files start after those of the collection it replaces.
-        journal["first"] = {kind: manifests.next_number(self._path, kind) for kind in ("model", "backbone", "segments")}
+        journal["first"] = {kind: self._first_number(kind) for kind in ("model", "backbone", "segments")}
         write_whole(self._partial / JOURNAL, json.dumps(journal).encode())
         return journal
 
@@ -268,7 +273,27 @@ class CollectionBuilder:
 
     def _name(self, kind: str, *, after: int = 0) -> str:
         """Return the name of a file or folder of this build."""
-        return manifests.numbered(kind, self._journal["first"][kind] + after)
+        return layout.numbered(kind, self._journal["first"][kind] + after)
+
+    def _first_number(self, kind: str) -> int:
+        names = () if self._replaces is None else manifests.listed(self._path)
+        return guarded(self._path, lambda: layout.next_number(self._path, kind, names))
+
+    def _write(self, name: str, data: bytes) -> dict[str, Any]:
+        """Write a file of the build, in place of one that a run left that was killed before it could record it."""
+        files.delete(self._partial / name)
+        return write_new(self._partial / name, data)
+
+    def _read(self, entry: Mapping[str, Any]) -> bytes:
+        """Read a file that the journal lists."""
+        folder = self._partial if self._find(entry["file"]) == self._partial / entry["file"] else self._path
+        try:
+            return layout.read_listed(folder, entry)
+        except CollectionError as error:
+            raise CollectionError(
+                f"{folder / entry['file']}: damaged; delete {self._partial}, and run the same command again to start "
+                "from the beginning"
+            ) from error
 
     def _find(self, name: str) -> Path:
         """Return the path of a file of this build; an earlier run may have moved it into place before it stopped."""

@@ -18,14 +18,15 @@
 Files are written once and never changed. The collection consists of the files that the manifest lists, and changing
 it means replacing the manifest in one atomic step. Files that only the previous manifest lists stay until the next
 change, for readers that have the collection open.
+
+A collection contains no links, because a change would write through them. Its own folder may be reached by a link.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import io
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,28 +37,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common import npz
-from udq.common.files import Fingerprint, checksum, fingerprint
-from udq.common.text import one_line
+from udq.common.files import MAX_JSON, Fingerprint, checksum, fingerprint, read_regular
+from udq.common.files import reason as reason_of
+from udq.common.lock import LOCK, OWNER
+from udq.common.text import one_line, shown
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.quantization.model import Model
 from udq.store import schema
+from udq.store.layout import COPY, MANIFEST, REMEDY, damaged, raise_refusal, read_listed, refuse_links
 from udq.types import Arrays
 
 FORMAT = "udq-collection"
 VERSION = 3
 # Format 2 has no photo ids, no removed photos, and no facts of the photos' files.
 _OLDEST = 2
-MANIFEST = "collection.json"
-COPY = "collection.copy.json"
-REMEDY = "restore it from a copy, or run 'udq verify --repair'"
+# Files and folders that no manifest lists.
+_UNLISTED = (MANIFEST, COPY, LOCK, OWNER, "segments")
 # Files outside the collection that it needs: key in the manifest -> its name in messages.
 GIVEN = {"weights": "weights", "rpn": "weights of the region proposal network"}
-_SUFFIX = {"removed": "npy"}
-_FOLDER = schema.NAMES["segments"]
-_OWN = re.compile(
-    "|".join([*(schema.NAMES[kind] for kind in ("model", "backbone", "removed")), f"{_FOLDER}/{schema.SEGMENT_FILE}"])
-)
 
 
 class UnreadablePhoto(TypedDict):
@@ -87,6 +85,11 @@ class Manifest:
     def given(self) -> dict[str, Fingerprint | None]:
         """The user's own files of ``weights`` and ``rpn``; None if the default ones are used."""
         return {name: self.document.get(name) for name in GIVEN}
+
+    @property
+    def training(self) -> dict[str, Any] | None:
+        """The history of training, JSON-serialisable; None without training, or if it cannot be read."""
+        return schema.history(self.document["training"])
 
     @property
     def broken(self) -> list[UnreadablePhoto]:
@@ -137,20 +140,13 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
     Raises:
         InputError: nothing is at ``path``.
         CollectionError: ``path`` is not a collection, is one of a version that this udq does not read, or its manifest
-            is damaged.
+            is damaged; or the collection contains a link.
     """
-    file = path / name
     if not path.exists():
         raise InputError(f"{path}: no such collection; build one with: udq index PHOTOS -o {path}")
-    try:
-        document = json.loads(file.read_bytes())
-        version = document["version"] if document["format"] == FORMAT else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, ValueError | RecursionError) and file.is_file():
-            raise CollectionError(f"{path}: its {name} is damaged; {REMEDY}") from error
-        raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made") from error
-    if type(version) is not int:
-        raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made")
+    refuse_links(path, _UNLISTED)
+    document = _read_document(path, name)
+    version = document["version"]
     if version > VERSION:
         raise CollectionError(
             f"{path}: format version {version} is newer than this udq reads ({VERSION}); upgrade udq to open it"
@@ -168,7 +164,43 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
             raise ValueError("negative photo count")
     except (ValueError, RecursionError, UdqError) as error:
         raise CollectionError(f"{path}: its {name} is damaged ({one_line(error)}); {REMEDY}") from error
+    refuse_links(path, [*(entry["folder"] for entry in manifest.segments), *files_of(manifest)])
     return manifest
+
+
+def _read_document(path: Path, name: str) -> dict[str, Any]:
+    """Read a manifest, of which only ``format`` and the type of ``version`` are checked."""
+    file = path / name
+    try:
+        document: dict[str, Any] = json.loads(read_regular(file, limit=MAX_JSON))
+        if document["format"] == FORMAT and type(document["version"]) is int:
+            return document
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
+        raise_refusal(file, error)
+        if isinstance(error, ValueError | RecursionError) and file.exists():
+            found = "" if isinstance(error, json.JSONDecodeError) else f" ({one_line(error)})"
+            raise CollectionError(f"{path}: its {name} is damaged{found}; {REMEDY}") from error
+        raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made") from error
+    raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made")
+
+
+def expect_readable(path: Path, manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest that is about to be written to ``path``.
+
+    Raises:
+        CollectionError: the collection could not be opened afterwards.
+    """
+    try:
+        schema.check(manifest.document)
+        data = dump(manifest.document)
+        if len(data) > MAX_JSON:
+            raise ValueError(f"{len(data):,} bytes, more than {MAX_JSON:,}")
+    except (ValueError, UdqError) as error:
+        raise CollectionError(
+            f"{path}: not changed, because the result could not be opened: {MANIFEST} would be invalid "
+            f"({one_line(error)})"
+        ) from error
+    return data
 
 
 def numbered_photos(manifest: Manifest) -> Manifest:
@@ -183,13 +215,24 @@ def numbered_photos(manifest: Manifest) -> Manifest:
 
 def read_model(path: Path, manifest: Manifest) -> Model:
     """Read the model and compare its checksum."""
-    return Model.from_bytes(_read(path, manifest.document["model"]))
+    entry = manifest.document["model"]
+    data = read_listed(path, entry)
+    try:
+        return Model.from_bytes(data)
+    except CollectionError as error:
+        raise damaged(path / entry["file"], error) from error
 
 
 def read_backbone(path: Path, manifest: Manifest) -> Arrays:
     """Read the convolutions that were trained with the collection, by name; empty if they were not trained."""
     entry = manifest.document.get("backbone")
-    return {} if entry is None else arrays_from(_read(path, entry))
+    if entry is None:
+        return {}
+    data = read_listed(path, entry)
+    try:
+        return arrays_from(data)
+    except CollectionError as error:
+        raise damaged(path / entry["file"], error) from error
 
 
 def arrays_from(data: bytes) -> Arrays:
@@ -208,9 +251,14 @@ def given_file(given: Mapping[str, Fingerprint | None], name: str) -> Path | Non
     file = Path(expected["path"])
     try:
         found = fingerprint(file)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CollectionError(
             f"{file}: the {GIVEN[name]} this collection was built with are gone; put the file back"
+        ) from error
+    except (OSError, ValueError) as error:  # also a name with a NUL
+        raise CollectionError(
+            f"{shown(str(file))}: cannot read the {GIVEN[name]} this collection was built with ({reason_of(error)}); "
+            "put the file back"
         ) from error
     if found is None or found["sha256"] != expected["sha256"]:
         raise CollectionError(f"{file}: not the {GIVEN[name]} this collection was built with (checksum differs)")
@@ -222,30 +270,23 @@ def read_removed(path: Path, manifest: Manifest) -> NDArray[np.int64]:
     entry = manifest.document.get("removed")
     if entry is None:
         return np.empty(0, np.int64)
+    data = read_listed(path, entry)
     try:
-        ids = npz.read_array(io.BytesIO(_read(path, entry)))
+        ids = npz.read_array(io.BytesIO(data))
         if ids.dtype != np.int64 or ids.shape != (entry["images"],) or (np.diff(ids) < 1).any():
             raise ValueError(f"expected {entry['images']} ids in ascending order")
     except ValueError as error:
-        raise CollectionError(f"{path / entry['file']}: damaged ({error}); {REMEDY}") from error
+        raise damaged(path / entry["file"], error) from error
     return ids
 
 
-def numbered(kind: str, number: int) -> str:
-    """Return the name of the ``number``-th ``model``, ``backbone`` or ``removed`` file, or folder of ``segments``."""
-    return f"segments/{number:06d}" if kind == "segments" else f"{kind}-{number:06d}.{_SUFFIX.get(kind, 'npz')}"
-
-
-def next_number(path: Path, kind: str) -> int:
-    """Return the first unused number for ``model``, ``backbone``, ``removed`` or ``segments`` in a folder."""
-    names = (name for name in own_files(path) if name.startswith(kind))
-    return 1 + max((int(re.findall(r"\d{6}", name)[0]) for name in names), default=0)
-
-
-def own_files(path: Path) -> list[str]:
-    """Return the files in a collection's folder that have names of a collection, listed in the manifest or not."""
-    found = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return [name for name in found if _OWN.fullmatch(name)]
+def listed(path: Path) -> set[str]:
+    """Return the names that the manifest on the disk and its copy list; none of those that cannot be read."""
+    names: set[str] = set()
+    for name in (MANIFEST, COPY):
+        with contextlib.suppress(UdqError):
+            names.update(files_of(read_manifest(path, name)))
+    return names
 
 
 def files_of(manifest: Manifest) -> list[str]:
@@ -276,36 +317,6 @@ def dump(document: Mapping[str, Any]) -> bytes:
     """Return the bytes of a manifest."""
     # Format 2 does not escape names. Escaped, a name that is not valid Unicode can be stored too.
     return json.dumps(document, indent=1, ensure_ascii=document["version"] > 2).encode()
-
-
-def _read(path: Path, entry: Mapping[str, Any]) -> bytes:
-    """Read a whole file and compare its checksum."""
-    file = inside(path, entry["file"])
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise CollectionError(f"{file}: damaged ({error.strerror}); {REMEDY}") from error
-    if checksum(data) != entry["sha256"]:
-        raise CollectionError(f"{file}: damaged (checksum differs); {REMEDY}")
-    return data
-
-
-def check(file: Path, facts: Mapping[str, Any]) -> None:
-    """Read a whole file and compare its checksum; raises CollectionError if it differs."""
-    try:
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise CollectionError(f"{file}: damaged ({error.strerror}); {REMEDY}") from error
-    if found != facts["sha256"]:
-        raise CollectionError(f"{file}: damaged (checksum differs); {REMEDY}")
-
-
-def inside(path: Path, name: str) -> Path:
-    """Join a file or folder name of a manifest; raises CollectionError if it is not one of a collection."""
-    if not (_OWN.fullmatch(name) or re.fullmatch(_FOLDER, name)):
-        raise CollectionError(f"{path}: its {MANIFEST} lists '{name}', which is not a file of a collection")
-    return path / name
 
 
 def now() -> str:

@@ -1,19 +1,27 @@
-"""What a manifest must contain: one table of keys and checks, applied to every manifest that is read."""
+"""What a manifest must contain: one table of keys and checks, applied to every manifest that is read or written.
+
+The journal of a build contains parts of a manifest, and is checked by the same table.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from udq.common.files import MAX_JSON, MAX_WEIGHTS
 from udq.config import IndexConfig
+
+NUMBER = r"(?:\d{6}|[1-9]\d{6,17})"
+"""Number in the name of a file or folder: six digits, or as many as it takes; 18 at most."""
 
 # Names of files and folders of a collection, relative to its folder.
 NAMES = {
-    "model": r"model-\d{6}\.npz",
-    "backbone": r"backbone-\d{6}\.npz",
-    "removed": r"removed-\d{6}\.npy",
-    "segments": r"segments/\d{6}",
+    "model": rf"model-{NUMBER}\.npz",
+    "backbone": rf"backbone-{NUMBER}\.npz",
+    "removed": rf"removed-{NUMBER}\.npy",
+    "segments": rf"segments/{NUMBER}",
 }
 # Names of files in the folder of a segment.
 SEGMENT_FILE = r"[a-z]+\.(npy|json)"
@@ -30,6 +38,25 @@ def _text(value: Any, where: str) -> None:
 def _count(value: Any, where: str) -> None:
     if type(value) is not int or not 0 <= value < 2**63:
         raise _unexpected("a whole number, 0 or more", value, where)
+
+
+def _id(value: Any, where: str) -> None:
+    """Check the id of a photo that may be added: there is room for more, as int64."""
+    _count(value, where)
+    if value >= 2**62:
+        raise _unexpected("a number below 2**62", value, where)
+
+
+def _bytes(value: Any, where: str) -> None:
+    """Check the size of a file that is read as a whole."""
+    _count(value, where)
+    if value > MAX_WEIGHTS:
+        raise _unexpected(f"at most {MAX_WEIGHTS:,} bytes", value, where)
+
+
+def _number(value: Any, where: str) -> None:
+    if type(value) not in (int, float):
+        raise _unexpected("a number", value, where)
 
 
 def _table(value: Any, where: str) -> None:
@@ -73,6 +100,20 @@ def _list_of(check: Check) -> Check:
     return each
 
 
+def _distinct(key: str, check: Check) -> Check:
+    """Return a check for a list of tables of which no two have the same value of ``key``."""
+
+    def distinct(value: Any, where: str) -> None:
+        check(value, where)
+        seen: set[Any] = set()
+        for number, item in enumerate(value):
+            if item[key] in seen:
+                raise ValueError(f"{where}[{number}].{key}: {item[key]!r:.80} is listed twice")
+            seen.add(item[key])
+
+    return distinct
+
+
 def _record(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
     """Return a check for a table with some keys; other keys are ignored, as later versions may add them."""
 
@@ -107,10 +148,24 @@ def _unexpected(expected: str, found: Any, where: str) -> ValueError:
     return ValueError(f"{where}: expected {expected}, found {found!r:.40}")
 
 
-_FACTS: dict[str, Check] = {"bytes": _count, "sha256": _text}
+_FACTS: dict[str, Check] = {"bytes": _bytes, "sha256": _text}
 _NUMBERS: dict[str, Check] = {"images": _count, "regions": _count}
 _GIVEN = _optional(_record({"path": _text, "sha256": _text}))
 _SEGMENT_FILES = ("codes.npy", "boxes.npy", "offsets.npy", "images.json")  # format 3 added photos.npy
+
+
+def _segment_files(value: Any, where: str) -> None:
+    _files(_SEGMENT_FILES, _record({"bytes": _count, "sha256": _text}))(value, where)
+    size = value["images.json"]["bytes"]
+    if size > MAX_JSON:
+        raise _unexpected(f"at most {MAX_JSON:,} bytes", size, f"{where}.images.json.bytes")
+
+
+_MODEL = _record({"file": _file(NAMES["model"]), "origin": _text, **_FACTS})
+_BACKBONE = _optional(_record({"file": _file(NAMES["backbone"]), **_FACTS}))
+_SEGMENT = _record({"folder": _file(NAMES["segments"]), **_NUMBERS, "files": _segment_files}, {"first_id": _id})
+_SEGMENTS = _distinct("folder", _list_of(_SEGMENT))
+_BROKEN = _list_of(_record({"image": _text, "reason": _text}))
 
 _CHECKS = _record(
     {
@@ -118,29 +173,48 @@ _CHECKS = _record(
         "created": _text,
         "config": _settings,
         "training": _optional(_table),
-        "model": _record({"file": _file(NAMES["model"]), "origin": _text, **_FACTS}),
-        "segments": _list_of(
-            _record(
-                {
-                    "folder": _file(NAMES["segments"]),
-                    **_NUMBERS,
-                    "files": _files(_SEGMENT_FILES, _record(_FACTS)),
-                },
-                {"first_id": _count},
-            )
-        ),
-        "broken": _list_of(_record({"image": _text, "reason": _text})),
+        "model": _MODEL,
+        "segments": _SEGMENTS,
+        "broken": _BROKEN,
         "passed_over": _count,
     },
     {
         "changed": _optional(_text),
         "weights": _GIVEN,
         "rpn": _GIVEN,
-        "backbone": _optional(_record({"file": _file(NAMES["backbone"]), **_FACTS})),
+        "backbone": _BACKBONE,
         "removed": _optional(_record({"file": _file(NAMES["removed"]), **_NUMBERS, **_FACTS})),
-        "next_id": _count,
+        "next_id": _id,
         "fitted_before": _count,
     },
+)
+
+
+def _model_or_empty(value: Any, where: str) -> None:
+    if value != {}:
+        _MODEL(value, where)
+
+
+_JOURNAL = _record(
+    {
+        "fingerprint": _text,
+        "model": _model_or_empty,
+        "backbone": _BACKBONE,
+        "training": _optional(_table),
+        "segments": _SEGMENTS,
+        "done": _count,
+        "broken": _BROKEN,
+        "first": _record(dict.fromkeys(("model", "backbone", "segments"), _count)),
+    }
+)
+
+_LOSSES = _list_of(_number)
+_HISTORY = _record(
+    {
+        "rounds": _list_of(_record({"iteration": _count, "separability": _LOSSES, "discriminability": _LOSSES})),
+        "kept": _count,
+        "stopped": _optional(_text),
+    }
 )
 
 
@@ -155,3 +229,31 @@ def check(document: Any) -> None:
         UdqError: the configuration is not one of this version.
     """
     _CHECKS(document, "")
+
+
+def check_journal(document: Any) -> None:
+    """Check the journal of a build; raises ValueError if a key is missing, or its value is of another type."""
+    _JOURNAL(document, "")
+
+
+def history(training: Any) -> dict[str, Any] | None:
+    """Return the history of training in a manifest with finite numbers alone: others become None, as in JSON.
+
+    None if the manifest has no history, or something else in its place, which no other part of a collection needs.
+    """
+    try:
+        _HISTORY(training, "")
+    except ValueError:
+        return None
+    if training["kept"] > len(training["rounds"]):
+        return None
+    finite: dict[str, Any] = _finite(training)
+    return finite
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

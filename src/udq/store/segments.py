@@ -7,7 +7,7 @@ compares every byte with its checksum, so that damage is an error and never a wr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common import npz
-from udq.common.files import guarded, npy, sync_folder, write_new
-from udq.common.text import one_line
+from udq.common.files import MAX_JSON, guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
 from udq.photos.source import Content, Source
+from udq.store import layout
 from udq.store import manifest as manifests
+from udq.store.layout import DamagedError
 from udq.store.manifest import Manifest
 from udq.types import Codes
 
@@ -32,7 +33,10 @@ from udq.types import Codes
 PHOTO = np.dtype([("id", "<i8"), ("size", "<i8"), ("modified", "<i8"), ("digest", "V16"), ("error", "<f4")])
 # Most photos per segment: about 400,000 regions, 7 MB of codes and boxes in memory until it is written.
 PHOTOS = 4096
-_READERS = 4  # threads that compute checksums
+FILES = ("codes.npy", "boxes.npy", "offsets.npy", "photos.npy", "images.json")
+READERS = 4  # threads that compute checksums
+OUT_OF_ORDER = "its ids do not follow those of the photos before"
+_DISAGREE = "its files disagree"
 
 
 @dataclass(frozen=True)
@@ -143,13 +147,51 @@ def read(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> I
     """Read each segment of a collection; codes of 8 bits and boxes are memory-mapped.
 
     Raises:
-        CollectionError: a file is missing or damaged.
+        CollectionError: a file is missing or damaged, or the segments disagree.
     """
     removed = manifests.read_removed(path, manifest)
     read = partial(read_one, path, manifest, removed=removed, subspaces=subspaces, codewords=codewords)
+    order, found = IdOrder(manifest), 0
     # Half of the work is checksums, which threads compute in parallel.
-    with ThreadPoolExecutor(_READERS) as pool:
-        yield from pool.map(read, range(len(manifest.segments)))
+    with ThreadPoolExecutor(READERS) as pool:
+        for segment in pool.map(read, range(len(manifest.segments))):
+            if not order.follows(segment.photos["id"]):
+                raise DamagedError(path / segment.folder / "photos.npy", OUT_OF_ORDER)
+            found += int(segment.removed.sum())
+            yield segment
+    expect_removed(path, manifest, found)
+
+
+class IdOrder:
+    """Compares the ids of photos with those of the segments before: ascending, and all below ``next_id``."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._next = manifest.next_id
+        self._last = -1
+
+    def follows(self, ids: NDArray[np.int64]) -> bool:
+        """Whether the ids (N,) of the next segment, which are ascending, follow; if not, they are left out."""
+        if not len(ids):
+            return True
+        if not self._last < int(ids[0]) <= int(ids[-1]) < self._next:
+            return False
+        self._last = int(ids[-1])
+        return True
+
+
+def expect_removed(path: Path, manifest: Manifest, found: int) -> None:
+    """Raise DamagedError unless the segments contain all photos that are listed as removed.
+
+    Args:
+        path: the collection.
+        manifest: its state.
+        found: number of removed photos in its segments.
+    """
+    entry = manifest.document.get("removed")
+    if entry is not None and found != entry["images"]:
+        raise DamagedError(
+            path / entry["file"], f"{entry['images']} removed photos, of which the segments contain {found}"
+        )
 
 
 def removed_regions(stored: Iterable[Segment], ids: AbstractSet[int]) -> dict[int, int]:
@@ -180,29 +222,37 @@ def read_one(
     """
     images, photos = read_photos(path, manifest, place)
     entry = manifest.segments[place]
-    folder = manifests.inside(path, entry["folder"])
-    for name in ("codes.npy", "boxes.npy", "offsets.npy"):
-        manifests.check(folder / name, entry["files"][name])
+    folder = layout.inside(path, entry["folder"])
+    stored = _array(folder, "codes.npy", entry, mapped=True)
+    boxes = _array(folder, "boxes.npy", entry, mapped=True)
+    offsets = _array(folder, "offsets.npy", entry)
     try:
-        stored = npz.read_array(folder / "codes.npy", mapped=True)
-        boxes = npz.read_array(folder / "boxes.npy", mapped=True)
-        offsets = npz.read_array(folder / "offsets.npy")
         codes = unpack(stored, entry["regions"], subspaces=subspaces, codewords=codewords)
-        consistent = (
-            offsets.dtype == np.int64
-            and offsets.shape == (len(images) + 1,)
-            and boxes.dtype == np.uint16
-            and boxes.shape == (len(codes), 4)
-            and offsets[0] == 0
-            and offsets[-1] == len(codes)
-            and (offsets[1:] > offsets[:-1]).all()
-        )
-    except ValueError as error:
-        raise CollectionError(f"{folder}: damaged ({error}); {manifests.REMEDY}") from error
-    if not consistent:
-        raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
+    except (ValueError, MemoryError) as error:
+        raise layout.damaged(folder / "codes.npy", error) from error
+    if boxes.dtype != np.uint16 or boxes.shape != (len(codes), 4):
+        raise DamagedError(folder / "boxes.npy", _DISAGREE)
+    if not (
+        offsets.dtype == np.int64
+        and offsets.shape == (len(images) + 1,)
+        and offsets[0] == 0
+        and offsets[-1] == len(codes)
+        and (offsets[1:] > offsets[:-1]).all()
+    ):
+        raise DamagedError(folder / "offsets.npy", _DISAGREE)
     is_removed = np.isin(photos["id"], removed, assume_unique=True)
     return Segment(entry["folder"], codes, boxes, offsets, images, photos, is_removed)
+
+
+def _array(folder: Path, name: str, entry: Mapping[str, Any], *, mapped: bool = False) -> NDArray[Any]:
+    """Read an array of a segment, and compare its checksum."""
+    layout.check(folder / name, entry["files"][name])
+    try:
+        return npz.read_array(folder / name, mapped=mapped)
+    except ValueError as error:
+        raise layout.damaged(
+            folder / name, error.__cause__ if isinstance(error.__cause__, OSError) else error
+        ) from error
 
 
 def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image, ...], NDArray[Any]]:
@@ -212,30 +262,29 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
         The photos, and (N,) of ``PHOTO``.
     """
     entry = manifest.segments[place]
-    folder = manifests.inside(path, entry["folder"])
+    folder = layout.inside(path, entry["folder"])
     if "photos.npy" in entry["files"]:
-        manifests.check(folder / "photos.npy", entry["files"]["photos.npy"])
+        photos = _array(folder, "photos.npy", entry)
+        if photos.dtype != PHOTO or photos.ndim != 1 or not (photos["id"][1:] > photos["id"][:-1]).all():
+            raise DamagedError(folder / "photos.npy", "expected records of photos, in ascending order of their ids")
     listed = _listing(path, manifest, place)
+    if "photos.npy" not in entry["files"]:  # format 2, where an id is the place among all photos
+        first = manifests.numbered_photos(manifest).segments[place]["first_id"]
+        photos = np.zeros(len(listed["names"]), PHOTO)
+        photos["id"], photos["size"], photos["error"] = np.arange(first, first + len(photos)), -1, np.nan
     try:
-        if "photos.npy" in entry["files"]:
-            photos = npz.read_array(folder / "photos.npy")
-        else:  # format 2, where an id is the place among all photos
-            first = manifests.numbered_photos(manifest).segments[place]["first_id"]
-            photos = np.zeros(len(listed["names"]), PHOTO)
-            photos["id"], photos["size"], photos["error"] = np.arange(first, first + len(photos)), -1, np.nan
         images = tuple(
             Image(name, root, width, height, number)
             for name, root, (width, height), number in zip(
                 listed["names"], listed["roots"], listed["sizes"], photos["id"].tolist(), strict=True
             )
         )
-        if photos.dtype != PHOTO or not _are_photos(images):
+        if not _are_photos(images):
             raise ValueError("expected names, folders and sizes of photos")
-        consistent = len(images) == entry["images"] and bool((photos["id"][1:] > photos["id"][:-1]).all())
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise CollectionError(f"{folder}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
-    if not consistent:
-        raise CollectionError(f"{folder}: damaged (its files disagree); {manifests.REMEDY}")
+    except (ValueError, TypeError) as error:
+        raise layout.damaged(folder / "images.json", error) from error
+    if len(images) != entry["images"]:
+        raise DamagedError(folder / "images.json", _DISAGREE)
     return images, photos
 
 
@@ -247,37 +296,51 @@ def read_living(path: Path, manifest: Manifest) -> list[Image]:
 
 
 def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ...]:
-    """Read only the names and paths of the photos of a segment, removed photos included."""
+    """Read only the names and paths of the photos of a segment, removed photos included.
+
+    Names that no photo can have are left out.
+    """
     listed = _listing(path, manifest, place)
-    try:
-        return tuple(
-            Source(name, Path(root, name)) for name, root in zip(listed["names"], listed["roots"], strict=True)
-        )
-    except (ValueError, TypeError) as error:
-        raise CollectionError(f"{path}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
+    pairs = zip(listed["names"], listed["roots"], strict=False)
+    return tuple(Source(name, Path(root, name)) for name, root in pairs if _is_name(name) and _is_name(root))
 
 
 def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
     """Read names, folders and sizes of the photos of a segment."""
     entry = manifest.segments[place]
-    file = manifests.inside(path, entry["folder"]) / "images.json"
-    manifests.check(file, entry["files"]["images.json"])
+    file = layout.inside(path, entry["folder"]) / "images.json"
+    data = layout.read_listed(path, {"file": f"{entry['folder']}/images.json", **entry["files"]["images.json"]})
     try:
-        listed: dict[str, Any] = json.loads(file.read_bytes())
+        listed: dict[str, Any] = json.loads(data)
         if not all(isinstance(listed[key], list) for key in ("names", "roots", "sizes")):
             raise ValueError("expected lists of names, roots and sizes")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CollectionError(f"{file}: damaged ({one_line(error)}); {manifests.REMEDY}") from error
+    except (ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
+        raise layout.damaged(file, error) from error
     return listed
 
 
 def _are_photos(images: Sequence[Image]) -> bool:
     """Whether names, folders and sizes have the right types and possible values."""
-    texts = [text for image in images for text in (image.name, image.root)]
     sides = [side for image in images for side in (image.width, image.height)]
-    if not (set(map(type, texts)) <= {str} and set(map(type, sides)) <= {int}):
-        return False
-    return "\0" not in "".join(texts) and min(sides, default=1) > 0
+    named = all(_is_name(text) for image in images for text in (image.name, image.root))
+    return named and set(map(type, sides)) <= {int} and min(sides, default=1) > 0
+
+
+def _is_name(value: object) -> bool:
+    """Whether a value can be the name of a file or folder."""
+    return isinstance(value, str) and "\0" not in value
+
+
+def make_folder(path: Path, name: str) -> None:
+    """Make the folder of a segment; nothing may be there yet.
+
+    Args:
+        path: the folder that contains ``segments``.
+        name: of the folder, relative to ``path``.
+    """
+    folder = path / name
+    guarded(folder.parent, lambda: folder.parent.mkdir(exist_ok=True))
+    guarded(folder, folder.mkdir)
 
 
 def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: int) -> dict[str, Any]:
@@ -285,13 +348,18 @@ def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: in
 
     Args:
         path: the folder that contains ``segments``.
-        name: of its folder, relative to ``path``.
+        name: of its folder, relative to ``path``, made by ``make_folder``.
         photos: in ascending order of their ids, at least one.
         codewords: K.
+
+    Raises:
+        CollectionError: the segment could not be read again; nothing is written.
     """
     folder = path / name
-    guarded(folder, lambda: folder.mkdir(parents=True, exist_ok=True))
     segment = Segment.of(name, photos)
+    if not _are_photos(segment.images):
+        unnamed = next((image for image in segment.images if not _is_name(image.name)), segment.images[0])
+        raise CollectionError(f"{unnamed.name!r}: not stored, because no photo can have this name or size")
     listed = {
         "names": [image.name for image in segment.images],
         "roots": [image.root for image in segment.images],
@@ -305,6 +373,8 @@ def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: in
         # Escaped, so that a name that is not valid Unicode can be stored too.
         "images.json": json.dumps(listed).encode(),
     }
+    if len(files["images.json"]) > MAX_JSON:
+        raise CollectionError(f"{folder}: not written, as the names of its photos take more than {MAX_JSON:,} bytes")
     entry = {
         "folder": name,
         "images": len(photos),

@@ -17,11 +17,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.common.files import guarded, npy, partial_folder, sync_folder, write_new, write_whole
+from udq.common.files import (
+    MAX_JSON,
+    guarded,
+    npy,
+    partial_folder,
+    read_regular,
+    reason,
+    sync_folder,
+    write_all,
+    write_new,
+)
 from udq.common.lock import Lock
-from udq.errors import CollectionError, InputError, UdqError
+from udq.errors import CollectionError, DiskError, InputError, UdqError
+from udq.store import layout, schema, segments
 from udq.store import manifest as manifests
-from udq.store import segments
+from udq.store.layout import COPY, MANIFEST
 from udq.store.manifest import Manifest, now
 from udq.store.segments import StoredPhoto
 
@@ -44,12 +55,14 @@ class Transaction:
 
         Raises:
             InputError: another process is changing the collection, or an interrupted ``udq retrain`` can be resumed.
-            CollectionError: the collection is damaged.
+            CollectionError: the collection is damaged, or contains a link.
+            DiskError: the lock cannot be written.
         """
         manifests.read_manifest(path)  # before a lock is written to a folder that is not a collection
         self.path = path
         self._lock = Lock(path, path)
         self._written: list[str] = []
+        self._next: dict[str, int] = {}  # kind of file -> number of the next one
         try:
             self.manifest = manifests.numbered_photos(manifests.read_manifest(path))
             partial = partial_folder(path)
@@ -78,7 +91,8 @@ class Transaction:
             photos: at least one, in ascending order of ids.
             codewords: K.
         """
-        name = manifests.numbered("segments", manifests.next_number(self.path, "segments"))
+        name = self._new_name("segments")
+        segments.make_folder(self.path, name)
         self._written.append(name)
         return segments.write(self.path, name, photos, codewords=codewords)
 
@@ -89,6 +103,10 @@ class Transaction:
             entries: entries of all its segments, in ascending order of their photos' ids.
             removed: id -> number of regions of each photo that is in one of these segments but removed.
             facts: other keys of the manifest that change: ``broken``, ``next_id``, ``passed_over``.
+
+        Raises:
+            CollectionError: the result could not be opened; nothing is changed.
+            DiskError: the disk refuses. The message says whether the change is committed.
         """
         before = self.manifest
         ids = {"next_id": before.next_id, "fitted_before": before.fitted_before}  # format 2 does not store these
@@ -96,21 +114,20 @@ class Transaction:
         document |= {"version": manifests.VERSION, "segments": list(entries), "changed": now()}
         document["removed"] = self._put_removed(np.array(sorted(removed), np.int64), sum(removed.values()))
         document["sha256"] = manifests.document_sum(document)
-        if (self.path / "segments").is_dir():
-            sync_folder(self.path / "segments")
-        self.manifest = Manifest(document)
-        swap(self.path, self.manifest, before)
+        changed = Manifest(document)
+        swap(self.path, changed, before)
+        self.manifest = changed
         self._written.clear()
-        return self.manifest
+        return changed
 
     def _delete_uncommitted(self) -> None:
         """Delete files that were written but not committed: on a full disk, the next try needs their space."""
         if not self._written:
             return
         with contextlib.suppress(UdqError, OSError):
-            listed = set(manifests.files_of(manifests.read_manifest(self.path)))  # on the disk, not in memory
-            for name in set(manifests.own_files(self.path)) - listed:
-                if name.startswith(tuple(self._written)):
+            kept = {*manifests.files_of(manifests.read_manifest(self.path)), *manifests.listed(self.path)}
+            for name in set(layout.own_files(self.path)) - kept:
+                if name in self._written or name.rpartition("/")[0] in self._written:
                     (self.path / name).unlink()
             for folder in self._written:
                 with contextlib.suppress(OSError):  # missing, or not empty
@@ -123,45 +140,84 @@ class Transaction:
             if np.array_equal(ids, manifests.read_removed(self.path, self.manifest)):
                 entry: dict[str, Any] = self.manifest.document["removed"]
                 return entry
-        name = manifests.numbered("removed", manifests.next_number(self.path, "removed"))
+        name = self._new_name("removed")
+        facts = write_new(self.path / name, npy(ids))
         self._written.append(name)
-        return {"file": name, "images": len(ids), "regions": regions, **write_new(self.path / name, npy(ids))}
+        return {"file": name, "images": len(ids), "regions": regions, **facts}
+
+    def _new_name(self, kind: str) -> str:
+        """Return a name that no file has, and that the manifest and its copy do not list."""
+        if kind not in self._next:
+            names = manifests.listed(self.path)
+            self._next[kind] = guarded(self.path, lambda: layout.next_number(self.path, kind, names))
+        self._next[kind] += 1
+        return layout.numbered(kind, self._next[kind] - 1)
 
 
 def swap(path: Path, manifest: Manifest, before: Manifest) -> None:
-    """Replace the previous manifest, and delete files that neither of the two lists."""
-    data = manifests.dump(manifest.document)
+    """Replace the previous manifest, and delete files that neither of the two lists.
+
+    Raises:
+        CollectionError: the result could not be opened; nothing is changed.
+        DiskError: the disk refuses. The message says whether the change is committed.
+    """
+    data = manifests.expect_readable(path, manifest)
+    # The names of new files first: they must be on the disk before a manifest there lists them.
+    new = set(manifests.files_of(manifest)) - set(manifests.files_of(before))
+    folders = {path, *(path / parent for name in new for parent in Path(name).parents)}
+    for folder in sorted(folders, reverse=True):
+        sync_folder(folder)
     # The copy first: if it replaces a damaged manifest, it must not bring back photos that were removed.
-    write_whole(path / manifests.COPY, data)
-    write_whole(path / manifests.MANIFEST, data)
-    guarded(path, lambda: sync_folder(path))
+    write_all([path / COPY, path / MANIFEST], data)
+    flush_committed(path, path)
     sweep(path, manifest, before)
 
 
+def flush_committed(path: Path, folder: Path) -> None:
+    """Write the names in a folder to the disk itself, after a change of a collection.
+
+    Raises:
+        DiskError: the disk refuses, with a message that says that the change is committed.
+    """
+    try:
+        sync_folder(folder)
+    except DiskError as error:
+        raise DiskError(
+            f"{path}: the change is committed, but a power failure could undo it, because {folder} cannot be flushed "
+            f"to the disk ({reason(error.__cause__ or error)}); check the disk, and run: udq verify {path}"
+        ) from error
+
+
 def sweep(path: Path, *kept_by: Manifest) -> None:
-    """Delete files with names of a collection that none of the given manifests lists."""
-    kept = {name for manifest in kept_by for name in manifests.files_of(manifest)}
-    for name in set(manifests.own_files(path)) - kept:
-        with contextlib.suppress(OSError):  # on Windows a file that is open stays; the next change tries again
-            (path / name).unlink()
-    for folder in path.glob("segments/*"):
-        with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
+    """Delete files with names of a collection that no manifest lists: neither the given ones nor those on the disk."""
+    with contextlib.suppress(OSError):  # the next change tries again
+        kept = manifests.listed(path).union(*map(manifests.files_of, kept_by))
+        for name in set(layout.own_files(path)) - kept:
+            with contextlib.suppress(OSError):  # on Windows a file that is open stays
+                (path / name).unlink()
+        for name in layout.names_in(path):
+            if name.startswith("segments/"):
+                with contextlib.suppress(OSError):  # a file, or not empty
+                    (path / name).rmdir()
+
+
+def read_journal(partial: Path) -> dict[str, Any] | None:
+    """Return the journal of a build; None if it is missing or damaged."""
+    try:
+        journal: dict[str, Any] = json.loads(read_regular(partial / JOURNAL, limit=MAX_JSON))
+        schema.check_journal(journal)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return journal
 
 
 def _is_in_place(partial: Path, manifest: Manifest) -> bool:
     """Whether the folder of a retraining is left over from one that already replaced the collection."""
-    try:
-        model = json.loads((partial / JOURNAL).read_bytes())["model"]["file"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(model == manifest.document["model"]["file"])
+    journal = read_journal(partial)
+    return bool(journal and journal["model"] and journal["model"]["file"] == manifest.document["model"]["file"])
 
 
 def _is_worth_keeping(partial: Path) -> bool:
     """Whether an interrupted build has completed work that only the user should discard."""
-    try:
-        journal = json.loads((partial / JOURNAL).read_bytes())
-        return bool(journal["model"] or any((partial / "scratch").glob("*")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    journal = read_journal(partial)
+    return journal is not None and bool(journal["model"] or any((partial / "scratch").glob("*")))

@@ -14,7 +14,7 @@ from udq.collection import Collection
 from udq.common.byte_cache import Cache
 from udq.common.text import shown
 from udq.errors import UdqError
-from udq.store import manifest
+from udq.store.layout import MANIFEST
 from udq.store.segments import Image
 from udq.web.problems import Problem
 
@@ -145,7 +145,7 @@ class LiveCollection:
     def _stamp_of(collection: Collection) -> tuple[int, int, int] | None:
         """Return inode, modification time and size of the manifest, which every change replaces atomically."""
         try:
-            stat = (collection.path / manifest.MANIFEST).stat()
+            stat = (collection.path / MANIFEST).stat()
         except OSError:
             return None
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
