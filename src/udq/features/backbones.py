@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from udq.common.files import MAX_WEIGHTS, open_regular, reason
 from udq.errors import DependencyError, InputError
 
 if TYPE_CHECKING:
@@ -217,10 +218,15 @@ def _evaluating(network: nn.Module) -> nn.Module:
 def _load(network: Any, path: Path) -> None:
     import torch
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights file; check the spelling of --weights")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        opened = open_regular(path, limit=MAX_WEIGHTS, follow=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such weights file; check the spelling of --weights") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot read weights ({reason(error)})") from error
+    try:
+        with opened:
+            state = torch.load(opened, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
         network.load_state_dict(state)
     except Exception as error:  # a file of something else may fail to load in any way

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from udq.common import npz
-from udq.common.files import write_whole
+from udq.common.files import MAX_FEATURES, read_regular, reason, write_whole
+from udq.errors import UdqError
 from udq.features.extractor import ExtractedPhoto
 from udq.photos.source import Content, Source
 from udq.types import Features, Regions
@@ -59,9 +61,13 @@ class FeatureCache:
             yield from map(self._recorded, batch)
 
     def drain(self, *, skip: int) -> Iterator[ExtractedPhoto]:
-        """Yield the cached photos in order, without the first ``skip``."""
+        """Yield the cached photos in order, without the first ``skip``.
+
+        Raises:
+            UdqError: a file is damaged.
+        """
         sources = iter(self.sources)
-        read = (from_bytes(file.read_bytes(), sources) for file in self._files())
+        read = (read_cached(file, sources) for file in self._files())
         return itertools.islice(itertools.chain.from_iterable(read), skip, None)
 
     def _file(self, number: int) -> Path:
@@ -69,7 +75,7 @@ class FeatureCache:
 
     def _files(self) -> Iterator[Path]:
         """Yield the files in order, up to the first that is missing."""
-        return itertools.takewhile(Path.exists, map(self._file, itertools.count(1)))
+        return itertools.takewhile(os.path.lexists, map(self._file, itertools.count(1)))
 
     def _recorded(self, photo: ExtractedPhoto) -> ExtractedPhoto:
         """Add the photo to ``broken`` if it is."""
@@ -97,6 +103,24 @@ def to_bytes(photos: Sequence[ExtractedPhoto]) -> bytes:
             "vectors": np.concatenate([photo.features.vectors for photo in photos]),
         }
     )
+
+
+def read_cached(file: Path, sources: Iterator[Source]) -> list[ExtractedPhoto]:
+    """Read a file of the bytes of ``to_bytes``; the sources of the photos are taken from an iterator.
+
+    Raises:
+        UdqError: it is damaged, or not a regular file.
+    """
+    try:
+        return from_bytes(read_regular(file, limit=MAX_FEATURES), sources)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(file, error) from error
+
+
+def damaged(file: Path, error: Exception) -> UdqError:
+    """Return the error for a file of features that cannot be read."""
+    found = f"found a damaged file ({reason(error)})"
+    return UdqError(f"{file}: expected stored features, {found}; delete it, and its photos are extracted again")
 
 
 def from_bytes(data: bytes, sources: Iterator[Source]) -> list[ExtractedPhoto]:

@@ -15,12 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from udq.common import npz
-from udq.common.files import checksum, guarded, npy, write_new
+from udq.common.files import checksum, fingerprint, guarded, npy, write_whole
 from udq.common.provenance import versions
-from udq.common.text import one_line
 from udq.config import IndexConfig
-from udq.errors import UdqError
-from udq.features.cache import from_bytes, to_bytes
+from udq.features.cache import damaged, read_cached, to_bytes
 from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.photos.source import Source
 
@@ -97,29 +95,21 @@ class FeatureStore:
         try:
             return npz.read_array(file)
         except ValueError as error:
-            raise _damaged(file, error) from error
+            raise damaged(file, error) from error
 
     def _file(self, source: Source, suffix: str, *more: object) -> Path:
         return self.folder / (_checksum([source.root, source.name, source.state(), *more])[:32] + suffix)
 
     def _write(self, file: Path, data: bytes) -> None:
         # The process id keeps two processes apart that extract the same photo.
-        beside = file.with_name(f"{file.name}.{os.getpid()}")
-        write_new(beside, data)
-        guarded(file, lambda: beside.replace(file))
+        write_whole(file, data, suffix=str(os.getpid()))
 
 
 def _read(file: Path, source: Source) -> ExtractedPhoto:
-    try:
-        [photo] = from_bytes(file.read_bytes(), iter([source]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, error) from error
-    return photo
-
-
-def _damaged(file: Path, error: Exception) -> UdqError:
-    found = f"found a damaged file ({one_line(error)})"
-    return UdqError(f"{file}: expected stored features, {found}; delete it, and its photo is extracted again")
+    photos = read_cached(file, iter([source]))
+    if len(photos) != 1:
+        raise damaged(file, ValueError(f"{len(photos)} photos, not one"))
+    return photos[0]
 
 
 def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:
@@ -130,7 +120,7 @@ def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:
         "images": {name: value for name, value in settings.items() if name not in _QUERY_SETTINGS},
         "features": dataclasses.asdict(config.features),
         "weights": _weights(extractor.trunk),
-        "rpn": extractor.rpn and checksum(extractor.rpn.read_bytes()),
+        "rpn": (given := fingerprint(extractor.rpn)) and given["sha256"],
         "engine": extractor.engine.facts(),
         "versions": versions(),
         "code": _code(),

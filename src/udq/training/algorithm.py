@@ -19,6 +19,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,8 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from udq.common import npz
+from udq.common.files import MAX_FEATURES, read_regular, reason
 from udq.common.progress import Progress, silent
 from udq.config import QuantizerConfig, TrainConfig
+from udq.errors import UdqError
 from udq.quantization import quantizer
 from udq.quantization.head import Head, average
 from udq.training import losses, refinement
@@ -211,6 +214,17 @@ class TrainingState:
         for name, group in self._groups().items():
             arrays |= {f"{name}/{part}": array for part, array in group.items()}
         return npz.to_bytes(arrays)
+
+    @staticmethod
+    def read(file: Path) -> TrainingState:
+        """Read a file of a state; raises UdqError if it is damaged, or not a regular file."""
+        try:
+            return TrainingState.from_bytes(read_regular(file, limit=MAX_FEATURES))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UdqError(
+                f"{file}: expected the state of a training, found a damaged file ({reason(error)}); delete it, and "
+                "training starts from the beginning"
+            ) from error
 
     @staticmethod
     def from_bytes(data: bytes) -> TrainingState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -55,7 +56,7 @@ class FileCheckpoint:
 
     def read(self) -> TrainingState | None:
         """Return the state that an earlier run saved; None if there is none."""
-        return TrainingState.from_bytes(self._file.read_bytes()) if self._file.exists() else None
+        return TrainingState.read(self._file) if os.path.lexists(self._file) else None
 
     def write(self, state: TrainingState) -> None:
         """Save a state in place of the previous one."""

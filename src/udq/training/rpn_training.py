@@ -24,7 +24,7 @@ from torchvision.ops import box_iou
 
 from udq._version import __version__
 from udq.common import files, npz, threads
-from udq.common.files import write_whole
+from udq.common.files import MAX_FEATURES, read_regular, write_whole
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
@@ -34,7 +34,7 @@ from udq.features import backbones
 from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.proposals import rpn
-from udq.training.rpn_views import TrainingView, ViewCache, ViewKey, extract_views
+from udq.training.rpn_views import TrainingView, ViewCache, ViewKey, damaged, extract_views
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)
@@ -251,11 +251,18 @@ def _save(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch
 
 def _resume(file: Path, facts: str, network: rpn.ProposalNetwork, optimiser: torch.optim.Optimizer) -> int:
     """Load the state that ``_save`` wrote if its facts are the same; return the number of finished epochs."""
-    if not file.exists():
+    if not os.path.lexists(file):
         return 0
-    arrays = npz.from_bytes(file.read_bytes())
-    if str(arrays.pop("facts")) != facts:
-        return 0
+    try:
+        arrays = npz.from_bytes(read_regular(file, limit=MAX_FEATURES))
+        return 0 if str(arrays.pop("facts")) != facts else _load_state(arrays, network, optimiser)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise damaged(file, error) from error
+
+
+def _load_state(
+    arrays: Mapping[str, NDArray[Any]], network: rpn.ProposalNetwork, optimiser: torch.optim.Optimizer
+) -> int:
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     network.load_state_dict({name.removeprefix("network/"): t for name, t in tensors.items() if "network/" in name})
     moments: dict[int, dict[str, Tensor]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from udq.common import npz, threads
-from udq.common.files import partial_folder, write_whole
+from udq.common.files import (
+    MAX_FEATURES,
+    empty_folder,
+    has_links,
+    partial_folder,
+    read_regular,
+    reason,
+    write_whole,
+)
 from udq.common.lock import LOCK, OWNER, Lock
 from udq.config import ImageConfig
 from udq.datasets.detection import Labelled
@@ -27,6 +36,7 @@ from udq.photos import decoding
 
 # Ranges of a crop's share of the photo's area and of a view's scale, and the share of an object that a crop must show.
 _CROPPED, _SCALED, _VISIBLE = (0.35, 0.95), (0.55, 1.25), 0.6
+_MARK = "fingerprint"  # name of the file that says which training the views belong to
 _SMALLEST = 64  # pixels of a view's side; smaller maps have no cells
 
 
@@ -71,15 +81,26 @@ class ViewCache:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UdqError(f"{self._folder}: cannot be made ({error.strerror}); choose another place") from error
+            raise UdqError(f"{self._folder}: cannot be made ({reason(error)}); choose another place") from error
+        if self._folder.is_symlink() or self._folder.parent.is_symlink():
+            raise UdqError(f"{self._folder}: a link, where unfinished work is written; delete the link")
         self._lock = Lock(self._folder, self._output, doing="training it")
-        mark = self._folder / "fingerprint"
-        if not mark.exists() or mark.read_text() != self._fingerprint:
-            for left in self._folder.iterdir():
-                if left.name not in (LOCK, OWNER):
-                    left.unlink()
-            write_whole(mark, self._fingerprint.encode())
+        try:
+            if not self._is_of_this_training():
+                empty_folder(self._folder, keep=(LOCK, OWNER))
+                write_whole(self._folder / _MARK, self._fingerprint.encode())
+        except BaseException:
+            self._lock.release()
+            raise
         return self
+
+    def _is_of_this_training(self) -> bool:
+        """Whether what is in the folder was made with the same fingerprint, and without links."""
+        try:
+            mark = read_regular(self._folder / _MARK, limit=len(self._fingerprint))
+        except (OSError, ValueError):
+            return False
+        return mark == self._fingerprint.encode() and not has_links(self._folder)
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -106,12 +127,15 @@ class ViewCache:
         write_whole(self.file(key), npz.to_bytes(arrays))
 
     def read(self, key: ViewKey, device: torch.device) -> TrainingView:
-        """Load a saved view onto a device."""
-        arrays = npz.from_bytes(self.file(key).read_bytes())
-        height, width = arrays["size"].tolist()
-        features = torch.from_numpy(arrays["features"]).to(device).float()
-        fine = torch.from_numpy(arrays["fine"]).to(device).float() if "fine" in arrays else features
-        return TrainingView(features, fine, height, width, torch.from_numpy(arrays["objects"]).to(device))
+        """Load a saved view onto a device; raises UdqError if its file is damaged."""
+        try:
+            arrays = npz.from_bytes(read_regular(self.file(key), limit=MAX_FEATURES))
+            height, width = arrays["size"].tolist()
+            features = torch.from_numpy(arrays["features"]).to(device).float()
+            fine = torch.from_numpy(arrays["fine"]).to(device).float() if "fine" in arrays else features
+            return TrainingView(features, fine, height, width, torch.from_numpy(arrays["objects"]).to(device))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise damaged(self.file(key), error) from error
 
     def clear(self) -> None:
         """Delete the folder."""
@@ -119,6 +143,14 @@ class ViewCache:
         shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: an interrupted build of a collection is there
             self._folder.parent.rmdir()
+
+
+def damaged(file: Path, error: Exception) -> UdqError:
+    """Return the error for a file of an unfinished training that cannot be read."""
+    return UdqError(
+        f"{file}: expected a file of an unfinished training, found a damaged one ({reason(error)}); delete it, and "
+        "run the same command again"
+    )
 
 
 def extract_views(
@@ -147,7 +179,7 @@ def extract_views(
     at_once = extractor.engine.workers
 
     def extract(key: ViewKey) -> str | None:
-        if cache.file(key).exists():
+        if os.path.lexists(cache.file(key)):
             return None
         photo, number = key
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from udq.common.files import write_whole
@@ -24,8 +25,8 @@ class RoundCheckpoints:
     def read(self) -> TrainingState | None:
         """Return the last state within the wanted number of rounds; None without one."""
         for rounds in range(self._rounds, 0, -1):
-            if self._file(rounds).exists():
-                return TrainingState.from_bytes(self._file(rounds).read_bytes())
+            if os.path.lexists(self._file(rounds)):
+                return TrainingState.read(self._file(rounds))
         return None
 
     def write(self, state: TrainingState) -> None:

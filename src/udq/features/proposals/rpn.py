@@ -23,6 +23,7 @@ from torchvision.models.detection.rpn import AnchorGenerator, RegionProposalNetw
 from torchvision.ops import clip_boxes_to_image, nms, remove_small_boxes
 
 from udq.common import npz
+from udq.common.files import read_regular, reason
 from udq.config import FeatureConfig
 from udq.errors import InputError
 from udq.features import backbones
@@ -32,6 +33,7 @@ from udq.photos.decoding import Photo
 from udq.types import Regions
 
 _WIDTH = 256
+_MAX_BYTES = 2**30  # of a file of a network; the shipped one has 2 MB
 _STRIDE = 16  # of the map that anchors are centred on
 # Sides of anchors in pixels of the scaled photo, whose shorter side has 336 pixels by default; and height by width.
 _SIDES = (48, 96, 160, 256, 384)
@@ -161,9 +163,9 @@ def read(backbone: str, file: Path | None) -> tuple[ProposalNetwork, dict[str, A
             )
         return from_bytes(shipped.read_bytes(), backbone, str(shipped))
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot read a region proposal network ({error.strerror})") from error
+        data = read_regular(file, limit=_MAX_BYTES, follow=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot read a region proposal network ({reason(error)})") from error
     return from_bytes(data, backbone, str(file))
 
 
