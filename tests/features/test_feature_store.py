@@ -201,7 +201,7 @@ def test_a_damaged_file_is_named_with_what_to_do(extractor, sources, tmp_path, e
     with pytest.raises(UdqError) as raised:
         ask()
     assert str(raised.value).startswith(f"{file}: expected stored features, found a damaged file (")
-    assert str(raised.value).endswith("; delete it, and its photo is extracted again")
+    assert str(raised.value).endswith("; delete it, and what it held is extracted again")
     assert "\n" not in str(raised.value)
     file.unlink()
     ask()

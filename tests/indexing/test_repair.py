@@ -152,7 +152,8 @@ def test_the_command_prints_the_damage_and_what_was_repaired(udq, place):
     flip(place / "x.udq" / segment.folder / "codes.npy")
     code, out, err = udq("verify", place / "x.udq")
     assert code == 1
-    assert out.startswith(f"{segment.folder}/codes.npy: damaged (checksum differs); affects 4 photos, 'astronaut.png' first")
+    damage = f"{segment.folder}/codes.npy: damaged (checksum differs)"
+    assert out.startswith(f"{damage}; affects 4 photos, 'astronaut.png' first")
     assert err.count("\n") == 1
     shutil.move(place / "photos" / "coins.png", place / "coins.png")
     code, out, err = udq("verify", place / "x.udq", "--repair", "--device", "cpu")

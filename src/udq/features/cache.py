@@ -120,7 +120,7 @@ def read_cached(file: Path, sources: Iterator[Source]) -> list[ExtractedPhoto]:
 def damaged(file: Path, error: Exception) -> UdqError:
     """Return the error for a file of features that cannot be read."""
     found = f"found a damaged file ({reason(error)})"
-    return UdqError(f"{file}: expected stored features, {found}; delete it, and its photos are extracted again")
+    return UdqError(f"{file}: expected stored features, {found}; delete it, and what it held is extracted again")
 
 
 def from_bytes(data: bytes, sources: Iterator[Source]) -> list[ExtractedPhoto]:

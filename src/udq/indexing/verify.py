@@ -89,10 +89,10 @@ def _intact_copy(path: Path, error: CollectionError) -> Manifest:
     try:
         return read_manifest(path, COPY)
     except CollectionError as other:
-        if (path / COPY).is_file() and "damaged" in str(other):
+        if isinstance(error, DamagedError) or isinstance(other, DamagedError):
             raise CollectionError(
-                f"{path}: its {MANIFEST} and the copy of it, {COPY}, are both damaged; restore the collection from a "
-                "backup, or build it again from its photos"
+                f"{path}: its {MANIFEST} and the copy of it, {COPY}, are both damaged or missing; restore the "
+                "collection from a backup, or build it again from its photos"
             ) from error
         raise error from other
 

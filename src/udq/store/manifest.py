@@ -45,7 +45,7 @@ from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.quantization.model import Model
 from udq.store import schema
-from udq.store.layout import COPY, MANIFEST, REMEDY, damaged, raise_refusal, read_listed, refuse_links
+from udq.store.layout import COPY, MANIFEST, DamagedError, damaged, raise_refusal, read_listed, refuse_links
 from udq.types import Arrays
 
 FORMAT = "udq-collection"
@@ -163,7 +163,7 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
         if min(manifest.images, manifest.regions) < 0:
             raise ValueError("negative photo count")
     except (ValueError, RecursionError, UdqError) as error:
-        raise CollectionError(f"{path}: its {name} is damaged ({one_line(error)}); {REMEDY}") from error
+        raise DamagedError(path / name, one_line(error)) from error
     refuse_links(path, [*(entry["folder"] for entry in manifest.segments), *files_of(manifest)])
     return manifest
 
@@ -178,8 +178,7 @@ def _read_document(path: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise_refusal(file, error)
         if isinstance(error, ValueError | RecursionError) and file.exists():
-            found = "" if isinstance(error, json.JSONDecodeError) else f" ({one_line(error)})"
-            raise CollectionError(f"{path}: its {name} is damaged{found}; {REMEDY}") from error
+            raise DamagedError(file, one_line(error)) from error
         raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made") from error
     raise CollectionError(f"{path}: not a udq collection; expected a folder that 'udq index' made")
 
