@@ -71,3 +71,41 @@ def test_a_lock_file_that_cannot_be_written_is_an_error_of_the_disk(tmp_path):
     (tmp_path / LOCK).mkdir()
     with pytest.raises(DiskError, match=rf"{re.escape(str(tmp_path / LOCK))}: cannot be written"):
         Lock(tmp_path, "x.udq")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("name", [LOCK, OWNER])
+def test_a_lock_is_not_written_through_a_link(tmp_path, name):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(DiskError) as refused:
+        Lock(tmp_path / "folder", "x.udq")
+    assert str(refused.value) == (
+        f"{tmp_path / 'folder' / name}: cannot be written (expected a file of udq itself, found a link); "
+        "move it away, and run the same command again"
+    )
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == [name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_link_that_appears_later_is_replaced_and_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("mine")
+    monkeypatch.setattr("udq.common.lock._check_place", lambda file: None)
+    for name in (OWNER, f"{OWNER}.new"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    with Lock(tmp_path, "x.udq"):
+        assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
+        assert not (tmp_path / OWNER).is_symlink()
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_an_owner_file_cannot_break_the_line_of_the_message(tmp_path):
+    with Lock(tmp_path, "x.udq"):
+        owner = {"process": "1\n2", "host": "a\x1b[31m", "since": ["now"]}
+        (tmp_path / OWNER).write_text(json.dumps(owner))
+        with pytest.raises(
+            InputError, match=r"^x\.udq: another udq \(process 1 2 on a\\x1b\[31m, since \['now'\]\) is"
+        ):
+            Lock(tmp_path, "x.udq")

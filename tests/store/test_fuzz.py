@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import io
 import json
 import shutil
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from udq import Collection
 from udq.cli.options import parse_box
 from udq.common import files
 from udq.datasets import boxes, detection
-from udq.errors import UdqError
+from udq.errors import InputError, UdqError
 from udq.indexing.verify import verify
 from udq.photos.boxes import check_box
 from udq.search.ranking import ranking_by_feature
@@ -87,18 +91,31 @@ def put_manifest(path, document):
     (path / manifest.MANIFEST).write_text(json.dumps(document))
 
 
-def use(path):
-    """Open, search and verify; only errors of one line are allowed."""
-    query = np.linspace(0, 1, 10, dtype=np.float32)
+def use(path, channels=10):
+    """Open, search and verify; only errors of one line are allowed, and none if nothing is damaged."""
+    query = np.linspace(0, 1, channels, dtype=np.float32)
+    errors = []
     for work in (
+        lambda: Collection.open(path).names,
         lambda: search(Collection.open(path), query),
-        lambda: Collection.open(path).info(),
-        lambda: verify(path),
+        lambda: json.dumps(Collection.open(path).info(), allow_nan=False),
     ):
         try:
             work()
         except UdqError as error:
             in_one_line(error)
+            errors.append(error)
+    try:
+        damage = verify(path)
+    except UdqError as error:
+        in_one_line(error)
+        assert errors
+    else:
+        # A damaged copy of the manifest is the one damage that a search does not notice.
+        damaged = [each for each in damage if each.file != manifest.COPY and "contents are intact" not in each.affects]
+        assert all("\n" not in each.reason for each in damage)
+        # A model that is read may be for other queries, or have distances that overflow.
+        assert bool(errors) == bool(damaged) or (errors and all(isinstance(e, InputError) for e in errors))
 
 
 def in_one_line(error):
@@ -179,6 +196,50 @@ def test_other_values_in_a_manifest(whole, path, data):
         del place[last]
     put_manifest(path, document)
     use(path)
+
+
+REAL = Path(__file__).parents[1] / "collections" / "format-3"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A copy of a collection of real photos."""
+    return shutil.copytree(REAL, tmp_path_factory.mktemp("real") / "x.udq")
+
+
+def place_of(document, keys):
+    *inner, last = keys
+    for key in inner:
+        document = document[key]
+    return document, last
+
+
+@given(st.data())
+@settings(SHARED, max_examples=60)
+def test_parts_of_a_real_manifest_that_are_changed_exchanged_repeated_or_missing(real, data):
+    document = json.loads((REAL / manifest.MANIFEST).read_text())
+    for _ in range(data.draw(st.integers(1, 4))):
+        known = list(places(document))
+        where, last = place_of(document, data.draw(st.sampled_from(known)))
+        edit = data.draw(st.sampled_from(["change", "copy", "repeat", "delete", "count"]))
+        if edit == "delete":
+            del where[last]
+        elif edit == "repeat" and isinstance(where[last], list):
+            where[last] = where[last] * data.draw(st.integers(2, 3000))
+        elif edit == "count" and isinstance(where[last], int | float):
+            where[last] = where[last] + data.draw(st.sampled_from([-1, 1, 2**31, 2**62]))
+        elif edit == "copy":
+            other, key = place_of(document, data.draw(st.sampled_from(known)))
+            with contextlib.suppress(LookupError, TypeError):  # the other place is gone
+                where[last] = copy.deepcopy(other[key])
+        else:
+            where[last] = data.draw(values)
+        if not isinstance(document, dict) or not document:
+            return
+    put_manifest(real, document)
+    started = time.monotonic()
+    use(real, channels=1280)
+    assert time.monotonic() - started < 20
 
 
 @given(st.one_of(edits, st.integers(1, 10**5)))

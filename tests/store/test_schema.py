@@ -62,6 +62,11 @@ def test_every_file_of_a_segment_is_missed(name):
     ("keys", "value", "message"),
     [
         (("udq",), 1, "udq: expected text, found 1"),
+        (("next_id",), 2**62, r"next_id: expected a number below 2\*\*62, found 4611686018427387904"),
+        (("model", "bytes"), 2**40, "model.bytes: expected at most 8,589,934,592 bytes, found 1099511627776"),
+        (("segments", 0, "files", "images.json", "bytes"), 2**30, "images.json.bytes: expected at most 268,435,456 b"),
+        (("segments", 0, "folder"), "segments/0000001", "'segments/0000001' is not a file of a collection"),
+        (("segments", 0, "folder"), "segments/" + "1" * 19, "is not a file of a collection"),
         (("next_id",), -1, "next_id: expected a whole number, 0 or more, found -1"),
         (("next_id",), 2**63, "next_id: expected a whole number, 0 or more, found 9223372036854775808"),
         (("passed_over",), True, "passed_over: expected a whole number, 0 or more, found True"),
@@ -81,6 +86,41 @@ def test_every_file_of_a_segment_is_missed(name):
 def test_other_values_are_refused_by_their_place(keys, value, message):
     with pytest.raises(ValueError, match=message):
         schema.check(changed(keys, value))
+
+
+def test_a_segment_that_is_listed_twice_is_refused():
+    whole = document()
+    whole["segments"] *= 20_000
+    with pytest.raises(ValueError, match=r"^segments\[1\]\.folder: 'segments/000001' is listed twice$"):
+        schema.check(whole)
+
+
+@pytest.mark.parametrize("name", ["segments/000001", "segments/999999", "segments/1000000", "segments/" + "9" * 18])
+def test_numbers_of_six_to_eighteen_digits_are_names(name):
+    schema.check(changed(("segments", 0, "folder"), name))
+
+
+HISTORY = {
+    "rounds": [{"iteration": 0, "separability": [1.0, 0.5], "discriminability": [0.1, 0.2], "quantization_error": 0.3}],
+    "kept": 1,
+    "stopped": None,
+}
+
+
+def test_a_history_of_training_is_read_with_finite_numbers_alone():
+    unsound = copy.deepcopy(HISTORY)
+    unsound["rounds"][0] |= {"separability": [float("nan"), 0.5], "quantization_error": float("inf")}
+    found = schema.history(unsound)
+    assert found["rounds"][0] == HISTORY["rounds"][0] | {"separability": [None, 0.5], "quantization_error": None}
+    assert schema.history(HISTORY) == HISTORY
+
+
+@pytest.mark.parametrize(
+    "training",
+    [None, {}, [], HISTORY | {"kept": 2}, HISTORY | {"rounds": [1]}, HISTORY | {"rounds": [{"iteration": 0}]}],
+)
+def test_what_is_no_history_of_training_is_read_as_none(training):
+    assert schema.history(training) is None
 
 
 def test_settings_of_a_later_version_are_refused():

@@ -51,7 +51,7 @@ class Disk(list):
             self.append((what, path))
 
         def flushed(descriptor):
-            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
             note("flush folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "flush", path)
             fsync(descriptor)
 
@@ -68,7 +68,7 @@ class Disk(list):
         monkeypatch.setattr(Path, "rename", renamed)
 
 
-linux = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc to name what is flushed")
+linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name what is flushed")
 
 
 def committed(disk, path):
@@ -96,7 +96,9 @@ def test_a_segment_and_all_folders_above_it_are_flushed_before_the_manifest_list
     before = disk[: disk.index(("rename", path / "collection.copy.json"))]
     segment = path / "segments" / "000003"
     last = max(i for i, (what, file) in enumerate(before) if file.parent == segment)
-    assert {("flush folder", segment), ("flush folder", path / "segments"), ("flush folder", path)} <= set(before[last:])
+    assert {("flush folder", segment), ("flush folder", path / "segments"), ("flush folder", path)} <= set(
+        before[last:]
+    )
     assert ("flush folder", path / "segments" / "000001") not in disk  # of another commit
 
 

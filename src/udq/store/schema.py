@@ -66,6 +66,8 @@ def _table(value: Any, where: str) -> None:
 
 def _settings(value: Any, where: str) -> None:
     _table(value, where)
+    if _finite(value) != value:
+        raise ValueError(f"{where}: expected finite numbers")
     IndexConfig().replace(value)
 
 
@@ -256,4 +258,6 @@ def _finite(value: Any) -> Any:
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return None if isinstance(value, int) and abs(value) >= 2**63 else value
