@@ -71,5 +71,6 @@ def measure(segments: Iterable[Segment], fitted_before: int) -> Drift | None:
     if newer.all() or not newer.any():
         return None
     of_older, of_newer = known["error"][~newer], known["error"][newer]
-    older = float(of_older.mean())
-    return Drift(older, float(of_newer.mean()), len(of_older), len(of_newer)) if older > 0 else None
+    # float64: the sum of errors that are damaged may exceed float32.
+    older = float(of_older.mean(dtype=np.float64))
+    return Drift(older, float(of_newer.mean(dtype=np.float64)), len(of_older), len(of_newer)) if older > 0 else None
