@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from udq.common import npz
-from udq.common.files import MAX_FEATURES, read_regular, reason, write_whole
+from udq.common.files import MAX_FEATURES, guarded, read_regular, reason, write_whole
 from udq.errors import UdqError
 from udq.features.extractor import ExtractedPhoto
 from udq.photos.source import Content, Source
@@ -47,7 +47,7 @@ class FeatureCache:
 
     def fill(self) -> Iterator[ExtractedPhoto]:
         """Yield all photos: first those that an earlier run cached, then the others as they are extracted."""
-        self.folder.mkdir(exist_ok=True)
+        guarded(self.folder, lambda: self.folder.mkdir(exist_ok=True))
         done = 0
         for photo in self.drain(skip=0):
             done += 1

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from udq.common import files
-from udq.common.files import write_whole
+from udq.common.files import MAX_JSON, read_regular, reason, write_whole
 from udq.common.progress import Progress
 from udq.common.provenance import provenance, versions
 from udq.config import IndexConfig
 from udq.datasets import GroundTruth
 from udq.datasets.protocol import notes
+from udq.errors import UdqError
 from udq.evaluation import scoring
 from udq.evaluation.benchmark import protocol_queries
 from udq.experiments.paper import timing
@@ -139,8 +140,14 @@ class CellRunner:
                 "provenance": provenance(seed=config.sample.seed),
             }
             write_whole(file, (json.dumps(facts, indent=1) + "\n").encode())
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        return Result(cell, facts["values"][cell.measure], "", facts | {"cell": file.name}, sheet)
+        try:
+            facts = json.loads(read_regular(file, limit=MAX_JSON))
+            return Result(cell, facts["values"][cell.measure], "", facts | {"cell": file.name}, sheet)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UdqError(
+                f"{file}: expected the result of a cell, found something else ({reason(error)}); delete it, and the "
+                "cell is measured again"
+            ) from error
 
     def _fit(self, config: IndexConfig) -> Fitted:
         """Train and fit, unless the previous cell had the same configuration, like the scans of table 7."""
