@@ -241,7 +241,7 @@ def test_levels_are_brought_to_eight_bits_in_parts_as_in_one(tmp_path, mode):
     if mode == "F":
         levels[3, 4], levels[5, 6] = np.nan, np.inf
     Image.fromarray(levels).save(tmp_path / "x.tif")
-    top = 255.0 if mode == "F" else 65535.0
+    top = 65535.0
     whole = np.clip(np.nan_to_num(levels.astype(np.float64)) * (255.0 / top), 0, 255).round()
 
     assert (shown(tmp_path / "x.tif")[..., 0] == whole).all()
