@@ -226,6 +226,27 @@ def test_a_crop_has_the_scale_of_the_whole_photo_or_the_least_that_is_useful(tmp
     assert side((0, 0, 600, 1), least=50)[1] <= 1000
 
 
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [
+        ((59.8, 10, 60, 20), (59, 10, 60, 20)),
+        ((10, 39.7, 20, 40), (10, 39, 20, 40)),
+        ((59.9, 39.9, 60, 40), (59, 39, 60, 40)),
+        ((20.1, 10, 20.4, 20), (20, 10, 21, 20)),
+        ((59.4, 39.6, 60, 40), (59, 39, 60, 40)),
+    ],
+)
+def test_a_box_thinner_than_half_a_pixel_is_one_column_or_row(tmp_path, box, cut):
+    gradient().save(tmp_path / "x.png")
+    crop, found = decoding.load_crop(tmp_path / "x.png", box, shorter=1, longer=1000, least=1)
+    size = cut[2] - cut[0], cut[3] - cut[1]
+
+    assert found == box
+    assert (crop.width, crop.height) == size
+    # The scale enlarges it to a pixel at least: what it shows is the mean of what was cut out.
+    assert np.abs(crop.pixels.mean(axis=(0, 1)) - np.asarray(gradient().crop(cut)).mean(axis=(0, 1))).max() <= 2
+
+
 def test_a_format_of_no_photo_is_refused_whatever_its_name(tmp_path):
     gradient().save(tmp_path / "x.png", "EPS")
     gradient().save(tmp_path / "y.jpg", "PNG")
