@@ -64,7 +64,7 @@ def coffee(photos):
 
 def assert_found_first(collection, path):
     matches = collection.search(path, k=2).matches
-    assert [match.image for match in matches][0] == "coffee.png"
+    assert matches[0].image == "coffee.png"
     assert matches[0].score > matches[1].score
 
 
