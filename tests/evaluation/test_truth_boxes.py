@@ -58,7 +58,7 @@ def test_sizes_that_are_known_are_not_read(tmp_path, paths):
     sizes = dict.fromkeys(paths, (900, 900))
 
     assert benchmark.protocol_queries(found, paths, sizes=sizes).boxes == (None,)
-    with pytest.raises(InputError, match="positive coins.png"):
+    with pytest.raises(InputError, match=r"positive coins\.png"):
         benchmark.protocol_queries(found, paths)
 
 

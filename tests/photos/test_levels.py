@@ -170,6 +170,21 @@ def test_colours_of_16_bits_in_tiles(tmp_path, tile, planar):
     assert_shows(shown(tmp_path / "x.tif"), samples.astype(float), 0, 4095)
 
 
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("depth", [8, 10, 12, 16])
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_ppm_of_16_bits_comes_out_by_the_range_it_uses(tmp_path, depth, bands, stated):
+    samples = photo(2**depth, bands).astype(">u2")
+    if depth == 8 and stated:  # a byte a sample, then
+        samples = samples.astype("u1")
+    header = f"P{5 if bands == 1 else 6}\n60 40\n{2**depth - 1 if stated else 65535}\n"
+    (tmp_path / "x.ppm").write_bytes(header.encode() + samples.tobytes())
+    read = cv2.imread(str(tmp_path / "x.ppm"), cv2.IMREAD_UNCHANGED)
+    assert (np.atleast_3d(read)[..., ::-1] == np.atleast_3d(samples)).all()
+
+    assert_shows(shown(tmp_path / "x.ppm"), samples.astype(float), 0, 2**depth - 1)
+
+
 @pytest.mark.parametrize("bands", [1, 3, 4])
 @pytest.mark.parametrize("depth", [8, 10, 12, 16])
 def test_a_png_of_16_bits_comes_out_by_the_range_it_uses(tmp_path, depth, bands):

@@ -87,10 +87,15 @@ def grey(picture: Image.Image, stored: Samples) -> Image.Image:
 
 
 def repair(opened: ImageFile.ImageFile) -> None:
-    """Correct how a photo of 16-bit bands will be read, before it is: Pillow takes a band of its own for 8 bits."""
+    """Correct how a photo of 16-bit bands will be read, before it is.
+
+    Pillow takes a band of its own in a TIFF for 8 bits, and leaves no lower bytes of a PPM, which it scales slowly.
+    """
     if _is_planar(opened) and _first(opened.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 8)) == 16:
         order = "L" if opened.tag_v2.prefix == b"II" else "B"
         _replace(opened, {band: f"{band};16{order}" for band in "RGBA"})
+    elif opened.format == "PPM" and opened.tile[0].codec_name == "ppm" and opened.tile[0].args == ("RGB", 65535):
+        opened.tile = [opened.tile[0]._replace(codec_name="raw", args=("RGB;16B", 0, 1))]
 
 
 def sixteen_bits(opened: ImageFile.ImageFile) -> str | None:
