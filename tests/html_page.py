@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "img", "rect", "line", "link", "br"}
+VOID = {"meta", "img", "rect", "line", "link", "br", "input"}
 
 
 class Page(HTMLParser):

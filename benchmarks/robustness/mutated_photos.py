@@ -28,7 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pillow_heif
+from PIL import Image, ImageCms
 
 from udq.common.provenance import provenance
 from udq.config import FeatureConfig, ImageConfig
@@ -43,6 +44,7 @@ from udq.photos.source import MAX_BYTES, MAX_PIXELS, Source, find
 SMALL = ImageConfig(shorter=64, longer=96)
 SIDE = 200  # pixels of the photos that are mutated, so that a mutation hits what matters
 GIANT = (65_535, 65_536, 100_000, 2**31 - 1, 12_247, 0, 1)
+pillow_heif.register_heif_opener()  # to write HEIC
 Mutation = Callable[[np.random.Generator, bytes, tuple[int, int]], bytes]
 
 
@@ -92,9 +94,31 @@ def originals() -> list[tuple[str, bytes, tuple[int, int]]]:
             (".jp2", encoded(alpha, "JPEG2000")),
             (".avif", encoded(rgb, "AVIF", exif=exif)),
             (".avif", encoded(alpha, "AVIF")),
+            (".heic", encoded(rgb, "HEIF", exif=exif, icc_profile=_profile())),
+            (".hif", encoded(alpha, "HEIF")),
+            (".jpg", encoded(rgb, "JPEG", icc_profile=_profile())),
+            (".png", dark_colours(rgb)),
         ]
         made += [(suffix, data, rgb.size) for suffix, data in files]
     return made
+
+
+def _profile() -> bytes:
+    """Return a profile that exchanges red and blue, so that it has to be applied."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return srgb.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+
+
+def dark_colours(rgb: Image.Image) -> bytes:
+    """Return a PNG of 16-bit colours that use 12 bits, whose lower bytes are decoded as well."""
+    levels = np.asarray(rgb).astype(">u2") * 16
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *rgb.size, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def truncated(rng: np.random.Generator, data: bytes, size: tuple[int, int]) -> bytes:
@@ -220,7 +244,7 @@ def write_all(folder: Path, count: int, seed: int) -> dict[str, str]:
     for suffix, data, _ in pool:
         put("odd name", suffix, data, stem=os.fsdecode(rng.choice([b"caf\xe9", b"two\nlines", b"\x1b[2J", b"'\"\\"])))
     for data in (b"", b"hello", b"<html></html>", b"\0" * 5000, b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
-        for suffix in (".jpg", ".png", ".tif", ".webp", ".jp2", ".avif"):
+        for suffix in (".jpg", ".png", ".tif", ".webp", ".jp2", ".avif", ".heic"):
             put("no photo", suffix, data)
     _write_special(folder, kinds)
     names = list(MUTATIONS)
@@ -335,6 +359,8 @@ def largest_photos(folder: Path) -> Iterator[tuple[str, Path]]:
         ("WEBP", "rgba.webp", lambda: alpha("RGB"), {"method": 0, "quality": 0, "lossless": True}),
         ("AVIF", "rgb.avif", lambda: rgb, {"speed": 10}),
         ("AVIF", "rgba.avif", lambda: alpha("RGB"), {"speed": 10}),
+        ("HEIF", "rgb.heic", lambda: rgb, {"quality": 20}),
+        ("JPEG", "profile.jpg", lambda: rgb, {"icc_profile": _profile()}),
         ("JPEG2000", "rgb.jp2", lambda: rgb, {"quality_mode": "rates", "quality_layers": [20]}),
     ]
     for kind, name, make, options in kinds:

@@ -318,6 +318,8 @@ def test_a_network_trained_on_ones_own_boxes_proposes_the_regions_of_a_collectio
     assert code == 0
     assert "3 photos with 3 boxes (csv); skipped: 1 missing photo" in err
     assert "1 empty box" in err
+    assert f"  {tmp_path / 'boxes.csv'}, line 4: missing photo: gone.png\n" in err
+    assert f"  {tmp_path / 'boxes.csv'}, line 5: empty box: 9,9,9,20 in rocket.png of 640 x 427 pixels\n" in err
     assert "IoU 0.5" in out
     assert f"--rpn {tmp_path / 'x.npz'}" in out
 

@@ -253,9 +253,12 @@ def test_a_box_inside_the_photo_survives_each_layout(prepared, across, down):
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(*[st.floats(-1e12, 1e12) | st.floats(-20, 120)] * 4), max_size=8))
 def test_every_box_is_kept_or_counted_and_what_is_kept_is_inside(boxes):
-    kept, outside, empty = clip(np.array(boxes, np.float64).reshape(-1, 4), WIDTH, HEIGHT)
+    clipped = clip(np.array(boxes, np.float64).reshape(-1, 4), WIDTH, HEIGHT)
+    kept = clipped.boxes
+    outside, empty, beyond = (int(marked.sum()) for marked in clipped.faults.values())
 
     assert len(kept) + outside + empty == len(boxes)
+    assert beyond <= len(kept)
     assert (kept >= 0).all()
     assert (kept[:, 2:] <= (WIDTH, HEIGHT)).all()
     assert (kept[:, 2:] - kept[:, :2] > 0.999).all()
@@ -279,6 +282,72 @@ def test_boxes_are_clipped_to_the_photo_or_skipped_and_counted(tmp_path, layout)
 
     assert np.allclose(labels.photos[0].boxes, [(0, 0, 30, 40), (90, 70, 100, 80), (10, 20, 30, 40)], atol=1e-4)
     assert labels.skipped == {"boxes outside the photo": 3, "empty boxes": 4}
+    assert labels.clipped == 2
+    assert labels.summary().endswith(
+        "; skipped: 3 boxes outside the photo, 4 empty boxes; 2 boxes clipped to the photo"
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_fault_names_its_file_and_row(tmp_path, layout):
+    rows = {
+        "a.jpg": [(10, 20, 30, 40), (-5, -6, 30, 40), (200, 2, 230, 40), (-0.75, 0, 9, 9)],
+        "b.jpg": [(9, 9, 5, 5)],
+        "lost.jpg": [(1, 2, 3, 4)],
+    }
+    path = write_labels(layout, tmp_path, rows)
+    next(tmp_path.rglob("lost.jpg")).unlink()
+    labels = detection.load(path)
+
+    files = {
+        "voc": [f"{tmp_path}/Annotations/{name}.xml" for name in ("a", "b", "lost")],
+        "yolo": [f"{tmp_path}/labels/{name}.txt" for name in ("a", "b", "lost")],
+        "coco": [str(path)] * 3,
+        "csv": [str(path)] * 3,
+    }[layout]
+    places = {
+        "voc": [f"{files[0]}, object 3", f"{files[0]}, object 2", f"{files[1]}, object 1", files[1], files[2]],
+        "yolo": [f"{files[0]}, line 3", f"{files[0]}, line 2", f"{files[1]}, line 1", files[1], files[2]],
+        "coco": [f"{path}, {place}" for place in ("annotations[2]", "annotations[1]", "annotations[4]", "images[1]",
+                                                  "images[2]")],
+        "csv": [f"{path}, line {line}" for line in (4, 3, 6, 6, 7)],
+    }[layout]  # fmt: skip
+    faults = [
+        "box outside the photo: 200,2,230,40 in a.jpg of 100 x 80 pixels",
+        "box clipped to the photo: -5,-6,30,40 in a.jpg of 100 x 80 pixels",
+        "empty box: 9,9,5,5 in b.jpg of 100 x 80 pixels",
+        "photo without a usable label: b.jpg",
+        "missing photo" + (": lost.jpg" if layout != "yolo" else ""),
+    ]
+    expected = [f"{place}: {fault}" for place, fault in zip(places, faults, strict=True)]
+
+    assert sorted(labels.faults) == sorted(expected)
+    assert labels.fault_lines() == list(labels.faults)
+    assert labels.to_json() == {
+        "layout": layout,
+        "photos": 1,
+        "boxes": 3,
+        "skipped": dict.fromkeys(("boxes outside the photo", "empty boxes", "photos without a usable label",
+                                  "missing photos"), 1),
+        "clipped": 1,
+        "faults": list(labels.faults),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_first_ten_faults_are_named(tmp_path, layout):
+    rows = [(float("nan"), 1, 2, 3 + i) for i in range(25)]
+    path = write_labels(layout, tmp_path, {"a.jpg": [(1, 2, 30, 40), *rows]})
+    labels = detection.load(path)
+
+    row = {"voc": "object {}", "yolo": "line {}", "coco": "annotations[{}]", "csv": "line {}"}[layout]
+    start = {"voc": 2, "yolo": 2, "coco": 1, "csv": 3}[layout]
+    assert len(labels.faults) == 10
+    for number, fault in enumerate(labels.faults, start):
+        assert f", {row.format(number)}: malformed " in fault
+        assert "expected a box of four numbers, found '" in fault
+    assert labels.fault_lines() == [*labels.faults, "and 15 more"]
+    assert detection.load_all([path]).faults == labels.faults
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -30,3 +30,13 @@ def test_a_box_that_cannot_be_is_refused(box, says):
 def test_a_box_inside_the_photo_comes_back_as_floats():
     assert boxes.check_box([0, 1, 60, 40], 60, 40) == (0.0, 1.0, 60.0, 40.0)
     assert all(type(side) is float for side in boxes.check_box([0, 1, 60, 40], 60, 40))
+
+
+def test_the_pixels_of_a_box_are_the_nearest_and_at_least_one():
+    for x1 in range(0, 81):
+        for x2 in range(x1 + 1, 82):
+            box = (x1 / 8, 10 - x2 / 8 * 80 / 82, min(x2 / 8, 10), 10 - x1 / 8 * 80 / 82)
+            left, top, right, bottom = boxes.pixels_of(box, 10, 10)
+            assert 0 <= left < right <= 10
+            assert 0 <= top < bottom <= 10
+            assert max(abs(left - box[0]), abs(right - box[2]), abs(top - box[1]), abs(bottom - box[3])) <= 1

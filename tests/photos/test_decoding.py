@@ -226,6 +226,27 @@ def test_a_crop_has_the_scale_of_the_whole_photo_or_the_least_that_is_useful(tmp
     assert side((0, 0, 600, 1), least=50)[1] <= 1000
 
 
+@pytest.mark.parametrize(
+    ("box", "cut"),
+    [
+        ((59.8, 10, 60, 20), (59, 10, 60, 20)),
+        ((10, 39.7, 20, 40), (10, 39, 20, 40)),
+        ((59.9, 39.9, 60, 40), (59, 39, 60, 40)),
+        ((20.1, 10, 20.4, 20), (20, 10, 21, 20)),
+        ((59.4, 39.6, 60, 40), (59, 39, 60, 40)),
+    ],
+)
+def test_a_box_thinner_than_half_a_pixel_is_one_column_or_row(tmp_path, box, cut):
+    gradient().save(tmp_path / "x.png")
+    crop, found = decoding.load_crop(tmp_path / "x.png", box, shorter=1, longer=1000, least=1)
+    size = cut[2] - cut[0], cut[3] - cut[1]
+
+    assert found == box
+    assert (crop.width, crop.height) == size
+    # The scale enlarges it to a pixel at least: what it shows is the mean of what was cut out.
+    assert np.abs(crop.pixels.mean(axis=(0, 1)) - np.asarray(gradient().crop(cut)).mean(axis=(0, 1))).max() <= 2
+
+
 def test_a_format_of_no_photo_is_refused_whatever_its_name(tmp_path):
     gradient().save(tmp_path / "x.png", "EPS")
     gradient().save(tmp_path / "y.jpg", "PNG")
@@ -241,7 +262,7 @@ def test_levels_are_brought_to_eight_bits_in_parts_as_in_one(tmp_path, mode):
     if mode == "F":
         levels[3, 4], levels[5, 6] = np.nan, np.inf
     Image.fromarray(levels).save(tmp_path / "x.tif")
-    top = 255.0 if mode == "F" else 65535.0
+    top = 65535.0
     whole = np.clip(np.nan_to_num(levels.astype(np.float64)) * (255.0 / top), 0, 255).round()
 
     assert (shown(tmp_path / "x.tif")[..., 0] == whole).all()

@@ -8,6 +8,8 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pillow_heif
 import pytest
 from clients import bytes_of, number_of, picture_of, problem, send, serving
 from PIL import Image
@@ -242,6 +244,18 @@ def test_photos_of_other_formats_are_served_as_jpeg(client, name, served):
     assert found.headers["content-type"] == served
     assert Image.open(io.BytesIO(found.content)).size == (60, 40)
     assert (found.content == data) == (served.removeprefix("image/") == name.removeprefix("x."))
+
+
+def test_photos_that_browsers_show_otherwise_are_served_as_they_are_decoded(client, tmp_path):
+    heic = pillow_heif.from_pillow(Image.new("RGB", (60, 40), (200, 100, 0)))
+    heic.save(tmp_path / "x.heic", quality=95)
+    Image.fromarray(np.full((40, 60), 4000, np.uint16)).save(tmp_path / "x.png")  # 12 bits in 16: black in browsers
+    for name, colour in (("x.heic", (200, 100, 0)), ("x.png", (249, 249, 249))):
+        facts = send(client, (tmp_path / name).read_bytes(), name).json()
+        for kind in ("file", "thumbnail"):
+            found = np.asarray(picture_of(client.get(f"/api/v1/uploads/{facts['id']}/{kind}")))
+            assert found.shape == (40, 60, 3)
+            assert np.abs(found.astype(int) - colour).max() < 5
 
 
 def test_an_upload_finds_the_matches_of_the_same_file(client, collection, photos):

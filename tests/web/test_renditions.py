@@ -6,9 +6,12 @@ import os
 
 import pytest
 from clients import bytes_of
+from html_page import Page
 
 from udq.errors import ImageError
+from udq.photos.source import SUFFIXES
 from udq.web import renditions
+from udq.web.app import PAGE
 from udq.web.problems import Problem
 from udq.web.renditions import resolve
 
@@ -56,3 +59,10 @@ def test_media_type_is_determined_by_the_first_bytes():
     assert renditions.media_type(b"") is None
     assert renditions.media_type(b"RIFF\0\0\0\0WAVE") is None
     assert renditions.media_type(b"\0\0\0\x20ftypheic") is None
+    assert renditions.media_type(bytes_of("x.png")[:25]) == "image/png"
+
+
+def test_the_page_offers_the_files_that_are_read():
+    (chosen,) = [tag for tag in Page((PAGE / "index.html").read_text(encoding="utf-8")).all("input") if "accept" in tag]
+
+    assert chosen["accept"] == ",".join(sorted(SUFFIXES))

@@ -197,7 +197,8 @@ def train_rpn(
     training = config.ProposalTraining(epochs=epochs, views=views, held_out=held_out, seed=seed)
     labelled = detection.load_all(labels, images=images)
     # Before the long work: skipped labels should be known before hours of training.
-    printing.say(labelled.summary(), to=sys.stderr)
+    for line in (labelled.summary(), *(f"  {line}" for line in labelled.fault_lines())):
+        printing.say(line, to=sys.stderr)
     from udq.training import rpn_training
 
     with timed() as elapsed, resumable_on(output):
@@ -212,7 +213,7 @@ def train_rpn(
             progress=progress,
         )
     if as_json:
-        printing.print_json({"file": str(output), "elapsed_s": elapsed(), **card})
+        printing.print_json({"file": str(output), "elapsed_s": elapsed(), "labels": labelled.to_json(), **card})
         return
     printing.print_recall(card)
     printing.say(f"{output}: written in {elapsed():.0f} s; use it with: udq index PHOTOS -o COLLECTION "

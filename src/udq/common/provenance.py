@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_PACKAGES = ("udq", "numpy", "faiss-cpu", "numba", "torch", "torchvision", "openvino", "pillow")
+_PACKAGES = ("udq", "numpy", "faiss-cpu", "numba", "torch", "torchvision", "openvino", "pillow", "pillow-heif")
 
 
 def provenance(*, seed: int) -> dict[str, object]:

@@ -69,6 +69,7 @@ def _query(row: Mapping[str, str | None], where: str) -> Query:
         frozenset(_names(row.get("junk"))),
         {name: known for name, known in boxes.items() if known},
         (row.get("object") or "").strip(),
+        place=where,
     )
 
 

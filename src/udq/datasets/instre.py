@@ -45,7 +45,8 @@ def load(path: Path) -> GroundTruth:
             raise InputError(f"{path}: query {name}: expected photos that show its object, found none")
         boxes = {photo: box for photo in positives if (box := annotated_box(photo))}
         label = name.split("/")[-2] if "/" in name else ""
-        found.append(Query(name, matlab.box(record["bbx"], name, path), positives, boxes=boxes, label=label))
+        box = matlab.box(record["bbx"], name, path)
+        found.append(Query(name, box, positives, boxes=boxes, label=label, place=str(path)))
     return GroundTruth(
         "instre",
         tuple(found),

@@ -105,7 +105,7 @@ def _query(file: Path) -> Query:
     good, ok, junk = (_photos(file.with_name(file.name.replace("_query.", f"_{kind}."))) for kind in _KINDS)
     if not good | ok:
         raise InputError(f"{file}: expected photos in its _good.txt or _ok.txt, found none; get the files again")
-    return Query(image, box, good | ok, junk, label=file.name.removesuffix("_query.txt"))
+    return Query(image, box, good | ok, junk, label=file.name.removesuffix("_query.txt"), place=str(file))
 
 
 _KINDS = ("good", "ok", "junk")

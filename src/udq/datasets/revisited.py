@@ -45,7 +45,7 @@ def _load(path: Path, *, dataset: str, photos: int) -> GroundTruth:
         }
         medium = levels["medium"]
         box = matlab.box(record["bbx"], name, path)
-        found.append(Query(name, box, medium.positives, medium.junk, difficulties=levels))
+        found.append(Query(name, box, medium.positives, medium.junk, difficulties=levels, place=str(path)))
     if not any(query.positives for query in found):
         raise InputError(f"{path}: expected photos under easy or hard, found none; get the file again")
     folder = path if path.is_dir() else path.parent

@@ -40,6 +40,7 @@ class Query:
         label: a name of the object for display; may be empty.
         difficulties: the answers at each difficulty by name, if the protocol has several; ``positives`` and ``junk``
             are those of one of them.
+        place: file and row of the query, for messages; empty if it is not from a file.
     """
 
     image: str
@@ -49,6 +50,7 @@ class Query:
     boxes: Mapping[str, Box] = field(default_factory=dict)
     label: str = ""
     difficulties: Mapping[str, Answers] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
-from udq.datasets import GroundTruth, Query, matching, protocol
+from udq.datasets import GroundTruth, matching, protocol
 from udq.errors import InputError
-from udq.evaluation import scoring
+from udq.evaluation import scoring, truth_boxes
 from udq.evaluation.scoring import Outcome
 from udq.features import proposals
-from udq.photos import boxes as photo_boxes
-from udq.photos import decoding
 from udq.photos.source import Source
 from udq.search import rerank
 from udq.search.database import Database
@@ -74,7 +72,8 @@ def evaluate(
     stages = rerank.check(stages)
     photos = {photo.name: photo.path for photo in collection.images}
     broken = {entry["image"] for entry in collection.broken}
-    resolved = protocol_queries(truth, photos, broken, keep_query=keep_query, queries=queries)
+    sizes = {photo.name: (photo.width, photo.height) for photo in collection.images}
+    resolved = protocol_queries(truth, photos, broken, keep_query=keep_query, queries=queries, sizes=sizes)
     database = collection.database
     pooled = _query_features(collection, resolved, progress)
     vectors = database.model.head.apply(Features(pooled)).vectors
@@ -126,6 +125,7 @@ def protocol_queries(
     *,
     keep_query: bool = False,
     queries: Path | None = None,
+    sizes: Mapping[str, tuple[int, int]] | None = None,
 ) -> ProtocolQueries:
     """Resolve the queries of a benchmark against the photos of a database, by the protocol of the benchmark.
 
@@ -134,6 +134,7 @@ def protocol_queries(
         photos: path of each photo of the database, by name.
         broken: names of photos that could not be read.
         keep_query, queries: as in ``evaluate``.
+        sizes: width and height in pixels of each photo of the database; read from the files if None.
 
     Raises:
         InputError: as in ``evaluate``.
@@ -145,8 +146,7 @@ def protocol_queries(
     keep_query = keep_query or truth.own_photo == "kept"
     if not keep_query:
         protocol.check_positives(truth)
-    boxes = tuple(_box(query, paths[query.image]) for query in truth.queries)
-    return ProtocolQueries(truth, paths, boxes, keep_query)
+    return ProtocolQueries(truth, paths, truth_boxes.inside(truth, paths, photos, sizes), keep_query)
 
 
 def rankings(
@@ -186,25 +186,6 @@ def _query_features(collection: Reader, queries: ProtocolQueries, progress: Prog
             features.append(collection.extractor.describe(queries.paths[query.image], box)[1])
             step()
     return np.stack(features)
-
-
-def _box(query: Query, path: Path) -> Box | None:
-    """Return the box of a query inside its photo.
-
-    A box that extends less than a pixel beyond the photo is clipped: corners in official files are rounded.
-    """
-    if query.box is None:
-        return None
-    width, height = decoding.shown_size(path)
-    x1, y1, x2, y2 = query.box
-    if min(x1, y1) > -1 and x2 < width + 1 and y2 < height + 1:
-        return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
-    try:
-        return photo_boxes.check_box(query.box, width, height)
-    except InputError as error:
-        raise InputError(
-            f"query {query.image}: {error}; the boxes of a ground truth refer to its own photos, at full size"
-        ) from None
 
 
 def _ap(score: scoring.Score | None) -> float | None:

@@ -30,6 +30,23 @@ def check_shape(box: Sequence[float]) -> Box:
     return x1, y1, x2, y2
 
 
+def pixels_of(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the whole pixels of a box inside a photo of that size: at least one column and one row.
+
+    Sides are rounded; a box thinner than a pixel that rounding would leave empty is the pixel its middle is in.
+    """
+
+    def side(low: float, high: float, end: int) -> tuple[int, int]:
+        first, last = round(low), round(high)
+        if first < last:
+            return first, last
+        middle = min(int((low + high) / 2), end - 1)
+        return middle, middle + 1
+
+    (x1, x2), (y1, y2) = side(box[0], box[2], width), side(box[1], box[3], height)
+    return x1, y1, x2, y2
+
+
 def listed(box: Sequence[float]) -> str:
     """Return the numbers of a box as users write them, separated by commas."""
     return ",".join(f"{value:g}" for value in box)

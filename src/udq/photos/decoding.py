@@ -1,7 +1,8 @@
 """Photo files -> pixels: decoded as a viewer shows them, at the scale of the network.
 
-A photo is decoded to RGB: EXIF orientation applied, transparency laid on white, the first frame of an animation,
-16-bit levels scaled to 8 bits. A file that cannot be decoded raises UnreadableError with the reason in one line.
+A photo is decoded to sRGB: EXIF orientation applied, colours converted by the ICC profile (``colour``), more than 8
+bits scaled to 8 (``levels``), transparency laid on white, the first frame of an animation. A file that cannot be
+decoded raises UnreadableError with the reason in one line.
 
 These functions decode in the calling process, which ends if a decoder crashes. ``sandbox.Decoder`` decodes untrusted
 photos, and photos in bulk, in processes of their own.
@@ -18,16 +19,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import IO, BinaryIO, TypeAlias
+from typing import IO, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from udq.common.files import open_regular
 from udq.common.text import shown
 from udq.errors import InputError
-from udq.photos.boxes import check_box, listed
+from udq.photos import colour, levels
+from udq.photos.boxes import check_box, listed, pixels_of
 from udq.photos.source import MAX_BYTES, MAX_PIXELS, Content, read, unreadable
 from udq.types import Box
 
@@ -36,12 +38,10 @@ MAX_SIDE = 65_535
 # Smallest side of a scaled photo in pixels: a network of stride 32 has no cell for less. A panorama longer than 14
 # times its height is stretched to it, which does not affect boxes: they are in pixels of the photo.
 _MIN_SIDE = 32
-# Rows of a photo of 16 or 32 bits that are scaled to 8 bits at a time.
-_ROWS = 256
 
-# Pillow's format and plugin for each suffix in ``source.SUFFIXES``. Files are identified by their content, whatever
-# their name. Other decoders stay out of reach of untrusted files (that of PostScript runs another program), and not
-# importing them saves time.
+# Pillow's format and plugin for each suffix in ``source.SUFFIXES`` but those of HEIF. Files are identified by their
+# content, whatever their name. Other decoders stay out of reach of untrusted files (that of PostScript runs another
+# program), and not importing them saves time.
 _PLUGINS = {
     "JPEG": "Jpeg",
     "PNG": "Png",
@@ -53,6 +53,8 @@ _PLUGINS = {
     "JPEG2000": "Jpeg2K",
     "AVIF": "Avif",
 }
+# Major brands of HEIF files; those of "mif1" and "msf1" may hold AVIF as well, which is tried first.
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"))
 # Opens a file, given its name; whether the first 16 bytes may be of the format (a str is a reason why not).
 _Codec: TypeAlias = tuple[Callable[[IO[bytes], str | bytes], ImageFile.ImageFile], Callable[[bytes], bool | str] | None]
 
@@ -93,6 +95,27 @@ class Crop:
     height: int
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A photo whose header was read; a context that closes it.
+
+    Attributes:
+        file: the file, which can be read again.
+        picture: reads the pixels.
+        raw: raw mode of 16-bit colours, of which Pillow reads the upper bytes; None for any other photo.
+    """
+
+    file: IO[bytes]
+    picture: ImageFile.ImageFile
+    raw: str | None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.picture.__exit__(*failure)
+
+
 LoadCrop: TypeAlias = Callable[..., tuple[Photo, Box]]
 """Decodes the inside of a box: ``load_crop`` or ``Decoder.load_crop``."""
 
@@ -119,8 +142,7 @@ def load(path: Path, *, shorter: int, longer: int) -> Photo:
             (width, height), transposed = _shown_size(opened)
             scale = scale_for(width, height, shorter=shorter, longer=longer)
             size = _scaled_size(width, height, scale, least=min(shorter, _MIN_SIDE))
-            # A JPEG decodes directly to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
-            opened.draft("RGB", size[::-1] if transposed else size)
+            _draft(opened, size[::-1] if transposed else size)
             picture = _as_shown(opened)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     except Exception as error:
@@ -162,11 +184,7 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
     picture = load_full(path)
     whole = (0.0, 0.0, float(picture.width), float(picture.height))
     found = whole if box is None else check_box(box, picture.width, picture.height)
-    x1, y1, x2, y2 = (round(side) for side in found)
-    cut = (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
-    if cut[2] > picture.width or cut[3] > picture.height:
-        cut = (min(x1, picture.width - 1), min(y1, picture.height - 1), picture.width, picture.height)
-    crop = _cropped(picture, cut)
+    crop = _cropped(picture, pixels_of(found, picture.width, picture.height))
     scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
     scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
     size = _scaled_size(*crop.size, scale, least=min(shorter, _MIN_SIDE))
@@ -202,7 +220,7 @@ def load_window(
                 raise ValueError(f"{width} x {height} pixels, and the box {listed((x1, y1, x2, y2))} is outside them")
             scale = min(longer / max(right - left, bottom - top), enlarged * min(1.0, most / max(width, height)))
             coarse = _scaled_size(width, height, min(scale, most / max(width, height)), least=_MIN_SIDE)
-            opened.draft("RGB", coarse[::-1] if transposed else coarse)
+            _draft(opened, coarse[::-1] if transposed else coarse)
             picture = _as_shown(opened)
             across, down = picture.width / width, picture.height / height
             size = _scaled_size(right - left, bottom - top, scale, least=_MIN_SIDE)
@@ -225,7 +243,8 @@ def load_full(path: Path) -> Image.Image:
     data, content = read(path)
     try:
         with _open(io.BytesIO(data)) as opened:
-            return _as_shown(opened)
+            picture = _as_shown(opened)
+            return picture.copy() if picture is opened.picture else picture  # which will be closed
     except Exception as error:
         raise unreadable(path, error, content) from error
 
@@ -236,10 +255,21 @@ def _codecs() -> tuple[_Codec, ...]:
     for plugin in _PLUGINS.values():
         with contextlib.suppress(ImportError):  # older versions of Pillow have no AVIF
             importlib.import_module(f"PIL.{plugin}ImagePlugin")
-    return tuple(Image.OPEN[name] for name in _PLUGINS if name in Image.OPEN)
+    return (*(Image.OPEN[name] for name in _PLUGINS if name in Image.OPEN), (_open_heif, _is_heif))
 
 
-def _open(file: BinaryIO) -> ImageFile.ImageFile:
+def _is_heif(start: bytes) -> bool:
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+
+
+def _open_heif(file: IO[bytes], name: str | bytes) -> ImageFile.ImageFile:
+    """Open a HEIF photo, whose size is as shown and whose pixels will be: libheif applies the orientation."""
+    from pillow_heif import HeifImageFile  # here, since few collections need it
+
+    return HeifImageFile(file, name)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _open(file: IO[bytes]) -> _Opened:
     """Identify a photo by its first bytes and read its header; raises ValueError if it exceeds a limit.
 
     ``Image.open`` is not used because it warns of photos above 89 megapixels, which we allow. A filter for the warning
@@ -253,57 +283,76 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
             continue
         file.seek(0)
         try:
-            opened = open_as(file, "")
+            picture = open_as(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # not this format, as ``Image.open`` has it
             continue
-        width, height = opened.size
+        width, height = picture.size
         if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            opened.close()
+            picture.close()
             raise ValueError(
                 f"{width} x {height} pixels, more than the limit of {MAX_PIXELS // 10**6} megapixels "
                 f"and {MAX_SIDE} a side; scale it down"
             )
-        return opened
+        levels.repair(picture)
+        return _Opened(file, picture, levels.sixteen_bits(picture))
     raise UnidentifiedImageError
 
 
-def _shown_size(opened: ImageFile.ImageFile) -> tuple[tuple[int, int], bool]:
+def _shown_size(opened: _Opened) -> tuple[tuple[int, int], bool]:
     """Return width and height as a viewer shows them, and whether they are exchanged in the file."""
-    width, height = opened.size
-    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+    picture = opened.picture
+    width, height = picture.size
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
         # Pillow has applied the orientation to the size of a TIFF, but not to that of other formats.
-        width, height = opened.tag_v2[TiffImagePlugin.IMAGEWIDTH], opened.tag_v2[TiffImagePlugin.IMAGELENGTH]
-    transposed = opened.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        width, height = picture.tag_v2[TiffImagePlugin.IMAGEWIDTH], picture.tag_v2[TiffImagePlugin.IMAGELENGTH]
+    transposed = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return ((height, width) if transposed else (width, height)), transposed
 
 
-def _as_shown(opened: ImageFile.ImageFile) -> Image.Image:
-    """Apply the orientation and convert any colour mode to 8-bit RGB, with as few copies as possible."""
-    opened.load()  # the orientation of a PNG may follow its pixels
-    turned = opened.getexif().get(0x0112, 1) != 1
-    picture: Image.Image = ImageOps.exif_transpose(opened) if turned else opened
-    if picture.mode.startswith("I") or picture.mode == "F":
-        return _eight_bits(picture).convert("RGB")
+def _draft(opened: _Opened, size: tuple[int, int]) -> None:
+    """Let a JPEG be decoded directly to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
+
+    Drafts of HEIF are other pictures, thumbnails that editors may have left as they were.
+    """
+    if isinstance(opened.picture, JpegImagePlugin.JpegImageFile):
+        opened.picture.draft("RGB", size)
+
+
+def _as_shown(opened: _Opened) -> Image.Image:
+    """Apply the orientation and convert any colour mode to 8-bit sRGB, with as few copies as possible."""
+    picture = _turned(opened.picture)
+    if levels.is_deep(picture):
+        picture = levels.grey(picture, levels.samples(opened.picture))
+    elif opened.raw is not None and levels.is_dark(picture):
+        picture = levels.joined(picture, _lower_bytes(opened), opened.raw)
+    picture = colour.ink(picture, opened.picture)
+    profile = opened.picture.info.get("icc_profile")
     if picture.has_transparency_data:
-        if picture.mode != "RGBA":
+        if picture.mode not in ("LA", "RGBA"):
             picture = picture.convert("RGBA")
+        picture = colour.to_srgb(picture, profile)
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert("RGB")
+    return colour.to_srgb(picture, profile)
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    levels = np.asarray(picture)
-    highest = levels.max(initial=0)
-    # 16-bit greys span 0..65535; Pillow's own conversion would clip them at 255.
-    top = 65535.0 if picture.mode.startswith("I") and highest > 255 else 255.0
-    if picture.mode == "F" and highest <= 1.0:
-        top = 1.0
-    grey = np.empty(levels.shape, np.uint8)
-    for start in range(0, len(levels), _ROWS):
-        rows = slice(start, start + _ROWS)
-        exact = np.nan_to_num(levels[rows].astype(np.float64)) * (255.0 / top)
-        grey[rows] = np.clip(exact, 0, 255).round()
-    return Image.fromarray(grey)
+def _lower_bytes(opened: _Opened) -> Image.Image | None:
+    """Read a photo of 16-bit colours again, for the lower byte of each sample; None if Pillow cannot read it."""
+    if levels.hides_lower_bytes(opened.picture):
+        return None
+    opened.file.seek(0)
+    with _open(opened.file) as again:
+        levels.read_lower_bytes(again.picture)
+        return _turned(again.picture)
+
+
+def _turned(opened: ImageFile.ImageFile) -> Image.Image:
+    """Read the pixels, and apply the orientation."""
+    size = opened.size
+    opened.load()  # the orientation of a PNG may follow its pixels
+    if opened.format == "HEIF" and opened.size != size:
+        raise ValueError("damaged: its pixels are {} x {}, its header says {} x {}".format(*opened.size, *size))
+    turned = opened.getexif().get(0x0112, 1) != 1
+    return ImageOps.exif_transpose(opened) if turned else opened
 
 
 def _cropped(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:

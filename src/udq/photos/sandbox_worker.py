@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pillow_heif
 from numpy.typing import NDArray
 from PIL import features
 
@@ -94,6 +95,7 @@ def _limit_resources() -> None:
         from PIL import AvifImagePlugin
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    pillow_heif.options.DECODE_THREADS = 1
     try:
         import resource
     except ImportError:  # Windows has no such limits

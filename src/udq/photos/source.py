@@ -19,7 +19,7 @@ from udq.errors import ImageError, InputError, NoPhotosError
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".mpo", ".jp2", ".png", ".webp", ".avif", ".gif"),
-        *(".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+        *(".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".heic", ".heif", ".hif"),
     )
 )
 # Files are read whole, so that what is decoded is what was hashed. 512 MiB hold the raw pixels of the largest photo.

@@ -116,11 +116,14 @@ def file_of(image: Image) -> PhotoFile:
 
 
 def media_type(head: bytes) -> str | None:
-    """Return the content type of a photo by its first 16 bytes; None if browsers cannot show it."""
+    """Return the content type of a photo by its first 25 bytes; None if browsers cannot show it as it is decoded.
+
+    HEIC is shown by few, and a PNG of 16 bits may use a small part of them (``udq.photos.levels``).
+    """
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
+        return None if head[24:25] == b"\x10" else "image/png"
     if head.startswith((b"GIF87a", b"GIF89a")):
         return "image/gif"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -151,7 +154,7 @@ class Renditions:
         """Return the content type of a photo's file; None if browsers cannot show it."""
         try:
             with open_regular(photo.path, limit=source.MAX_BYTES, follow=True) as file:
-                return media_type(file.read(16))
+                return media_type(file.read(25))
         except (OSError, ValueError) as error:
             raise ImageError(f"{shown(photo.name)}: {error}") from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from udq.datasets.detection import coco, table, voc, yolo
 from udq.datasets.detection.labels import Labelled, Labels
 from udq.datasets.detection.photos import match_photos
-from udq.datasets.detection.reading import Reading
+from udq.datasets.detection.reading import SHOWN, Reading
 from udq.errors import InputError
 
 __all__ = ["Labelled", "Labels", "load", "load_all"]
@@ -37,11 +37,17 @@ def load_all(paths: Sequence[Path], *, images: Path | None = None) -> Labels:
         if photo.path.resolve() == after.path.resolve():
             raise InputError(f"{photo.path}: labelled in two of the sets; leave it in one of them")
     layouts = " + ".join(dict.fromkeys(each.layout for each in sets))
-    return Labels(layouts, tuple(photos), sum((Counter(each.skipped) for each in sets), Counter()))
+    return Labels(
+        layouts,
+        tuple(photos),
+        sum((Counter(each.skipped) for each in sets), Counter()),
+        sum(each.clipped for each in sets),
+        tuple(itertools.islice(itertools.chain.from_iterable(each.faults for each in sets), SHOWN)),
+    )
 
 
 def load(path: Path, *, images: Path | None = None) -> Labels:
-    """Read the boxes of a labelled set of photos; unusable labels and photos are skipped and counted.
+    """Read the boxes of a labelled set of photos; unusable labels and photos are skipped, counted and named.
 
     Boxes partly outside their photo are clipped to it. Sizes are read from the photos, not from the labels.
 
@@ -56,9 +62,10 @@ def load(path: Path, *, images: Path | None = None) -> Labels:
     reading = _read(path, images)
     labels = match_photos(reading)
     if not any(len(photo.boxes) for photo in labels.photos):
+        first = f"; the first: {labels.faults[0]}" if labels.faults else ""
         raise InputError(
             f"{path}: expected at least one photo with a box, found {labels.summary()}; "
-            f"photos were searched in {' and '.join(map(str, reading.folders))}"
+            f"photos were searched in {' and '.join(map(str, reading.folders))}{first}"
         )
     return labels
 

@@ -19,23 +19,20 @@ from udq.types import Box
 def read(path: Path, folders: tuple[Path, ...]) -> Reading:
     """Read an annotation file; raises InputError if it is not a COCO file."""
     content = _parse(path)
-    reading = Reading("coco", folders)
-    listed = [entry for entry in content["images"] if _is_photo(entry)]
-    id_counts = Counter(entry["id"] for entry in listed)
-    photos = {entry["id"]: Path(entry["file_name"]) for entry in listed if id_counts[entry["id"]] == 1}
-    # Photos that share an id are malformed too: their boxes are ambiguous.
-    reading.skipped["malformed entries"] += len(content["images"]) - len(photos)
-    for photo in photos.values():
-        reading.listed(photo)
-    for entry in content["annotations"]:
+    reading = Reading("coco", folders, "annotations[{}]")
+    photos = _photos(content["images"], reading, path)
+    for row, entry in enumerate(content["annotations"]):
+        place = reading.place(path, row)
         if not isinstance(entry, dict) or not isinstance(entry.get("image_id"), Hashable):
-            reading.skipped["malformed entries"] += 1
+            reading.faults.add("malformed entries", place, "expected an annotation with an image_id")
         elif entry.get("image_id") not in photos:
-            reading.skipped["labels of unlisted photos"] += 1
+            reading.faults.add("labels of unlisted photos", place, f"image_id {entry.get('image_id')}")
         elif entry.get("iscrowd"):
-            reading.listed(photos[entry["image_id"]]).passed_over += 1
+            reading.listed(photos[entry["image_id"]], place).passed_over += 1
         else:
-            reading.add(photos[entry["image_id"]], _box(entry.get("bbox")), "malformed entries")
+            bbox = entry.get("bbox")
+            photo = photos[entry["image_id"]]
+            reading.add(photo, _box(bbox), path, row, malformed="malformed entries", found=str(bbox)[:80])
     return reading
 
 
@@ -52,6 +49,22 @@ def _parse(path: Path) -> dict[str, Any]:
         found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: expected a COCO file with the lists images and annotations, found: {found!r}")
     return content
+
+
+def _photos(entries: list[Any], reading: Reading, path: Path) -> dict[Hashable, Path]:
+    """Return id -> path of the photos, and list them in the reading."""
+    counts = Counter(entry["id"] for entry in entries if _is_photo(entry))
+    photos: dict[Hashable, Path] = {}
+    for row, entry in enumerate(entries):
+        place = f"{path}, images[{row}]"
+        if not _is_photo(entry):
+            reading.faults.add("malformed entries", place, "expected an id and a file_name")
+        elif counts[entry["id"]] > 1:  # the boxes of photos that share an id are ambiguous
+            reading.faults.add("malformed entries", place, f"another photo has the id {entry['id']} too")
+        else:
+            photos[entry["id"]] = Path(entry["file_name"])
+            reading.listed(photos[entry["id"]], place)
+    return photos
 
 
 def _is_photo(entry: object) -> bool:

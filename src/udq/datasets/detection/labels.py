@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from udq.common.text import counted
 from udq.types import Regions
 
-# Reasons for skipping: plural -> singular, in the order of a summary.
+# Not skipped, but cut to the part inside the photo.
+CLIPPED = "boxes clipped to the photo"
+# Faults of labels: plural -> singular, in the order of a summary.
 REASONS = {
     "missing photos": "missing photo",
     "unreadable photos": "unreadable photo",
@@ -27,6 +30,7 @@ REASONS = {
     "labels of unlisted photos": "label of an unlisted photo",
     "boxes outside the photo": "box outside the photo",
     "empty boxes": "empty box",
+    "boxes clipped to the photo": "box clipped to the photo",
 }
 
 
@@ -54,15 +58,19 @@ class Labels:
     Attributes:
         layout: ``voc``, ``yolo``, ``coco`` or ``csv``; several, joined by `` + ``, for joined sets.
         photos: sorted by path, each path once.
-        skipped: reason, a key of ``REASONS`` -> count.
+        skipped: reason, a key of ``REASONS`` but ``CLIPPED`` -> count.
+        clipped: number of boxes that reached more than a pixel beyond their photo.
+        faults: one line for each of the first labels skipped or clipped: file and row, reason, what was found.
     """
 
     layout: str
     photos: tuple[Labelled, ...]
     skipped: Mapping[str, int]
+    clipped: int = 0
+    faults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if unknown := set(self.skipped) - set(REASONS):
+        if unknown := set(self.skipped) - set(REASONS) | set(self.skipped) & {CLIPPED}:
             raise ValueError(f"skipped: expected reasons of REASONS, found an unknown reason: {', '.join(unknown)}")
 
     def summary(self) -> str:
@@ -74,4 +82,21 @@ class Labels:
             for many, one in REASONS.items()
             if self.skipped.get(many)
         )
-        return f"{read}; skipped: {left_out}" if left_out else read
+        cut = counted(self.clipped, REASONS[CLIPPED], CLIPPED) if self.clipped else ""
+        return "; ".join([read, *([f"skipped: {left_out}"] if left_out else []), *([cut] if cut else [])])
+
+    def fault_lines(self) -> list[str]:
+        """Return the faults for a terminal, and how many more there are."""
+        more = sum(self.skipped.values()) + self.clipped - len(self.faults)
+        return [*self.faults, *([f"and {more:,} more"] if more else [])]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return counts of photos, boxes, skipped and clipped labels, and the first faults; JSON-serialisable."""
+        return {
+            "layout": self.layout,
+            "photos": len(self.photos),
+            "boxes": sum(len(photo.boxes) for photo in self.photos),
+            "skipped": dict(self.skipped),
+            "clipped": self.clipped,
+            "faults": list(self.faults),
+        }

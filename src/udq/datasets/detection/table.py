@@ -13,7 +13,7 @@ _REQUIRED = ("image", "x1", "y1", "x2", "y2")
 
 def read(path: Path, folders: tuple[Path, ...]) -> Reading:
     """Read a table of boxes; raises InputError if columns are missing."""
-    reading = Reading("csv", folders)
+    reading = Reading("csv", folders, "line {}")
     try:
         # File names in any encoding survive, as the surrogate escapes of PEP 383.
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -23,10 +23,15 @@ def read(path: Path, folders: tuple[Path, ...]) -> Reading:
                 raise InputError(f"{path}: expected the columns {','.join(_REQUIRED)}; missing: {', '.join(missing)}")
             while (row := _next(rows)) is not None:
                 name = (row.get("image") or "").strip()
+                corners = [row.get(column) for column in _REQUIRED[1:]]
                 if name:
-                    reading.add(Path(name), four(row[column] for column in _REQUIRED[1:]), "malformed lines")
+                    found = ",".join(corner or "" for corner in corners)
+                    reading.add(
+                        Path(name), four(corners), path, rows.line_num, malformed="malformed lines", found=found
+                    )
                 else:
-                    reading.skipped["malformed lines"] += 1
+                    place = reading.place(path, rows.line_num)
+                    reading.faults.add("malformed lines", place, "expected a photo in the column image, found none")
     except OSError as error:
         raise InputError(f"{path}: the labels cannot be read ({error.strerror})") from error
     except csv.Error as error:

@@ -6,44 +6,56 @@ Objects flagged ``difficult`` are left out, as in the training of Faster R-CNN, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from udq.datasets.detection.reading import Reading, four, is_inside, small_file
 from udq.types import Box
 
+# The list of photos to train on.
+_CHOSEN = Path("ImageSets", "Main", "trainval.txt")
+
 
 def read(folder: Path) -> Reading:
     """Read the photos listed in ``trainval.txt`` (the paper trains on VOC2007 trainval), or all without this file."""
-    reading = Reading("voc", (folder / "JPEGImages",))
-    for stem in _stems(folder):
+    reading = Reading("voc", (folder / "JPEGImages",), "object {}")
+    for stem, place in _stems(folder).items():
+        file = folder / "Annotations" / f"{stem}.xml"
         if not is_inside(stem):
-            reading.skipped["photos outside the folder"] += 1
+            reading.faults.add("photos outside the folder", place, str(stem))
             continue
         try:
-            root = _parse(folder / "Annotations" / f"{stem}.xml")
+            root = _parse(file)
         except FileNotFoundError:
-            reading.skipped["missing XML files"] += 1
+            reading.faults.add("missing XML files", place, str(file))
             continue
         if root is None:
-            reading.skipped["malformed XML files"] += 1
+            reading.faults.add("malformed XML files", str(file))
             continue
         photo = Path((root.findtext("filename") or "").strip() or f"{stem}.jpg")
-        listed = reading.listed(photo)
-        for item in root.findall("object"):
+        listed = reading.listed(photo, str(file))
+        for row, item in enumerate(root.findall("object"), 1):
             if (item.findtext("difficult") or "").strip() == "1":
                 listed.passed_over += 1
             else:
-                reading.add(photo, _box(item), "malformed entries")
+                corners = [item.findtext(f"bndbox/{name}") for name in ("xmin", "ymin", "xmax", "ymax")]
+                found = ",".join(corner or "" for corner in corners)
+                reading.add(photo, _box(corners), file, row, malformed="malformed entries", found=found)
     return reading
 
 
-def _stems(folder: Path) -> list[Path]:
-    chosen = folder / "ImageSets" / "Main" / "trainval.txt"
+def _stems(folder: Path) -> dict[Path, str]:
+    """Return the name of each annotation without suffix -> where it is listed."""
+    chosen = folder / _CHOSEN
     if not chosen.is_file():
-        return [Path(path.stem) for path in sorted((folder / "Annotations").glob("*.xml"))]
+        return {Path(path.stem): str(path) for path in sorted((folder / "Annotations").glob("*.xml"))}
     lines = (small_file(chosen) or b"").decode(errors="surrogateescape").splitlines()
-    return list(dict.fromkeys(Path(line.strip()) for line in lines if line.strip()))
+    stems: dict[Path, str] = {}
+    for row, line in enumerate(lines, 1):
+        if line.strip():
+            stems.setdefault(Path(line.strip()), f"{chosen}, line {row}")
+    return stems
 
 
 def _parse(path: Path) -> ElementTree.Element | None:
@@ -59,6 +71,6 @@ def _parse(path: Path) -> ElementTree.Element | None:
     return root if root.tag == "annotation" else None
 
 
-def _box(item: ElementTree.Element) -> Box | None:
-    found = four(item.findtext(f"bndbox/{name}") for name in ("xmin", "ymin", "xmax", "ymax"))
+def _box(corners: Sequence[str | None]) -> Box | None:
+    found = four(corners)
     return found and (found[0] - 1, found[1] - 1, found[2], found[3])

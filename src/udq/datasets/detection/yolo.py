@@ -14,7 +14,7 @@ from udq.types import Box
 
 def read(folder: Path) -> Reading:
     """Read the labels of the photos in ``images/``; raises InputError if there are none."""
-    reading = Reading("yolo", (folder / "images",), relative=True)
+    reading = Reading("yolo", (folder / "images",), "line {}", relative=True)
     used = set()
     for source in find([folder / "images"])[0]:
         photo = Path(source.name)
@@ -24,19 +24,20 @@ def read(folder: Path) -> Reading:
             content = small_file(label)
         except FileNotFoundError:
             if not label.is_symlink():  # a broken link is a lost label, not a photo without objects
-                reading.listed(photo)
+                reading.listed(photo, str(label))
                 continue
             content = None
         if content is None:
-            reading.skipped["unreadable label files"] += 1
+            reading.faults.add("unreadable label files", str(label))
             continue
-        reading.listed(photo)
-        for line in content.decode("utf-8-sig", errors="replace").splitlines():
+        reading.listed(photo, str(label))
+        for row, line in enumerate(content.decode("utf-8-sig", errors="replace").splitlines(), 1):
             if line.strip():
-                reading.add(photo, _box(line), "malformed lines")
+                reading.add(photo, _box(line), label, row, malformed="malformed lines", found=line)
     # Annotation tools write the names of the classes to labels/classes.txt.
     unused = {path for path in (folder / "labels").rglob("*.txt") if path.name != "classes.txt"} - used
-    reading.skipped["missing photos"] += len(unused)
+    for label in sorted(unused):
+        reading.faults.add("missing photos", str(label))
     return reading
 
 
