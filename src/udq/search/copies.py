@@ -133,7 +133,7 @@ class Stacker:
 
     def _near(self, row: int, candidates: NDArray[np.int64]) -> int | None:
         """Return the stack of the first candidate that is a near copy of the photo of a row; None if all differ."""
-        for other in candidates.tolist():
+        for other in map(int, candidates):
             assert self._quantizer is not None  # there are no candidates without
             if _likeness(self._compared[row], self._compared[other], self._quantizer) >= LEAST:
                 return self._numbers[other]
@@ -225,7 +225,8 @@ def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer) -> float:
     nearest = weight.argmax(axis=1)
     rows = np.arange(len(nearest))
     mutual = weight.argmax(axis=0)[nearest] == rows
-    return float(weight[rows, nearest][mutual].sum()) / max(len(nearest), weight.shape[1])
+    total = float(weight[rows, nearest][mutual].sum())
+    return total / max(len(one.codes), len(other.codes))
 
 
 def _sketch(regions: _Regions, quantizer: Quantizer) -> NDArray[np.float32]:
