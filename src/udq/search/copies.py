@@ -59,6 +59,11 @@ class Stack:
     places: tuple[int, ...]
     photos: tuple[StoredPhoto, ...]
 
+    def led_by(self, row: int) -> Stack:
+        """Return the stack with another of its photos first."""
+        rows = [row, *(each for each in range(len(self.places)) if each != row)]
+        return Stack(tuple(self.places[each] for each in rows), tuple(self.photos[each] for each in rows))
+
     def copies(self) -> tuple[Copy, ...]:
         """Return the photos behind the first one."""
         first, *others = self.photos

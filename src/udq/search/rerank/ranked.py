@@ -106,8 +106,23 @@ class RankedQuery:
         return Stacks(self.ranking.order, database.photos, database.model.quantizer if database.ranked else None)
 
     def stacks(self, count: int | None = None) -> list[Stack]:
-        """Return the first ``count`` stacks of copies, or all, in the order of the ranking (``udq.search.copies``)."""
-        return self._stacks.first(count)
+        """Return the first ``count`` stacks of copies, or all, in the order of the ranking (``udq.search.copies``).
+
+        A photo that an example comes from stands for its stack.
+        """
+        return [self._led_by_example(stack) if len(stack.places) > 1 else stack for stack in self._stacks.first(count)]
+
+    def _led_by_example(self, stack: Stack) -> Stack:
+        return stack.led_by(next((row for row, photo in enumerate(stack.photos) if self._is_example(photo)), 0))
+
+    @cached_property
+    def _example_paths(self) -> dict[str, str]:
+        """The files of the examples: name -> path without links."""
+        return {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
+
+    def _is_example(self, photo: StoredPhoto) -> bool:
+        path = photo.image.path
+        return path.name in self._example_paths and os.path.realpath(path) == self._example_paths[path.name]
 
     def reordered(self, order: NDArray[np.int64]) -> RankedQuery:
         """Return the same with the first stacks in another order: ``order`` contains their ranks, from 0.
@@ -129,15 +144,9 @@ class RankedQuery:
         """
         if self.original is not None:
             return self.original.confidence
-        example_paths = {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
-
-        def is_example(photo: StoredPhoto) -> bool:
-            path = photo.image.path
-            return path.name in example_paths and os.path.realpath(path) == example_paths[path.name]
-
         # Photos after the first DEPTH change no confidence before them.
         stacks = self.stacks(max(self.wanted or 0, DEPTH))
-        own = [any(map(is_example, stack.photos)) for stack in stacks]
+        own = [any(map(self._is_example, stack.photos)) for stack in stacks]
         nearest = [stack.places[0] for stack, is_own in zip(stacks, own, strict=True) if not is_own]
         values = self.database.calibration.confidence(self.lookup, self.ranking.distance[nearest]).tolist()
         left = iter(values)
