@@ -185,43 +185,61 @@ class Collection(Reader):
         return Collection.open(path, device=device)
 
     def search(
-        self, query: PathLike, box: Sequence[float] | None = None, *, k: int = 20, rerank: Sequence[str] = ()
+        self,
+        query: PathLike,
+        box: Sequence[float] | None = None,
+        *,
+        k: int = 20,
+        rerank: Sequence[str] = (),
+        stack: bool = True,
+        progress: Progress = silent,
     ) -> SearchResult:
         """Return the ``k`` photos most similar to the object in a box of a photo, best first.
 
         Args:
             query: a photo, in the collection or not.
             box: x1, y1, x2, y2 in pixels of that photo as a viewer shows it; the whole photo if None.
-            k: number of photos to return, >= 1; fewer if the collection is smaller.
+            k: number of matches to return, >= 1; fewer if the collection is smaller.
             rerank: stages of post-processing, names in ``udq.search.rerank.STAGES``, applied in this order.
+            stack: whether copies of one photo are one match, which lists the others as ``copies``.
+            progress: reports the photos that are verified.
         """
-        return self.search_examples([Example(query, box)], k=k, rerank=rerank)
+        return self.search_examples([Example(query, box)], k=k, rerank=rerank, stack=stack, progress=progress)
 
-    def search_examples(self, examples: Sequence[Example], *, k: int = 20, rerank: Sequence[str] = ()) -> SearchResult:
+    def search_examples(
+        self,
+        examples: Sequence[Example],
+        *,
+        k: int = 20,
+        rerank: Sequence[str] = (),
+        stack: bool = True,
+        progress: Progress = silent,
+    ) -> SearchResult:
         """Return the ``k`` photos most similar to an object that several boxes show, best first.
 
         Args:
             examples: boxes of the object, in one photo or several; those marked ``wrong`` show something else, which is
                 then ranked lower. At least one is not wrong.
-            k: number of photos to return, >= 1; fewer if the collection is smaller.
-            rerank: as in ``search``.
+            k: number of matches to return, >= 1; fewer if the collection is smaller.
+            rerank, stack, progress: as in ``search``.
         """
         from udq.search.query import search
 
-        return search(self, examples, k=k, stages=rerank)
+        return search(self, examples, k=k, stages=rerank, stack=stack, progress=progress)
 
     def search_many(
-        self, queries: Sequence[tuple[PathLike, Sequence[float] | None]], *, k: int = 20
+        self, queries: Sequence[tuple[PathLike, Sequence[float] | None]], *, k: int = 20, stack: bool = True
     ) -> list[SearchResult]:
         """Return what ``search`` returns for each of several queries, which share one pass over the codes.
 
         Args:
             queries: pairs of a photo and a box in it, or None for the whole photo.
-            k: number of photos to return for each, >= 1.
+            k: number of matches to return for each, >= 1.
+            stack: as in ``search``.
         """
         from udq.search.query import search_many
 
-        return search_many(self, [[Example(query, box)] for query, box in queries], k=k)
+        return search_many(self, [[Example(query, box)] for query, box in queries], k=k, stack=stack)
 
     def add(
         self,

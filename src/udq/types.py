@@ -134,8 +134,23 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """A photo that a search result leaves out because a better match has the same content (``udq.search.copies``).
+
+    Attributes:
+        image: name of the photo, as indexed.
+        id: the photo's id in its collection.
+        exact: whether its file has the same bytes; else it is a near copy: resized, re-encoded or a shot of a burst.
+    """
+
+    image: str
+    id: int
+    exact: bool
+
+
+@dataclass(frozen=True)
 class Match:
-    """One photo of a search result.
+    """One photo of a search result, which stands for its copies.
 
     Attributes:
         rank: 1 for the best.
@@ -149,6 +164,7 @@ class Match:
             ``udq.search.confidence``; 1 for the query's own photo. None if it cannot be estimated.
         verified: result of geometric verification, which then determines ``box`` and ``score``; None if the photo was
             not verified.
+        copies: other photos of the same content, best first; all that is said above is of the match itself.
     """
 
     rank: int
@@ -161,6 +177,7 @@ class Match:
     height: int | None = None
     confidence: float | None = None
     verified: Verification | None = None
+    copies: tuple[Copy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -245,6 +262,7 @@ class SearchResult:
                     "confidence": match.confidence,
                     "inliers": match.verified.inliers if match.verified else None,
                     "polygon": match.verified.polygon.tolist() if match.verified else None,
+                    "copies": [{"id": copy.id, "image": copy.image, "exact": copy.exact} for copy in match.copies],
                 }
                 for match in self.matches
             ],

@@ -144,7 +144,20 @@ def test_search_json_is_the_contract(udq, collection, photos):
     assert found["k"] == 2
     assert list(found["elapsed_ms"]) == ["encode", "scan", "total"]
     assert [list(match) for match in found["matches"]] == [
-        ["rank", "id", "image", "width", "height", "distance", "score", "box", "confidence", "inliers", "polygon"]
+        [
+            "rank",
+            "id",
+            "image",
+            "width",
+            "height",
+            "distance",
+            "score",
+            "box",
+            "confidence",
+            "inliers",
+            "polygon",
+            "copies",
+        ]
     ] * 2
     assert {match["image"] for match in found["matches"]} == {
         "views/motorcycle_left.png",

@@ -47,6 +47,12 @@ def segment(codes, offsets, removed=None):
     return Segment("0", codes, boxes, np.asarray(offsets, np.int64), images, np.zeros(count, PHOTO), removed)
 
 
+def copies_of(one, count):
+    """A segment of copies of the only photo of another segment, with the same boxes."""
+    offsets = np.arange(count + 1) * len(one.codes)
+    return dataclasses.replace(segment(np.tile(one.codes, (count, 1)), offsets), boxes=np.tile(one.boxes, (count, 1)))
+
+
 def chance(count, rng, regions=REGIONS):
     """Codes of photos that have nothing in common: uniformly random."""
     return rng.integers(0, K, (count * regions, M)).astype(np.uint8)
@@ -174,12 +180,28 @@ def test_few_photos_give_low_confidence(quantizer, count):
 
 
 def test_identical_photos_are_not_found(quantizer):
-    held, lookup = collection_of(1, quantizer)
-    held = segment(np.tile(held.codes, (50, 1)), np.arange(51) * REGIONS)
-    confidence = learned([held], quantizer).confidence(lookup, ranked(held, lookup))
+    one, lookup = collection_of(1, quantizer)
+    held = copies_of(one, 50)
+    calibration = learned([held], quantizer)
+    confidence = calibration.confidence(lookup, ranked(held, lookup)[:1])  # of copies, only the nearest counts
 
+    assert calibration.photos == len(calibration.sample) == 1
     assert np.isfinite(confidence).all()
     assert confidence.max() <= 0.5
+
+
+@pytest.mark.parametrize("copied", [0, 7, 29])
+def test_copies_do_not_change_the_calibration(quantizer, copied):
+    held, lookup = collection_of(30, quantizer, plant=4)
+    one = dataclasses.replace(
+        segment(held.codes[copied * REGIONS :][:REGIONS], [0, REGIONS]), boxes=held.boxes[copied * REGIONS :][:REGIONS]
+    )
+    expected, found = learned([held], quantizer), learned([held, copies_of(one, 50)], quantizer)
+
+    assert (found.photos, found.rate) == (expected.photos, expected.rate)
+    np.testing.assert_array_equal(found.sample.codes, expected.sample.codes)
+    distance = ranked(held, lookup)
+    np.testing.assert_array_equal(found.confidence(lookup, distance), expected.confidence(lookup, distance))
 
 
 @settings(max_examples=60, deadline=None)

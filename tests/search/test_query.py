@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udq.search.database import LocalDatabase
+from udq.search.distance import root
 from udq.search.query import combined
-from udq.search.ranking import ranking_by_tables
+from udq.search.ranking import Ranking, ranking_by_tables
 from udq.search.scan import kernels
 from udq.store.segments import PHOTO, Image, Segment
 from udq.types import Features
@@ -80,3 +81,15 @@ def test_right_examples_are_averaged():
 
     np.testing.assert_allclose(query, np.array([0.5, 0.5, -0.5]) / np.sqrt(0.75), atol=1e-6)
     assert (combined(vectors[:1], np.array([False])) == vectors[0]).all()
+
+
+def test_a_negative_squared_distance_counts_as_none():
+    """Residuals and rounding can make an expected squared distance slightly negative."""
+    distance = np.array([-1e-6, 0, 0.25, np.nan], np.float32)
+    ranking = Ranking(np.arange(3), distance, lambda place: np.array([0, 0, 1, 1], np.float32))
+    matches = [ranking.match(place + 1, place, "a.jpg") for place in range(3)]
+
+    assert [match.distance for match in matches] == [0, 0, 0.5]
+    assert [match.score for match in matches] == pytest.approx([1e9, 1e9, 2])
+    assert root(distance).dtype == np.float32
+    assert np.isnan(root(distance)[3])

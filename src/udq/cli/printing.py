@@ -187,7 +187,8 @@ def print_matches(result: SearchResult, *, photos: int) -> None:
         box = ",".join(f"{side:.0f}" for side in match.box)
         inliers = f"{match.verified.inliers if match.verified else '-':>6}  " if points else ""
         sure = math.floor(100 * (match.confidence or 0))  # 100 % is the query's own photo
-        say(f"{match.rank:>4}  {match.score:>7.4f}  {sure:>3} %  {inliers}{box:<21}  {match.image}")
+        copies = f"  +{counted(len(match.copies), 'copy', 'copies')}" if match.copies else ""
+        say(f"{match.rank:>4}  {match.score:>7.4f}  {sure:>3} %  {inliers}{box:<21}  {match.image}{copies}")
     if not result.found:
         print(f"not found for sure: no match is {result.threshold:.0%} sure, so the object may be absent")
     took = result.elapsed_ms

@@ -12,6 +12,7 @@ import typer
 
 from udq.cli import printing
 from udq.cli.options import CollectionPath, Device, Json, Rerank, parse_box, parse_example, parse_stages
+from udq.cli.progress_bar import progress
 from udq.errors import InputError
 
 QueryPhoto = Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")]
@@ -29,7 +30,7 @@ Also = Annotated[
         help="One more box of the same object, in this photo or another; may be repeated.",
     ),
 ]
-Count = Annotated[int, typer.Option("-k", metavar="K", help="Number of photos to return.")]
+Count = Annotated[int, typer.Option("-k", metavar="K", help="Number of matches; copies of one photo count once.")]
 Picture = Annotated[Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")]
 Lines = Annotated[
     Path | None,
@@ -67,7 +68,7 @@ def search(
         # torch answers a single query before OpenVINO has compiled the network.
         opened = Collection.open(collection, device=device, network="torch")
         examples = [Example(image, None if box is None else parse_box(box)), *map(parse_example, also or ())]
-        result = opened.search_examples(examples, k=k, rerank=stages)
+        result = opened.search_examples(examples, k=k, rerank=stages, progress=progress)
     if picture is not None:
         from udq.reports import results
 

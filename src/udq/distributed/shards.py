@@ -156,7 +156,7 @@ class ShardedDatabase:
         pairs = zip(started, starts, sizes, strict=False)
         self._shares = [_Share(tuple(actors), start, size) for actors, start, size in pairs]
         # Now, while all shards answer: a shard that fails later would make this fail in every search.
-        self.calibration = Calibration.learn(len(self), self.photos, model.quantizer)
+        self.calibration = Calibration.learn(len(self), self.photos, model.quantizer, ranked=self.ranked)
 
     def ready(self) -> None:
         """Do nothing: the constructor has waited for everything."""

@@ -77,7 +77,7 @@ def evaluate(
     database = collection.database
     pooled = _query_features(collection, resolved, progress)
     vectors = database.model.head.apply(Features(pooled)).vectors
-    outcomes = score(database, resolved, rankings(database, resolved, vectors, stages))
+    outcomes = score(database, resolved, rankings(database, resolved, vectors, stages, progress=progress))
     report: dict[str, Any] = {
         "dataset": resolved.truth.dataset,
         "queries": len(outcomes),
@@ -150,7 +150,12 @@ def protocol_queries(
 
 
 def rankings(
-    database: Database, queries: ProtocolQueries, vectors: NDArray[np.float32], stages: Sequence[str] = ()
+    database: Database,
+    queries: ProtocolQueries,
+    vectors: NDArray[np.float32],
+    stages: Sequence[str] = (),
+    *,
+    progress: Progress = silent,
 ) -> Iterator[Ranking]:
     """Rank all photos by each query of a benchmark.
 
@@ -159,13 +164,16 @@ def rankings(
         queries: of the benchmark; if the protocol leaves the photo of a query out, its ranking does not contain it.
         vectors: (Q, d) unit features of the queries.
         stages: names of ``udq.search.rerank.STAGES``, which rerank each ranking.
+        progress: called for each query.
     """
     places = {image.name: place for place, image in enumerate(database.images)}
-    for query, box, vector in zip(queries.truth.queries, queries.boxes, vectors, strict=True):
-        own = () if queries.keep_query or query.image not in places else (places[query.image],)
-        examples = (Example(queries.paths[query.image], box),)
-        ranked = RankedQuery.search(database, vector, wanted=None, without=own, examples=examples)
-        yield rerank.apply_stages(ranked, stages).ranking
+    with progress("rankings", len(vectors)) as step:
+        for query, box, vector in zip(queries.truth.queries, queries.boxes, vectors, strict=True):
+            own = () if queries.keep_query or query.image not in places else (places[query.image],)
+            examples = (Example(queries.paths[query.image], box),)
+            ranked = RankedQuery.search(database, vector, wanted=None, without=own, examples=examples)
+            yield rerank.apply_stages(ranked, stages).ranking
+            step()
 
 
 def score(database: Database, queries: ProtocolQueries, rankings: Iterable[Ranking]) -> tuple[Outcome, ...]:

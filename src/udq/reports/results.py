@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 
+from udq.common.text import counted
 from udq.errors import ImageError, InputError
 from udq.evaluation import metrics
 from udq.photos import decoding
@@ -30,7 +31,8 @@ def search_sheet(collection: Reader, result: SearchResult) -> PillowImage.Image:
     by_name = {image.name: image for image in collection.images}
     tiles = [_tile(Path(result.image), result.box, QUERY, "query")]
     for match in result.matches:
-        caption = f"{match.rank}  score {match.score:.3f}\n{match.image}"
+        copies = f"  +{counted(len(match.copies), 'copy', 'copies')}" if match.copies else ""
+        caption = f"{match.rank}  score {match.score:.3f}{copies}\n{match.image}"
         tiles.append(_tile(by_name[match.image].path, match.box, RIGHT, caption))
     rows = [tiles[start : start + _SHOWN + 1] for start in range(0, len(tiles), _SHOWN + 1)]
     return sheet(rows)

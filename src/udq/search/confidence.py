@@ -24,6 +24,9 @@ from the lower side of the bulk, at the quarter of the queries for which it is n
 larger rate counts. Photos of similar objects make real tails heavier than the bulk suggests, by the factors ``LOWER``
 and ``UPPER``. benchmarks/decisions/absent.py measures the resulting error rates.
 
+Copies of one photo are no further evidence and no further chance, but they would be the bulk: N, the sample and the
+distances contain one photo of each content (``udq.search.copies``).
+
 If most photos of a collection show the object, their distances are the bulk, and no match is found.
 """
 
@@ -38,6 +41,8 @@ from numpy.typing import NDArray
 
 from udq.errors import InputError
 from udq.quantization.quantizer import Quantizer
+from udq.search import copies
+from udq.search.distance import root
 from udq.search.scan import exhaustive
 from udq.search.scan.exhaustive import Part
 from udq.store.segments import StoredPhoto
@@ -73,9 +78,10 @@ class Calibration:
     """The null model of a collection: how many photos come near a query by chance.
 
     Attributes:
-        photos: N, the number of photos that can be found.
+        photos: N, the number of photos that can be found, each content counted once.
         rate: exponential rate of E in the distance (not squared), > 0.
-        sample: codes of photos, evenly spread over the collection, whose distances to a query give its median.
+        sample: codes of photos, evenly spread over the collection and one of each content, whose distances to a query
+            give its median.
     """
 
     photos: int
@@ -83,15 +89,20 @@ class Calibration:
     sample: Part
 
     @staticmethod
-    def learn(photos: int, read: Callable[[Sequence[int]], Sequence[StoredPhoto]], quantizer: Quantizer) -> Calibration:
+    def learn(
+        photos: int, read: Callable[[Sequence[int]], Sequence[StoredPhoto]], quantizer: Quantizer, *, ranked: bool
+    ) -> Calibration:
         """Learn from the codes of a collection; deterministic.
 
         Args:
             photos: N, of the collection.
             read: returns the codes and boxes of the photos at some places, 0..N - 1.
             quantizer: of the model of the collection.
+            ranked: as in ``Database``.
         """
-        sampled = read(_spread(photos, PHOTOS).tolist())
+        drawn = read(_spread(photos, PHOTOS).tolist())
+        sampled = copies.distinct(drawn, quantizer if ranked else None)
+        photos = round(photos * len(sampled) / max(len(drawn), 1))
         dtype = np.uint8 if quantizer.codewords <= 256 else np.uint16
         codes = [photo.codes for photo in sampled]
         offsets = np.cumsum([0, *map(len, codes)], dtype=np.int64)
@@ -109,9 +120,9 @@ class Calibration:
         """
         if not self.photos:
             return np.zeros(len(distance))
-        median = float(np.median(_distances(lookup, self.sample)))
+        nearer = root(distance.astype(np.float64)) - np.median(_distances(lookup, self.sample))
         with np.errstate(over="ignore"):  # inf is correct for a photo without regions
-            expected: NDArray[np.float64] = self.photos / 2 * np.exp(self.rate * (_root(distance) - median))
+            expected: NDArray[np.float64] = self.photos / 2 * np.exp(self.rate * nearer)
         return expected
 
     def confidence(self, lookup: NDArray[np.float32], distance: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,7 +130,7 @@ class Calibration:
 
         Only the nearest photos are needed: those after the first ``DEPTH`` do not change the confidence of these. With
         fewer, of a larger collection, confidences can only be lower. Leave out the photo that the query was cut from:
-        it always matches, and would raise the confidence of the photos after it.
+        it always matches, and would raise the confidence of the photos after it. Of copies, only the nearest counts.
 
         Args:
             lookup: (M, K) float32, tables of the query.
@@ -178,8 +189,5 @@ def _rate(sample: Part, photos: NDArray[np.int64], regions: Sequence[int], quant
 
 def _distances(lookup: NDArray[np.float32], sample: Part) -> NDArray[np.float64]:
     """Return the distance (N,) of each photo of a sample, not squared."""
-    return _root(exhaustive.best_regions(lookup, sample.codes, sample.offsets, threads=1).distance)
-
-
-def _root(squared: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.sqrt(np.maximum(squared, 0), dtype=np.float64)
+    squared = exhaustive.best_regions(lookup, sample.codes, sample.offsets, threads=1).distance
+    return root(squared.astype(np.float64))

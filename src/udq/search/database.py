@@ -173,4 +173,4 @@ class LocalDatabase:
 
     @cached_property
     def _calibration(self) -> Calibration:
-        return Calibration.learn(len(self), self.photos, self.model.quantizer)
+        return Calibration.learn(len(self), self.photos, self.model.quantizer, ranked=self.ranked)

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.progress import Progress, silent
 from udq.errors import InputError
 from udq.photos import decoding
 from udq.search import rerank
 from udq.search.confidence import DEPTH, THRESHOLD
-from udq.search.database import Database
-from udq.search.ranking import Ranking, rankings_by_tables
+from udq.search.copies import Stack
+from udq.search.ranking import rankings_by_tables
 from udq.search.rerank.ranked import Confidence, RankedQuery
 from udq.types import Box, Example, Features, SearchResult
 
@@ -65,30 +66,37 @@ def search(
     stages: Sequence[str] = (),
     extract_feature: ExtractFeature | None = None,
     load_crop: decoding.LoadCrop = decoding.load_crop,
+    stack: bool = True,
+    progress: Progress = silent,
 ) -> SearchResult:
     """Encode the examples, scan the codes, and return the best photos with the box of the object in each.
 
     Args:
         collection: the photos to search.
         examples: views of the object, and of other things if ``wrong``; at least one right one.
-        k: number of photos to return, >= 1.
-        offset: number of best photos to skip, for pagination.
+        k: number of matches to return, >= 1.
+        offset: number of best matches to skip, for pagination.
         min_score: photos of a lower score are left out.
         stages: names of ``udq.search.rerank.STAGES`` to rerank by, in this order.
         extract_feature: computes the feature of an example; the network of the collection if None.
         load_crop: decodes the examples for stages that need their pixels.
+        stack: whether copies of a photo are one match (``udq.search.copies``); if False, each is a match of its own.
+        progress: reports the steps of stages that take long.
     """
     _check_k(k)
     names = rerank.check(stages)
     encoded = encode(collection, examples, extract_feature)
     clock = time.perf_counter
     started = clock()
+    contents = max(offset + k if stack else 1, rerank.depth(names))
     ranked = RankedQuery.search(
         collection.database,
         encoded.vector,
-        wanted=max(offset + k, rerank.depth(names), DEPTH),
+        wanted=_wanted(max(offset + k, contents)),
         examples=encoded.examples,
         load_crop=load_crop,
+        contents=contents,
+        progress=progress,
     )
     confidence = ranked.confidence
     seconds = {"encode": encoded.seconds, "scan": clock() - started}
@@ -96,10 +104,12 @@ def search(
         started = clock()
         ranked = rerank.apply_stages(ranked, names)
         seconds["rerank"] = clock() - started
-    return _result(collection.database, encoded, ranked.ranking, confidence, seconds, k, offset, min_score, names)
+    return _result(ranked, confidence, seconds, k, offset, min_score, names, stack=stack)
 
 
-def search_many(collection: Reader, queries: Sequence[Sequence[Example]], *, k: int) -> list[SearchResult]:
+def search_many(
+    collection: Reader, queries: Sequence[Sequence[Example]], *, k: int, stack: bool = True
+) -> list[SearchResult]:
     """Return the results of ``search`` for several queries, in one pass over the codes."""
     _check_k(k)
     batch = [encode(collection, examples) for examples in queries]
@@ -108,18 +118,17 @@ def search_many(collection: Reader, queries: Sequence[Sequence[Example]], *, k: 
     started = time.perf_counter()
     database = collection.database
     lookups = np.stack([database.model.quantizer.lookup_tables(encoded.vector) for encoded in batch])
-    rankings = rankings_by_tables(database, lookups, max(k, DEPTH))
-    share = (time.perf_counter() - started) / len(batch)
+    wanted, contents = _wanted(k), k if stack else 1
+    results = []
+    for encoded, lookup, ranking in zip(batch, lookups, rankings_by_tables(database, lookups, wanted), strict=True):
+        ranked = RankedQuery(
+            database, encoded.vector, lookup, ranking, wanted, examples=encoded.examples, contents=contents
+        ).deepened()
+        results.append((encoded, ranked, ranked.confidence))
+    seconds = {"scan": (time.perf_counter() - started) / len(batch)}
     return [
-        _result(
-            database,
-            encoded,
-            ranking,
-            RankedQuery(database, encoded.vector, lookup, ranking, k, examples=encoded.examples).confidence,
-            {"encode": encoded.seconds, "scan": share},
-            k,
-        )
-        for encoded, lookup, ranking in zip(batch, lookups, rankings, strict=True)
+        _result(ranked, confidence, {"encode": encoded.seconds, **seconds}, k, stack=stack)
+        for encoded, ranked, confidence in results
     ]
 
 
@@ -147,33 +156,51 @@ def _check_k(k: int) -> None:
         raise InputError(f"k: expected 1 or more, found {k}")
 
 
+def _wanted(matches: int) -> int:
+    """Return the number of photos to rank for a number of matches: more, as some may be copies."""
+    return max(matches + matches // 4, DEPTH)
+
+
 def _result(
-    database: Database,
-    encoded: EncodedQuery,
-    ranking: Ranking,
+    ranked: RankedQuery,
     confidence: Confidence,
     seconds: Mapping[str, float],
     k: int,
     offset: int = 0,
     min_score: float | None = None,
     stages: tuple[str, ...] = (),
+    *,
+    stack: bool,
 ) -> SearchResult:
     """Return one page of a ranking as a result; ``seconds`` is the time of each step so far."""
     started = time.perf_counter()
+    ranking = ranked.ranking
+    if stack:
+        entries = ranked.stacks()[offset : offset + k]
+    else:
+        places = ranking.order[offset : offset + k].tolist()
+        photos = ranked.database.photos(places)
+        entries = [Stack((place,), (photo,)) for place, photo in zip(places, photos, strict=True)]
     matches = []
-    places = ranking.order[offset : offset + k].tolist()
-    for rank, (place, photo) in enumerate(zip(places, database.photos(places), strict=True), start=offset + 1):
+    for rank, entry in enumerate(entries, start=offset + 1):
+        place, image = entry.places[0], entry.photos[0].image
         # After a stage of reranking, photos of lower scores may come before others: no early end.
         if min_score is not None and ranking.score(place) < min_score:
             continue
-        image = photo.image
         match = ranking.match(rank, place, image.name)
         matches.append(
-            replace(match, id=image.id, width=image.width, height=image.height, confidence=confidence(place))
+            replace(
+                match,
+                id=image.id,
+                width=image.width,
+                height=image.height,
+                confidence=confidence(place),
+                copies=entry.copies(),
+            )
         )
     total = sum(seconds.values()) + time.perf_counter() - started
     elapsed_ms = {name: 1e3 * value for name, value in {**seconds, "total": total}.items()}
-    return SearchResult(encoded.examples, tuple(matches), elapsed_ms, stages, THRESHOLD, ranking.missing)
+    return SearchResult(ranked.examples, tuple(matches), elapsed_ms, stages, THRESHOLD, ranking.missing)
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.search.database import Database
+from udq.search.distance import root
 from udq.search.localisation import localise
 from udq.search.scan import exhaustive
 from udq.types import Box, Match, Verification
@@ -61,7 +62,7 @@ class Ranking:
         """Return a photo as a search result, with the root of its squared distance and the score of eq. 2."""
         verified = self.verified.get(place)
         verification = None if verified is None else verified.verification
-        distance = float(np.sqrt(self.distance[place]))
+        distance = float(root(self.distance[place]))
         return Match(rank, name, distance, self.score(place), self.box(place), verified=verification)
 
     def score(self, place: int) -> float:
@@ -69,7 +70,7 @@ class Ranking:
         if place in self.verified:
             return self.verified[place].score
         # A distance of 0 would have an infinite score, which JSON cannot represent.
-        return 1.0 / max(float(np.sqrt(self.distance[place])), 1e-9)
+        return 1.0 / max(float(root(self.distance[place])), 1e-9)
 
 
 def ranking_by_feature(database: Database, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:

@@ -30,7 +30,7 @@ MIX = 0.3
 
 
 def diffuse(ranked: RankedQuery) -> RankedQuery:
-    """Reorder the first photos by their diffusion scores; the others stay behind them."""
+    """Reorder the first photos, one of each content, by their diffusion scores; the others stay behind them."""
     regions = ranked.best_regions(DEPTH)
     return ranked.reordered(np.argsort(-diffusion_scores(ranked.query, regions), kind="stable"))
 

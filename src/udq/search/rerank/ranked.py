@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.progress import Progress, silent
 from udq.photos import decoding
 from udq.search.confidence import DEPTH
+from udq.search.copies import Stack, Stacks
 from udq.search.database import Database
 from udq.search.ranking import Ranking, ranking_by_tables
 from udq.search.scan import exhaustive
@@ -21,6 +23,9 @@ from udq.types import Codes, Example, Features
 
 # A place in Database.images -> the share of true matches expected among the photos at least as near.
 Confidence = Callable[[int], float]
+
+# Photos that are ranked at most to make up for copies.
+_DEEPEST = 16_384
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class RankedQuery:
         examples: photos and boxes that the query was encoded from.
         load_crop: decodes the examples; ``Decoder.load_crop`` if they may come from an untrusted source.
         original: the ranking before any stage; None if no stage has been applied.
+        contents: number of different contents that a ranking should contain: more photos are ranked until it does.
+        progress: reports the steps of a stage that takes long.
     """
 
     database: Database
@@ -48,6 +55,8 @@ class RankedQuery:
     examples: tuple[Example, ...] = ()
     load_crop: decoding.LoadCrop = decoding.load_crop
     original: RankedQuery | None = None
+    contents: int = 0
+    progress: Progress = silent
 
     @classmethod
     def search(
@@ -59,50 +68,96 @@ class RankedQuery:
         without: tuple[int, ...] = (),
         examples: tuple[Example, ...] = (),
         load_crop: decoding.LoadCrop = decoding.load_crop,
+        contents: int = 0,
+        progress: Progress = silent,
     ) -> RankedQuery:
         """Search a database and return the query with its ranking; arguments as in the attributes."""
         lookup = database.model.quantizer.lookup_tables(query)
         ranking = _ranking_without(database, lookup, wanted, without)
-        return cls(database, query, lookup, ranking, wanted, without, examples, load_crop)
+        ranked = cls(
+            database, query, lookup, ranking, wanted, without, examples, load_crop, contents=contents, progress=progress
+        )
+        return ranked.deepened()
 
     def search_again(self, query: NDArray[np.float32]) -> RankedQuery:
         """Search the same database by another query (d,) of unit length."""
         lookup = self.database.model.quantizer.lookup_tables(query)
         ranking = _ranking_without(self.database, lookup, self.wanted, self.without)
-        return replace(self, query=query, lookup=lookup, ranking=ranking, original=self.original or self)
+        again = replace(self, query=query, lookup=lookup, ranking=ranking, original=self.original or self)
+        return again.deepened()
+
+    def deepened(self) -> RankedQuery:
+        """Return the same with more photos in the ranking, if copies leave fewer than ``contents`` different ones.
+
+        More are also ranked if the last photo is a copy of a wanted one, because further copies may follow.
+        """
+        ranked = self
+        while ranked.wanted is not None and ranked.contents and len(ranked.ranking.order) == ranked.wanted < _DEEPEST:
+            if len(ranked.stacks()) >= ranked.contents <= ranked._stacks.last:
+                break
+            wanted = 2 * ranked.wanted
+            ranking = _ranking_without(ranked.database, ranked.lookup, wanted, ranked.without)
+            ranked = replace(ranked, wanted=wanted, ranking=ranking)
+        return ranked
+
+    @cached_property
+    def _stacks(self) -> Stacks:
+        database = self.database
+        return Stacks(self.ranking.order, database.photos, database.model.quantizer if database.ranked else None)
+
+    def stacks(self, count: int | None = None) -> list[Stack]:
+        """Return the first ``count`` stacks of copies, or all, in the order of the ranking (``udq.search.copies``).
+
+        A photo that an example comes from stands for its stack.
+        """
+        return [self._led_by_example(stack) if len(stack.places) > 1 else stack for stack in self._stacks.first(count)]
+
+    def _led_by_example(self, stack: Stack) -> Stack:
+        return stack.led_by(next((row for row, photo in enumerate(stack.photos) if self._is_example(photo)), 0))
+
+    @cached_property
+    def _example_paths(self) -> dict[str, str]:
+        """The files of the examples: name -> path without links."""
+        return {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
+
+    def _is_example(self, photo: StoredPhoto) -> bool:
+        path = photo.image.path
+        return path.name in self._example_paths and os.path.realpath(path) == self._example_paths[path.name]
 
     def reordered(self, order: NDArray[np.int64]) -> RankedQuery:
-        """Return the same with the first photos in another order: ``order`` contains their ranks, from 0."""
-        first = self.ranking.order[: len(order)][order]
-        ranking = replace(self.ranking, order=np.concatenate([first, self.ranking.order[len(order) :]]))
+        """Return the same with the first stacks in another order: ``order`` contains their ranks, from 0.
+
+        Copies follow the first photo of their stack.
+        """
+        stacks = self.stacks(len(order))
+        first = np.array([place for rank in order.tolist() for place in stacks[rank].places], np.int64)
+        others = self.ranking.order[~np.isin(self.ranking.order, first)]
+        ranking = replace(self.ranking, order=np.concatenate([first, others]))
         return replace(self, ranking=ranking, original=self.original or self)
 
     @cached_property
     def confidence(self) -> Confidence:
         """Confidence in each photo by the original ranking (``udq.search.confidence``); stages do not change it.
 
-        Photos that the examples come from have a confidence of 1, and are left out when that of others is computed.
+        Copies count once and share the confidence of the nearest one. Photos that the examples come from and copies of
+        these have a confidence of 1, and are left out when that of others is computed.
         """
         if self.original is not None:
             return self.original.confidence
-        example_paths = {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
-
-        def is_example(photo: StoredPhoto) -> bool:
-            path = photo.image.path
-            return path.name in example_paths and os.path.realpath(path) == example_paths[path.name]
-
         # Photos after the first DEPTH change no confidence before them.
-        order = self.ranking.order[: max(self.wanted or 0, DEPTH)].tolist()
-        own = {place for place, photo in zip(order, self.database.photos(order), strict=True) if is_example(photo)}
-        others = [place for place in order if place not in own]
-        values = self.database.calibration.confidence(self.lookup, self.ranking.distance[others]).tolist()
-        known = {**dict(zip(others, values, strict=True)), **dict.fromkeys(own, 1.0)}
+        stacks = self.stacks(max(self.wanted or 0, DEPTH))
+        own = [any(map(self._is_example, stack.photos)) for stack in stacks]
+        nearest = [stack.places[0] for stack, is_own in zip(stacks, own, strict=True) if not is_own]
+        values = self.database.calibration.confidence(self.lookup, self.ranking.distance[nearest]).tolist()
+        left = iter(values)
+        of_stacks = [1.0 if is_own else next(left) for is_own in own]
+        known = {place: sure for stack, sure in zip(stacks, of_stacks, strict=True) for place in stack.places}
         # Confidence never increases with the distance: for photos farther than these, the last value is a bound.
         last = values[-1] if values else 0.0
         return lambda place: round(known.get(place, last), 4)
 
     def best_regions(self, count: int, *, least: float = 0.0) -> NDArray[np.float32]:
-        """Return the best region of each of the first ``count`` photos, decoded from its code.
+        """Return the best region of each of the first ``count`` photos, decoded from its code; of copies, the first.
 
         Photos of a confidence below ``least`` are left out.
 
@@ -111,10 +166,10 @@ class RankedQuery:
         """
         quantizer = self.database.model.quantizer
         best = []
-        first = self.ranking.order[:count].tolist()
-        if least > 0:
-            first = [place for place in first if self.confidence(place) >= least]
-        for photo in self.database.photos(first):
+        for stack in self.stacks(count):
+            if least > 0 and self.confidence(stack.places[0]) < least:
+                continue
+            photo = stack.photos[0]
             best.append(photo.codes[exhaustive.distances(self.lookup, photo.codes).argmin()])
         if not best:
             return np.empty((0, quantizer.dimensions), np.float32)

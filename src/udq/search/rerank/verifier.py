@@ -9,13 +9,14 @@ The matches must agree with one homography.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from udq.common import threads as thread_limits
+from udq.common.progress import tracked
 from udq.errors import ImageError
 from udq.photos import boxes, decoding
 from udq.search.rerank import geometry, local_features
@@ -79,7 +80,11 @@ class Verifier:
             self.features = local_features.extract(crop.pixels, (left, top, left + crop.width, top + crop.height))
 
     def verify(
-        self, photos: Sequence[tuple[Path, Box | None]], *, threads: int | None = None
+        self,
+        photos: Sequence[tuple[Path, Box | None]],
+        *,
+        threads: int | None = None,
+        step: Callable[[], None] = lambda: None,
     ) -> list[Verification | None]:
         """Verify photos in parallel; the results do not depend on the number of threads.
 
@@ -87,6 +92,7 @@ class Verifier:
             photos: the path of each photo and the box of the object by the index, x1, y1, x2, y2 in its pixels. The
                 object is searched for in the box and a margin around it, or in the whole photo if the box is None.
             threads: number of photos to process in parallel; the number of threads of torch if None.
+            step: called for each photo.
 
         Returns:
             The verification of each photo; None if it does not show the object, or cannot be read any more.
@@ -99,7 +105,7 @@ class Verifier:
             thread_limits.one_core_each(),
             ThreadPoolExecutor(max(1, min(threads, len(photos))), "verify") as pool,
         ):
-            return list(pool.map(self._verify, *zip(*photos, strict=True)))
+            return list(tracked(pool.map(self._verify, *zip(*photos, strict=True)), step))
 
     def _verify(self, path: Path, box: Box | None) -> Verification | None:
         try:

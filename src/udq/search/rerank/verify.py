@@ -27,16 +27,17 @@ SHARE = 2 / 3
 
 
 def verify(ranked: RankedQuery) -> RankedQuery:
-    """Verify the first photos and reorder them by their raised scores; the others stay behind them."""
+    """Verify the first photos, one of each content, and reorder them by their raised scores; others stay behind."""
     ranking = ranked.ranking
-    first = ranking.order[:DEPTH].tolist()
-    stored = ranked.database.photos(first)
-    photos = [(photo.image.path, ranking.box(place)) for place, photo in zip(first, stored, strict=True)]
+    stacks = ranked.stacks(DEPTH)
+    first = [stack.places[0] for stack in stacks]
+    photos = [(stack.photos[0].image.path, ranking.box(stack.places[0])) for stack in stacks]
+    right = [(number, example) for number, example in enumerate(ranked.examples) if not example.wrong]
     by_example = []
-    for number, example in enumerate(ranked.examples):
-        if not example.wrong:
+    with ranked.progress("verifying", len(right) * len(photos)) as step:
+        for number, example in right:
             verifier = Verifier(Path(example.photo), example.box, load_crop=ranked.load_crop)
-            by_example.append([each and replace(each, example=number) for each in verifier.verify(photos)])
+            by_example.append([each and replace(each, example=number) for each in verifier.verify(photos, step=step)])
     verified = {}
     for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
         best = _best([verifications[row] for verifications in by_example])

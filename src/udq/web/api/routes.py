@@ -247,8 +247,8 @@ def _result(result: SearchResult, requested: Sequence[schema.ExampleIn]) -> dict
         for each, example in zip(requested, result.examples, strict=True)
     ]
     facts["query"] = {"image": examples[0]["image"], "box": examples[0]["box"], "examples": examples}
-    for match in facts["matches"]:
-        match["image"] = shown(match["image"])
+    for each in (named for match in facts["matches"] for named in (match, *match["copies"])):
+        each["image"] = shown(each["image"])
     return facts
 
 

@@ -149,8 +149,16 @@ class QueryOut(BaseModel):
     examples: list[ExampleOut]
 
 
+class CopyOut(BaseModel):
+    """A photo of the same content as a match; ``exact`` if its file has the same bytes."""
+
+    id: int
+    image: str
+    exact: bool
+
+
 class MatchOut(BaseModel):
-    """A photo that shows the object, and the box of the object."""
+    """A photo that shows the object, the box of the object, and other photos of the same content."""
 
     rank: int
     id: int
@@ -163,6 +171,7 @@ class MatchOut(BaseModel):
     confidence: float | None
     inliers: int | None
     polygon: list[list[float]] | None
+    copies: list[CopyOut]
 
 
 class SearchOut(BaseModel):

@@ -79,8 +79,11 @@ async function search(next, { push = true } = {}) {
   const { signal } = searching;
   byId("results").setAttribute("aria-busy", "true");
   byId("took").textContent = byId("no-results").textContent = "Searching…";
+  const seconds = () => Math.round((performance.now() - released) / 1000);
+  const ticking = setInterval(() => (byId("took").textContent = `Searching… ${seconds()} s`), 1000);
+  signal.addEventListener("abort", () => clearInterval(ticking));
   try {
-    const response = await api.search(states.request(state), signal);
+    const response = await api.search(states.request(state), signal).finally(() => clearInterval(ticking));
     clearError();
     showMatches(response.matches);
     requestAnimationFrame(() => showTiming(response, performance.now() - released));
@@ -203,7 +206,7 @@ function renderMarks() {
 
 function showMatches(next) {
   matches = next;
-  const scores = matches.filter(({ id }) => !isQuery({ id })).map(({ score }) => score);
+  const scores = matches.filter((match) => !isQuery(match)).map(({ score }) => score);
   const threshold = byId("threshold");
   // Without the query's own photo: its score is far above all others and would compress them on the slider.
   threshold.min = scores.length ? Math.floor(100 * Math.min(...scores)) / 100 : 0;
@@ -231,7 +234,8 @@ function showTiming({ elapsed_ms: { encode, scan }, missing }, elapsed) {
   );
 }
 
-const isQuery = ({ id }) => state.examples.some(({ photo, kind }) => kind === "drawn" && photo === id);
+const isQuery = ({ id, copies }) =>
+  state.examples.some(({ photo, kind }) => kind === "drawn" && (photo === id || copies.some((copy) => copy.id === photo)));
 
 async function showCollection() {
   let facts;

@@ -3,10 +3,11 @@
 import * as api from "./api.js";
 import { make, outlines } from "./dom.js";
 import { zoomTo } from "./geometry.js";
-import { fileName } from "./messages.js";
+import { counted, fileName } from "./messages.js";
 
 const FRAME = 4 / 3; // aspect ratio of a card's photo, as in page.css
 const SHARP = 1280; // width in pixels of the photo that is loaded for zooming
+const COPIES = 100; // copies that are shown; a collection may have thousands of one photo
 
 const KEYS = { r: "right", w: "wrong" };
 
@@ -82,6 +83,7 @@ export class Results {
         make("span", { class: `sign ${sign}`, "aria-hidden": "true" }),
       );
     const buttons = { right: button("right", "tick"), wrong: button("wrong", "cross") };
+    const copies = match.copies.length ? copiesOf(match) : null;
     const card = make(
       "li",
       { class: "card" },
@@ -95,17 +97,19 @@ export class Results {
         match.inliers === null ? null : make("span", { class: "points" }, `${match.inliers} points agree`),
         make("span", { class: "marks" }, buttons.right, buttons.wrong),
       ),
+      copies,
     );
     for (const begin of ["pointerenter", "focusin"]) open.addEventListener(begin, () => zoomIn(zoom, image, match));
     for (const end of ["pointerleave", "focusout"]) open.addEventListener(end, () => zoom.removeAttribute("style"));
-    return { card, match, open, buttons, drawing };
+    const tabbable = [open, buttons.right, buttons.wrong, ...(copies ? [copies.firstChild] : [])];
+    return { card, match, open, buttons, drawing, tabbable };
   }
 
   #goTo(index) {
     this.#current = index;
     // Only the current card is in the Tab order, with its marks; arrow keys move between cards.
-    for (const [i, { open, buttons }] of this.#cards.entries()) {
-      for (const button of [open, buttons.right, buttons.wrong]) button.tabIndex = i === index ? 0 : -1;
+    for (const [i, { tabbable }] of this.#cards.entries()) {
+      for (const control of tabbable) control.tabIndex = i === index ? 0 : -1;
     }
   }
 
@@ -129,6 +133,18 @@ export class Results {
 function confidenceText(match) {
   const confidence = match.confidence === null ? "" : `${Math.floor(100 * match.confidence)} % sure`;
   return match.inliers === null ? confidence : `${confidence}, ${match.inliers} points agree`;
+}
+
+/** The copies of a match, folded; their thumbnails are loaded when they are unfolded. */
+function copiesOf({ copies }) {
+  const links = copies.slice(0, COPIES).map(({ id, image, exact }) => {
+    const title = `${image}, ${exact ? "the same file" : "nearly the same"}`;
+    const thumbnail = make("img", { src: api.thumbnailUrl({ photo: id }), alt: title, loading: "lazy", decoding: "async" });
+    return make("a", { href: api.fileUrl({ photo: id }, SHARP), target: "_blank", rel: "noopener", title }, thumbnail);
+  });
+  const more = copies.length > COPIES ? ` (the first ${COPIES})` : "";
+  const summary = make("summary", {}, `+${counted(copies.length, "copy", "copies")}${more}`);
+  return make("details", { class: "copies" }, summary, make("div", {}, ...links));
 }
 
 function zoomIn(zoom, image, match) {

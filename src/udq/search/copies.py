@@ -1,0 +1,252 @@
+"""Copies: photos of one content, stacked so that they count once.
+
+Two files of equal bytes are exact copies. A resized, re-encoded or slightly cropped photo and the shots of a burst are
+near copies: their regions have the same features at the same places. With boxes as shares of the width and height of
+their photos, the likeness of two photos is
+
+    1 / R sum_(i, j) IoU(i, j) ** 4 max(0, f_i . f_j),
+
+over the pairs of their R best regions that are each other's nearest by the summand, where f are features decoded from
+codes, of unit length. It is about 1 for a photo and itself. Another view of the same object has the same features at
+other places, so it stays apart: docs/rerank.md has the error rates, benchmarks/decisions/copies.py measures them. This
+needs regions that follow the content of a photo; those of a grid are the same in all photos, and only exact copies are
+stacked. A photo joins the stack of an earlier photo that it resembles, so the first photos of a ranking do not depend
+on later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.quantization.quantizer import Quantizer
+from udq.store.segments import StoredPhoto
+from udq.types import Codes, Copy
+
+LEAST = 0.31
+"""Likeness from which two photos are near copies."""
+
+MOST = 2000
+"""Number of photos that are compared with each other by their regions; later ones are only compared by their bytes."""
+
+# R: a photo has 100 regions or more, the best ones first; comparing 50 takes a quarter of the time.
+_REGIONS = 50
+# Two photos are compared only if their sketches have at least this cosine, as all near copies that were measured have,
+# and if the logarithms of their aspect ratios differ by no more than this.
+_COSINE, _ASPECT = 0.88, 0.06
+# A photo is compared with this number of earlier ones at most, those of the highest cosines.
+_CANDIDATES = 4
+# A sketch is the sum of the features of the regions whose centre is in a cell, for this number of cells each way; this
+# share of the subspaces is enough.
+_CELLS, _SHARE = 2, 4
+# Photos that are read or sketched at once.
+_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Photos of one content, best first.
+
+    Attributes:
+        places: their places in ``Database.images``; the first one stands for all.
+        photos: what the collection stores of each.
+    """
+
+    places: tuple[int, ...]
+    photos: tuple[StoredPhoto, ...]
+
+    def led_by(self, row: int) -> Stack:
+        """Return the stack with another of its photos first."""
+        rows = [row, *(each for each in range(len(self.places)) if each != row)]
+        return Stack(tuple(self.places[each] for each in rows), tuple(self.photos[each] for each in rows))
+
+    def copies(self) -> tuple[Copy, ...]:
+        """Return the photos behind the first one."""
+        first, *others = self.photos
+        digest = _digest(first)
+        return tuple(
+            Copy(other.image.name, other.image.id, digest is not None and digest == _digest(other)) for other in others
+        )
+
+
+class Stacker:
+    """Numbers the stacks of photos that arrive in the order of a ranking."""
+
+    def __init__(self, quantizer: Quantizer | None) -> None:
+        """Start without photos.
+
+        Args:
+            quantizer: of the codes; None to stack exact copies alone.
+        """
+        self._quantizer = quantizer
+        self._stacks = 0
+        self._by_digest: dict[tuple[int, bytes], int] = {}
+        # Of the photos that were compared by their regions: stack, sketch, logarithm of the aspect ratio and regions.
+        self._numbers: list[int] = []
+        self._sketches = np.empty((0, 0), np.float32)
+        self._aspects = np.empty(0)
+        self._compared: list[_Regions] = []
+
+    def add(self, photos: Sequence[StoredPhoto]) -> list[int]:
+        """Return the number of the stack of each photo, from 0; a new stack has the next number."""
+        digests = [_digest(photo) for photo in photos]
+        numbers: list[int] = []
+        fresh: list[int] = []  # rows that are no exact copies
+        seen = set(self._by_digest)
+        for row, digest in enumerate(digests):
+            if digest is None or digest not in seen:
+                fresh.append(row)
+                seen |= {digest} if digest else set()
+        likely: dict[int, NDArray[np.int64]] = {}
+        for start in range(0, len(fresh), _BLOCK):
+            block = fresh[start : start + _BLOCK]
+            likely |= zip(block, self._likely([photos[row] for row in block]), strict=False)
+        for row, digest in enumerate(digests):
+            number = self._by_digest.get(digest) if digest else None
+            if number is None and row in likely:
+                number = self._near(len(self._numbers), likely[row])
+            if number is None:
+                number, self._stacks = self._stacks, self._stacks + 1
+            if row in likely:
+                self._numbers.append(number)
+            if digest:
+                self._by_digest[digest] = number
+            numbers.append(number)
+        return numbers
+
+    def _likely(self, photos: Sequence[StoredPhoto]) -> list[NDArray[np.int64]]:
+        """Take in photos, ``MOST`` in all; return for each the rows of earlier photos that it may resemble."""
+        photos = photos[: MOST - len(self._compared)]
+        if not photos or self._quantizer is None:
+            return []
+        known = len(self._compared)
+        self._compared += map(_regions, photos)
+        sketches = np.stack([_sketch(regions, self._quantizer) for regions in self._compared[known:]])
+        self._sketches = np.concatenate([self._sketches, sketches]) if known else sketches
+        self._aspects = np.append(self._aspects, [np.log(each.image.width / each.image.height) for each in photos])
+        cosine = sketches @ self._sketches.T
+        near = (cosine >= _COSINE) & (np.abs(self._aspects[known:, None] - self._aspects) <= _ASPECT)
+        likely = []
+        for row, (values, is_near) in enumerate(zip(cosine, near, strict=True), start=known):
+            found = np.flatnonzero(is_near[:row])
+            likely.append(found[np.argsort(-values[found], kind="stable")[:_CANDIDATES]])
+        return likely
+
+    def _near(self, row: int, candidates: NDArray[np.int64]) -> int | None:
+        """Return the stack of the first candidate that is a near copy of the photo of a row; None if all differ."""
+        for other in map(int, candidates):
+            assert self._quantizer is not None  # there are no candidates without
+            if _likeness(self._compared[row], self._compared[other], self._quantizer) >= LEAST:
+                return self._numbers[other]
+        return None
+
+
+class Stacks:
+    """The stacks of a ranking, read from its start as far as they are needed."""
+
+    def __init__(
+        self,
+        order: NDArray[np.int64],
+        read: Callable[[Sequence[int]], Sequence[StoredPhoto]],
+        quantizer: Quantizer | None,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            order: (n,) places of photos, best first.
+            read: returns what is stored of the photos at some places.
+            quantizer: as in ``Stacker``.
+        """
+        self._order, self._read, self._stacker = order, read, Stacker(quantizer)
+        self._members: list[list[tuple[int, StoredPhoto]]] = []
+        self._done = 0
+        self.last = -1
+        """Number of the stack of the last photo that was read."""
+
+    def first(self, count: int | None = None) -> list[Stack]:
+        """Return the first ``count`` stacks, or all: each with those of its photos that were read so far."""
+        while self._done < len(self._order) and (count is None or len(self._members) < count):
+            places = self._order[self._done : self._done + _BLOCK].tolist()
+            photos = self._read(places)
+            for place, photo, number in zip(places, photos, self._stacker.add(photos), strict=True):
+                if number == len(self._members):
+                    self._members.append([])
+                self._members[number].append((place, photo))
+                self.last = number
+            self._done += len(places)
+        stacks = (zip(*members, strict=True) for members in self._members[:count])
+        return [Stack(tuple(places), tuple(photos)) for places, photos in stacks]
+
+
+def distinct(photos: Sequence[StoredPhoto], quantizer: Quantizer | None) -> list[StoredPhoto]:
+    """Return the first photo of each content, in the order given; ``quantizer`` as in ``Stacker``."""
+    kept: dict[int, StoredPhoto] = {}
+    for photo, number in zip(photos, Stacker(quantizer).add(photos), strict=True):
+        kept.setdefault(number, photo)
+    return list(kept.values())
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """The best R regions of a photo.
+
+    Attributes:
+        sides: (2, 2, R) float32, starts and ends in x and y, as shares of width and height.
+        area: (R,) float32, as a share of the photo.
+        codes: (R, M) uint8 or uint16.
+    """
+
+    sides: NDArray[np.float32]
+    area: NDArray[np.float32]
+    codes: NDArray[Any]
+
+    def features(self, quantizer: Quantizer) -> NDArray[np.float32]:
+        """Return the features of the codes in the rotated space, (R, d) float32 of unit length."""
+        return quantizer.decode(Codes(self.codes, quantizer.codewords)).unit().vectors
+
+
+def _regions(photo: StoredPhoto) -> _Regions:
+    # Not as np.memmap, whose views take longer than the arithmetic here.
+    boxes = np.asarray(photo.boxes)[:_REGIONS]
+    codes: NDArray[Any] = np.asarray(photo.codes)[:_REGIONS]
+    size = np.array([photo.image.width, photo.image.height], np.float32)
+    sides = np.ascontiguousarray((boxes.reshape(-1, 2, 2) / size).transpose(1, 2, 0), np.float32)
+    lengths = sides[1] - sides[0]
+    return _Regions(sides, lengths[0] * lengths[1], codes)
+
+
+def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer) -> float:
+    """Return the likeness of two photos, 0..1; symmetric but for ties."""
+    lengths = np.minimum(one.sides[1, :, :, None], other.sides[1, :, None])
+    lengths -= np.maximum(one.sides[0, :, :, None], other.sides[0, :, None])
+    shared = np.maximum(lengths[0], 0) * np.maximum(lengths[1], 0)
+    overlap = shared / np.maximum(one.area[:, None] + other.area - shared, np.float32(1e-12))
+    cosine = one.features(quantizer) @ other.features(quantizer).T
+    weight: NDArray[np.float32] = np.square(np.square(overlap)) * np.maximum(cosine, 0)
+    nearest = weight.argmax(axis=1)
+    rows = np.arange(len(nearest))
+    mutual = weight.argmax(axis=0)[nearest] == rows
+    total = float(weight[rows, nearest][mutual].sum())
+    return total / max(len(one.codes), len(other.codes))
+
+
+def _sketch(regions: _Regions, quantizer: Quantizer) -> NDArray[np.float32]:
+    """Return the sums of the features in each cell, (_CELLS ** 2 * d / _SHARE,) float32 of unit length."""
+    centres = (regions.sides[0] + regions.sides[1]) * np.float32(_CELLS / 2)
+    column, row = np.minimum(centres.astype(np.int64), _CELLS - 1)
+    inside = column * _CELLS + row == np.arange(_CELLS**2)[:, None]
+    parts = range(max(1, quantizer.subspaces // _SHARE))
+    features = np.concatenate([quantizer.codebooks[m, regions.codes[:, m]] for m in parts], axis=1)
+    sums = (inside.astype(np.float32) @ features).ravel()
+    sketch: NDArray[np.float32] = sums / np.float32(max(float(np.linalg.norm(sums)), 1e-12))
+    return sketch
+
+
+def _digest(photo: StoredPhoto) -> tuple[int, bytes] | None:
+    """Return size and digest of the file of a photo; None if unknown."""
+    content = photo.content
+    return None if content is None or content.size <= 0 else (content.size, content.digest)
