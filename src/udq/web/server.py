@@ -113,6 +113,7 @@ class LimitedServer(uvicorn.Server):
             uvicorn.Config(
                 application,
                 http=LimitedProtocol,
+                loop="asyncio",  # uvloop, if it is installed, would not read into the protocol's small buffer
                 ws="none",
                 log_level="error",  # of clients' mistakes, clients are informed
                 access_log=False,  # it would contain tokens and names of photos

@@ -107,13 +107,17 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse what was read."""
-        if self._leaving:
-            self._discarded += nbytes
-            if self._discarded > _DISCARDED:
-                self.drop()
-            return
         self.data_received(bytes(self._buffer[:nbytes]))
-        self._note_phase()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what was read, or discard it if the connection is about to be closed."""
+        if not self._leaving:
+            super().data_received(data)
+            self._note_phase()
+            return
+        self._discarded += len(data)
+        if self._discarded > _DISCARDED:
+            self.drop()
 
     def pause_writing(self) -> None:
         """Give the client a deadline for reading some of its response."""
