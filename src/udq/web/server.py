@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -74,6 +75,9 @@ def serve(
                 webbrowser.open(address if token is None else f"{address}?token={token}")
 
         server = LimitedServer(app.create(service, access), ready)
+        # A full garbage collection would stop all requests for half a second: torch alone has 300,000 objects.
+        gc.collect()
+        gc.freeze()
         try:
             server.run(sockets=listeners)
         finally:

@@ -8,6 +8,7 @@ connections are closed if there are too many.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -231,7 +232,8 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
         self._enter(Phase.HEAD)
         if not self.transport.is_closing():
             self.flow.resume_reading()
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the client is gone
+                self.transport.write_eof()
         self._cancel_deadline()
         self._deadline = self.loop.call_later(seconds, self.drop)
 

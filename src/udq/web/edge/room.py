@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections import OrderedDict
 from typing import Protocol
 
@@ -12,6 +13,10 @@ MAX_CONNECTIONS = 1000
 # of decoding processes, of uploads.
 _FILES = 4096
 _OTHER_FILES = 256
+
+
+# Seconds in which a new connection is not closed while there are others to close: its request is on the way.
+_ARRIVAL = 0.2
 
 
 class Phase(enum.IntEnum):
@@ -36,7 +41,8 @@ class Room:
     def __init__(self, connections: int = MAX_CONNECTIONS) -> None:
         """Set the number of connections that may be open at a time."""
         self.connections = connections
-        self._phases: dict[Phase, OrderedDict[Droppable, None]] = {phase: OrderedDict() for phase in Phase}
+        # Connections with the time when they entered the phase, oldest first.
+        self._phases: dict[Phase, OrderedDict[Droppable, float]] = {phase: OrderedDict() for phase in Phase}
 
     def __len__(self) -> int:
         return sum(map(len, self._phases.values()))
@@ -45,7 +51,7 @@ class Room:
         """Note the phase of a connection; ``before`` is the one that it leaves."""
         if before is not None:
             self.leave(connection, before)
-        self._phases[phase][connection] = None
+        self._phases[phase][connection] = time.monotonic()
 
     def leave(self, connection: Droppable, phase: Phase) -> None:
         """Forget a connection."""
@@ -55,9 +61,12 @@ class Room:
         """Make room for one more connection; False if all are those of complete requests."""
         if len(self) < self.connections:
             return True
-        for phase in (Phase.HEAD, Phase.IDLE, Phase.CLIENT):
-            if self._phases[phase]:
-                next(iter(self._phases[phase])).drop()
+        oldest = [next(iter(self._phases[phase].items()), None) for phase in (Phase.HEAD, Phase.IDLE, Phase.CLIENT)]
+        if oldest[0] is not None and time.monotonic() - oldest[0][1] < _ARRIVAL:
+            oldest = [*oldest[1:], oldest[0]]
+        for found in oldest:
+            if found is not None:
+                found[0].drop()
                 return True
         return False
 
