@@ -220,8 +220,9 @@ def main() -> None:
         take(given.photos, PHOTOS, Path(scratch, "photos"))
         images = Collection.open(build(Path(scratch, "photos"), Path(scratch, "photos.udq")), device="cpu").images
         with serving(Path(scratch, "photos.udq")) as server:
+            rng = random.Random(1)
             for _ in range(WARM_UP):
-                search(server.port, images, random.Random(1))
+                search(server.port, images, rng)
             for name in given.only:
                 found[name] = measure(server, images, ATTACKS[name], given.seconds)
                 print(f"{name:<18}{json.dumps(found[name])}", flush=True)

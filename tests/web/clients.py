@@ -21,23 +21,31 @@ TOKEN = "a-token-that-cannot-be-guessed"
 
 
 @contextmanager
-def serving(service, access=LOOPBACK):
-    """Run a server on a free port; yield an HTTP client for it."""
-    with listening(access.host, 0) as listeners:
-        running = LimitedServer(app.create(service, access))
-        thread = threading.Thread(target=running.run, args=(listeners,))
+def running(application, host="127.0.0.1"):
+    """Run an ASGI application as udq serve does, on a free port; yield the port."""
+    with listening(host, 0) as listeners:
+        server = LimitedServer(application)
+        thread = threading.Thread(target=server.run, args=(listeners,))
         thread.start()
         deadline = time.monotonic() + 30
-        while not running.started and time.monotonic() < deadline:
+        while not server.started and time.monotonic() < deadline:
             time.sleep(0.01)
-        port = listeners[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            try:
-                yield client
-            finally:
-                running.should_exit = True
-                thread.join(30)
+        try:
+            yield listeners[0].getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(30)
     assert not thread.is_alive()
+
+
+@contextmanager
+def serving(service, access=LOOPBACK):
+    """Run a server on a free port; yield an HTTP client for it."""
+    with (
+        running(app.create(service, access), access.host) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        yield client
 
 
 def number_of(client, name):

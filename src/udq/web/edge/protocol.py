@@ -155,6 +155,13 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
             super().on_response_complete()
             self._note_phase()
 
+    def shutdown(self) -> None:
+        """Close the connection when the server stops, after the response to a request that has arrived."""
+        if self.conn.their_state is h11.SEND_BODY:
+            self.drop()
+        else:
+            super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection without a next request."""
         super().timeout_keep_alive_handler()

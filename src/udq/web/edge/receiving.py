@@ -100,7 +100,8 @@ class _Request:
             return await self._receive()
         allowed = min(RECEIVE_TIMEOUT, SLOW_START + self._received / MIN_RATE)
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.001, self._started + allowed - time.monotonic()))
+            async with asyncio.timeout(max(0.001, self._started + allowed - time.monotonic())):
+                message = await self._receive()
         except TimeoutError:
             raise Problem(
                 "too-slow",

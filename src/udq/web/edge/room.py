@@ -13,6 +13,7 @@ MAX_CONNECTIONS = 1000
 # of decoding processes, of uploads.
 _FILES = 4096
 _OTHER_FILES = 256
+_FEWEST = 16
 
 
 # Seconds in which a new connection is not closed while there are others to close: its request is on the way.
@@ -86,4 +87,4 @@ def available() -> int:
     if soft < _FILES:
         soft = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(_OTHER_FILES // 16, min(MAX_CONNECTIONS, (soft - _OTHER_FILES) // 2))
+    return min(MAX_CONNECTIONS, max(_FEWEST, (soft - _OTHER_FILES) // 2))
