@@ -9,33 +9,43 @@ from contextlib import contextmanager
 
 import httpx
 import numpy as np
-import uvicorn
 from PIL import Image
 
 from udq.web import app
+from udq.web.edge.listening import listening
 from udq.web.guard import Access
+from udq.web.server import LimitedServer
 
 LOOPBACK = Access("127.0.0.1", None, "udq-test")
 TOKEN = "a-token-that-cannot-be-guessed"
 
 
 @contextmanager
-def serving(service, access=LOOPBACK):
-    """Run a server on a free port; yield an HTTP client for it."""
-    running = uvicorn.Server(uvicorn.Config(app.create(service, access), port=0, log_level="warning", access_log=False))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not running.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    port = running.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+def running(application, host="127.0.0.1"):
+    """Run an ASGI application as udq serve does, on a free port; yield the port."""
+    with listening(host, 0) as listeners:
+        server = LimitedServer(application)
+        thread = threading.Thread(target=server.run, args=(listeners,))
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
         try:
-            yield client
+            yield listeners[0].getsockname()[1]
         finally:
-            running.should_exit = True
+            server.should_exit = True
             thread.join(30)
     assert not thread.is_alive()
+
+
+@contextmanager
+def serving(service, access=LOOPBACK):
+    """Run a server on a free port; yield an HTTP client for it."""
+    with (
+        running(app.create(service, access), access.host) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        yield client
 
 
 def number_of(client, name):

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from udq.web import guard
-from udq.web.guard import Access, is_loopback
+from udq.web.edge import receiving
+from udq.web.edge.addresses import is_loopback
+from udq.web.guard import Access
 from udq.web.service import Service
 
 
@@ -180,7 +181,7 @@ def test_a_request_without_a_photo_may_have_1_mib(client):
 
 
 def test_a_body_that_does_not_arrive_times_out(client, monkeypatch):
-    monkeypatch.setattr(guard, "RECEIVE_TIMEOUT", 0.2)
+    monkeypatch.setattr(receiving, "RECEIVE_TIMEOUT", 0.2)
     port = client.base_url.port
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(head(port, "/api/v1/uploads", 1000))
@@ -236,7 +237,5 @@ def test_no_path_traversal(client, before):
         status, response = get_raw(client.base_url.port, target)
         assert b"root:" not in response
         assert b"FastAPI" not in response
-        known = (
-            status == 200 and b"<!doctype html>" in response.lower()
-        ) or b"\nlocation: http://localhost/./\r" in response
+        known = (status == 200 and b"<!doctype html>" in response.lower()) or b"\nlocation: /./\r" in response
         assert known or status in (400, 404, 405, 422), target

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from clients import TOKEN, bytes_of
 
-from udq.web import server
+from udq.web.edge.listening import listening
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_port_in_use_is_one_line(udq, collection):
 
 def test_small_responses_are_sent_at_once():
     """Without TCP_NODELAY, each response waits 40 ms for the client to acknowledge the headers."""
-    with server.listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with listening("127.0.0.1", 0) as (listener,), socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.proto == socket.IPPROTO_TCP  # for which asyncio sets TCP_NODELAY

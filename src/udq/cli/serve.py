@@ -12,7 +12,10 @@ from udq.cli.options import CollectionPath, Device
 from udq.common.text import counted
 from udq.errors import InputError
 
-Host = Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")]
+Host = Annotated[
+    str,
+    typer.Option(metavar="ADDRESS", help="Address to listen on, or a name, on all of its addresses: localhost, ::1."),
+]
 Port = Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 for a free one.")]
 Token = Annotated[
     str | None,
@@ -25,6 +28,17 @@ Token = Annotated[
 AllowWrite = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Allow adding photos, which are stored in FOLDER, and removing them."),
+]
+Origin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="Address under which browsers reach a proxy in front of this server, such as https://photos.example.org; "
+        "repeat it for several (docs/serve.md).",
+    ),
+]
+RootPath = Annotated[
+    str, typer.Option(metavar="PATH", help="Path below which the proxy serves the page and the API, such as /udq.")
 ]
 OpenBrowser = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]
 LookedAt = Annotated[
@@ -57,6 +71,8 @@ def serve(
     port: Port = 8000,
     token: Token = None,
     allow_write: AllowWrite = None,
+    origin: Origin = None,
+    root_path: RootPath = "",
     open_browser: OpenBrowser = False,
     looked_at: LookedAt = None,
     ray: Ray = None,
@@ -91,6 +107,8 @@ def serve(
             write_to=allow_write,
             open_browser=open_browser,
             say=ready,
+            origins=origin or (),
+            root_path=root_path,
         )
     except KeyboardInterrupt:
         printing.say("stopped")

@@ -17,6 +17,8 @@ from starlette.types import Scope
 from udq._version import __version__
 from udq.web import problems, uploads
 from udq.web.api import operations, routes, schema
+from udq.web.edge.receiving import LimitRequests
+from udq.web.edge.subpath import SubPath
 from udq.web.guard import Access, Guard, ObserveRequests
 from udq.web.problems import documented
 from udq.web.service import Service
@@ -67,12 +69,12 @@ def create(service: Service, access: Access) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(operations.router)
     app.mount("/", _Page(directory=PAGE, html=True, check_dir=False), "page")
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi(app, access.root_path)  # type: ignore[method-assign]
     # Middleware that is added last receives each request first.
-    app.add_middleware(
-        Guard, access=access, upload_bytes=uploads.MAX_BYTES, upload_paths=(routes.UPLOADS, routes.PHOTOS)
-    )
+    app.add_middleware(LimitRequests, upload_bytes=uploads.MAX_BYTES, upload_paths=(routes.UPLOADS, routes.PHOTOS))
+    app.add_middleware(Guard, access=access)
     app.add_middleware(ObserveRequests, metrics=service.metrics)
+    app.add_middleware(SubPath, root_path=access.root_path)
     return app
 
 
@@ -96,7 +98,7 @@ class _Page(StaticFiles):
         return response
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _openapi(app: FastAPI, root_path: str) -> dict[str, Any]:
     """Return the OpenAPI document, with errors as problems and those of the guard on every route; computed once."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -111,6 +113,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     kinds = (*kinds, *_ACCESS)
                 responses |= {str(status): response for status, response in documented(*kinds).items()}
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        document["servers"] = [{"url": root_path or "/"}]
         document["security"] = [{}, {"token": []}]
         for unused in ("HTTPValidationError", "ValidationError"):
             document["components"]["schemas"].pop(unused, None)

@@ -35,6 +35,7 @@ KINDS = {
     "misdirected": 421,
     "invalid": 422,
     "unreadable-photo": 422,
+    "headers-too-large": 431,
     "internal": 500,
     "busy": 503,
     "unavailable": 503,

@@ -1,6 +1,7 @@
 // Requests to the HTTP API. Every failure is an ApiError with a message for the user.
 
-const ROOT = "/api/v1";
+// Relative to the page, which a proxy may serve below a path.
+const ROOT = "api/v1";
 
 /** A failed request; `message` states the reason. */
 export class ApiError extends Error {}
