@@ -150,8 +150,11 @@ def test_the_last_member_of_a_name_counts_and_an_impossible_date_is_ignored(file
     assert [(source.name, source.size, source.modified) for source in sources] == [
         ("s.tar/a.png", 20, 0),
         ("s.tar/b.png", 30, 0),
+        ("s.tar/link.png", 0, 0),
     ]
-    assert skipped == 1
+    assert skipped == 0
+    with pytest.raises(ImageError, match=r"/s\.tar/link\.png: a link in a tar file, which is not read$"):
+        sources[2].local().__enter__()
 
 
 @pytest.mark.parametrize("argument", ["s3://museum/nothing", "what://museum/photos", "x.tar", "squeezed.tar"])

@@ -303,9 +303,10 @@ def _apply(records: dict[str, str], path: str, header: _Header) -> None:
 
 def _records(data: bytes) -> dict[str, str]:
     """Return the records of a PAX header: each is its own length in decimal, a space, ``key=value`` and a newline."""
+    data = data.rstrip(b"\0")  # padding of some programs
     found = {}
     at = 0
-    while at < len(data) and data[at:].strip(b"\0"):  # some programs pad with NULs
+    while at < len(data):
         length, space, _ = data[at : at + 8].partition(b" ")
         size = int(length) if length.isdigit() else 0
         key, equals, value = data[at + len(length) + 1 : at + size - 1].partition(b"=")

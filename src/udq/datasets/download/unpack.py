@@ -49,7 +49,7 @@ def unpack(archive: Path, folder: Path, *, remedy: str = "get it again", progres
     Raises:
         UdqError: the archive is damaged or incomplete, holds something other than files and folders, or would write
             outside the folder.
-        DiskError: a file cannot be written.
+        DiskError: a file cannot be written, or something is in its way.
     """
     folder.mkdir(parents=True, exist_ok=True)
     root = folder.resolve()
@@ -94,8 +94,8 @@ def _write(reader: TarReader, member: Member, root: Path) -> None:
         root: absolute path without links.
 
     Raises:
-        _RefusedError: it is not a regular file or folder, or has a fault, or a link or file is in its way.
-        DiskError: it cannot be written.
+        _RefusedError: it is not a regular file or folder, or has a fault.
+        DiskError: it cannot be written, or a link, file or folder is in its way.
     """
     if member.fault:
         raise _RefusedError(f"'{member.name}' (header at byte {member.header:,}): {member.fault}")
@@ -107,9 +107,14 @@ def _write(reader: TarReader, member: Member, root: Path) -> None:
         _make_folders(root, folder)
         if member.kind == "folder":
             return
-        with _created(target) as file:
-            while data := reader.read(_STEP):
-                file.write(data)
+        file = _created(target)
+        try:
+            with file:
+                while data := reader.read(_STEP):
+                    file.write(data)
+        except BaseException:
+            target.unlink()  # an incomplete file is of no use
+            raise
         os.utime(target, ns=(member.modified, member.modified))
     except gzip.BadGzipFile:
         raise
@@ -121,25 +126,29 @@ def _write(reader: TarReader, member: Member, root: Path) -> None:
 
 
 def _make_folders(root: Path, folder: Path) -> None:
-    """Make every folder between ``root`` and ``folder``; raises _RefusedError if one of them is a link or a file."""
+    """Make every folder between ``root`` and ``folder``; raises DiskError if one of them is a link or a file."""
     for made in reversed([folder, *folder.parents][: len(folder.parts) - len(root.parts)]):
         with contextlib.suppress(FileExistsError):
             made.mkdir()
         if not stat.S_ISDIR(made.lstat().st_mode):
-            raise _RefusedError(f"{made} is a link or a file, where the archive has a folder; remove it")
+            raise _in_the_way(made, "a link or a file", "a folder")
     # Other systems have more ways to lead elsewhere (junctions) than links.
     if not folder.resolve().is_relative_to(root):
-        raise _RefusedError(f"{folder} leads out of {root}; remove it")
+        raise _in_the_way(folder, f"a way out of {root}", "a folder")
 
 
 def _created(target: Path) -> BinaryIO:
     """Open a new file for writing. A file or link of its name is removed first, so that nothing is written through it.
 
     Raises:
-        _RefusedError: a folder has its name.
+        DiskError: a folder has its name.
         OSError: it cannot be created.
     """
     if target.is_dir() and not target.is_symlink():
-        raise _RefusedError(f"{target} is a folder, where the archive has a file; remove it")
+        raise _in_the_way(target, "a folder", "a file")
     target.unlink(missing_ok=True)
     return target.open("xb")
+
+
+def _in_the_way(path: Path, found: str, expected: str) -> DiskError:
+    return DiskError(f"{path}: expected {expected}, found {found}; remove it and run the command again")
