@@ -7,10 +7,9 @@ import gzip
 import hashlib
 import io
 import os
-import resource
 import shutil
-import sys
 import tarfile
+import tracemalloc
 
 import hostile_tars
 import pytest
@@ -91,7 +90,7 @@ def test_a_compressed_archive_is_compared_with_its_own_checksum(place):
 
 
 def test_links_longer_than_a_path_may_be_do_not_lead_out(place):
-    """CVE-2025-4517: the filter of tarfile does not resolve such a link, and the file after it is written through it."""
+    """CVE-2025-4517: the filter of tarfile does not resolve such a link, and a later file is written through it."""
     part = "d" * 247
     steps = "abcdefghijklmnop"
     folder = ""
@@ -174,21 +173,23 @@ def test_a_small_archive_does_not_fill_the_disk(place):
     assert sum(path.stat().st_size for path in (place / "target").rglob("*")) == 4
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="the limit of a process's memory is POSIX")
 @pytest.mark.parametrize("kind", [b"x", b"L", b"K", b"g"])
 def test_memory_is_bounded_whatever_a_header_says(place, kind):
-    """A gigabyte of extension header, compressed to one megabyte, is refused without being held."""
+    """An extension header of 256 MiB, compressed to one, is refused without being held."""
     with gzip.open(place / "a.tgz", "wb", 1) as file:
-        file.write(hostile_tars.header(kind=kind, size=2**29))
-        for _ in range(2**9):
+        file.write(hostile_tars.header(kind=kind, size=2**28))
+        for _ in range(2**8):
             file.write(bytes(2**20))
         file.write(hostile_tars.member())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(UdqError, match="an extension header of 536,870,912 bytes"):
-        unpack(place / "a.tgz", place / "target")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UdqError, match="an extension header of 268,435,456 bytes"):
+            unpack(place / "a.tgz", place / "target")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
 
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < (100 * 2**20 if sys.platform == "darwin" else 100 * 2**10)
+    assert peak < 20 * 2**20
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -219,7 +220,7 @@ def test_any_archive_is_unpacked_inside_its_folder_or_is_one_line(archive, tmp_p
     (place / "outside" / "file.txt").write_bytes(b"mine")
     (place / "target").mkdir()
     try:
-        found, line = unpacked(place, archive)
+        unpacked(place, archive)
         assert sum(path.stat().st_size for path in (place / "target").rglob("*") if path.is_file()) <= len(archive)
     finally:
         shutil.rmtree(place)
