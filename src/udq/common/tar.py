@@ -320,7 +320,8 @@ def _records(data: bytes) -> dict[str, str]:
 def _has_checksum(block: bytes) -> bool:
     """Whether a header has the sum of its bytes; some old programs summed them as signed numbers."""
     rest = block[:148] + b" " * 8 + block[156:]
-    return _number(block[148:156]) in (sum(rest), sum(rest) - 256 * sum(byte > 127 for byte in rest))
+    expected = _number(block[148:156])
+    return expected == sum(rest) or expected == sum(memoryview(rest).cast("b"))
 
 
 def _number(field: bytes) -> int | None:
