@@ -90,10 +90,10 @@ def test_nothing_is_read_outside_a_member():
     ],
 )
 def test_chains_take_little_memory_and_time(form):
-    """Forty thousand headers: recursion, or a list of them, would be seen."""
+    """Ten thousand headers: recursion, or a list of them, would be seen."""
     blocks = hostile_tars.FORMS[form][0]
     one = blocks[:1024] if "chain" in form else blocks[512:1024]
-    data = hostile_tars.between((blocks[:512] if "sparse" in form else b"") + one * 40_000 + hostile_tars.member())
+    data = hostile_tars.between((blocks[:512] if "sparse" in form else b"") + one * 10_000 + hostile_tars.member())
     reader = TarReader(io.BytesIO(data), len(data), seeks=True)
     start = time.perf_counter()
     tracemalloc.start()
@@ -101,13 +101,21 @@ def test_chains_take_little_memory_and_time(form):
         for _ in reader:
             pass
     except DamagedTarError:
-        assert "sparse" in form  # noqa: PT017
+        assert "sparse" in form
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
 
     assert peak < 2**20
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 10
+
+
+def test_signed_sums_of_old_programs_are_known():
+    block = bytearray(hostile_tars.header("é.jpg".encode()))
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % (sum(block) - 2 * 256)
+
+    assert read(bytes(block) + hostile_tars.END)[0][0] == "é.jpg"
 
 
 def test_a_header_of_many_records_is_read_in_linear_time():

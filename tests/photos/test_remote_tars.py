@@ -43,8 +43,8 @@ def listed(file, data):
             assert ".." not in PurePosixPath(source.name).parts
         except ImageError as error:
             found[source.name] = str(error)
-            assert "\n" not in str(error)
-            assert len(str(error)) < 700
+    reasons = [content for content in found.values() if isinstance(content, str)]
+    assert not any("\n" in reason or len(reason) > 700 for reason in reasons)
     assert len(found) == len(sources)
     return found, skipped
 
@@ -117,7 +117,7 @@ def test_a_collection_of_an_archive_with_a_nul_in_a_name_opens(photos, tmp_path)
              "reason": rf"{tmp_path}/s.tar/a\x00.png (header at byte 0): its name contains a NUL"}  # fmt: skip
     assert opened.broken[0] == first
     assert len(opened.broken) == 2
-    assert verify(tmp_path / "x.udq").whole
+    assert verify(tmp_path / "x.udq") == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX has FIFOs")

@@ -260,7 +260,7 @@ class TarReader:
         name = "/".join(part for part in header.name.split("/") if part not in ("", "."))
         fault = header.fault or why_refused(name) or ("it has no name" if not name and kind != "folder" else "")
         size = 0 if header.kind in _WITHOUT_DATA else self._data_end(header) - self._next
-        modified = int(header.modified * 1e9) if 0 <= header.modified < _LATEST else 0
+        modified = int(header.modified * 10**9) if 0 <= header.modified < _LATEST else 0
         return Member(
             abridged(name) if fault else name,
             "sparse file" if header.sparse else kind,
