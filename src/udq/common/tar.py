@@ -295,10 +295,11 @@ def _apply(records: dict[str, str], path: str, header: _Header) -> None:
             header.size = int(size)
         else:
             header.fault = header.fault or "its PAX header gives an impossible size"
-    try:
-        header.modified = float(records.get("mtime", header.modified))
-    except ValueError:
-        header.modified = 0
+    if modified := records.get("mtime"):
+        try:
+            header.modified = float(modified)
+        except ValueError:
+            header.modified = 0
 
 
 def _records(data: bytes) -> dict[str, str]:
