@@ -172,6 +172,17 @@ def test_a_place_that_cannot_be_listed_is_one_line(bucket, argument, tmp_path, u
     assert "endpoint" not in err
 
 
+def test_a_name_in_storage_that_leads_out_is_an_unreadable_photo(bucket, files):
+    client, url = bucket
+    client.upload_file(str(files / NAMES[0]), "museum", "odd/good.png")
+    client.upload_file(str(files / NAMES[0]), "museum", "odd/a/../../../evil.png")
+    sources, _ = remote.find([url.replace("/photos?", "/odd?")])
+
+    assert [source.name for source in sources] == ["a/../../../evil.png", "good.png"]
+    with pytest.raises(ImageError, match=r"its name contains '\.\.'$"):
+        sources[0].local().__enter__()
+
+
 def test_two_photos_of_one_name(bucket, files):
     with pytest.raises(InputError, match=r"two photos would be named 'coffee\.png'"):
         remote.find([bucket[1], files / "coffee.png"])

@@ -288,7 +288,7 @@ def abridged(name: str) -> str:
 
 def _apply(records: dict[str, str], path: str, header: _Header) -> None:
     """Let the records of PAX headers and a GNU long name override the fields of a header."""
-    header.name = records.get("path") or path or header.name
+    header.name = records.get("GNU.sparse.name") or records.get("path") or path or header.name
     header.sparse = any(key.startswith("GNU.sparse.") for key in records)
     if size := records.get("size"):
         if size.isascii() and size.isdigit() and len(size) <= 20:
