@@ -225,7 +225,7 @@ def test_the_message_of_a_cut_download_predicts_the_next_one(udq, server, tmp_pa
 def test_a_part_that_was_complete_when_killed_is_not_downloaded_again(udq, server, tmp_path, monkeypatch):
     whole = server.files["oxbuild_images-v1.tgz"]
     with monkeypatch.context() as patch:
-        patch.setattr("udq.datasets.download._compared", interrupted)  # after the transfer, before the part is renamed
+        patch.setattr("udq.datasets.download._digest", interrupted)  # after the transfer, before the part is renamed
         assert get(udq, server, tmp_path)[0] == 130
     assert (tmp_path / "archives" / "oxbuild_images-v1.tgz.part").read_bytes() == whole
 
