@@ -225,7 +225,7 @@ def test_the_message_of_a_cut_download_predicts_the_next_one(udq, server, tmp_pa
 def test_a_part_that_was_complete_when_killed_is_not_downloaded_again(udq, server, tmp_path, monkeypatch):
     whole = server.files["oxbuild_images-v1.tgz"]
     with monkeypatch.context() as patch:
-        patch.setattr("udq.datasets.download._compared", interrupted)  # after the transfer, before the part is renamed
+        patch.setattr("udq.datasets.download._digest", interrupted)  # after the transfer, before the part is renamed
         assert get(udq, server, tmp_path)[0] == 130
     assert (tmp_path / "archives" / "oxbuild_images-v1.tgz.part").read_bytes() == whole
 
@@ -429,7 +429,7 @@ def test_a_damaged_file_of_the_user_is_not_deleted(udq, server, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["hard link to nothing", "a name with NUL"])
-def test_an_archive_that_tarfile_fails_on_is_an_error_of_one_line(udq, server, tmp_path, kind):
+def test_a_member_that_is_not_unpacked_is_an_error_of_one_line(udq, server, tmp_path, kind):
     info = tarfile.TarInfo("photo.jpg")
     if kind == "a name with NUL":
         info.pax_headers = {"path": "a\0b.jpg"}
@@ -439,7 +439,7 @@ def test_an_archive_that_tarfile_fails_on_is_an_error_of_one_line(udq, server, t
     code, _, err = get(udq, server, tmp_path)
 
     assert code == 1
-    assert "oxbuild_images-v1.tgz: damaged" in error_line(err)
+    assert "oxbuild_images-v1.tgz: is not unpacked, for safety: " in error_line(err)
 
 
 def test_two_downloads_to_one_folder_are_refused(udq, server, tmp_path):

@@ -150,8 +150,11 @@ def test_the_last_member_of_a_name_counts_and_an_impossible_date_is_ignored(file
     assert [(source.name, source.size, source.modified) for source in sources] == [
         ("s.tar/a.png", 20, 0),
         ("s.tar/b.png", 30, 0),
+        ("s.tar/link.png", 0, 0),
     ]
-    assert skipped == 1
+    assert skipped == 0
+    with pytest.raises(ImageError, match=r"/s\.tar/link\.png: a link in a tar file, which is not read$"):
+        sources[2].local().__enter__()
 
 
 @pytest.mark.parametrize("argument", ["s3://museum/nothing", "what://museum/photos", "x.tar", "squeezed.tar"])
@@ -167,6 +170,17 @@ def test_a_place_that_cannot_be_listed_is_one_line(bucket, argument, tmp_path, u
     assert len(err.strip().splitlines()) == 1
     assert argument.partition("museum")[0] in err
     assert "endpoint" not in err
+
+
+def test_a_name_in_storage_that_leads_out_is_an_unreadable_photo(bucket, files):
+    client, url = bucket
+    client.upload_file(str(files / NAMES[0]), "museum", "odd/good.png")
+    client.upload_file(str(files / NAMES[0]), "museum", "odd/a/../../../evil.png")
+    sources, _ = remote.find([url.replace("/photos?", "/odd?")])
+
+    assert [source.name for source in sources] == ["a/../../../evil.png", "good.png"]
+    with pytest.raises(ImageError, match=r"its name contains '\.\.'$"):
+        sources[0].local().__enter__()
 
 
 def test_two_photos_of_one_name(bucket, files):

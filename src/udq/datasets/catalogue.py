@@ -23,10 +23,12 @@ class File:
     Attributes:
         url: the address; its last part is the file's name.
         into: the subfolder of the data set that it belongs in, unpacked if it is a tar archive.
+        sha256: the only checksum that is accepted, in hexadecimal; empty if no reliable page states one.
     """
 
     url: str
     into: str
+    sha256: str = ""
 
     @property
     def name(self) -> str:
@@ -110,7 +112,13 @@ CATALOGUE = {
         Dataset(
             "voc2007", "objects with boxes, for train-rpn: 5,011 to train and validate, 4,952 to test", 9963, 0,
             f"{_VOC}/", "0.9 GB",
-            (File(f"{_VOC}/VOCtrainval_06-Nov-2007.tar", ""), File(f"{_VOC}/VOCtest_06-Nov-2007.tar", "")),
+            (
+                # As TensorFlow Datasets (url_checksums/voc.txt) and torchvision's prototype data sets state them.
+                File(f"{_VOC}/VOCtrainval_06-Nov-2007.tar", "",
+                     "7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508"),
+                File(f"{_VOC}/VOCtest_06-Nov-2007.tar", "",
+                     "6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892"),
+            ),
         ),
     )
 }  # fmt: skip

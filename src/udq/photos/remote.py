@@ -7,7 +7,6 @@ its path below the address of its folder, or below the name of its tar file, as 
 from __future__ import annotations
 
 import os
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from udq.common.files import open_regular
+from udq.common.tar import Member, TarReader, abridged, why_refused
 from udq.common.text import one_line, shown
 from udq.errors import DependencyError, ImageError, InputError, NoPhotosError, UdqError
 from udq.photos import source as files
 from udq.photos.source import MAX_BYTES, SUFFIXES, Source
 
 _TAR = ".tar"
-# Largest time in seconds since 1970 that fits 64 bits as nanoseconds; anything above is not a real date.
-_LATEST = 9e9
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ class StoredSource(Source):
         offset: where the photo begins in that file, in bytes.
         size: bytes.
         modified: nanoseconds since 1970.
+        fault: why it cannot be read, if that was found when it was listed.
     """
 
     base: str
@@ -48,6 +48,7 @@ class StoredSource(Source):
     offset: int
     size: int
     modified: int
+    fault: str = ""
 
     @property
     def root(self) -> str:
@@ -68,9 +69,11 @@ class StoredSource(Source):
         """Provide a local copy of the photo while the context is open.
 
         Raises:
-            ImageError: the photo no longer exists.
+            ImageError: the photo no longer exists, or was found unreadable when it was listed.
             UdqError: the storage cannot be read.
         """
+        if self.fault:
+            raise ImageError(f"{shown(self.place)}: {self.fault}")
         try:
             with _open(self.storage, self.file) as opened:
                 opened.seek(self.offset)
@@ -78,7 +81,7 @@ class StoredSource(Source):
                 data = opened.read(min(self.size, MAX_BYTES + 1))
         except FileNotFoundError as error:
             raise ImageError(f"{shown(self.place)}: no such file") from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UdqError(f"{shown(self.place)}: cannot be read ({one_line(error)})") from error
         with tempfile.TemporaryDirectory(prefix="udq-") as folder:
             file = Path(folder, f"photo{self.path.suffix}")
@@ -91,7 +94,8 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
     """Return the photos in files, folders, URLs and tar files, sorted by name, and the number of other files.
 
     A photo below a URL is named as in a folder. A photo in a tar file is named as if that were a folder:
-    ``shard-000.tar/cats/1.jpg``. Everything else is as in ``source.find``.
+    ``shard-000.tar/cats/1.jpg``. One that cannot be read there (a damaged header, a link, a name with ``..``) is a
+    source too, whose reading reports the reason. Everything else is as in ``source.find``.
 
     Raises:
         InputError: as ``source.find``, or a storage or tar file that cannot be listed.
@@ -130,7 +134,7 @@ def _is_url(argument: str) -> bool:
 
 
 def _is_tar(argument: str) -> bool:
-    return argument.lower().endswith(_TAR) and not Path(argument).is_dir()
+    return argument.lower().endswith(_TAR) and not os.path.isdir(argument)  # noqa: PTH112  (see source.find)
 
 
 def _list_url(url: str) -> tuple[list[Source], int]:
@@ -159,7 +163,10 @@ def _list_url(url: str) -> tuple[list[Source], int]:
             skipped += others
         elif suffix in SUFFIXES:
             # Not every storage keeps modification times.
-            found.append(StoredSource(name, Path(name), base, url, info.path, 0, info.size, info.mtime_ns or 0))
+            facts = (base, url, info.path, 0, info.size, info.mtime_ns or 0)
+            fault = why_refused(name)
+            own = abridged(name) if fault else name
+            found.append(StoredSource(own, Path(own), *facts, fault))
         else:
             skipped += 1
     return found, skipped
@@ -170,33 +177,43 @@ def _list_tar(storage: str, file: str, base: str, name: str) -> tuple[list[Sourc
     found: dict[str, Source] = {}
     skipped = 0
     try:
-        with _open(storage, file) as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
+        with _open(storage, file) as opened:
+            tar = TarReader(opened, opened.seek(0, os.SEEK_END), seeks=True)
+            opened.seek(0)
             for member in tar:
-                inside = PurePosixPath(member.name).as_posix()
-                if member.isdir() or _is_hidden(inside):
+                if member.kind == "folder" or _is_hidden(member.name):
                     continue
-                # Links are skipped: they may lead anywhere.
-                if PurePosixPath(inside).suffix.lower() in SUFFIXES and member.isreg() and not member.issparse():
-                    own, span = f"{name}/{inside}", (member.offset_data, member.size)
-                    modified = int(member.mtime * 1e9) if 0 <= member.mtime < _LATEST else 0
+                # The real name of a member with a fault may be unknown, so it is taken for a photo.
+                if member.fault or PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+                    source = _stored(member, base, storage, file, name)
                     # Of several members with one name, the last is valid.
-                    found[own] = StoredSource(own, Path(own), base, storage, file, *span, modified)
+                    found[source.name] = source
                 else:
                     skipped += 1
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(
-            f"{shown(base + name)}: expected a tar file that is not compressed ({one_line(error)})"
-        ) from error
+            if not tar.complete:
+                fault = "the archive ends without an end mark: photos may be missing"
+                found[name] = StoredSource(name, Path(name), base, storage, file, 0, 0, 0, fault)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{shown(base + name)}: expected a whole tar file, not compressed ({reason})") from error
     return list(found.values()), skipped
 
 
+def _stored(member: Member, base: str, storage: str, file: str, name: str) -> StoredSource:
+    """Return the source of a member of the tar file ``name``."""
+    # With the offset, an unreadable member never has the name of another one.
+    own = f"{name}/{member.name} (header at byte {member.header})" if member.fault else f"{name}/{member.name}"
+    fault = member.fault or ("" if member.kind == "file" else f"a {member.kind} in a tar file, which is not read")
+    return StoredSource(own, Path(own), base, storage, file, member.offset, member.size, member.modified, fault)
+
+
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts)
 
 
 def _open(storage: str, file: str) -> IO[bytes]:
     if not storage:
-        return Path(file).open("rb")
+        return open_regular(Path(file), follow=True)
     opened: IO[bytes] = _file_system(storage)[0].open_input_file(file)
     return opened
 

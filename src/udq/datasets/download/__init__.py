@@ -25,7 +25,7 @@ from udq.datasets.catalogue import Dataset, File, marked, write_mark
 from udq.datasets.download.fetching import checked, fetch, version_file
 from udq.datasets.download.split import move_queries
 from udq.datasets.download.unpack import unpack
-from udq.errors import InputError, UdqError
+from udq.errors import DiskError, InputError, UdqError
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def download(plan: DownloadPlan, *, progress: Progress = silent) -> list[dict[st
 
     Raises:
         InputError: another process downloads to the folder, or it holds another data set.
-        UdqError: a file cannot be downloaded, its checksum differs from the recorded one, or it is damaged.
+        UdqError: a file cannot be downloaded, its checksum differs from the known or recorded one, or it is damaged.
+        DiskError: a file cannot be unpacked; the archive is kept.
     """
     plan.archives.mkdir(parents=True, exist_ok=True)
     with Lock(plan.archives, plan.folder, doing="downloading to it"):
@@ -139,7 +140,8 @@ def _obtain(plan: DownloadPlan, file: File, progress: Progress) -> dict[str, Any
     if plan.source is not None:
         given = plan.source / file.name
         remedy = f"copy it again from {file.url}"
-        digest = _compared(given, record, f"{remedy}, or delete {record} to use this one", progress)
+        digest = _digest(file, given, remedy, progress)
+        _compare(given, digest, record, f"{remedy}, or delete {record} to use this one")
     else:
         given = archive
         if not _is_there(archive):
@@ -147,7 +149,9 @@ def _obtain(plan: DownloadPlan, file: File, progress: Progress) -> dict[str, Any
         else:
             if not archive.exists():
                 _new_file(archive).replace(archive)
-            digest = _compared(archive, record, "delete it and run the command again", progress)
+            remedy = "delete it and run the command again"
+            digest = _digest(file, archive, remedy, progress)
+            _compare(archive, digest, record, remedy)
         remedy = (
             f"delete it and {record.name} and run the command again" if recorded else "run the command again to get it"
         )
@@ -155,6 +159,8 @@ def _obtain(plan: DownloadPlan, file: File, progress: Progress) -> dict[str, Any
     try:
         # Every time, so that the same command also restores lost or damaged unpacked files.
         _unpack(plan.dataset, given, into, remedy, progress)
+    except DiskError:  # no fault of the archive
+        raise
     except UdqError as error:
         if recorded or plan.source is not None:
             raise
@@ -172,7 +178,13 @@ def _fetch(plan: DownloadPlan, file: File, archive: Path, progress: Progress) ->
     part, record, new = archive.with_name(archive.name + ".part"), _record(archive), _new_file(archive)
     fetch(plan.address(file), part, progress=progress)
     try:
-        digest = _compared(part, record, f"it is kept as {new.name}: delete {record} to use it, or try again", progress)
+        digest = _digest(file, part, "it is removed; try again, or use --mirror or --from", progress)
+    except UdqError:
+        part.unlink()
+        version_file(part).unlink(missing_ok=True)
+        raise
+    try:
+        _compare(part, digest, record, f"it is kept as {new.name}: delete {record} to use it, or try again")
     except UdqError:
         part.replace(new)
         version_file(part).unlink(missing_ok=True)
@@ -199,16 +211,25 @@ def _unpack(dataset: Dataset, file: Path, into: Path, remedy: str, progress: Pro
     unpack(file, into, remedy=remedy, progress=progress)
 
 
-def _compared(file: Path, record: Path, remedy: str, progress: Progress) -> str:
-    """Return a file's SHA-256; raises UdqError if it differs from the recorded one."""
-    with progress(f"checksum of {file.name}", None), file.open("rb") as opened:
+def _digest(file: File, path: Path, remedy: str, progress: Progress) -> str:
+    """Return the SHA-256 of a copy of a file; raises UdqError if it is not the one that the catalogue knows."""
+    with progress(f"checksum of {path.name}", None), path.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if file.sha256 and digest != file.sha256:
+        raise UdqError(
+            f"{path}: expected sha256 {file.sha256[:16]}..., the one of {file.name}, found {digest[:16]}...: "
+            f"damaged or another file; {remedy}"
+        )
+    return digest
+
+
+def _compare(path: Path, digest: str, record: Path, remedy: str) -> None:
+    """Raise UdqError if a file's SHA-256 differs from the recorded one, if there is a record."""
     if not record.exists():
-        return digest
+        return
     expected = record.read_text(encoding="utf-8", errors="replace").split()[:1]
     if expected != [digest]:
         raise UdqError(
-            f"{file}: expected sha256 {''.join(expected)[:16]}..., as {record} says, found {digest[:16]}...: "
+            f"{path}: expected sha256 {''.join(expected)[:16]}..., as {record} says, found {digest[:16]}...: "
             f"damaged or another version; {remedy}"
         )
-    return digest
