@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from udq.common.progress import Progress, silent, tracked
-from udq.errors import InputError
-from udq.indexing.sync import plan
+from udq.errors import ConsentError, InputError, NoPhotosError
+from udq.indexing import relocation
+from udq.indexing.relocation import Relocation
+from udq.indexing.sync import Stored, emptied_text, plan
+from udq.photos.listing import NOTHING, Area, Excludes, PassedOver, Places
 from udq.photos.source import Content, Source, find
 from udq.store import segments
 from udq.store.appender import SegmentAppender
@@ -42,6 +45,8 @@ class Changes:
         removed: photos that were removed.
         same: photos that did not change.
         broken: the photos that could not be read.
+        passed_over: counts of what was not indexed in the given folders.
+        emptied: folders of a mirror that lost all photos at once -> number of photos that were removed with each.
     """
 
     added: int = 0
@@ -50,6 +55,8 @@ class Changes:
     removed: int = 0
     same: int = 0
     broken: tuple[UnreadablePhoto, ...] = ()
+    passed_over: PassedOver = NOTHING
+    emptied: Mapping[str, int] = field(default_factory=dict)
 
 
 def add(
@@ -58,23 +65,31 @@ def add(
     *,
     mirror: bool = False,
     dry_run: bool = False,
+    exclude: Sequence[str] = (),
+    yes: bool = False,
     progress: Progress = silent,
 ) -> Changes:
     """Add photos; see ``Collection.add``."""
-    sources, passed_over = find(arguments)
     with Transaction(collection.path) as transaction:
         current = collection.refreshed()
-        stored = [(segment.images[row], segment.content(row)) for segment in current.segments for row in segment.living]
-        planned = plan(stored, sources, mirror=mirror, progress=progress)
-        if stored and len(planned.gone) == len(stored):
-            raise InputError(
-                f"{collection.path}: none of its {len(stored)} photos is among the photos to mirror; "
-                f"check the folder, or build another collection with: udq index {arguments[0]} -o OTHER"
-            )
+        stored = _stored(current)
+        excludes = Excludes([*transaction.manifest.exclude, *exclude])
+        area = Area.of(arguments) if mirror else None
+        sources, passed_over = _listed(arguments, excludes, stored, area)
+        planned = plan(stored, sources, mirror=area, excludes=excludes, progress=progress)
         if dry_run:
-            return Changes(len(planned.new), len(planned.changed), len(planned.moved), len(planned.gone), planned.same)
-        given = {source.name for source in sources}
-        broken = [entry for entry in transaction.manifest.broken if not mirror and entry["image"] not in given]
+            return Changes(
+                added=len(planned.new),
+                changed=len(planned.changed),
+                moved=len(planned.moved),
+                removed=len(planned.gone),
+                same=planned.same,
+                passed_over=passed_over,
+                emptied=planned.emptied,
+            )
+        if planned.emptied and not yes:
+            raise ConsentError(emptied_text(planned.emptied, collection.path))
+        broken = _still_broken(transaction.manifest.broken, sources, stored, area)
         if planned.new or planned.changed:
             current.extractor.proposing()  # raises errors of its weights before anything is changed
         if planned.moved or planned.gone:
@@ -83,8 +98,8 @@ def add(
         readable, unreadable = _append(transaction, current, planned.new, planned.changed, broken, progress)
         facts: dict[str, Any] = {"broken": [*broken, *unreadable]}
         if mirror:
-            facts["passed_over"] = passed_over
-        if any(transaction.manifest.document[name] != value for name, value in facts.items()):
+            facts |= passed_over.to_json()
+        if any(transaction.manifest.document.get(name, 0) != value for name, value in facts.items()):
             _rewrite(transaction, current.refreshed(), {}, set(), **facts)
     unreadable_names = {entry["image"] for entry in unreadable}
     changed = sum(source.name not in unreadable_names for source in planned.changed)
@@ -95,7 +110,91 @@ def add(
         removed=len(planned.gone) + len(planned.changed) - changed,
         same=planned.same,
         broken=tuple(unreadable),
+        passed_over=passed_over,
+        emptied=planned.emptied,
     )
+
+
+def _stored(current: Reader) -> list[Stored]:
+    """Return the photos of a collection that are not removed."""
+    return [(segment.images[row], segment.content(row)) for segment in current.segments for row in segment.living]
+
+
+def _listed(
+    arguments: Sequence[str | os.PathLike[str]], excludes: Excludes, stored: Sequence[Stored], area: Area | None
+) -> tuple[list[Source], PassedOver]:
+    """Return the photos in given files and folders, as ``source.find``.
+
+    A folder to mirror that is away or has no photos is not an error if the collection has photos of it: these are gone.
+
+    Args:
+        arguments: files and folders.
+        excludes: what is left out.
+        stored: photos of the collection.
+        area: what the arguments cover, to mirror it; None if the photos are added.
+    """
+    if area is None:
+        return find(arguments, excludes.patterns)
+    places = Places()
+    held = {area.folder_of(places.of(image.root, image.name)) for image, _ in stored}
+    listed = [each for each in arguments if os.path.lexists(each) or not held & set(Area.of([each]).folders)]
+    try:
+        return find(listed, excludes.patterns) if listed else ([], NOTHING)
+    except NoPhotosError:
+        if held - {None}:
+            return [], NOTHING
+        raise
+
+
+def _still_broken(
+    broken: Sequence[UnreadablePhoto], sources: Sequence[Source], stored: Sequence[Stored], area: Area | None
+) -> list[UnreadablePhoto]:
+    """Return the entries of unreadable photos that remain: without given photos, and in a mirrored area no others.
+
+    Args:
+        broken: entries of the collection.
+        sources: the given photos.
+        stored: photos of the collection.
+        area: what the given photos cover, to mirror it.
+    """
+    places = Places()
+    names = {source.name for source in sources}
+    given = {places.of(source.root, source.name) for source in sources}
+    rest = [
+        entry
+        for entry in broken
+        if entry["image"] not in names and places.of(entry.get("root", ""), entry["image"]) not in given
+    ]
+    if area is None:
+        return rest
+    # The folder of an entry by an older version is unknown: it is one of the mirrored ones if all photos are in those.
+    whole = all(area.covers(places.of(image.root, image.name)) for image, _ in stored)
+    return [
+        entry
+        for entry in rest
+        if not (area.covers(places.of(entry["root"], entry["image"])) if "root" in entry else whole)
+    ]
+
+
+def relocate(
+    collection: Reader,
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    dry_run: bool = False,
+    yes: bool = False,
+    progress: Progress = silent,
+) -> Relocation:
+    """Change where the photos of a folder are; see ``Collection.relocate``."""
+    with Transaction(collection.path) as transaction:
+        current = collection.refreshed()
+        planned = relocation.plan(_stored(current), old, new, progress=progress)
+        if not dry_run:
+            if not yes and (planned.missing or planned.changed):
+                raise ConsentError(relocation.doubts(planned, new))
+            broken = relocation.broken(current.broken, old, new)
+            _rewrite(transaction, current, planned.moved, set(), broken=broken)
+    return planned
 
 
 def remove(collection: Reader, names: Sequence[str]) -> Changes:
@@ -141,7 +240,7 @@ def compact(collection: Reader) -> None:
 def _rewrite(
     transaction: Transaction,
     current: Reader,
-    moved: Mapping[int, tuple[Source, Content]],
+    moved: Mapping[int, tuple[Source, Content | None]],
     gone: AbstractSet[int],
     **facts: object,
 ) -> None:
@@ -150,7 +249,7 @@ def _rewrite(
     Args:
         transaction: what commits.
         current: the collection in the transaction's state.
-        moved: id -> the photo's new place, and what its file is now.
+        moved: id -> the photo's new place, and what its file is now; None if unknown.
         gone: ids of photos to remove.
         facts: other keys of the manifest that change, as in ``Transaction.commit``.
     """
@@ -165,7 +264,7 @@ def _rewrite(
     transaction.commit(entries, removed_regions(kept, gone), **facts)
 
 
-def _moved(photo: StoredPhoto, moved: Mapping[int, tuple[Source, Content]]) -> StoredPhoto:
+def _moved(photo: StoredPhoto, moved: Mapping[int, tuple[Source, Content | None]]) -> StoredPhoto:
     if photo.image.id not in moved:
         return photo
     source, content = moved[photo.image.id]

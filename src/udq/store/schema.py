@@ -129,7 +129,7 @@ _CHECKS = _record(
                 {"first_id": _count},
             )
         ),
-        "broken": _list_of(_record({"image": _text, "reason": _text})),
+        "broken": _list_of(_record({"image": _text, "reason": _text}, {"root": _text})),
         "passed_over": _count,
     },
     {
@@ -140,6 +140,10 @@ _CHECKS = _record(
         "removed": _optional(_record({"file": _file(NAMES["removed"]), **_NUMBERS, **_FACTS})),
         "next_id": _count,
         "fitted_before": _count,
+        "linked_folders": _count,
+        "excluded_folders": _count,
+        "excluded_photos": _count,
+        "exclude": _list_of(_text),
     },
 )
 
