@@ -138,6 +138,7 @@ def verify(
             help="Rebuild what is damaged from the photos; photos whose files are gone are dropped.",
         ),
     ] = False,
+    yes: Yes = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -146,7 +147,8 @@ def verify(
     from udq.indexing import verify as verification
 
     if repair:
-        _print_repaired(collection, repairs.repair(collection, device=device, progress=progress), as_json=as_json)
+        repaired = confirmed(lambda yes: repairs.repair(collection, device=device, yes=yes, progress=progress), yes=yes)
+        _print_repaired(collection, repaired, as_json=as_json)
         return
     damage = verification.verify(collection)
     if as_json:

@@ -125,7 +125,8 @@ def rebuild(
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of its {len(sources)} photos are missing, '{missing[0]}' first; put them back: "
-            "a collection does not store features, so that they must be extracted again"
+            "a collection does not store features, so that they must be extracted again; if their folder moved, run "
+            f"first: udq relocate {path} OLD NEW"
         )
     if not sources:
         raise InputError(f"{path}: contains no photos to train on; add some first")

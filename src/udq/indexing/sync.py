@@ -8,15 +8,14 @@ mounted.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from udq.common.progress import Progress, silent, tracked
-from udq.common.text import counted, shown
+from udq.common.text import shown
 from udq.errors import ImageError, InputError
+from udq.indexing.absence import emptied_folders
 from udq.photos import source as photo_source
 from udq.photos.listing import Area, Excludes, Places
 from udq.photos.source import Content, Source
@@ -94,7 +93,9 @@ def plan(
             new.append(source)
     removed = {image.id for image, _ in free} - moved.keys() - set(changed.values())
     lost = {place for place, image in gone.items() if image.id not in moved}
-    emptied = _emptied(lost, by_place.keys() - lost, _places(sources, places), mirror, excludes) if mirror else {}
+    emptied = (
+        emptied_folders(lost, by_place.keys() - lost, _places(sources, places), mirror, excludes) if mirror else {}
+    )
     return SyncPlan(tuple(new), changed, moved, tuple(sorted(removed)), matches.same, emptied)
 
 
@@ -192,66 +193,6 @@ def _missing(by_place: Mapping[str, Stored], sources: Sequence[Source], area: Ar
         for place, (image, _) in by_place.items()
         if place not in given and area.covers(place) and not place.startswith(unlisted)
     }
-
-
-def _emptied(
-    gone: AbstractSet[str],
-    kept: AbstractSet[str],
-    given: AbstractSet[str],
-    area: Area,
-    excludes: Excludes | None,
-) -> dict[str, int]:
-    """Return the outermost folders that lost all photos at once -> number of photos that are gone with each.
-
-    A given folder lost all its photos if no stored photo of it is left, since another disk may be mounted there. A
-    folder below lost them if it has no photos at all.
-
-    Args:
-        gone: places of the stored photos that are gone.
-        kept: places of the other stored photos, as they were.
-        given: places of the given photos.
-        area: what they cover.
-        excludes: photos that are gone from the area on purpose.
-    """
-    with_stored = {folder for place in kept for folder in _folders(place)}
-    with_photos = {folder for place in given for folder in _folders(place)}
-    emptied: Counter[str] = Counter()
-    for place in gone:
-        top = area.folder_of(place)
-        if top is None or (excludes is not None and excludes.covers(place.removeprefix(top))):
-            continue
-        below = (folder for folder in _folders(place) if folder.startswith(top))
-        empty = (
-            folder for folder in below if folder not in with_stored and (folder == top or folder not in with_photos)
-        )
-        if (folder := next(empty, None)) is not None:
-            emptied[folder] += 1
-    return dict(sorted(emptied.items()))
-
-
-def _folders(place: str) -> Iterator[str]:
-    """Yield the folders that contain a place, each with ``/`` at the end, outermost first."""
-    end = place.find("/")
-    while end != -1:
-        yield place[: end + 1]
-        end = place.find("/", end + 1)
-
-
-def emptied_text(emptied: Mapping[str, int], path: Path) -> str:
-    """Return in one line which folders lost all photos at once, and what to do.
-
-    Args:
-        emptied: as in ``SyncPlan``; at least one folder.
-        path: the collection.
-    """
-    (first, count), *others = emptied.items()
-    folder = shown(first if first == "/" else first.rstrip("/"))
-    state = "has none of them any more" if _is_folder(Path(first)) else "is not there"
-    more = f", and so for {counted(len(others), 'more folder')}" if others else ""
-    return (
-        f"{folder}: the collection has {counted(count, 'photo')} of this folder, which {state}{more}; mount its disk; "
-        f"if it moved, run: udq relocate {shown(str(path))} {folder} NEW; if its photos were deleted, add --yes"
-    )
 
 
 def _match_renamed(free: Sequence[Stored], sources: Sequence[Source]) -> dict[int, tuple[Source, Content]]:

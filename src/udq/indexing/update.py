@@ -15,10 +15,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from udq.common.progress import Progress, silent, tracked
+from udq.common.text import shown
 from udq.errors import ConsentError, InputError, NoPhotosError
 from udq.indexing import relocation
+from udq.indexing.absence import emptied_text
 from udq.indexing.relocation import Relocation
-from udq.indexing.sync import Stored, emptied_text, plan
+from udq.indexing.sync import Stored, plan
 from udq.photos.listing import NOTHING, Area, Excludes, PassedOver, Places
 from udq.photos.source import Content, Source, find
 from udq.store import segments
@@ -88,7 +90,8 @@ def add(
                 emptied=planned.emptied,
             )
         if planned.emptied and not yes:
-            raise ConsentError(emptied_text(planned.emptied, collection.path))
+            remedy = f"run: udq relocate {shown(str(collection.path))} {{folder}} NEW"
+            raise ConsentError(emptied_text(planned.emptied, remedy))
         broken = _still_broken(transaction.manifest.broken, sources, stored, area)
         if planned.new or planned.changed:
             current.extractor.proposing()  # raises errors of its weights before anything is changed
