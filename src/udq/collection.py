@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.datasets import protocol
+from udq.datasets import matching, protocol
 from udq.features import runtime
 from udq.indexing import drift
 from udq.indexing.drift import Drift
@@ -56,7 +56,9 @@ def _monitor(
         return None
     from udq.evaluation.monitor import RoundMonitor
 
-    protocol.check_names(truth, set(names), set(broken))
+    names, broken = set(names), set(broken)
+    truth = matching.resolve(truth, names | broken)
+    protocol.check_names(truth, names, broken)
     return partial(RoundMonitor, truth, config)
 
 

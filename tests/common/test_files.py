@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import sys
 
 import pytest
 
@@ -58,3 +59,16 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path):
 
     assert str(failed.value) == f"{tmp_path / 'x.png'}: the picture cannot be written: unknown format"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems take both forms for one name")
+def test_a_path_of_another_unicode_form_is_found(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (tmp_path / decomposed / "a").mkdir(parents=True)
+    file = tmp_path / decomposed / "a" / f"{decomposed}.jpg"
+    file.touch()
+
+    assert files.existing(tmp_path / composed / "a" / f"{composed}.jpg") == file
+    assert files.existing(tmp_path / composed / "gone.jpg") == tmp_path / composed / "gone.jpg"
+    (tmp_path / composed).mkdir()
+    assert files.existing(tmp_path / composed) == tmp_path / composed  # the very name first

@@ -100,6 +100,7 @@ def test_wrong_folders_are_refused(place, old, new, says):
         ("/a/", "s.tar/x/1.jpg", "/a/s.tar", "/b/s.tar", ("s.tar/x/1.jpg", "/b/")),
         ("s3://museum/photos/", "x/1.jpg", "s3://museum/photos", "/b", ("x/1.jpg", "/b/")),
         ("/", "1.jpg", "/", "/b", ("1.jpg", "/b/")),
+        ("/cafe\u0301/a/", "1.jpg", "/caf\u00e9", "/b", ("1.jpg", "/b/a/")),
     ],
 )
 def test_names_stay_if_the_new_place_allows_it(root, name, old, new, expected):

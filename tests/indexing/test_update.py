@@ -270,6 +270,28 @@ def test_patterns_and_folders_name_photos(place, photos, names, left):
     assert len(answers(after)[0]) == len(after)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems take both forms for one name")
+@pytest.mark.parametrize("typed", ["caf\u00e9.png", "caf\u00e9*", "caf\u00e9/", "cafe\u0301.png"])
+def test_names_in_another_unicode_form_are_found(place, photos, typed):
+    (place / "photos" / "cafe\u0301").mkdir()
+    shutil.copy(photos / "page.png", place / "photos" / "cafe\u0301")
+    shutil.copy(photos / "chelsea.png", place / "photos" / "cafe\u0301.png")
+    before, changes = opened(place).add(place / "photos")
+    assert changes.added == 2
+    after, _ = before.remove(typed)
+    assert (
+        set(before.names) - set(after.names)
+        == {
+            "caf\u00e9.png": {"cafe\u0301.png"},
+            "cafe\u0301.png": {"cafe\u0301.png"},
+            "caf\u00e9*": {"cafe\u0301.png", "cafe\u0301/page.png"},
+            "caf\u00e9/": {"cafe\u0301/page.png"},
+        }[typed]
+    )
+    changes = after.add(place / "photos" / "caf\u00e9")[1]  # a folder in another form
+    assert changes.added + changes.same == 1
+
+
 def test_an_unknown_name_removes_nothing(place):
     with pytest.raises(InputError, match=r"'coffee': no photo of .* has this name; .* nothing was removed"):
         opened(place).remove(["rocket.png", "coffee"])

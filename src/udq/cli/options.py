@@ -13,6 +13,7 @@ import typer
 from udq import config
 from udq.cli import printing
 from udq.cli.progress_bar import resumable
+from udq.common.files import existing
 from udq.errors import ConsentError, InputError
 from udq.features import backbones
 
@@ -127,9 +128,10 @@ def parse_example(text: str) -> Example:
     from udq.types import Example
 
     photo, colon, box = text.rpartition(":")
-    if not colon or not photo or Path(text).exists():
-        return Example(text)
-    return Example(photo, parse_box(box, "--also"))
+    whole = existing(Path(text))
+    if not colon or not photo or whole.exists():
+        return Example(whole)
+    return Example(existing(Path(photo)), parse_box(box, "--also"))
 
 
 def parse_stages(text: str) -> list[str]:

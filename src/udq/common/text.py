@@ -35,17 +35,6 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def alike(name: str, names: Iterable[str]) -> list[str]:
-    """Return the names that a person means by a name: that very name, or else those that differ in Unicode form alone.
-
-    Args:
-        name: as a person typed it.
-        names: those that there are.
-    """
-    known = names if isinstance(names, Container) else list(names)
-    return [name] if name in known else [other for other in known if nfc(other) == nfc(name)]
-
-
 def shown(text: str) -> str:
     r"""Return text with characters that cannot be shown as escapes: ``\xe9`` for an invalid byte, ``\x1b``, ``\u202e``.
 

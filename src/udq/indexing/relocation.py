@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from udq.common.files import existing
 from udq.common.progress import Progress, silent, tracked
-from udq.common.text import counted, shown
+from udq.common.text import counted, nfc, shown
 from udq.errors import ImageError, InputError
 from udq.indexing.sync import Stored
 from udq.photos.listing import Places, folder_place
@@ -66,9 +67,10 @@ class Move:
     def _below(self, root: str, name: str) -> str | None:
         """Return the path of a photo below the old folder; None if it is not in it."""
         written = root + name if self._is_url else Path(os.path.normpath(root + name)).as_posix()
-        for place, folder in ((written, self._old), (self._places.of(root, name), self._resolved)):
-            if place.startswith(folder):
-                return place.removeprefix(folder)
+        for form in (str, nfc):
+            for place, folder in ((written, self._old), (self._places.of(root, name), self._resolved)):
+                if form(place).startswith(form(folder)):
+                    return "/".join(place.split("/")[folder.count("/") :])
         return None
 
 
@@ -97,13 +99,14 @@ def plan(
     Raises:
         InputError: ``new`` is not a folder, no photo is below ``old``, or two photos would have one name.
     """
-    if not Path(new).is_dir():
-        raise InputError(f"{shown(os.fspath(new))}: expected the folder where the photos are now, found none; check it")
+    new = existing(Path(new))
+    if not new.is_dir():
+        raise InputError(f"{shown(str(new))}: expected the folder where the photos are now, found none; check it")
     move = Move(old, new)
     placed = [(image, before, move.of(image.root, image.name)) for image, before in stored]
     names = Counter((image if source is None else source).name for image, _, source in placed)
     if twice := sorted(name for name, count in names.items() if count > 1):
-        raise InputError(f"two photos would be named '{shown(twice[0])}'; rename the folder {shown(os.fspath(new))}")
+        raise InputError(f"two photos would be named '{shown(twice[0])}'; rename the folder {shown(str(new))}")
     pairs = [(image, before, source) for image, before, source in placed if source is not None]
     if not pairs:
         raise InputError(_nothing_below(stored, old))

@@ -12,10 +12,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from udq.common.files import existing
 from udq.common.progress import Progress, silent, tracked
-from udq.common.text import shown
+from udq.common.text import nfc, shown
 from udq.errors import ConsentError, InputError, NoPhotosError
 from udq.indexing import relocation
 from udq.indexing.absence import emptied_text
@@ -140,7 +142,8 @@ def _listed(
         return find(arguments, excludes.patterns)
     places = Places()
     held = {area.folder_of(places.of(image.root, image.name)) for image, _ in stored}
-    listed = [each for each in arguments if os.path.lexists(each) or not held & set(Area.of([each]).folders)]
+    given = [existing(Path(argument)) for argument in arguments]
+    listed = [path for path in given if os.path.lexists(path) or not held & set(Area.of([path]).folders)]
     try:
         return find(listed, excludes.patterns) if listed else ([], NOTHING)
     except NoPhotosError:
@@ -208,7 +211,7 @@ def remove(collection: Reader, names: Sequence[str]) -> Changes:
         known = ids.keys() | {entry["image"] for entry in current.broken}
         selected: set[str] = set()
         for name in names:
-            matching = {name} if name in known else {other for other in known if _matches(name, other)}
+            matching = _named(name, known)
             if not matching:
                 raise InputError(
                     f"'{name}': no photo of {collection.path} has this name; expected a name as 'udq search' prints "
@@ -321,6 +324,17 @@ def _append(
             if encoded or replaced:
                 appender.append(encoded, removed=replaced, next_id=next_id, broken=[*broken, *unreadable])
     return next_id - first_id, unreadable
+
+
+def _named(name: str, known: AbstractSet[str]) -> AbstractSet[str]:
+    """Return the photos that a person means: of that very name, of that name in another Unicode form, or by pattern."""
+    if name in known:
+        return {name}
+    if alike := {other for other in known if nfc(other) == nfc(name)}:
+        return alike
+    return {other for other in known if _matches(name, other)} or {
+        other for other in known if _matches(nfc(name), nfc(other))
+    }
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from udq.common.files import existing
 from udq.common.text import counted, nfc
 from udq.errors import InputError
 
@@ -141,7 +142,7 @@ class Area:
     def of(arguments: Sequence[str | os.PathLike[str]]) -> Area:
         """Return the area of files and folders on this machine."""
         folders, files = [], set()
-        for path in map(Path, arguments):
+        for path in map(existing, map(Path, arguments)):
             if os.path.isdir(path) or not os.path.lexists(path):  # noqa: PTH112  (too long a name raises there)
                 folders.append(folder_place(path))
             else:

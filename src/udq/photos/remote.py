@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from udq.common.files import existing
 from udq.common.text import one_line, shown
 from udq.errors import DependencyError, ImageError, InputError, UdqError
 from udq.photos import source as files
@@ -113,7 +114,7 @@ def find(arguments: Sequence[str | os.PathLike[str]], exclude: Iterable[str] = (
         if _is_url(argument):
             found, others = _list_url(argument, excludes)
         else:
-            file = Path(argument).absolute()
+            file = existing(Path(argument)).absolute()
             base = f"{file.parent.as_posix().rstrip('/')}/"
             found, others = _list_tar("", file.as_posix(), base, file.name, excludes)
         passed_over += others

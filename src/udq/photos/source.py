@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from udq.common.files import TooLargeError, open_regular
+from udq.common.files import TooLargeError, existing, open_regular
 from udq.common.text import shown
 from udq.errors import ImageError, InputError, NoPhotosError
 from udq.photos.listing import Excludes, PassedOver
@@ -127,7 +127,7 @@ def find(arguments: Sequence[str | os.PathLike[str]], exclude: Iterable[str] = (
     """
     sources: dict[str, Source] = {}
     excludes, passed_over = Excludes(exclude), PassedOver()
-    for argument in map(Path, arguments):
+    for argument in map(existing, map(Path, arguments)):
         if os.path.isdir(argument):  # noqa: PTH112  (Path.is_dir raises for a name that is too long)
             paths, others = _walk(argument, excludes)
             named = [Source(path.relative_to(argument).as_posix(), path) for path in paths]
