@@ -73,8 +73,8 @@ def place(base, tmp_path):
     """A copy of ``base``, with the roots of the copy."""
     shutil.copytree(base / "photos", tmp_path / "photos", copy_function=shutil.copy2)
     shutil.copytree(base / "x.udq", tmp_path / "x.udq")
-    opened, changes = Collection.open(tmp_path / "x.udq", device="cpu").add(tmp_path / "photos", sync=True)
-    assert (changes.moved, len(opened)) == (4, 4)
+    opened, done = Collection.open(tmp_path / "x.udq", device="cpu").relocate(base / "photos", tmp_path / "photos")
+    assert (done.same, len(opened)) == (4, 4)
     return tmp_path
 
 

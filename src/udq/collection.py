@@ -6,6 +6,7 @@ Opening and scanning a collection never import torch.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
-from udq.datasets import protocol
+from udq.datasets import matching, protocol
 from udq.features import runtime
 from udq.indexing import drift
 from udq.indexing.drift import Drift
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from udq.datasets import GroundTruth
     from udq.evaluation.benchmark import Evaluation
     from udq.indexing.build import MonitorFactory
+    from udq.indexing.relocation import Relocation
     from udq.indexing.update import Changes
     from udq.indexing.verify import Damage
 
@@ -54,7 +56,9 @@ def _monitor(
         return None
     from udq.evaluation.monitor import RoundMonitor
 
-    protocol.check_names(truth, set(names), set(broken))
+    names, broken = set(names), set(broken)
+    truth = matching.resolve(truth, names | broken)
+    protocol.check_names(truth, names, broken)
     return partial(RoundMonitor, truth, config)
 
 
@@ -102,6 +106,7 @@ class Collection(Reader):
         device: str = "auto",
         ray: str | None = None,
         truth: GroundTruth | None = None,
+        exclude: Sequence[str] = (),
         progress: Progress = silent,
     ) -> Collection:
         """Build a collection from photos, and open it.
@@ -119,6 +124,8 @@ class Collection(Reader):
                 paths or URLs.
             truth: a ground truth to evaluate after every round of training, for the curves; it does not influence
                 training.
+            exclude: patterns of folders and photos to leave out: each matches the path below the given folder, or the
+                name of a folder or file. Later additions to the collection leave them out too.
             progress: reports stages and photos (``common.progress``).
 
         Raises:
@@ -129,7 +136,8 @@ class Collection(Reader):
         from udq.photos import remote
 
         config = config or IndexConfig()
-        sources, passed_over = remote.find([images] if isinstance(images, str | os.PathLike) else list(images))
+        given = [images] if isinstance(images, str | os.PathLike) else list(images)
+        sources, passed_over = remote.find(given, exclude)
         elsewhere: dict[str, Any] = {}
         if ray is not None:
             from udq.distributed import training, workers
@@ -139,6 +147,7 @@ class Collection(Reader):
             sources,
             Path(path),
             passed_over=passed_over,
+            exclude=exclude,
             config=config,
             weights=None if weights is None else Path(weights),
             rpn=None if rpn is None else Path(rpn),
@@ -247,6 +256,8 @@ class Collection(Reader):
         *,
         sync: bool = False,
         dry_run: bool = False,
+        exclude: Sequence[str] = (),
+        yes: bool = False,
         progress: Progress = silent,
     ) -> tuple[Collection, Changes]:
         """Add photos, and return the collection in its new state and the changes.
@@ -257,20 +268,55 @@ class Collection(Reader):
 
         Args:
             images: as in ``build``.
-            sync: mirror ``images``: photos that are gone are removed, and one that was renamed or moved keeps its id
-                and its codes.
+            sync: mirror ``images``: photos that are gone from these folders are removed, and one that was renamed or
+                moved keeps its id and its codes. Photos of other folders stay as they are.
             dry_run: change nothing, and return what would change.
+            exclude: patterns as in ``build``, besides those that the collection was built with.
+            yes: with ``sync``, remove the photos of folders that lost all photos at once.
             progress: reports stages and photos (``common.progress``).
 
         Raises:
-            InputError: a path is missing, another process is changing the collection, or with ``sync`` none of the
-                collection's photos is in ``images``.
+            InputError: a path is missing, another process is changing the collection, or it contains another photo of
+                a given photo's name, from another folder.
+            ConsentError: with ``sync`` and without ``yes``, a folder lost all photos at once: its disk may not be
+                mounted.
         """
         from udq.indexing import update
 
         arguments = [images] if isinstance(images, str | os.PathLike) else list(images)
-        changes = update.add(self, arguments, mirror=sync, dry_run=dry_run, progress=progress)
+        changes = update.add(self, arguments, mirror=sync, dry_run=dry_run, exclude=exclude, yes=yes, progress=progress)
         return self.refreshed(), changes
+
+    def relocate(
+        self,
+        old: PathLike,
+        new: PathLike,
+        *,
+        dry_run: bool = False,
+        yes: bool = False,
+        progress: Progress = silent,
+    ) -> tuple[Collection, Relocation]:
+        """Tell the collection that a folder of photos moved; photos keep their ids and codes, and no photo is encoded.
+
+        Args:
+            old: the folder where the photos were, or a folder above or below it; also a tar file or an address.
+            new: the folder where they are now.
+            dry_run: change nothing, and return what would change.
+            yes: also if photos are missing in ``new``, or differ from those that were indexed.
+            progress: reports the photos (``common.progress``).
+
+        Returns:
+            The collection in its new state, and counts of the photos that are the same, missing or changed there.
+
+        Raises:
+            InputError: no photo is below ``old``, ``new`` is not a folder, two photos would have one name, or another
+                process is changing the collection.
+            ConsentError: without ``yes``, photos are missing in ``new`` or differ.
+        """
+        from udq.indexing import update
+
+        done = update.relocate(self, old, new, dry_run=dry_run, yes=yes, progress=progress)
+        return self.refreshed(), done
 
     def remove(self, names: str | Sequence[str]) -> tuple[Collection, Changes]:
         """Remove photos, and return the collection in its new state and the changes; files stay where they are.
@@ -379,6 +425,8 @@ class Collection(Reader):
             "network": runtime.engine(),
             "scan": kernels.kernel(),
             "drift": None if measured is None else measured.to_json(),
+            "folders": dict(Counter(image.root for image in self.images).most_common()),
             "broken": self.broken,
-            "passed_over": document["passed_over"],
+            **self.manifest.passed_over.to_json(),
+            "exclude": list(self.manifest.exclude),
         }

@@ -6,6 +6,7 @@
     ├── ImageError              a photo cannot be read, or exceeds a limit
     │   └── UnreadableError     the same, with the content of the file (``photos.source``)
     ├── CollectionError         not a collection, damaged, or of another format version
+    ├── ConsentError            a change that may lose photos, and that was not confirmed
     ├── DiskError               a file cannot be written: the disk is full, or read-only
     └── DependencyError         an optional package is missing (also an ImportError)
 
@@ -37,6 +38,10 @@ class ImageError(UdqError):
 
 class CollectionError(UdqError):
     """A path that is not a collection, or a collection that is damaged or of another format version."""
+
+
+class ConsentError(UdqError):
+    """A change that may lose photos: it is made only after a confirmation, ``--yes`` or ``yes=True``."""
 
 
 class DiskError(UdqError):

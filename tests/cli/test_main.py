@@ -377,7 +377,8 @@ def test_broken_photos_are_listed_at_the_end_and_by_info(udq, photos, tmp_path):
 
     _, out, _ = udq("info", tmp_path / "x.udq")
     assert "empty.jpg: empty file" in out
-    assert "1 could not be read, 1 other files skipped" in out
+    assert "(1 could not be read)" in out
+    assert "passed over   1 other file\n" in out
     assert udq("verify", tmp_path / "x.udq")[0] == 0
 
 

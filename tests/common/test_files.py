@@ -142,3 +142,16 @@ def test_weights_may_be_a_link_to_a_file(tmp_path):
 def test_reading_takes_as_much_memory_as_the_file_and_not_as_the_limit(tmp_path):
     (tmp_path / "x").write_bytes(b"small")
     assert files.read_regular(tmp_path / "x", limit=2**50) == b"small"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems take both forms for one name")
+def test_a_path_of_another_unicode_form_is_found(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (tmp_path / decomposed / "a").mkdir(parents=True)
+    file = tmp_path / decomposed / "a" / f"{decomposed}.jpg"
+    file.touch()
+
+    assert files.existing(tmp_path / composed / "a" / f"{composed}.jpg") == file
+    assert files.existing(tmp_path / composed / "gone.jpg") == tmp_path / composed / "gone.jpg"
+    (tmp_path / composed).mkdir()
+    assert files.existing(tmp_path / composed) == tmp_path / composed  # the very name first

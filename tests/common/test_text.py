@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udq.common.text import counted, one_line, shown
+from udq.common.text import counted, nfc, one_line, shown
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,8 @@ def test_a_count_has_its_noun_in_the_right_number(number, nouns, text):
 )
 def test_an_error_is_one_line_and_never_empty(error, line):
     assert one_line(error) == line
+
+
+def test_the_composed_form_keeps_what_is_no_text():
+    assert nfc("cafe\u0301") == nfc("caf\u00e9") == "caf\u00e9"
+    assert nfc("a\udce9") == "a\udce9"

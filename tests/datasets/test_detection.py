@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -463,6 +464,14 @@ def test_malformed_xml_is_counted_and_entities_are_not_expanded(tmp_path, conten
 
     assert [photo.path.name for photo in labels.photos] == ["a.jpg"]
     assert labels.summary() == "1 photo with 1 box (voc); skipped: 1 malformed XML file"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems take both forms for one name")
+def test_a_label_names_its_photo_in_either_unicode_form(tmp_path):
+    save(tmp_path / "cafe\u0301.png")
+    labels = detection.load(write(tmp_path / "boxes.csv", "image,x1,y1,x2,y2\ncaf\u00e9.png,1,2,30,20\n"))
+
+    assert read(labels, tmp_path) == {"cafe\u0301.png": [[1, 2, 30, 20]]}
 
 
 def test_malformed_lines_of_yolo_are_counted(tmp_path):

@@ -331,6 +331,17 @@ def test_photos_of_the_csv_format_are_named_exactly(tmp_path):
     assert matching.resolve(truth, ["q.jpg", "p.jpg"]) is truth
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_names_of_another_unicode_form_match_if_no_name_is_the_very_one(exact):
+    composed, decomposed = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    truth = GroundTruth("boxes", (Query(composed, None, frozenset({composed, "p.jpg"})),), exact_names=exact)
+    [query] = matching.resolve(truth, [decomposed, "p.jpg"]).queries
+    assert (query.image, query.positives) == (decomposed, {decomposed, "p.jpg"})
+    [query] = matching.resolve(truth, [composed, decomposed, "p.jpg"]).queries
+    assert query.image == composed
+    assert matching.match(["caf\u00e9"], [f"below/{decomposed}"]) == {"caf\u00e9": f"below/{decomposed}"}
+
+
 # --- scores --------------------------------------------------------------------------------------------------------
 
 

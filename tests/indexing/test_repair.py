@@ -88,6 +88,28 @@ def test_photos_whose_files_are_all_missing_are_not_dropped(place):
     assert len(repair(place / "x.udq", device="cpu").restored) == 4
 
 
+@pytest.mark.parametrize("file", ["codes.npy", "photos.npy", "model"])
+def test_a_repair_does_not_drop_the_photos_of_a_folder_that_is_away(place, photos, udq, file):
+    whole, _ = opened(place).add(photos / "views")
+    before = ids(whole)
+    shutil.copytree(photos / "views", place / "disk")
+    opened(place).relocate(photos / "views", place / "disk")
+    [segment] = opened(place).segments
+    name = "model-000001.npz" if file == "model" else f"{segment.folder}/{file}"
+    flip(place / "x.udq" / name)
+    (place / "disk").rename(place / "unmounted")
+    code, _, err = udq("verify", place / "x.udq", "--repair", "--device", "cpu")
+    assert (code, "Traceback" in err) == (1, False)
+    assert f"{place}/disk: the collection has 2 photos of this folder, which is not there" in err.splitlines()[-1]
+    (place / "unmounted").rename(place / "disk")
+    done = repair(place / "x.udq", device="cpu")
+    assert (done.dropped, ids(opened(place)).keys()) == ((), before.keys())
+    if file == "codes.npy":
+        flip(place / "x.udq" / opened(place).segments[0].folder / file)
+        (place / "disk").rename(place / "unmounted")
+        assert len(repair(place / "x.udq", device="cpu", yes=True).dropped) == 2
+
+
 def test_a_path_that_is_not_a_collection_is_not_changed(place):
     with pytest.raises(InputError, match="no such collection"):
         repair(place / "nothing.udq")

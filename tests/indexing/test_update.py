@@ -108,10 +108,104 @@ def test_mirroring_a_folder_adds_changes_renames_and_removes_photos(place, photo
     assert before.add(folder, sync=True)[1].same == 4
 
 
-def test_mirroring_a_folder_without_any_of_the_photos_is_refused(place, photos):
-    with pytest.raises(InputError, match="none of its 4 photos is among the photos to mirror; check the folder"):
-        opened(place).add(photos / "views", sync=True)
+def test_mirroring_another_folder_removes_nothing(place, photos):
+    (place / "photos" / "new.png").write_bytes(b"no photo")
+    opened(place).add(place / "photos")
+    after, changes = opened(place).add(photos / "views", sync=True)
+
+    assert (changes.added, changes.removed, len(after)) == (2, 0, 6)
+    assert [entry["image"] for entry in after.broken] == ["new.png"]  # an unreadable photo is not forgotten either
+    (place / "photos" / "coins.png").unlink()
+    (place / "photos" / "new.png").unlink()
+    after, changes = after.add(place / "photos", sync=True)
+    assert (changes.removed, len(after), after.broken) == (1, 5, [])
+
+
+@pytest.mark.parametrize("state", ["empty", "away", "another disk"])
+def test_a_mirrored_folder_that_lost_all_photos_at_once_is_refused(place, photos, udq, state):
+    (place / "photos").rename(place / "elsewhere")
+    if state != "away":
+        (place / "photos").mkdir()
+    if state == "another disk":
+        shutil.copy(photos / "page.png", place / "photos")
+    words = ("add", place / "x.udq", place / "photos", "--sync", "--device", "cpu")
+    code, out, err = udq(*words)
+
+    assert (code, out) == (1, "")
+    line = err.splitlines()[-1]  # after the progress bar
+    assert line.startswith(f"udq: {place}/photos: the collection has 4 photos of this folder, which ")
+    assert f"udq relocate {place}/x.udq {place}/photos NEW" in line
     assert len(opened(place)) == 4
+    dry = json.loads(udq(*words, "--dry-run", "--json")[1])
+    assert (dry["removed"], dry["emptied"]) == (4, {f"{place.resolve()}/photos/": 4})
+    code, out, _ = udq(*words, "--yes")
+    assert (code, "4 removed" in out, len(opened(place))) == (0, True, state == "another disk")
+
+
+def test_a_folder_below_that_emptied_at_once_is_asked_about_on_a_terminal(place, photos, udq, monkeypatch):
+    (place / "photos" / "disk").mkdir()
+    shutil.copy(photos / "page.png", place / "photos" / "disk")
+    opened(place).add(place / "photos")
+    (place / "photos" / "disk" / "page.png").unlink()
+    for stream in (sys.stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    asked = []
+    answers = iter([False, True])
+    monkeypatch.setattr("typer.confirm", lambda text, **_: asked.append(text) or next(answers))
+    words = ("add", place / "x.udq", place / "photos", "--sync", "--device", "cpu")
+
+    code, _, err = udq(*words)
+    assert (code, len(opened(place))) == (1, 5)
+    assert f"{place}/photos/disk: the collection has 1 photo of this folder" in err
+    assert udq(*words)[0] == 0
+    assert (len(opened(place)), len(asked)) == (4, 2)
+
+
+def test_a_photo_of_a_folder_that_is_away_is_not_replaced_by_one_of_its_name(place, photos, udq):
+    (place / "other").mkdir()
+    shutil.copy(photos / "page.png", place / "other" / "coins.png")
+    (place / "photos").rename(place / "unmounted")
+    before = opened(place)
+    for option in ((), ("--sync",)):
+        code, _, err = udq("add", place / "x.udq", place / "other", *option)
+        assert (code, "Traceback" in err) == (2, False)
+        assert err.splitlines()[-1].startswith("udq: two photos would be named 'coins.png'")
+        assert f"udq relocate COLLECTION {place}/photos/ {place}/other/" in err
+    assert ids(opened(place)) == ids(before)
+
+
+def test_a_folder_below_the_indexed_one_is_mirrored_under_the_names_it_has(place, photos):
+    below = place / "photos" / "views"
+    shutil.copytree(photos / "views", below)
+    before, _ = opened(place).add(place / "photos")
+    (below / "motorcycle_left.png").unlink()
+    after, changes = before.add(below, sync=True)
+
+    assert (changes.same, changes.removed, changes.added) == (1, 1, 0)
+    assert set(after.names) == {*FIRST, "views/motorcycle_right.png"}
+
+
+def test_excluded_folders_are_left_out_of_later_additions_too(place, photos, udq):
+    for name in ("@eaDir/coffee.png", "thumbs/a.png", "deep/old/b_small.png", "deep/c.png"):
+        (place / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / "page.png", place / "photos" / name)
+    (place / "photos" / "linked").symlink_to(photos / "views")
+    (place / "photos" / "notes.txt").touch()
+    excludes = ("--exclude", "thumbs", "--exclude", "deep/*_small.png")
+    built = ("index", place / "photos", "-o", place / "y.udq", "--no-train", "--device", "cpu", "--json")
+    facts = json.loads(udq(*built, *excludes)[1])
+    counts = {"passed_over": 1, "linked_folders": 1, "excluded_folders": 2, "excluded_photos": 1}
+
+    assert facts["images"] == 5
+    assert {name: facts[name] for name in counts} == counts
+    assert facts["exclude"] == ["thumbs", "deep/*_small.png"]
+    code, out, _ = udq("add", place / "y.udq", place / "photos", "--sync", "--device", "cpu")
+    assert (code, "5 unchanged" in out) == (0, True)
+    assert "passed over: 1 other file, 1 linked folder, 2 excluded folders, 1 excluded photo" in out
+    added = json.loads(udq("add", place / "y.udq", place / "photos", "--sync", "--exclude", "deep", "--json")[1])
+    assert (added["removed"], added["excluded_folders"]) == (1, 3)
+    code, _, err = udq("add", place / "y.udq", place / "photos", "--exclude", "")
+    assert (code, len(err.splitlines())) == (2, 1)
 
 
 def test_another_photo_of_the_same_name_is_refused(place, photos):
@@ -174,6 +268,28 @@ def test_patterns_and_folders_name_photos(place, photos, names, left):
 
     assert set(after.names) - {"below/page.png"} == left
     assert len(answers(after)[0]) == len(after)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems take both forms for one name")
+@pytest.mark.parametrize("typed", ["caf\u00e9.png", "caf\u00e9*", "caf\u00e9/", "cafe\u0301.png"])
+def test_names_in_another_unicode_form_are_found(place, photos, typed):
+    (place / "photos" / "cafe\u0301").mkdir()
+    shutil.copy(photos / "page.png", place / "photos" / "cafe\u0301")
+    shutil.copy(photos / "chelsea.png", place / "photos" / "cafe\u0301.png")
+    before, changes = opened(place).add(place / "photos")
+    assert changes.added == 2
+    after, _ = before.remove(typed)
+    assert (
+        set(before.names) - set(after.names)
+        == {
+            "caf\u00e9.png": {"cafe\u0301.png"},
+            "cafe\u0301.png": {"cafe\u0301.png"},
+            "caf\u00e9*": {"cafe\u0301.png", "cafe\u0301/page.png"},
+            "caf\u00e9/": {"cafe\u0301/page.png"},
+        }[typed]
+    )
+    changes = after.add(place / "photos" / "caf\u00e9")[1]  # a folder in another form
+    assert changes.added + changes.same == 1
 
 
 def test_an_unknown_name_removes_nothing(place):

@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from udq import Collection, IndexConfig
 from udq.errors import ImageError, InputError, UdqError
 from udq.photos import remote
+from udq.photos.listing import PassedOver
 
 QUICK = IndexConfig().replace(
     {
@@ -87,7 +88,7 @@ def test_tar_files_are_folders(files, whole, tmp_path):
     sources, skipped = remote.find([tmp_path / "shard.tar"])
     built = Collection.build(tmp_path / "shard.tar", tmp_path / "x.udq", config=QUICK, device="cpu")
 
-    assert (len(sources), skipped) == (5, 1)
+    assert (len(sources), skipped) == (5, PassedOver(other_files=1))
     assert_same(built, whole, prefix="shard.tar/")
     assert built.images[0].root == f"{tmp_path.as_posix()}/"
     assert sources[0].state().startswith(f"{(files / NAMES[0]).stat().st_size} ")
@@ -152,9 +153,19 @@ def test_the_last_member_of_a_name_counts_and_an_impossible_date_is_ignored(file
         ("s.tar/b.png", 30, 0),
         ("s.tar/link.png", 0, 0),
     ]
-    assert skipped == 0
+    assert skipped == PassedOver()
     with pytest.raises(ImageError, match=r"/s\.tar/link\.png: a link in a tar file, which is not read$"):
         sources[2].local().__enter__()
+
+
+def test_folders_of_devices_and_excluded_ones_in_a_tar_file_are_counted(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("a.png", "__MACOSX/b.png", "x/@eaDir/c.png", "x/@eaDir/d.png", "x/e.png", "f_small.png", "g.txt"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    sources, passed_over = remote.find([tmp_path / "s.tar"], ["*_small.png"])
+
+    assert [source.name for source in sources] == ["s.tar/a.png", "s.tar/x/e.png"]
+    assert passed_over == PassedOver(other_files=1, excluded_folders=2, excluded_photos=1)
 
 
 @pytest.mark.parametrize("argument", ["s3://museum/nothing", "what://museum/photos", "x.tar", "squeezed.tar"])

@@ -46,7 +46,7 @@ def listed(file, data):
     reasons = [content for content in found.values() if isinstance(content, str)]
     assert not any("\n" in reason or len(reason) > 700 for reason in reasons)
     assert len(found) == len(sources)
-    return found, skipped
+    return found, skipped.other_files
 
 
 def refusal(file, data):

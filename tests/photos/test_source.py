@@ -16,6 +16,7 @@ from test_decoding import FULL, gradient, shown
 from udq.common import text
 from udq.errors import ImageError, InputError
 from udq.photos import decoding, source
+from udq.photos.listing import PassedOver
 
 ON_POSIX = pytest.mark.skipif(os.name != "posix", reason="no such files there")
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file systems refuse such names themselves")
@@ -25,10 +26,10 @@ def test_photos_are_named_by_their_path_below_the_folder(tmp_path):
     for name in ("b.jpg", "a/deep/c.PNG", "a/notes.txt", ".hidden.jpg", ".git/d.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found, skipped = source.find([tmp_path])
+    found, passed_over = source.find([tmp_path])
 
     assert [photo.name for photo in found] == ["a/deep/c.PNG", "b.jpg"]
-    assert skipped == 1
+    assert passed_over == PassedOver(other_files=1)
     assert [photo.name for photo in source.find([tmp_path / "b.jpg", tmp_path / "a"])[0]] == [
         "b.jpg",
         "deep/c.PNG",

@@ -46,7 +46,7 @@ def test_another_version_of_a_file_is_another_version_of_the_photo(photo):
 
 def test_missing_files_and_links_out_of_the_folder_are_refused(photo):
     photo.unlink()
-    with pytest.raises(Problem, match="its file no longer exists") as gone:
+    with pytest.raises(Problem, match="its file no longer exists; if its folder moved, run udq relocate") as gone:
         resolve(photo, photo.parent, name="a.png", width=60, height=40)
     photo.symlink_to(photo.parent.parent / "secret.png")
     with pytest.raises(Problem, match="found a link to a file outside") as outside:

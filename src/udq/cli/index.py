@@ -17,6 +17,7 @@ from udq.cli.options import (
     ConfigFile,
     Device,
     EndToEnd,
+    Exclude,
     GroundTruthFile,
     Iterations,
     Json,
@@ -96,6 +97,7 @@ def index(
     end_to_end: EndToEnd = None,
     ground_truth: GroundTruthFile = None,
     no_train: NoTrain = False,
+    exclude: Exclude = None,
     device: Device = "auto",
     ray: Ray = None,
     as_json: Json = False,
@@ -126,6 +128,7 @@ def index(
             device=device,
             ray=ray,
             truth=truth,
+            exclude=exclude or (),
             progress=progress,
         )
     printing.print_built(built, elapsed(), as_json=as_json)

@@ -22,7 +22,7 @@ from udq.cli.progress_bar import INTERRUPTED, interrupts
 from udq.cli.reproduce import reproduce
 from udq.cli.search import search
 from udq.cli.serve import serve
-from udq.cli.update import add, compact, remove, verify
+from udq.cli.update import add, compact, relocate, remove, verify
 from udq.common.text import one_line
 from udq.errors import UdqError
 
@@ -40,6 +40,7 @@ app.command(epilog="Example: udq serve photos.udq --open")(serve)
 app.command(epilog="Example: udq info photos.udq --picture training.png")(info)
 app.command(epilog="Example: udq add photos.udq more/")(add)
 app.command(epilog="Example: udq remove photos.udq 'old/*'")(remove)
+app.command(epilog="Example: udq relocate photos.udq /media/old/photos /media/new/photos")(relocate)
 app.command(epilog="Example: udq compact photos.udq")(compact)
 app.command(epilog="Example: udq verify photos.udq --repair")(verify)
 app.command(epilog="Example: udq retrain photos.udq --iterations 2")(retrain)

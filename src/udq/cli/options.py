@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from udq import config
+from udq.cli import printing
 from udq.cli.progress_bar import resumable
-from udq.errors import InputError
+from udq.common.files import existing
+from udq.errors import ConsentError, InputError
 from udq.features import backbones
 
 if TYPE_CHECKING:
     from udq.datasets import GroundTruth
     from udq.types import Example
+
+Result = TypeVar("Result")
 
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -48,6 +54,15 @@ GroundTruthFile = Annotated[
         "--ground-truth", metavar="CSV", help="Also measure mAP after each round of training; it does not affect it."
     ),
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Folders and photos to leave out: a name, or a pattern such as 'thumbs' or 'old/*_small.jpg', of the path "
+        "below the given folder; may be repeated. Folders of devices, such as @eaDir, are always left out.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking, even if photos may be lost.")]
 Rerank = Annotated[
     str,
     typer.Option(
@@ -56,6 +71,27 @@ Rerank = Annotated[
         "(local features); separate several by commas.",
     ),
 ]
+
+
+def confirmed(change: Callable[[bool], Result], *, yes: bool) -> Result:
+    """Make a change; if it may lose photos, ask on a terminal first.
+
+    Args:
+        change: gets whether to make the change without asking.
+        yes: whether the user gave ``--yes``.
+
+    Raises:
+        ConsentError: the change needs a confirmation, and there is no terminal to ask on, or the answer is no.
+    """
+    try:
+        return change(yes)
+    except ConsentError as error:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        printing.say(f"udq: {error}", to=sys.stderr)
+        if not typer.confirm("Go on as with --yes?", err=True):
+            raise ConsentError("nothing was changed") from None
+    return change(True)
 
 
 def resumable_on(path: Path) -> AbstractContextManager[None]:
@@ -92,9 +128,10 @@ def parse_example(text: str) -> Example:
     from udq.types import Example
 
     photo, colon, box = text.rpartition(":")
-    if not colon or not photo or Path(text).exists():
-        return Example(text)
-    return Example(photo, parse_box(box, "--also"))
+    whole = existing(Path(text))
+    if not colon or not photo or whole.exists():
+        return Example(whole)
+    return Example(existing(Path(photo)), parse_box(box, "--also"))
 
 
 def parse_stages(text: str) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 from udq.common.text import counted, shown
+from udq.photos.listing import PassedOver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from udq.store.manifest import UnreadablePhoto
     from udq.types import SearchResult
 
+_ROOTS = 5  # folders of photos that "udq info" prints
 _LISTED = 20  # entries of a long list that are printed, before "and N more"
 
 
@@ -46,7 +48,6 @@ def print_info(facts: dict[str, Any]) -> None:
     """Print the facts of a collection, one per line."""
     features, images = facts["config"]["features"], facts["config"]["images"]
     left_out = [f"{len(facts['broken'])} could not be read"] if facts["broken"] else []
-    left_out += [f"{facts['passed_over']} other files skipped"] if facts["passed_over"] else []
     broken = f" ({', '.join(left_out)})" if left_out else ""
     code = f"{facts['bytes_per_region']:g} bytes per code (M = {facts['subspaces']}, K = {facts['codewords']})"
     size = f"{facts['bytes_on_disk'] / 1e6:.1f} MB"
@@ -55,6 +56,7 @@ def print_info(facts: dict[str, Any]) -> None:
     rows = {
         "collection": facts["path"],
         "photos": f"{facts['images']:,}{broken}",
+        **({"passed over": str(passed_over)} if str(passed_over := PassedOver.of(facts)) else {}),
         "regions": f"{facts['regions']:,}, {code}",
         "model": facts["model"],
         "training": _training(facts["training"]),
@@ -70,6 +72,8 @@ def print_info(facts: dict[str, Any]) -> None:
     if "elapsed_s" in facts:
         rows["built in"] = f"{facts['elapsed_s']:.1f} s"
     else:
+        roots = [f"{root} ({count:,})" for root, count in facts["folders"].items()]
+        rows["folders"] = ", ".join(roots[:_ROOTS]) + (f" and {len(roots) - _ROOTS:,} more" * (len(roots) > _ROOTS))
         rows["network"] = facts["network"]
         rows["scan"] = facts["scan"]
     for name, value in rows.items():

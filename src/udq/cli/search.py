@@ -13,6 +13,7 @@ import typer
 from udq.cli import printing
 from udq.cli.options import CollectionPath, Device, Json, Rerank, parse_box, parse_example, parse_stages
 from udq.cli.progress_bar import progress
+from udq.common.files import existing
 from udq.errors import InputError
 
 QueryPhoto = Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")]
@@ -67,7 +68,7 @@ def search(
                 sheet.file_format(file)
         # torch answers a single query before OpenVINO has compiled the network.
         opened = Collection.open(collection, device=device, network="torch")
-        examples = [Example(image, None if box is None else parse_box(box)), *map(parse_example, also or ())]
+        examples = [Example(existing(image), None if box is None else parse_box(box)), *map(parse_example, also or ())]
         result = opened.search_examples(examples, k=k, rerank=stages, progress=progress)
     if picture is not None:
         from udq.reports import results

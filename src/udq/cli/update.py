@@ -1,4 +1,4 @@
-"""``udq add``, ``remove``, ``compact`` and ``verify``: parses, calls, prints."""
+"""``udq add``, ``remove``, ``relocate``, ``compact`` and ``verify``: parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Json
+from udq.cli.options import CollectionPath, Device, Exclude, Json, Yes, confirmed
 from udq.cli.progress_bar import progress, resumable, timed
 from udq.common.text import counted
 from udq.errors import CollectionError
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would change.")]
+_DRY_RUN = "dry run, nothing changed:"
 
 if TYPE_CHECKING:
     from udq.collection import Collection
@@ -27,26 +30,67 @@ def add(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Photos and folders of photos.")],
     sync: Annotated[
         bool,
-        typer.Option("--sync", help="Mirror IMAGES: photos that are gone are removed, renamed ones recognised."),
+        typer.Option(
+            "--sync",
+            help="Mirror IMAGES: photos that are gone from these folders are removed, renamed ones recognised.",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would change.")] = False,
+    dry_run: DryRun = False,
+    exclude: Exclude = None,
+    yes: Yes = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Add photos to a collection; photos that it already contains are skipped, unless their files changed.
 
-    Photos are committed in batches of some hundreds. If the command is killed or interrupted, run it again to
-    continue.
+    With --sync, a folder that lost all its photos at once is asked about, or refused without a terminal, because its
+    disk may not be mounted; --yes removes them. Photos are committed in batches of some hundreds. If the command is
+    killed or interrupted, run it again to continue.
     """
     from udq.collection import Collection
 
     with timed() as elapsed, resumable(lambda: "what was added so far is kept; run the same command to continue"):
-        grown, changes = Collection.open(collection, device=device).add(
-            images, sync=sync, dry_run=dry_run, progress=progress
+        opened, left_out = Collection.open(collection, device=device), exclude or ()
+        grown, changes = confirmed(
+            lambda yes: opened.add(images, sync=sync, dry_run=dry_run, exclude=left_out, yes=yes, progress=progress),
+            yes=yes,
         )
     if dry_run and not as_json:
-        printing.say("dry run, nothing changed:")
+        printing.say(_DRY_RUN)
     _print_changes(grown, changes, elapsed(), as_json=as_json)
+
+
+def relocate(
+    collection: CollectionPath,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Where the photos were, as 'udq info' prints it.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The folder where they are now.")],
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Tell a collection that a folder of photos moved: names, ids and codes stay, and no photo is encoded again.
+
+    Every file is compared with the one that was indexed. If photos are missing in NEW or differ, the command asks, or
+    refuses without a terminal; --yes relocates all of them.
+    """
+    from udq.collection import Collection
+
+    with timed() as elapsed:
+        opened = Collection.open(collection)
+        _, done = confirmed(lambda yes: opened.relocate(old, new, dry_run=dry_run, yes=yes, progress=progress), yes=yes)
+    facts = {"relocated": len(done.moved), "same": done.same, "renamed": dict(done.renamed),
+             "missing": list(done.missing), "changed": list(done.changed)}  # fmt: skip
+    if as_json:
+        paths = {"path": str(collection), "old": old, "new": str(new)}
+        printing.print_json({**paths, "dry_run": dry_run, **facts, "elapsed_s": elapsed()})
+        return
+    if dry_run:
+        printing.say(_DRY_RUN)
+    counts = {"the same": done.same, "missing": len(done.missing), "changed": len(done.changed),
+              "with a new name": len(done.renamed)}  # fmt: skip
+    found = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    printing.say(f"{collection}: {counted(len(done.moved), 'photo')} relocated from {old} to {new} ({found}), "
+                 f"in {elapsed():.1f} s")  # fmt: skip
 
 
 def remove(
@@ -94,6 +138,7 @@ def verify(
             help="Rebuild what is damaged from the photos; photos whose files are gone are dropped.",
         ),
     ] = False,
+    yes: Yes = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -102,7 +147,8 @@ def verify(
     from udq.indexing import verify as verification
 
     if repair:
-        _print_repaired(collection, repairs.repair(collection, device=device, progress=progress), as_json=as_json)
+        repaired = confirmed(lambda yes: repairs.repair(collection, device=device, yes=yes, progress=progress), yes=yes)
+        _print_repaired(collection, repaired, as_json=as_json)
         return
     damage = verification.verify(collection)
     if as_json:
@@ -120,6 +166,7 @@ def verify(
 
 def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, as_json: bool) -> None:
     facts = dataclasses.asdict(changes) | {"images": len(collection), "elapsed_s": elapsed}
+    facts |= changes.passed_over.to_json()
     if as_json:
         printing.print_json({"path": str(collection.path), **facts})
     else:
@@ -127,6 +174,10 @@ def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, 
         unchanged = [f"{changes.same:,} unchanged"] if changes.same else []
         printing.say(f"{collection.path}: {', '.join([*done, *unchanged]) or 'nothing to do'}, in {elapsed:.1f} s; "
               f"the collection now has {counted(len(collection), 'photo')}")  # fmt: skip
+        if str(changes.passed_over):
+            printing.say(f"passed over: {changes.passed_over}")
+        for folder, count in changes.emptied.items():
+            printing.say(f"lost all photos at once: {folder}, {counted(count, 'photo')}")
         drift = collection.drift
         if drift is not None and drift.outgrown:
             printing.say(f"it has outgrown its model: quantization error {drift.newer:.2f} of newer photos, "

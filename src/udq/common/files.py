@@ -21,7 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.common.text import one_line
+from udq.common.text import nfc, one_line
 from udq.errors import DiskError
 
 Result = TypeVar("Result")
@@ -54,6 +54,28 @@ _REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM
 
 class TooLargeError(ValueError):
     """A file has more bytes than the limit."""
+
+
+def existing(path: Path) -> Path:
+    """Return a path as the disk has it, by the names that differ in Unicode form alone if nothing is there.
+
+    macOS stores ``é`` as two characters (NFD), keyboards and other systems type one (NFC). The path itself is returned
+    if it exists, or if no other name, or more than one, is meant.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(found).parts:
+        if not os.path.lexists(found / part):
+            try:
+                alike = [name for name in os.listdir(found) if nfc(name) == nfc(part)]  # noqa: PTH208  (names alone)
+            except OSError:
+                return path
+            if len(alike) != 1:
+                return path
+            part = alike[0]
+        found /= part
+    return found
 
 
 def open_regular(path: Path, *, limit: int | None = None, follow: bool = False) -> io.BufferedReader:

@@ -30,6 +30,11 @@ def one_line(error: Exception | str) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def nfc(text: str) -> str:
+    """Return text in Unicode's composed form (NFC): macOS stores ``é`` as two characters, keyboards type one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def shown(text: str) -> str:
     r"""Return text with characters that cannot be shown as escapes: ``\xe9`` for an invalid byte, ``\x1b``, ``\u202e``.
 

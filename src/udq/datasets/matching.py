@@ -4,15 +4,18 @@ Official files name a photo ``paris_defense_000000``; the archives hold ``paris/
 users keep them in folders of their own. So a name of an official ground truth matches the one photo whose path ends
 with it, folder by folder: ``INSTRE-M/01/102.jpg`` matches ``instre/INSTRE-M/01/102.jpg`` but not
 ``X-INSTRE-M/01/102.jpg``. The file suffix is compared only if the ground truth gives one. Two photos that match the
-same name are an error.
+same name are an error. A name that matches no photo is compared once more in Unicode's composed form, since macOS
+stores names in another form than keyboards type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from udq.common.text import nfc
 from udq.datasets.truth import Answers, GroundTruth, Query
 from udq.errors import InputError, NoPhotosError
 from udq.photos.source import SUFFIXES, find
@@ -34,12 +37,27 @@ def match(
     Raises:
         InputError: two photos match one name.
     """
-    wanted = set(names)
+    wanted, known = set(names), {photo: photo for photo in photos}
+    found = _match_ends(wanted, known, remedy)
+    if rest := {name for name in wanted - found.keys() if not name.isascii()}:
+        alike = _match_ends(set(map(nfc, rest)), {photo: nfc(photo) for photo in known}, remedy)
+        found |= {name: alike[nfc(name)] for name in rest if nfc(name) in alike}
+    return found
+
+
+def _match_ends(wanted: AbstractSet[str], photos: Mapping[str, str], remedy: str) -> dict[str, str]:
+    """Return the photo whose path ends with each name.
+
+    Args:
+        wanted: the names.
+        photos: photo -> its path, in the Unicode form of the names.
+        remedy: as in ``match``.
+    """
     depths = {name.count("/") for name in wanted}
     found: dict[str, str] = {}
     # Sorted, so that the message names the same two photos whatever their order on disk.
-    for photo in sorted(photos):
-        parts = photo.split("/")
+    for photo, path in sorted(photos.items()):
+        parts = path.split("/")
         for depth in depths:
             if depth >= len(parts):
                 continue
@@ -49,6 +67,16 @@ def match(
                 if first != photo:
                     raise InputError(f"the ground truth's '{name}' could be '{first}' or '{photo}'; {remedy}")
     return found
+
+
+def _match_exactly(names: AbstractSet[str], photos: Iterable[str]) -> dict[str, str]:
+    """Return the photo of each name that differs from it in Unicode form alone; names of photos are left out."""
+    known = set(photos)
+    by_form: dict[str, list[str]] = {}
+    for photo in known if names - known else ():
+        by_form.setdefault(nfc(photo), []).append(photo)
+    alike = {name: by_form.get(nfc(name), []) for name in names - known}
+    return {name: found[0] for name, found in alike.items() if len(found) == 1}
 
 
 def stem(name: str) -> str:
@@ -63,9 +91,10 @@ def resolve(truth: GroundTruth, photos: Iterable[str]) -> GroundTruth:
     Raises:
         InputError: two photos match one name.
     """
-    if truth.exact_names:
+    names = {*truth.database, *(name for query in truth.queries for name in _names_of(query))}
+    known = _match_exactly(names, photos) if truth.exact_names else match(names, photos)
+    if not known:
         return truth
-    known = match({*truth.database, *(name for query in truth.queries for name in _names_of(query))}, photos)
     return replace(
         truth,
         queries=tuple(_renamed(query, known) for query in truth.queries),

@@ -27,6 +27,7 @@ from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.indexing.encode import encode_or_report
 from udq.indexing.workers import LocalWorkers, Workers
+from udq.photos.listing import NOTHING, PassedOver
 from udq.photos.source import Source
 from udq.quantization.model import Model
 from udq.store import segments
@@ -50,7 +51,8 @@ def build(
     sources: Sequence[Source],
     path: Path,
     *,
-    passed_over: int = 0,
+    passed_over: PassedOver = NOTHING,
+    exclude: Sequence[str] = (),
     config: IndexConfig,
     weights: Path | None = None,
     rpn: Path | None = None,
@@ -65,7 +67,8 @@ def build(
     Args:
         sources: the photos, in the order of names.
         path: the collection to make; nothing may be there yet.
-        passed_over: number of files that are not photos.
+        passed_over: counts of what is not indexed in the given folders.
+        exclude: the user's patterns of what is not indexed, for later additions.
         config: settings of the collection.
         weights: a file of weights for the backbone.
         rpn: a file of the region proposal network.
@@ -87,7 +90,9 @@ def build(
     ):
         phases = _Build(sources, range(len(sources)), builder, extractor, started, config, progress)
         broken = phases.run(monitor, trainer)
-        builder.commit(config, given=given, broken=broken, next_id=len(sources), passed_over=passed_over)
+        builder.commit(
+            config, given=given, broken=broken, next_id=len(sources), passed_over=passed_over, exclude=exclude
+        )
 
 
 def rebuild(
@@ -120,7 +125,8 @@ def rebuild(
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of its {len(sources)} photos are missing, '{missing[0]}' first; put them back: "
-            "a collection does not store features, so that they must be extracted again"
+            "a collection does not store features, so that they must be extracted again; if their folder moved, run "
+            f"first: udq relocate {path} OLD NEW"
         )
     if not sources:
         raise InputError(f"{path}: contains no photos to train on; add some first")
@@ -139,7 +145,8 @@ def rebuild(
             given=given,
             broken=broken,
             next_id=manifest.next_id,
-            passed_over=manifest.document["passed_over"],
+            passed_over=manifest.passed_over,
+            exclude=manifest.exclude,
         )
 
 

@@ -32,7 +32,7 @@ def encode(photo: ExtractedPhoto, number: int, model: Model) -> StoredPhoto:
 
 def unreadable(photo: ExtractedPhoto) -> UnreadablePhoto:
     """Return the entry of a photo that could not be read."""
-    return {"image": photo.source.name, "reason": str(photo.broken)}
+    return {"image": photo.source.name, "reason": str(photo.broken), "root": photo.source.root}
 
 
 def _whole_pixels(regions: Regions) -> NDArray[np.uint16]:

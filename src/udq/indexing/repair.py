@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from udq.common.files import write_all
 from udq.common.lock import Lock
 from udq.common.progress import Progress, silent, tracked
+from udq.errors import ConsentError
+from udq.indexing.absence import emptied_text
 from udq.indexing.repair_plan import Keep, RepairPlan, plan
 from udq.indexing.verify import MODEL_FILES, Damage, damaged_files, intact_manifest
 from udq.photos.source import Source
@@ -45,7 +47,7 @@ class Repaired:
     back: int = 0
 
 
-def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> Repaired:
+def repair(path: Path, *, device: str = "auto", yes: bool = False, progress: Progress = silent) -> Repaired:
     """Make a collection whole again: encode the photos of damaged segments again.
 
     Photos that are missing or cannot be read any more are dropped. If the model is damaged, the collection is retrained
@@ -54,9 +56,12 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
     Args:
         path: the collection.
         device: ``auto``, ``cpu`` or ``cuda``.
+        yes: drop the photos of folders that lost all photos at once too.
         progress: called for each photo.
 
     Raises:
+        ConsentError: without ``yes``, a folder of photos to encode again lost all photos at once: its disk may not be
+            mounted.
         CollectionError: the manifest and its copy are damaged, the photos that are needed are missing, or the
             collection contains a link.
     """
@@ -75,6 +80,8 @@ def repair(path: Path, *, device: str = "auto", progress: Progress = silent) -> 
         with Transaction(path) as transaction:
             damaged = damaged_files(path, transaction.manifest)
             planned = plan(path, transaction.manifest, {each.file for each in damaged})
+            if planned.emptied and not yes:
+                raise ConsentError(emptied_text(planned.emptied, "put it back, or a link to it"))
             repaired = _apply(transaction, planned, _Encoder(path, transaction.manifest, device, progress))
     if any(map(_is_model, damaged)):
         from udq.indexing import build  # imports torch

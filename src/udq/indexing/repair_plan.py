@@ -13,7 +13,9 @@ import numpy as np
 
 from udq.common import npz
 from udq.errors import CollectionError
+from udq.indexing.absence import emptied_folders
 from udq.indexing.verify import MODEL_FILES
+from udq.photos.listing import Area, Places
 from udq.photos.source import Source
 from udq.store import segments
 from udq.store.manifest import GIVEN, Manifest, given_file, read_removed
@@ -55,6 +57,7 @@ class RepairPlan:
         nameless: number of photos that are dropped and whose names are lost.
         back: number of removed photos that are back, because the list of removed photos is damaged.
         next_id: the id of the next photo that is added.
+        emptied: folders that lost all photos at once -> number of photos that would be dropped with each.
     """
 
     steps: tuple[Keep | Reencode, ...]
@@ -63,6 +66,7 @@ class RepairPlan:
     nameless: int
     back: int
     next_id: int
+    emptied: Mapping[str, int]
 
 
 def plan(path: Path, manifest: Manifest, damaged: AbstractSet[str]) -> RepairPlan:
@@ -169,7 +173,8 @@ def _plan_before_retraining(
         steps.append(Keep(entry))
     dropped += [source.name for source in contents.without_ids]
     next_id = manifest.next_id + len(contents.without_ids)
-    return RepairPlan(tuple(steps), removed, tuple(dropped), contents.nameless, contents.back, next_id)
+    emptied = _emptied(contents.present(contents.readable()), contents)
+    return RepairPlan(tuple(steps), removed, tuple(dropped), contents.nameless, contents.back, next_id, emptied)
 
 
 def _plan_reencoding(path: Path, manifest: Manifest, damaged: AbstractSet[str], contents: _Contents) -> RepairPlan:
@@ -199,7 +204,21 @@ def _plan_reencoding(path: Path, manifest: Manifest, damaged: AbstractSet[str], 
     if renumbered:
         steps.append(Reencode(tuple(renumbered), back=len(unknown)))
     next_id = manifest.next_id + len(renumbered)
-    return RepairPlan(tuple(steps), removed, (), contents.nameless, contents.back, next_id)
+    encoded = [image for step in steps if isinstance(step, Reencode) for image in step.images]
+    emptied = _emptied(encoded, contents)
+    return RepairPlan(tuple(steps), removed, (), contents.nameless, contents.back, next_id, emptied)
+
+
+def _emptied(images: Sequence[Image], contents: _Contents) -> dict[str, int]:
+    """Return the folders of some photos that lost all photos at once, as ``absence.emptied_folders``."""
+    places = Places()
+    gone = {places.of(image.root, image.name): image for image in images if not image.path.is_file()}
+    if not gone:
+        return {}
+    present = [*images, *contents.present(contents.readable())]  # photos whose ids are lost are among ``images`` alone
+    kept = {places.of(image.root, image.name) for image in present if image.path.is_file()}
+    roots = {places.of(image.root, "") for image in gone.values()}
+    return emptied_folders(gone.keys(), kept, kept, Area(tuple(sorted(roots)), frozenset()))
 
 
 def _check_given(manifest: Manifest) -> None:

@@ -9,14 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from udq.common.files import existing
 from udq.common.progress import Progress, silent, tracked
-from udq.errors import InputError
-from udq.indexing.sync import plan
+from udq.common.text import nfc, shown
+from udq.errors import ConsentError, InputError, NoPhotosError
+from udq.indexing import relocation
+from udq.indexing.absence import emptied_text
+from udq.indexing.relocation import Relocation
+from udq.indexing.sync import Stored, plan
+from udq.photos.listing import NOTHING, Area, Excludes, PassedOver, Places
 from udq.photos.source import Content, Source, find
 from udq.store import segments
 from udq.store.appender import SegmentAppender
@@ -42,6 +49,8 @@ class Changes:
         removed: photos that were removed.
         same: photos that did not change.
         broken: the photos that could not be read.
+        passed_over: counts of what was not indexed in the given folders.
+        emptied: folders of a mirror that lost all photos at once -> number of photos that were removed with each.
     """
 
     added: int = 0
@@ -50,6 +59,8 @@ class Changes:
     removed: int = 0
     same: int = 0
     broken: tuple[UnreadablePhoto, ...] = ()
+    passed_over: PassedOver = NOTHING
+    emptied: Mapping[str, int] = field(default_factory=dict)
 
 
 def add(
@@ -58,23 +69,32 @@ def add(
     *,
     mirror: bool = False,
     dry_run: bool = False,
+    exclude: Sequence[str] = (),
+    yes: bool = False,
     progress: Progress = silent,
 ) -> Changes:
     """Add photos; see ``Collection.add``."""
-    sources, passed_over = find(arguments)
     with Transaction(collection.path) as transaction:
         current = collection.refreshed()
-        stored = [(segment.images[row], segment.content(row)) for segment in current.segments for row in segment.living]
-        planned = plan(stored, sources, mirror=mirror, progress=progress)
-        if stored and len(planned.gone) == len(stored):
-            raise InputError(
-                f"{collection.path}: none of its {len(stored)} photos is among the photos to mirror; "
-                f"check the folder, or build another collection with: udq index {arguments[0]} -o OTHER"
-            )
+        stored = _stored(current)
+        excludes = Excludes([*transaction.manifest.exclude, *exclude])
+        area = Area.of(arguments) if mirror else None
+        sources, passed_over = _listed(arguments, excludes, stored, area)
+        planned = plan(stored, sources, mirror=area, excludes=excludes, progress=progress)
         if dry_run:
-            return Changes(len(planned.new), len(planned.changed), len(planned.moved), len(planned.gone), planned.same)
-        given = {source.name for source in sources}
-        broken = [entry for entry in transaction.manifest.broken if not mirror and entry["image"] not in given]
+            return Changes(
+                added=len(planned.new),
+                changed=len(planned.changed),
+                moved=len(planned.moved),
+                removed=len(planned.gone),
+                same=planned.same,
+                passed_over=passed_over,
+                emptied=planned.emptied,
+            )
+        if planned.emptied and not yes:
+            remedy = f"run: udq relocate {shown(str(collection.path))} {{folder}} NEW"
+            raise ConsentError(emptied_text(planned.emptied, remedy))
+        broken = _still_broken(transaction.manifest.broken, sources, stored, area)
         if planned.new or planned.changed:
             current.extractor.proposing()  # raises errors of its weights before anything is changed
         if planned.moved or planned.gone:
@@ -83,8 +103,8 @@ def add(
         readable, unreadable = _append(transaction, current, planned.new, planned.changed, broken, progress)
         facts: dict[str, Any] = {"broken": [*broken, *unreadable]}
         if mirror:
-            facts["passed_over"] = passed_over
-        if any(transaction.manifest.document[name] != value for name, value in facts.items()):
+            facts |= passed_over.to_json()
+        if any(transaction.manifest.document.get(name, 0) != value for name, value in facts.items()):
             _rewrite(transaction, current.refreshed(), {}, set(), **facts)
     unreadable_names = {entry["image"] for entry in unreadable}
     changed = sum(source.name not in unreadable_names for source in planned.changed)
@@ -95,7 +115,92 @@ def add(
         removed=len(planned.gone) + len(planned.changed) - changed,
         same=planned.same,
         broken=tuple(unreadable),
+        passed_over=passed_over,
+        emptied=planned.emptied,
     )
+
+
+def _stored(current: Reader) -> list[Stored]:
+    """Return the photos of a collection that are not removed."""
+    return [(segment.images[row], segment.content(row)) for segment in current.segments for row in segment.living]
+
+
+def _listed(
+    arguments: Sequence[str | os.PathLike[str]], excludes: Excludes, stored: Sequence[Stored], area: Area | None
+) -> tuple[list[Source], PassedOver]:
+    """Return the photos in given files and folders, as ``source.find``.
+
+    A folder to mirror that is away or has no photos is not an error if the collection has photos of it: these are gone.
+
+    Args:
+        arguments: files and folders.
+        excludes: what is left out.
+        stored: photos of the collection.
+        area: what the arguments cover, to mirror it; None if the photos are added.
+    """
+    if area is None:
+        return find(arguments, excludes.patterns)
+    places = Places()
+    held = {area.folder_of(places.of(image.root, image.name)) for image, _ in stored}
+    given = [existing(Path(argument)) for argument in arguments]
+    listed = [path for path in given if os.path.lexists(path) or not held & set(Area.of([path]).folders)]
+    try:
+        return find(listed, excludes.patterns) if listed else ([], NOTHING)
+    except NoPhotosError:
+        if held - {None}:
+            return [], NOTHING
+        raise
+
+
+def _still_broken(
+    broken: Sequence[UnreadablePhoto], sources: Sequence[Source], stored: Sequence[Stored], area: Area | None
+) -> list[UnreadablePhoto]:
+    """Return the entries of unreadable photos that remain: without given photos, and in a mirrored area no others.
+
+    Args:
+        broken: entries of the collection.
+        sources: the given photos.
+        stored: photos of the collection.
+        area: what the given photos cover, to mirror it.
+    """
+    places = Places()
+    names = {source.name for source in sources}
+    given = {places.of(source.root, source.name) for source in sources}
+    rest = [
+        entry
+        for entry in broken
+        if entry["image"] not in names and places.of(entry.get("root", ""), entry["image"]) not in given
+    ]
+    if area is None:
+        return rest
+    # The folder of an entry by an older version is unknown: it is one of the mirrored ones if all photos are in those.
+    whole = all(area.covers(places.of(image.root, image.name)) for image, _ in stored)
+    return [
+        entry
+        for entry in rest
+        if not (area.covers(places.of(entry["root"], entry["image"])) if "root" in entry else whole)
+    ]
+
+
+def relocate(
+    collection: Reader,
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    *,
+    dry_run: bool = False,
+    yes: bool = False,
+    progress: Progress = silent,
+) -> Relocation:
+    """Change where the photos of a folder are; see ``Collection.relocate``."""
+    with Transaction(collection.path) as transaction:
+        current = collection.refreshed()
+        planned = relocation.plan(_stored(current), old, new, progress=progress)
+        if not dry_run:
+            if not yes and (planned.missing or planned.changed):
+                raise ConsentError(relocation.doubts(planned, new))
+            broken = relocation.broken(current.broken, old, new)
+            _rewrite(transaction, current, planned.moved, set(), broken=broken)
+    return planned
 
 
 def remove(collection: Reader, names: Sequence[str]) -> Changes:
@@ -106,7 +211,7 @@ def remove(collection: Reader, names: Sequence[str]) -> Changes:
         known = ids.keys() | {entry["image"] for entry in current.broken}
         selected: set[str] = set()
         for name in names:
-            matching = {name} if name in known else {other for other in known if _matches(name, other)}
+            matching = _named(name, known)
             if not matching:
                 raise InputError(
                     f"'{name}': no photo of {collection.path} has this name; expected a name as 'udq search' prints "
@@ -141,7 +246,7 @@ def compact(collection: Reader) -> None:
 def _rewrite(
     transaction: Transaction,
     current: Reader,
-    moved: Mapping[int, tuple[Source, Content]],
+    moved: Mapping[int, tuple[Source, Content | None]],
     gone: AbstractSet[int],
     **facts: object,
 ) -> None:
@@ -150,7 +255,7 @@ def _rewrite(
     Args:
         transaction: what commits.
         current: the collection in the transaction's state.
-        moved: id -> the photo's new place, and what its file is now.
+        moved: id -> the photo's new place, and what its file is now; None if unknown.
         gone: ids of photos to remove.
         facts: other keys of the manifest that change, as in ``Transaction.commit``.
     """
@@ -165,7 +270,7 @@ def _rewrite(
     transaction.commit(entries, removed_regions(kept, gone), **facts)
 
 
-def _moved(photo: StoredPhoto, moved: Mapping[int, tuple[Source, Content]]) -> StoredPhoto:
+def _moved(photo: StoredPhoto, moved: Mapping[int, tuple[Source, Content | None]]) -> StoredPhoto:
     if photo.image.id not in moved:
         return photo
     source, content = moved[photo.image.id]
@@ -219,6 +324,17 @@ def _append(
             if encoded or replaced:
                 appender.append(encoded, removed=replaced, next_id=next_id, broken=[*broken, *unreadable])
     return next_id - first_id, unreadable
+
+
+def _named(name: str, known: AbstractSet[str]) -> AbstractSet[str]:
+    """Return the photos that a person means: of that very name, of that name in another Unicode form, or by pattern."""
+    if name in known:
+        return {name}
+    if alike := {other for other in known if nfc(other) == nfc(name)}:
+        return alike
+    return {other for other in known if _matches(name, other)} or {
+        other for other in known if _matches(nfc(name), nfc(other))
+    }
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,11 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from udq.common.files import open_regular
+from udq.common.files import existing, open_regular
 from udq.common.tar import Member, TarReader, abridged, why_refused
 from udq.common.text import one_line, shown
-from udq.errors import DependencyError, ImageError, InputError, NoPhotosError, UdqError
+from udq.errors import DependencyError, ImageError, InputError, UdqError
 from udq.photos import source as files
+from udq.photos.listing import Excludes, PassedOver
 from udq.photos.source import MAX_BYTES, SUFFIXES, Source
 
 _TAR = ".tar"
@@ -90,12 +91,13 @@ class StoredSource(Source):
             yield file
 
 
-def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
-    """Return the photos in files, folders, URLs and tar files, sorted by name, and the number of other files.
+def find(arguments: Sequence[str | os.PathLike[str]], exclude: Iterable[str] = ()) -> tuple[list[Source], PassedOver]:
+    """Return the photos in files, folders, URLs and tar files, sorted by name, and counts of what else is there.
 
     A photo below a URL is named as in a folder. A photo in a tar file is named as if that were a folder:
     ``shard-000.tar/cats/1.jpg``. One that cannot be read there (a damaged header, a link, a name with ``..``) is a
-    source too, whose reading reports the reason. Everything else is as in ``source.find``.
+    source too, whose reading reports the reason. Patterns of ``exclude`` match paths below the address or in the tar
+    file. Everything else is as in ``source.find``.
 
     Raises:
         InputError: as ``source.find``, or a storage or tar file that cannot be listed.
@@ -105,28 +107,27 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
     given = [os.fspath(argument) for argument in arguments]
     plain = [argument for argument in given if not (_is_url(argument) or _is_tar(argument))]
     if len(plain) == len(given):
-        return files.find(given)
-    sources, skipped = files.find(plain) if plain else ([], 0)
+        return files.find(given, exclude)
+    excludes = Excludes(exclude)
+    sources, passed_over = files.find(plain, exclude) if plain else ([], PassedOver())
     known = {source.name: source for source in sources}
     for argument in given:
         if argument in plain:
             continue
         if _is_url(argument):
-            found, others = _list_url(argument)
+            found, others = _list_url(argument, excludes)
         else:
-            file = Path(argument).absolute()
-            found, others = _list_tar("", file.as_posix(), f"{file.parent.as_posix().rstrip('/')}/", file.name)
-        skipped += others
+            file = existing(Path(argument)).absolute()
+            base = f"{file.parent.as_posix().rstrip('/')}/"
+            found, others = _list_tar("", file.as_posix(), base, file.name, excludes)
+        passed_over += others
         for source in found:
             before = known.setdefault(source.name, source)
             if before is not source and before != source:
                 raise files.same_name_error(before, source)
     if not known:
-        raise NoPhotosError(
-            f"{', '.join(map(shown, given))}: no photo found ({skipped} other files); "
-            f"expected files that end in {', '.join(sorted(SUFFIXES))}, or in {_TAR}"
-        )
-    return [known[name] for name in sorted(known)], skipped
+        raise files.no_photos_error(given, passed_over, f", or in {_TAR}")
+    return [known[name] for name in sorted(known)], passed_over
 
 
 def _is_url(argument: str) -> bool:
@@ -137,8 +138,8 @@ def _is_tar(argument: str) -> bool:
     return argument.lower().endswith(_TAR) and not os.path.isdir(argument)  # noqa: PTH112  (see source.find)
 
 
-def _list_url(url: str) -> tuple[list[Source], int]:
-    """Return the photos at a URL or below it, those in tar files included, and the number of other files."""
+def _list_url(url: str, excludes: Excludes) -> tuple[list[Source], PassedOver]:
+    """Return the photos at a URL or below it, those in tar files included, and counts of what else is there."""
     system, path = _file_system(url)
     try:
         root = system.get_file_info(path)
@@ -151,31 +152,32 @@ def _list_url(url: str) -> tuple[list[Source], int]:
     address = _without_secrets(url).rstrip("/")
     base = (address.rpartition("/")[0] if root.type.name == "File" else address) + "/"
     found: list[Source] = []
-    skipped = 0
+    counts = _Counts(excludes)
+    in_tars = PassedOver()
     for info in infos:
         name = info.path.removeprefix(folder).lstrip("/")
         suffix = PurePosixPath(name).suffix.lower()
         if info.type.name != "File" or _is_hidden(name):
             continue
+        if not counts.is_wanted(name, is_photo=suffix in {*SUFFIXES, _TAR}):
+            continue
         if suffix == _TAR:
-            members, others = _list_tar(url, info.path, base, name)
+            members, others = _list_tar(url, info.path, base, name, excludes)
             found += members
-            skipped += others
-        elif suffix in SUFFIXES:
+            in_tars += others
+        else:
             # Not every storage keeps modification times.
             facts = (base, url, info.path, 0, info.size, info.mtime_ns or 0)
             fault = why_refused(name)
             own = abridged(name) if fault else name
             found.append(StoredSource(own, Path(own), *facts, fault))
-        else:
-            skipped += 1
-    return found, skipped
+    return found, counts.passed_over() + in_tars
 
 
-def _list_tar(storage: str, file: str, base: str, name: str) -> tuple[list[Source], int]:
-    """Return the photos in a tar file of that name, and the number of other files in it."""
+def _list_tar(storage: str, file: str, base: str, name: str, excludes: Excludes) -> tuple[list[Source], PassedOver]:
+    """Return the photos in a tar file of that name, and counts of what else is in it."""
     found: dict[str, Source] = {}
-    skipped = 0
+    counts = _Counts(excludes)
     try:
         with _open(storage, file) as opened:
             tar = TarReader(opened, opened.seek(0, os.SEEK_END), seeks=True)
@@ -184,19 +186,42 @@ def _list_tar(storage: str, file: str, base: str, name: str) -> tuple[list[Sourc
                 if member.kind == "folder" or _is_hidden(member.name):
                     continue
                 # The real name of a member with a fault may be unknown, so it is taken for a photo.
-                if member.fault or PurePosixPath(member.name).suffix.lower() in SUFFIXES:
+                is_photo = PurePosixPath(member.name).suffix.lower() in SUFFIXES
+                if member.fault or counts.is_wanted(member.name, is_photo=is_photo):
                     source = _stored(member, base, storage, file, name)
                     # Of several members with one name, the last is valid.
                     found[source.name] = source
-                else:
-                    skipped += 1
             if not tar.complete:
                 fault = "the archive ends without an end mark: photos may be missing"
                 found[name] = StoredSource(name, Path(name), base, storage, file, 0, 0, 0, fault)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or one_line(error)
         raise InputError(f"{shown(base + name)}: expected a whole tar file, not compressed ({reason})") from error
-    return list(found.values()), skipped
+    return list(found.values()), counts.passed_over()
+
+
+class _Counts:
+    """Counts what is not indexed in a listing without folders, such as that of a tar file."""
+
+    def __init__(self, excludes: Excludes) -> None:
+        self._excludes = excludes
+        self._folders: set[str] = set()
+        self._others = self._photos = 0
+
+    def is_wanted(self, path: str, *, is_photo: bool) -> bool:
+        """Whether a file is a photo to index; counts it otherwise."""
+        folder = self._excludes.parent(path)
+        if folder is not None:
+            self._folders.add(folder)
+            return False
+        excluded = is_photo and self._excludes.file(path)
+        self._others += not is_photo
+        self._photos += excluded
+        return is_photo and not excluded
+
+    def passed_over(self) -> PassedOver:
+        """Return the counts."""
+        return PassedOver(self._others, 0, len(self._folders), self._photos)
 
 
 def _stored(member: Member, base: str, storage: str, file: str, name: str) -> StoredSource:

@@ -6,15 +6,16 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from udq.common.files import TooLargeError, open_regular
+from udq.common.files import TooLargeError, existing, open_regular
 from udq.common.text import shown
 from udq.errors import ImageError, InputError, NoPhotosError
+from udq.photos.listing import Excludes, PassedOver
 
 SUFFIXES = frozenset(
     (
@@ -107,13 +108,14 @@ class UnreadableError(ImageError):
         self.content = content
 
 
-def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int]:
-    r"""Return the photos in files and folders, sorted by name, and the number of other files in the folders.
+def find(arguments: Sequence[str | os.PathLike[str]], exclude: Iterable[str] = ()) -> tuple[list[Source], PassedOver]:
+    r"""Return the photos in files and folders, sorted by name, and counts of what else is in the folders.
 
     A photo in a folder is named by its path below that folder, a photo given by itself by its file name. Names are
     exactly what the file system says: ``a.JPG`` and ``A.jpg`` are two photos, and bytes that are not UTF-8 are lone
-    surrogates (``text.shown`` makes them readable). Hidden files are skipped. A link to a file is a photo of the
-    link's name; links to folders are not followed inside a folder, since they may lead back.
+    surrogates (``text.shown`` makes them readable). Hidden files are skipped, and so are excluded folders and files
+    (``listing.Excludes``, for which ``exclude`` has patterns). A link to a file is a photo of the link's name; links to
+    folders are not followed inside a folder, since they may lead back.
 
     A path with a photo's suffix that cannot be read (a FIFO, a dangling link) is a source too, and so is a folder
     without permission to list it: reading it reports the reason, so that nothing is dropped silently.
@@ -124,15 +126,12 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
         NoPhotosError: there are no photos.
     """
     sources: dict[str, Source] = {}
-    skipped = 0
-    for argument in map(Path, arguments):
+    excludes, passed_over = Excludes(exclude), PassedOver()
+    for argument in map(existing, map(Path, arguments)):
         if os.path.isdir(argument):  # noqa: PTH112  (Path.is_dir raises for a name that is too long)
-            named = []
-            for path, is_photo in _walk(argument):
-                if is_photo:
-                    named.append(Source(path.relative_to(argument).as_posix(), path))
-                else:
-                    skipped += 1
+            paths, others = _walk(argument, excludes)
+            named = [Source(path.relative_to(argument).as_posix(), path) for path in paths]
+            passed_over += others
         elif os.path.lexists(argument):
             if argument.suffix.lower() not in SUFFIXES:
                 raise InputError(
@@ -147,11 +146,16 @@ def find(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Source], int
             if before is not source and os.path.realpath(before.path) != os.path.realpath(source.path):
                 raise same_name_error(before, source)
     if not sources:
-        raise NoPhotosError(
-            f"{', '.join(shown(str(argument)) for argument in arguments)}: no photo found ({skipped} other files); "
-            f"expected files that end in {', '.join(sorted(SUFFIXES))}"
-        )
-    return [sources[name] for name in sorted(sources)], skipped
+        raise no_photos_error(map(str, arguments), passed_over)
+    return [sources[name] for name in sorted(sources)], passed_over
+
+
+def no_photos_error(arguments: Iterable[str], passed_over: PassedOver, more: str = "") -> NoPhotosError:
+    """Return the error for arguments without photos; ``more`` adds to the suffixes that photos have."""
+    return NoPhotosError(
+        f"{', '.join(map(shown, arguments))}: no photo found ({str(passed_over) or '0 other files'}); "
+        f"expected files that end in {', '.join(sorted(SUFFIXES))}{more}"
+    )
 
 
 def same_name_error(one: Source, other: Source) -> InputError:
@@ -162,20 +166,28 @@ def same_name_error(one: Source, other: Source) -> InputError:
     )
 
 
-def _walk(folder: Path) -> list[tuple[Path, bool]]:
-    """Return every file below a folder, and every folder that cannot be listed, and whether each is to be a source."""
-    found: list[tuple[Path, bool]] = []
+def _walk(folder: Path, excludes: Excludes) -> tuple[list[Path], PassedOver]:
+    """Return every photo below a folder, and every folder that cannot be listed, and counts of what else is there."""
+    found: list[Path] = []
+    passed_over = PassedOver()
 
     def refused(error: OSError) -> None:
         if Path(error.filename) == folder:
             raise InputError(f"{shown(str(folder))}: {_reason(error)}; expected a folder of photos") from error
-        found.append((Path(error.filename), True))
+        found.append(Path(error.filename))
 
     for parent, folders, files in os.walk(folder, onerror=refused):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        above = Path(parent).relative_to(folder)
+        visible = sorted(name for name in folders if not name.startswith("."))
+        excluded = {name for name in visible if excludes.folder((above / name).as_posix())}
+        linked = {name for name in visible if name not in excluded and os.path.islink(Path(parent, name))}  # noqa: PTH114
+        folders[:] = [name for name in visible if name not in excluded | linked]
         paths = [Path(parent, name) for name in sorted(files) if not name.startswith(".")]
-        found += [(path, path.suffix.lower() in SUFFIXES) for path in paths]
-    return found
+        photos = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        wanted = [path for path in photos if not excludes.file((above / path.name).as_posix())]
+        found += wanted
+        passed_over += PassedOver(len(paths) - len(photos), len(linked), len(excluded), len(photos) - len(wanted))
+    return found, passed_over
 
 
 def read(path: Path) -> tuple[bytes, Content]:

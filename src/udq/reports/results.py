@@ -76,9 +76,10 @@ def _row(outcome: Outcome, paths: Mapping[str, Path], shown: int) -> list[Tile]:
 
 
 def _tile(path: Path, box: Box | None, colour: str, caption: str, mark: str = "") -> Tile:
-    """Load a photo for a sheet; a photo deleted since it was indexed becomes a grey tile, not an error."""
+    """Load a photo for a sheet; a photo that cannot be read now becomes a grey tile, not an error."""
     try:
         picture = decoding.load_full(path)
     except (ImageError, InputError):
-        return Tile(np.full((180, 240, 3), 220, np.uint8), (), f"{caption}\n(photo is gone)", mark)
+        reason = "(photo cannot be read now)" if path.exists() else "(photo is gone)\nmoved? udq relocate"
+        return Tile(np.full((180, 240, 3), 220, np.uint8), (), f"{caption}\n{reason}", mark)
     return Tile(np.asarray(picture), () if box is None else ((box, colour),), caption, mark)

@@ -25,6 +25,7 @@ from udq.common.files import guarded, partial_folder, reason, remedy, sync_folde
 from udq.common.lock import LOCK, OWNER, Lock
 from udq.config import IndexConfig
 from udq.errors import CollectionError, DiskError, InputError
+from udq.photos.listing import NOTHING, PassedOver
 from udq.quantization.model import Model
 from udq.store import layout, segments
 from udq.store import manifest as manifests
@@ -164,7 +165,8 @@ class CollectionBuilder:
         given: Mapping[str, files.Fingerprint | None],
         broken: Sequence[UnreadablePhoto],
         next_id: int,
-        passed_over: int = 0,
+        passed_over: PassedOver = NOTHING,
+        exclude: Sequence[str] = (),
     ) -> None:
         """Write the manifest and move the collection into place.
 
@@ -173,7 +175,8 @@ class CollectionBuilder:
             given: the user's own files that it was built with, as in ``Manifest.given``.
             broken: photos that could not be read.
             next_id: the id of the next photo that is added.
-            passed_over: number of files that are not photos.
+            passed_over: counts of what was not indexed in the given folders.
+            exclude: the user's patterns of what is not indexed, for later additions.
 
         Raises:
             CollectionError: the result could not be opened; nothing is moved into place.
@@ -194,7 +197,8 @@ class CollectionBuilder:
             "next_id": next_id,
             "fitted_before": next_id,
             "broken": list(broken),
-            "passed_over": passed_over,
+            **passed_over.to_json(),
+            "exclude": list(exclude),
         }
         document["sha256"] = manifests.document_sum(document)
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ from udq.common.lock import LOCK, OWNER
 from udq.common.text import one_line, shown
 from udq.config import IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
+from udq.photos.listing import PassedOver
 from udq.quantization.model import Model
 from udq.store import schema
 from udq.store.layout import COPY, MANIFEST, DamagedError, damaged, raise_refusal, read_listed, refuse_links
@@ -64,10 +65,12 @@ class UnreadablePhoto(TypedDict):
     Attributes:
         image: its name in the collection.
         reason: why it could not be read, in one line.
+        root: the absolute folder that the name is relative to; older versions did not store it.
     """
 
     image: str
     reason: str
+    root: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,16 @@ class Manifest:
         """Photos that could not be read."""
         broken: list[UnreadablePhoto] = self.document["broken"]
         return broken
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """The user's patterns of folders and photos that are not indexed."""
+        return tuple(self.document.get("exclude", ()))
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """Counts of what was not indexed in the folders given last."""
+        return PassedOver.of(self.document)
 
     @property
     def segments(self) -> list[dict[str, Any]]:

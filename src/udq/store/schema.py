@@ -167,7 +167,7 @@ _MODEL = _record({"file": _file(NAMES["model"]), "origin": _text, **_FACTS})
 _BACKBONE = _optional(_record({"file": _file(NAMES["backbone"]), **_FACTS}))
 _SEGMENT = _record({"folder": _file(NAMES["segments"]), **_NUMBERS, "files": _segment_files}, {"first_id": _id})
 _SEGMENTS = _distinct("folder", _list_of(_SEGMENT))
-_BROKEN = _list_of(_record({"image": _text, "reason": _text}))
+_BROKEN = _list_of(_record({"image": _text, "reason": _text}, {"root": _text}))
 
 _CHECKS = _record(
     {
@@ -188,6 +188,10 @@ _CHECKS = _record(
         "removed": _optional(_record({"file": _file(NAMES["removed"]), **_NUMBERS, **_FACTS})),
         "next_id": _id,
         "fitted_before": _count,
+        "linked_folders": _count,
+        "excluded_folders": _count,
+        "excluded_photos": _count,
+        "exclude": _list_of(_text),
     },
 )
 

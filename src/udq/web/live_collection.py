@@ -12,7 +12,7 @@ from typing import Any
 
 from udq.collection import Collection
 from udq.common.byte_cache import Cache
-from udq.common.text import shown
+from udq.common.text import nfc, shown
 from udq.errors import UdqError
 from udq.store.layout import MANIFEST
 from udq.store.segments import Image
@@ -66,8 +66,12 @@ class CollectionView:
         return sorted(counts.items())
 
     @cached_property
+    def _composed_names(self) -> list[str]:
+        return [nfc(name) for name in self.names]
+
+    @cached_property
     def _casefolded_names(self) -> list[str]:
-        return [name.casefold() for name in self.names]
+        return [nfc(name.casefold()) for name in self.names]
 
     @cached_property
     def _find_cache(self) -> Cache[list[int]]:
@@ -77,8 +81,9 @@ class CollectionView:
         """Return indices into ``collection.images``, ascending, of photos in a folder whose names contain all words.
 
         Args:
-            words: separated by spaces; case is ignored.
-            folder: includes its subfolders; ``""`` is the whole collection.
+            words: separated by spaces; case and Unicode form are ignored.
+            folder: includes its subfolders; ``""`` is the whole collection. The Unicode form counts only if there are
+                folders of both forms.
         """
         # Clients request the pages of one list one after the other.
         found = self._find_cache.get((words, folder))
@@ -88,11 +93,13 @@ class CollectionView:
         return found
 
     def _filter(self, words: str, folder: str) -> list[int]:
-        wanted = words.casefold().split()
-        prefix = f"{folder.rstrip('/')}/" if folder else ""
+        wanted = nfc(words.casefold()).split()
+        prefix, names = f"{folder.rstrip('/')}/" if folder else "", self.names
+        if prefix and not any(name.startswith(prefix) for name in names):
+            prefix, names = nfc(prefix), self._composed_names
         return [
             index
-            for index, (name, casefolded) in enumerate(zip(self.names, self._casefolded_names, strict=True))
+            for index, (name, casefolded) in enumerate(zip(names, self._casefolded_names, strict=True))
             if name.startswith(prefix) and all(word in casefolded for word in wanted)
         ]
 

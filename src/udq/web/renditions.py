@@ -99,7 +99,9 @@ def resolve(path: Path, root: Path, *, name: str, width: int, height: int) -> Ph
         stat = real.stat()
     except (OSError, RuntimeError):  # RuntimeError: a loop of links
         raise Problem(
-            "photo-gone", f"{shown(name)}: its file no longer exists; run udq add --sync to update the collection"
+            "photo-gone",
+            f"{shown(name)}: its file no longer exists; if its folder moved, run udq relocate COLLECTION OLD NEW; if "
+            "it was deleted, udq add COLLECTION FOLDER --sync",
         ) from None
     if not real.is_relative_to(root.resolve()):
         raise Problem(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.files import existing
 from udq.common.text import shown
 from udq.datasets.detection.labels import CLIPPED, Labelled, Labels
 from udq.datasets.detection.reading import Listed, Reading, is_inside
@@ -88,7 +89,8 @@ def _find(name: Path, folders: tuple[Path, ...]) -> tuple[Path, tuple[int, int]]
         return "photos outside the folder"
     for folder in folders:
         try:
-            return folder / name, decoding.shown_size(folder / name)
+            path = existing(folder / name)
+            return path, decoding.shown_size(path)
         except ImageError as error:
             if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return "unreadable photos"
