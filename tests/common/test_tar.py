@@ -38,7 +38,7 @@ def read(data, *, seeks=True):
     return found
 
 
-@settings(deadline=2000, max_examples=150)
+@settings(deadline=10_000, max_examples=150)
 @given(members=members, kind=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]), seeks=st.booleans())
 def test_honest_archives_are_read_as_tarfile_writes_them(members, kind, seeks):
     buffer = io.BytesIO()

@@ -212,7 +212,7 @@ def test_archives_of_others_are_unpacked_whole(place, kind):
     assert sum(path.is_file() for path in (place / "target").rglob("*")) == len(names)
 
 
-@settings(deadline=2000, max_examples=300)
+@settings(deadline=10_000, max_examples=300)
 @given(archive=hostile_tars.archives)
 def test_any_archive_is_unpacked_inside_its_folder_or_is_one_line(archive, tmp_path_factory):
     place = tmp_path_factory.mktemp("fuzz")

@@ -150,7 +150,7 @@ def test_a_truncated_or_changed_real_archive_loses_no_photo_silently(photos, tmp
             assert "cut short" in str(error) or "shorter than a tar header" in str(error)  # noqa: PT017
 
 
-@settings(deadline=2000, max_examples=400)
+@settings(deadline=10_000, max_examples=400)
 @given(archive=hostile_tars.archives)
 def test_any_archive_is_listed_or_is_one_line(archive, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
