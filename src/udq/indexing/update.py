@@ -7,7 +7,7 @@ adds ids to the list of removed photos.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,7 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from udq.common.progress import Progress, silent, tracked
-from udq.errors import InputError
+from udq.errors import InputError, UnknownPhotoError
 from udq.indexing.sync import plan
 from udq.photos.source import Content, Source, find
 from udq.store import segments
@@ -117,6 +117,21 @@ def remove(collection: Reader, names: Sequence[str]) -> Changes:
         broken = [entry for entry in current.broken if entry["image"] not in selected]
         _rewrite(transaction, current, {}, gone, broken=broken)
     return Changes(removed=len(gone), same=len(ids) - len(gone))
+
+
+def remove_ids(collection: Reader, ids: Iterable[int]) -> Changes:
+    """Remove photos by their ids; see ``Collection.remove_ids``."""
+    with Transaction(collection.path) as transaction:
+        current = collection.refreshed()
+        known = {image.id for image in current.images}
+        gone = set(ids)
+        if unknown := sorted(gone - known):
+            raise UnknownPhotoError(
+                f"{unknown[0]}: {collection.path} has no photo with this id; expected the 'id' of a match of "
+                "'udq search --json'; nothing was removed"
+            )
+        _rewrite(transaction, current, {}, gone)
+    return Changes(removed=len(gone), same=len(known) - len(gone))
 
 
 def compact(collection: Reader) -> None:
@@ -222,8 +237,11 @@ def _append(
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a name is in a folder, given with a slash at its end, or matches a pattern."""
-    return name.startswith(pattern) if pattern.endswith("/") else fnmatchcase(name, pattern)
+    """Whether a name is in a folder, given with a slash at its end, or matches a pattern of ``*`` and ``?``.
+
+    Brackets stand for themselves: names such as ``cup[1].jpg`` are common.
+    """
+    return name.startswith(pattern) if pattern.endswith("/") else fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _codewords(current: Reader) -> int:
