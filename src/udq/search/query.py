@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.errors import InputError
-from udq.photos import decoding
+from udq.photos import sandbox
+from udq.photos.sandbox import Decoder
 from udq.search import rerank
 from udq.search.confidence import DEPTH, THRESHOLD
 from udq.search.database import Database
@@ -64,7 +65,7 @@ def search(
     min_score: float | None = None,
     stages: Sequence[str] = (),
     extract_feature: ExtractFeature | None = None,
-    load_crop: decoding.LoadCrop = decoding.load_crop,
+    decoder: Decoder | None = None,
 ) -> SearchResult:
     """Encode the examples, scan the codes, and return the best photos with the box of the object in each.
 
@@ -76,7 +77,7 @@ def search(
         min_score: photos of a lower score are left out.
         stages: names of ``udq.search.rerank.STAGES`` to rerank by, in this order.
         extract_feature: computes the feature of an example; the network of the collection if None.
-        load_crop: decodes the examples for stages that need their pixels.
+        decoder: decodes photos for stages that need their pixels; that of this process if None.
     """
     _check_k(k)
     names = rerank.check(stages)
@@ -88,7 +89,7 @@ def search(
         encoded.vector,
         wanted=max(offset + k, rerank.depth(names), DEPTH),
         examples=encoded.examples,
-        load_crop=load_crop,
+        decoder=decoder or sandbox.shared(),
     )
     confidence = ranked.confidence
     seconds = {"encode": encoded.seconds, "scan": clock() - started}

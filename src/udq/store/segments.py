@@ -22,6 +22,7 @@ from udq.common import npz
 from udq.common.files import guarded, npy, sync_folder, write_new
 from udq.common.text import one_line
 from udq.errors import CollectionError
+from udq.photos.indexed import IndexedFile
 from udq.photos.source import Content, Source
 from udq.store import manifest as manifests
 from udq.store.manifest import Manifest
@@ -56,6 +57,11 @@ class Image:
     def path(self) -> Path:
         """Where the photo was when it was indexed."""
         return Path(self.root, self.name)
+
+    @property
+    def file(self) -> IndexedFile:
+        """The same, for ``photos.sandbox.Decoder``, which decodes it only if it is still in its folder."""
+        return IndexedFile(self.path, Path(self.root))
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ class Searches:
                 min_score=min_score,
                 stages=stages,
                 extract_feature=functools.partial(self._describe, extractor),
-                load_crop=self._decoder.load_crop,
+                decoder=self._decoder,
             )
 
     def _describe(self, extractor: Extractor, example: Example) -> tuple[Box, NDArray[np.float32]]:
@@ -226,7 +226,7 @@ class Searches:
         key = _file(example).version, example.box
         described = self._features.get(key)
         if described is None:
-            described = extractor.describe(Path(example.photo), example.box, load_crop=self._decoder.load_crop)
+            described = extractor.describe(Path(example.photo), example.box, decoder=self._decoder)
             self._features.put(key, described, described[1].nbytes)
         return described
 

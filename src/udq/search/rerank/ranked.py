@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.photos import decoding
+from udq.photos import sandbox
+from udq.photos.sandbox import Decoder
 from udq.search.confidence import DEPTH
 from udq.search.database import Database
 from udq.search.ranking import Ranking, ranking_by_tables
@@ -35,7 +36,7 @@ class RankedQuery:
         wanted: number of photos in a ranking; None for all.
         without: places in ``Database.images`` that are left out of every ranking, such as a benchmark's query photo.
         examples: photos and boxes that the query was encoded from.
-        load_crop: decodes the examples; ``Decoder.load_crop`` if they may come from an untrusted source.
+        decoder: decodes photos, those of the examples and of the collection.
         original: the ranking before any stage; None if no stage has been applied.
     """
 
@@ -46,7 +47,7 @@ class RankedQuery:
     wanted: int | None
     without: tuple[int, ...] = ()
     examples: tuple[Example, ...] = ()
-    load_crop: decoding.LoadCrop = decoding.load_crop
+    decoder: Decoder = field(default_factory=sandbox.shared)
     original: RankedQuery | None = None
 
     @classmethod
@@ -58,12 +59,12 @@ class RankedQuery:
         wanted: int | None,
         without: tuple[int, ...] = (),
         examples: tuple[Example, ...] = (),
-        load_crop: decoding.LoadCrop = decoding.load_crop,
+        decoder: Decoder | None = None,
     ) -> RankedQuery:
         """Search a database and return the query with its ranking; arguments as in the attributes."""
         lookup = database.model.quantizer.lookup_tables(query)
         ranking = _ranking_without(database, lookup, wanted, without)
-        return cls(database, query, lookup, ranking, wanted, without, examples, load_crop)
+        return cls(database, query, lookup, ranking, wanted, without, examples, decoder or sandbox.shared())
 
     def search_again(self, query: NDArray[np.float32]) -> RankedQuery:
         """Search the same database by another query (d,) of unit length."""

@@ -31,11 +31,11 @@ def verify(ranked: RankedQuery) -> RankedQuery:
     ranking = ranked.ranking
     first = ranking.order[:DEPTH].tolist()
     stored = ranked.database.photos(first)
-    photos = [(photo.image.path, ranking.box(place)) for place, photo in zip(first, stored, strict=True)]
+    photos = [(photo.image.file, ranking.box(place)) for place, photo in zip(first, stored, strict=True)]
     by_example = []
     for number, example in enumerate(ranked.examples):
         if not example.wrong:
-            verifier = Verifier(Path(example.photo), example.box, load_crop=ranked.load_crop)
+            verifier = Verifier(Path(example.photo), example.box, decoder=ranked.decoder)
             by_example.append([each and replace(each, example=number) for each in verifier.verify(photos)])
     verified = {}
     for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
