@@ -79,6 +79,14 @@ class Decoder:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
+    def prepare(self) -> None:
+        """Start a process for the first photo without waiting for it; does nothing if there is one."""
+        with self._lock:
+            if not self._all and not self._closed:
+                process = _Process()
+                self._all.add(process)
+                self._idle.append(process)
+
     def decode(self, photo: PhotoPath, *, shorter: int, longer: int) -> Photo:
         """Decode a photo and scale it as ``decoding.load`` does, within the time limit.
 
@@ -227,9 +235,20 @@ class _Process:
         self._replies: IO[bytes] = self._process.stdout
         _widen(self._replies)
         self._expired = False
-        with self._limited(_START_LIMIT):
-            ready = self._replies.read(len(READY))
-        if ready != READY:
+        self._started = False
+
+    def _await_start(self) -> None:
+        """Wait until the process can decode; raises UdqError if it cannot."""
+        if self._started:
+            return
+        try:
+            with self._limited(_START_LIMIT):
+                ready = self._replies.read(len(READY))
+        except BaseException:  # Ctrl-C
+            self.kill()
+            raise
+        self._started = ready == READY
+        if not self._started:
             self.end()
             raise UdqError(
                 f"cannot start a process to decode photos: {sys.executable} -m udq.photos.sandbox_worker "
@@ -245,7 +264,9 @@ class _Process:
         Raises:
             InputError: the request does not fit the photo.
             UnreadableError: the photo cannot be read or decoded, or the process ended over it.
+            UdqError: the process cannot start.
         """
+        self._await_start()
         name = os.fsencode(path)
         try:
             with self._limited(seconds):

@@ -130,9 +130,11 @@ def encode(
     """Encode examples as one query; ``extract_feature`` as in ``search``."""
     if all(example.wrong for example in examples):
         raise InputError("examples: expected at least one that shows what is searched for, found none")
-    extract = extract_feature or partial(_extract_feature, collection.extractor)
+    if extract_feature is None:
+        sandbox.shared().prepare()  # while the network is loaded
+        extract_feature = partial(_extract_feature, collection.extractor)
     started = time.perf_counter()
-    extracted = [extract(example) for example in examples]
+    extracted = [extract_feature(example) for example in examples]
     vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in extracted]))).vectors
     vector = combined(vectors, np.array([example.wrong for example in examples]))
     boxed = (replace(example, box=box) for example, (box, _) in zip(examples, extracted, strict=True))
