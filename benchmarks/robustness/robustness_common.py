@@ -89,7 +89,7 @@ def opened(path: Path, extractor: Extractor | None = None) -> Collection:
     """Open a collection, with a network that is loaded already where one is given."""
     collection = Collection.open(path, device="cpu")
     if extractor is not None:
-        collection._extractor = collection.manifest, extractor
+        collection._extractor = collection.network_checksum, extractor
     return collection
 
 

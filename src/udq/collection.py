@@ -322,8 +322,8 @@ class Collection(Reader):
         """Remove photos, and return the collection in its new state and the changes; files stay where they are.
 
         Args:
-            names: one or several, as indexed. A name that ends in ``/`` is a folder; ``*`` and ``?`` match any
-                characters.
+            names: one or several, as indexed. A name that ends in ``/`` is a folder. In a name that no photo has, ``*``
+                and ``?`` match any characters; ``remove_ids`` removes a photo whatever its name is.
 
         Raises:
             InputError: one of them matches no photo; then none is removed.
@@ -331,6 +331,22 @@ class Collection(Reader):
         from udq.indexing import update
 
         changes = update.remove(self, [names] if isinstance(names, str) else names)
+        return self.refreshed(), changes
+
+    def remove_ids(self, ids: int | Iterable[int]) -> tuple[Collection, Changes]:
+        """Remove photos by their ids, and return the collection in its new state and the changes.
+
+        An id names one photo for ever: programs that may repeat a removal, or that get names from others, use this.
+
+        Args:
+            ids: one or several, ``Match.id`` of a search.
+
+        Raises:
+            UnknownPhotoError: no photo has one of them (any more); then none is removed.
+        """
+        from udq.indexing import update
+
+        changes = update.remove_ids(self, [ids] if isinstance(ids, int) else ids)
         return self.refreshed(), changes
 
     def compact(self) -> Collection:

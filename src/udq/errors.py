@@ -2,7 +2,8 @@
 
     UdqError                    exit 1: the work failed
     ├── InputError              exit 2: an argument cannot be right (also a ValueError)
-    │   └── NoPhotosError       there are no photos in a folder
+    │   ├── NoPhotosError       there are no photos in a folder
+    │   └── UnknownPhotoError   a collection has no photo with an id
     ├── ImageError              a photo cannot be read, or exceeds a limit
     │   └── UnreadableError     the same, with the content of the file (``photos.source``)
     ├── CollectionError         not a collection, damaged, or of another format version
@@ -30,6 +31,10 @@ class InputError(UdqError, ValueError):
 
 class NoPhotosError(InputError):
     """Folders or other arguments that contain no photos."""
+
+
+class UnknownPhotoError(InputError):
+    """An id that no photo of a collection has (any more)."""
 
 
 class ImageError(UdqError):

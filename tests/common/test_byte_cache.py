@@ -30,11 +30,3 @@ def test_a_value_larger_than_the_cache_is_not_kept_and_evicts_nothing():
     cache.put("b", "B", 11)
 
     assert (cache.get("a"), cache.get("b"), cache.size) == ("A", None, 10)
-
-
-def test_a_cleared_cache_is_empty():
-    cache = Cache[str](10)
-    cache.put("a", "A", 10)
-    cache.clear()
-
-    assert (cache.get("a"), cache.size) == (None, 0)

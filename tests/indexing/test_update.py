@@ -17,7 +17,7 @@ from PIL import Image
 
 from udq import Collection, IndexConfig
 from udq.common import files
-from udq.errors import DiskError, InputError
+from udq.errors import DiskError, InputError, UnknownPhotoError
 from udq.indexing import update
 from udq.photos.source import Source
 from udq.search.ranking import ranking_by_feature
@@ -549,3 +549,32 @@ def test_ids_of_format_2_outlive_its_changes(tmp_path):
     new, _ = Collection.open(path, device="cpu").remove(["coffee.png"])
     assert manifests.read_manifest(path).segments[0]["first_id"] == 0
     assert ids(new) == {"coins.png": 1, "rocket.png": 2}
+
+
+def test_a_photo_named_like_a_pattern_is_removed_alone(place, photos):
+    for name in ("*.png", "?????.png", "cup[1].png", "cup1.png"):
+        shutil.copy(photos / "page.png", place / "photos" / name)
+    before, _ = opened(place).add(place / "photos")
+    for name in ("*.png", "?????.png", "cup[1].png"):
+        after, changes = opened(place).remove(name)
+        assert (changes.removed, name in after.names) == (1, False)
+
+    assert len(after) == len(before) - 3
+    # A name in brackets that is gone is no class of characters.
+    with pytest.raises(InputError, match=r"'cup\[1\].png': no photo of .* has this name"):
+        after.remove("cup[1].png")
+
+
+def test_photos_are_removed_by_id_once(place, photos):
+    shutil.copy(photos / "page.png", place / "photos" / "*.png")
+    before, _ = opened(place).add(place / "photos")
+    number = ids(before)["*.png"]
+    after, changes = before.remove_ids(number)
+    assert (changes.removed, changes.same, set(after.names)) == (1, 4, set(FIRST))
+    for again in (number, [ids(after)["coffee.png"], number]):
+        with pytest.raises(UnknownPhotoError, match=rf"{number}: .* has no photo with this id.*nothing was removed"):
+            before.remove_ids(again)
+
+    assert set(opened(place).names) == set(FIRST)
+    rest, changes = after.remove_ids(ids(after)[name] for name in ("coins.png", "coffee.png"))
+    assert (changes.removed, set(rest.names)) == (2, {"astronaut.png", "rocket.png"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 
 from udq.errors import ImageError, InputError, UdqError
 from udq.photos import decoding, sandbox, source
+from udq.photos.indexed import IndexedFile, OutsideFolderError
 from udq.photos.sandbox import Decoder
 from udq.photos.source import UnreadableError
 
@@ -256,6 +258,7 @@ def test_a_process_that_cannot_start_is_one_line(photo, monkeypatch, tmp_path):
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
+from udq.photos.indexed import IndexedFile, OutsideFolderError
 from udq.photos.sandbox import Decoder
 print("once", flush=True)
 decoder = Decoder()
@@ -287,7 +290,7 @@ def test_a_stuck_process_ends_itself_if_its_parent_is_gone(photo, tmp_path):
         [sys.executable, "-c", stuck], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     name = os.fsencode(photo)
-    request = sandbox.REQUEST.pack(sandbox.WHOLE, 60, 100, 0, 0.0, 0.0, 0.0, 0.0, 1.0, len(name))
+    request = sandbox._DecodeRequest(sandbox.WHOLE, shorter=60, longer=100).packed(1.0, len(name))
     process.stdin.write(request + name)
     process.stdin.flush()
 
@@ -300,3 +303,76 @@ def test_modules_in_the_working_folder_are_not_imported(photo, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     with Decoder() as decoder:
         assert decoder.decode(photo, **SCALE).width == 120
+
+
+WINDOW = {"margin": 0.25, "longer": 50, "enlarged": 1.5, "most": 100}
+
+
+@pytest.mark.parametrize("box", [None, (10, 5, 90.5, 60), (118, 78, 120, 80)])
+def test_a_window_is_decoded_as_in_this_process(decoder, photo, box):
+    found, expected = decoder.load_window(photo, box, **WINDOW), decoding.load_window(photo, box, **WINDOW)
+
+    assert (found.window, found.width, found.height) == (expected.window, expected.width, expected.height)
+    assert (found.pixels == expected.pixels).all()
+
+
+def test_a_window_outside_the_photo_is_the_same_error_as_in_this_process(decoder, photo):
+    box = (500.0, 500.0, 600.0, 600.0)
+    with pytest.raises(UnreadableError) as expected:
+        decoding.load_window(photo, box, **WINDOW)
+    with pytest.raises(UnreadableError) as found:
+        decoder.load_window(photo, box, **WINDOW)
+
+    assert str(found.value) == str(expected.value)
+
+
+def test_a_window_can_have_a_time_limit_of_its_own(decoder, photo, tmp_path):
+    Image.open(photo).resize((3000, 2000)).save(tmp_path / "large.png", compress_level=1)
+    with pytest.raises(UnreadableError, match=r"took longer than 0\.005 s to decode"):
+        decoder.load_window(tmp_path / "large.png", None, **WINDOW, seconds=0.005)
+    assert decoder.load_window(photo, None, **WINDOW).width == 120
+
+
+@POSIX
+def test_a_photo_of_a_collection_is_decoded_only_in_its_folder(decoder, photo, tmp_path):
+    root = tmp_path / "root"
+    (root / "below").mkdir(parents=True)
+    shutil.copy(photo, root / "below" / "x.png")
+    (root / "inside.png").symlink_to(root / "below" / "x.png")
+    (root / "outside.png").symlink_to(photo)
+    (root / "away").symlink_to(photo.parent)
+    (tmp_path / "link").symlink_to(root)  # the folder itself may be reached by a link
+    for name in ("below/x.png", "inside.png"):
+        for folder in (root, tmp_path / "link"):
+            assert decoder.decode(IndexedFile(folder / name, folder), **SCALE).width == 120
+    for name in ("outside.png", f"away/{photo.name}", f"../{photo.name}"):
+        for decode in (decoder.decode, lambda file, **_: decoder.load_crop(file, None, **CROP)):
+            with pytest.raises(OutsideFolderError, match="found a link to a file outside, which is not followed"):
+                decode(IndexedFile(root / name, root), **SCALE)
+    with pytest.raises(UnreadableError, match="No such file"):
+        decoder.decode(IndexedFile(root / "gone.png", root), **SCALE)
+
+
+@LINUX
+def test_the_shared_decoder_keeps_its_processes_and_leaves_none_behind(photo):
+    script = f"""
+import os
+from pathlib import Path
+from udq.photos import sandbox
+decode = lambda: sandbox.shared().decode(Path({str(photo)!r}), shorter=60, longer=100)
+decode(), decode()
+(kept,) = sandbox.shared()._all
+child = os.fork()
+if not child:
+    decode()
+    (own,) = sandbox.shared()._all
+    assert own is not kept
+    raise SystemExit(0)
+assert os.waitpid(child, 0)[1] == 0
+decode()
+assert list(sandbox.shared()._all) == [kept]
+print(kept._process.pid)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert gone(int(done.stdout))
+    assert done.stderr == ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import platform
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +20,7 @@ from udq import Collection, Example
 from udq.datasets.detection import load_all
 from udq.errors import InputError
 from udq.search.rerank import STAGES
+from udq.store.transaction import Transaction
 from udq.web.service import Service
 
 BOX = [81, 20, 478, 386]
@@ -365,6 +368,72 @@ def test_photos_are_added_and_removed_with_allow_write(writable, photos):
     assert removed.json() == {"photo": photo, "photos": 4}
     assert (place / "photos" / "cat.png").exists()
     problem(client.delete(f"/api/v1/photos/{photo['id']}"), 404, "not-found")
+
+
+def test_concurrent_removals_of_a_photo_named_like_a_pattern_remove_it_alone(place, photos):
+    for name in ("*.jpg", "one.jpg", "two.jpg"):
+        Image.open(photos / "chelsea.png").save(place / "photos" / name, "JPEG")
+    opened, _ = Collection.open(place / "x.udq", device="cpu").add(
+        [place / "photos" / name for name in ("*.jpg", "one.jpg", "two.jpg")]
+    )
+    with serving(Service.start(opened, write_to=place / "photos")) as client:
+        number = number_of(client, "*.jpg")
+        with ThreadPoolExecutor(8) as pool:
+            statuses = [
+                response.status_code
+                for response in pool.map(lambda _: client.delete(f"/api/v1/photos/{number}"), range(8))
+            ]
+        left = Collection.open(place / "x.udq").names
+
+    assert sorted(statuses) == [200] + [404] * 7
+    assert left == ["astronaut.png", "coffee.png", "coins.png", "rocket.png", "one.jpg", "two.jpg"]
+
+
+def test_the_name_of_a_removed_photo_can_be_used_again(writable, photos):
+    client, place = writable
+    stored = place / "photos"
+    one, other = ((photos / name).read_bytes() for name in ("chelsea.png", "page.png"))
+    first = send(client, one, "cat.png", "/api/v1/photos").json()["photo"]
+    client.delete(f"/api/v1/photos/{first['id']}")
+    # The same photo: its file is still there.
+    again = send(client, one, "cat.png", "/api/v1/photos")
+    assert again.status_code == 201
+    assert again.json()["photo"]["name"] == "cat.png"
+    client.delete(again.headers["location"])
+    # Another photo: the file of the removed one is kept.
+    names = []
+    for data in (other, one):
+        added = send(client, data, "cat.png", "/api/v1/photos")
+        names.append((added.status_code, added.json()["photo"]["name"]))
+        assert client.get(f"{added.headers['location']}/file").content == data
+    assert names == [(201, "cat-2.png"), (201, "cat.png")]
+    assert (stored / "cat.png").read_bytes() == one
+    assert not (stored / "cat-3.png").exists()
+
+
+def test_a_file_that_is_another_photo_is_not_used_for_an_added_one(writable, photos):
+    client, place = writable
+    (place / "photos" / "link.png").symlink_to(photos / "chelsea.png")
+    data = (photos / "chelsea.png").read_bytes()
+    added = send(client, data, "link.png", "/api/v1/photos").json()
+
+    assert added["photo"]["name"] == "link-2.png"
+    assert (place / "photos" / "link.png").is_symlink()
+
+
+def test_a_conflict_reveals_nothing_about_the_server(writable, caplog):
+    client, place = writable
+    number = number_of(client, "coins.png")
+    with Transaction(place / "x.udq"):
+        for response in (
+            client.delete(f"/api/v1/photos/{number}"),
+            send(client, bytes_of("x.png"), "x.png", "/api/v1/photos"),
+        ):
+            detail = problem(response, 409, "conflict")
+            for secret in (str(place), str(os.getpid()), platform.node()):
+                assert secret not in detail
+    assert not (place / "photos" / "x.png").exists()
+    assert caplog.text.count(str(os.getpid())) == 2
 
 
 def test_added_photos_need_plain_file_names(writable):

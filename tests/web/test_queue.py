@@ -8,8 +8,13 @@ import threading
 import pytest
 from clients import problem
 
+from udq import Collection, Example
+from udq.photos.sandbox import Decoder
+from udq.web.live_collection import LiveCollection
+from udq.web.metrics import Metrics
 from udq.web.problems import Problem
-from udq.web.queue import WorkQueue, never_disconnected
+from udq.web.queue import Searches, WorkQueue, never_disconnected
+from udq.web.renditions import file_of
 
 
 def test_the_queue_is_first_in_first_out_and_bounded():
@@ -60,3 +65,57 @@ def test_a_full_search_queue_is_a_problem(client, service, monkeypatch):
     assert response.headers["retry-after"] == "1"
     assert "udq_searches_refused_total 1.0" in client.get("/metrics").text
     service.searches.queue.close()
+
+
+class HeldDecoder(Decoder):
+    """A decoder whose first crop waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.held, self.free = threading.Event(), threading.Event()
+
+    def load_crop(self, *arguments, **options):
+        if not self.held.is_set():
+            self.held.set()
+            assert self.free.wait(120)
+        return super().load_crop(*arguments, **options)
+
+
+def test_a_feature_of_the_network_before_a_retraining_never_answers_for_the_new_one(place):
+    live = LiveCollection(Collection.open(place / "x.udq", device="cpu"))
+    old = live.current()
+    coffee, coins = (Example(file_of(old.photo(number)), (10.0, 10.0, 300.0, 200.0)) for number in (1, 2))
+    with HeldDecoder() as decoder:
+        searches = Searches(decoder, Metrics())
+
+        def search(view, example):
+            return searches._search(view, [example], k=4, offset=0, min_score=None).to_json()["matches"]
+
+        waiting = threading.Thread(target=search, args=(old, coffee))
+        waiting.start()
+        assert decoder.held.wait(60)
+        other = old.collection.config.replace({"images": {"mirror": False}})
+        Collection.retrain(place / "x.udq", config=other, device="cpu")
+        new = live.current()
+        search(new, coins)
+        decoder.free.set()
+        waiting.join(60)  # the old network's feature of the photo is complete now
+        found = {view: (search(view, coffee), search(view, coffee)) for view in (new, old)}
+        searches.queue.close()
+
+    assert found[new] != found[old]
+    assert new.collection.network_checksum != old.collection.network_checksum
+    for view, answers in found.items():
+        expected = view.collection.search(coffee.photo, coffee.box, k=4).to_json()["matches"]
+        assert answers == (expected, expected)
+
+
+def test_a_retraining_that_keeps_the_network_keeps_the_features(place):
+    before = Collection.open(place / "x.udq", device="cpu")
+    extractor = before.extractor
+    Collection.retrain(place / "x.udq", config=before.config, device="cpu")
+    after = before.refreshed()
+
+    assert after is not before
+    assert after.network_checksum == before.network_checksum
+    assert after.extractor is extractor

@@ -78,8 +78,8 @@ def search(
     if lines is not None:
         from udq.reports import match_lines
 
-        paths = {each.id: each.path for each in opened.images}
-        drawn = match_lines.sheet(result, [paths[match.id] for match in result.matches if match.id is not None])
+        files = {each.id: each.file for each in opened.images}
+        drawn = match_lines.sheet(result, [files[match.id] for match in result.matches if match.id is not None])
         if drawn is not None:
             sheet.save(drawn, lines)
     if as_json:

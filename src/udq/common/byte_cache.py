@@ -45,12 +45,6 @@ class Cache(Generic[Value]):
             while self._bytes > self._max_bytes:
                 self._bytes -= self._entries.popitem(last=False)[1][1]
 
-    def clear(self) -> None:
-        """Remove all values."""
-        with self._lock:
-            self._entries.clear()
-            self._bytes = 0
-
     @property
     def size(self) -> int:
         """Bytes of all values together."""

@@ -25,7 +25,7 @@ from udq.features import proposals
 from udq.features.device import Engine
 from udq.features.proposals.base import Proposer
 from udq.features.trunk import Trunk
-from udq.photos import decoding
+from udq.photos import decoding, sandbox
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Content, Source, UnreadableError
 from udq.types import Arrays, Box, Features, Regions
@@ -180,7 +180,7 @@ class Extractor:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def describe(
-        self, path: Path, box: Sequence[float] | None, *, load_crop: decoding.LoadCrop = decoding.load_crop
+        self, path: Path, box: Sequence[float] | None, *, decoder: Decoder | None = None
     ) -> tuple[Box, NDArray[np.float32]]:
         """Return the box of a query and its feature (D,), computed from nothing but the pixels inside the box.
 
@@ -190,11 +190,10 @@ class Extractor:
         Args:
             path: the query photo.
             box: x1, y1, x2, y2 in pixels of the photo; the whole photo if None.
-            load_crop: decodes the photo; ``Decoder.load_crop`` for photos from untrusted sources.
+            decoder: decodes the photo; that of this process if None.
         """
-        photo, cropped = load_crop(
-            path, box, shorter=self._image.shorter, longer=self._image.longer, least=self._image.least
-        )
+        scale = {"shorter": self._image.shorter, "longer": self._image.longer, "least": self._image.least}
+        photo, cropped = (decoder or sandbox.shared()).load_crop(path, box, **scale)
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         views = [photo, photo.mirrored()] if self._image.mirror else [photo]
         features = np.concatenate(list(self._views.map(lambda view: self._describe(view, whole), views)))

@@ -7,7 +7,7 @@ adds ids to the list of removed photos.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from udq.common.files import existing
 from udq.common.progress import Progress, silent, tracked
 from udq.common.text import nfc, shown
-from udq.errors import ConsentError, InputError, NoPhotosError
+from udq.errors import ConsentError, InputError, NoPhotosError, UnknownPhotoError
 from udq.indexing import relocation
 from udq.indexing.absence import emptied_text
 from udq.indexing.relocation import Relocation
@@ -224,6 +224,21 @@ def remove(collection: Reader, names: Sequence[str]) -> Changes:
     return Changes(removed=len(gone), same=len(ids) - len(gone))
 
 
+def remove_ids(collection: Reader, ids: Iterable[int]) -> Changes:
+    """Remove photos by their ids; see ``Collection.remove_ids``."""
+    with Transaction(collection.path) as transaction:
+        current = collection.refreshed()
+        known = {image.id for image in current.images}
+        gone = set(ids)
+        if unknown := sorted(gone - known):
+            raise UnknownPhotoError(
+                f"{unknown[0]}: {collection.path} has no photo with this id; expected the 'id' of a match of "
+                "'udq search --json'; nothing was removed"
+            )
+        _rewrite(transaction, current, {}, gone)
+    return Changes(removed=len(gone), same=len(known) - len(gone))
+
+
 def compact(collection: Reader) -> None:
     """Write full segments without removed photos; see ``Collection.compact``."""
     with Transaction(collection.path) as transaction:
@@ -338,8 +353,11 @@ def _named(name: str, known: AbstractSet[str]) -> AbstractSet[str]:
 
 
 def _matches(pattern: str, name: str) -> bool:
-    """Whether a name is in a folder, given with a slash at its end, or matches a pattern."""
-    return name.startswith(pattern) if pattern.endswith("/") else fnmatchcase(name, pattern)
+    """Whether a name is in a folder, given with a slash at its end, or matches a pattern of ``*`` and ``?``.
+
+    Brackets stand for themselves: names such as ``cup[1].jpg`` are common.
+    """
+    return name.startswith(pattern) if pattern.endswith("/") else fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def _codewords(current: Reader) -> int:

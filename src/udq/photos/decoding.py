@@ -116,10 +116,6 @@ class _Opened:
         self.picture.__exit__(*failure)
 
 
-LoadCrop: TypeAlias = Callable[..., tuple[Photo, Box]]
-"""Decodes the inside of a box: ``load_crop`` or ``Decoder.load_crop``."""
-
-
 def scale_for(width: float, height: float, *, shorter: int, longer: int) -> float:
     """Return the factor that brings the shorter side to ``shorter``, the longer to at most ``longer`` (sec. 4.2)."""
     return min(shorter / min(width, height), longer / max(width, height))

@@ -4,6 +4,10 @@
         photo = decoder.decode(path, shorter=600, longer=1000)
         crop, box = decoder.load_crop(path, (120, 80, 340, 300), shorter=600, longer=1000, least=224)
 
+Searches, verification and reports share one decoder, ``shared()``, whose processes are kept between photos; a server
+and an index have their own. A photo of a collection is given as ``indexed.IndexedFile``: a link that leads out of its
+folder is not followed.
+
 Decoders are C code, and damaged or hostile files are their input. Each worker process has a limit of memory and of
 time, and is replaced when it ends. Workers run ``sandbox_worker`` alone, which imports neither torch nor the user's
 script; they return numbers and pixels, never pickled objects.
@@ -11,6 +15,7 @@ script; they return numbers and pixels, never pickled objects.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -19,7 +24,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, Self
 
@@ -28,7 +34,8 @@ import numpy as np
 from udq.common.text import shown
 from udq.errors import InputError, UdqError
 from udq.photos import boxes
-from udq.photos.decoding import Photo
+from udq.photos.decoding import Crop, Photo
+from udq.photos.indexed import PhotoPath, located
 from udq.photos.source import DIGEST_BYTES, Content, UnreadableError
 from udq.types import Box
 
@@ -40,13 +47,14 @@ _START_LIMIT = 120.0
 
 # The protocol of the pipes, in native byte order: the process writes READY once, then answers each request.
 READY = b"udq decodes\n"
-# What to decode; shorter, longer, least; x1, y1, x2, y2; seconds it may take; bytes of the path. The path follows.
-REQUEST = struct.Struct("=BIII4ddI")
-# What to decode: a whole photo as ``decoding.load`` does, or as ``decoding.load_crop`` does with a box, or without.
-WHOLE, BOXED, UNBOXED = 0, 1, 2
-# Flags; size, modification time and digest of the file; width and height of the photo as shown, and of the pixels;
-# bytes of the error message. The message follows, then the pixels: rows of RGB.
-REPLY = struct.Struct(f"=BQq{DIGEST_BYTES}sIIIII")
+# What to decode, and whether a box is given; shorter, longer, least, most; x1, y1, x2, y2; margin, enlarged; seconds it
+# may take; bytes of the path. The path follows.
+REQUEST = struct.Struct("=B?IIII4ddddI")
+# What to decode: what ``decoding.load``, ``decoding.load_crop`` or ``decoding.load_window`` returns.
+WHOLE, CROP, WINDOW = 0, 1, 2
+# Flags; size, modification time and digest of the file; width and height of the photo as shown, and of the pixels; the
+# window of a crop; bytes of the error message. The message follows, then the pixels: rows of RGB.
+REPLY = struct.Struct(f"=BQq{DIGEST_BYTES}sIIII4dI")
 HAS_CONTENT, HAS_PHOTO, WRONG_INPUT = 1, 2, 4
 
 
@@ -71,17 +79,26 @@ class Decoder:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def decode(self, path: Path, *, shorter: int, longer: int) -> Photo:
+    def prepare(self) -> None:
+        """Start a process for the first photo without waiting for it; does nothing if there is one."""
+        with self._lock:
+            if not self._all and not self._closed:
+                process = _Process()
+                self._all.add(process)
+                self._idle.append(process)
+
+    def decode(self, photo: PhotoPath, *, shorter: int, longer: int) -> Photo:
         """Decode a photo and scale it as ``decoding.load`` does, within the time limit.
 
         Raises:
-            UnreadableError: the photo cannot be read or decoded, crashed its decoder, or took too long.
+            UnreadableError: the photo cannot be read or decoded, crashed its decoder, or took too long; or it is one of
+                a collection and a link that leads out of its folder.
             UdqError: no process can be started, or the decoder was closed.
         """
-        return self._request(path, _DecodeRequest(WHOLE, shorter, longer))
+        return self._request(photo, _DecodeRequest(WHOLE, shorter=shorter, longer=longer))[0]
 
     def load_crop(
-        self, path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int
+        self, photo: PhotoPath, box: Sequence[float] | None, *, shorter: int, longer: int, least: int
     ) -> tuple[Photo, Box]:
         """Decode the part of a photo inside a box as ``decoding.load_crop`` does, within the time limit.
 
@@ -91,9 +108,33 @@ class Decoder:
             UdqError: as ``decode``.
         """
         drawn = None if box is None else boxes.check_shape(box)
-        what = UNBOXED if drawn is None else BOXED
-        photo = self._request(path, _DecodeRequest(what, shorter, longer, least, drawn))
-        return photo, drawn or (0.0, 0.0, float(photo.width), float(photo.height))
+        crop, _ = self._request(photo, _DecodeRequest(CROP, drawn, shorter=shorter, longer=longer, least=least))
+        return crop, drawn or (0.0, 0.0, float(crop.width), float(crop.height))
+
+    def load_window(
+        self,
+        photo: PhotoPath,
+        box: Box | None,
+        *,
+        margin: float,
+        longer: int,
+        enlarged: float,
+        most: int,
+        seconds: float | None = None,
+    ) -> Crop:
+        """Decode the part of a photo in and around a box as ``decoding.load_window`` does, within a time limit.
+
+        Args:
+            photo, box, margin, longer, enlarged, most: as there.
+            seconds: time limit; that of the decoder if None.
+
+        Raises:
+            UnreadableError: as ``decode``; or the box is outside the photo.
+            UdqError: as ``decode``.
+        """
+        request = _DecodeRequest(WINDOW, box, longer=longer, most=most, margin=margin, enlarged=enlarged)
+        found, window = self._request(photo, request, seconds)
+        return Crop(found.pixels, window, found.width, found.height)
 
     def close(self) -> None:
         """Kill all processes; photos that other threads are waiting for raise UnreadableError."""
@@ -106,10 +147,11 @@ class Decoder:
         for process in idle:
             process.end()
 
-    def _request(self, path: Path, request: _DecodeRequest) -> Photo:
+    def _request(self, photo: PhotoPath, request: _DecodeRequest, seconds: float | None = None) -> tuple[Photo, Box]:
+        path = located(photo)
         process = self._acquire()
         try:
-            return process.decode(path, request, seconds=self._time_limit)
+            return process.decode(path, request, seconds=self._time_limit if seconds is None else seconds)
         finally:
             self._release(process)
 
@@ -138,15 +180,35 @@ class Decoder:
         process.end()
 
 
-@dataclass(frozen=True)
+@cache
+def shared() -> Decoder:
+    """Return the decoder that all users of this process share; its processes end with this one."""
+    decoder, owner = Decoder(), os.getpid()
+    # A forked child has a decoder of its own: it would read the replies to its parent, and kill its processes.
+    atexit.register(lambda: decoder.close() if os.getpid() == owner else None)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=shared.cache_clear)
+    return decoder
+
+
+@dataclass(frozen=True, kw_only=True)
 class _DecodeRequest:
     """The fields of ``REQUEST`` that do not depend on the photo."""
 
-    what: int
-    shorter: int
-    longer: int
+    what: int = field(kw_only=False)
+    box: Box | None = field(default=None, kw_only=False)
+    shorter: int = 0
+    longer: int = 0
     least: int = 0
-    box: Box | None = None
+    most: int = 0
+    margin: float = 0.0
+    enlarged: float = 0.0
+
+    def packed(self, seconds: float, name_bytes: int) -> bytes:
+        scale = self.shorter, self.longer, self.least, self.most
+        box = self.box or (0.0,) * 4
+        has_box = self.box is not None
+        return REQUEST.pack(self.what, has_box, *scale, *box, self.margin, self.enlarged, seconds, name_bytes)
 
 
 class _Process:
@@ -173,9 +235,20 @@ class _Process:
         self._replies: IO[bytes] = self._process.stdout
         _widen(self._replies)
         self._expired = False
-        with self._limited(_START_LIMIT):
-            ready = self._replies.read(len(READY))
-        if ready != READY:
+        self._started = False
+
+    def _await_start(self) -> None:
+        """Wait until the process can decode; raises UdqError if it cannot."""
+        if self._started:
+            return
+        try:
+            with self._limited(_START_LIMIT):
+                ready = self._replies.read(len(READY))
+        except BaseException:  # Ctrl-C
+            self.kill()
+            raise
+        self._started = ready == READY
+        if not self._started:
             self.end()
             raise UdqError(
                 f"cannot start a process to decode photos: {sys.executable} -m udq.photos.sandbox_worker "
@@ -185,19 +258,19 @@ class _Process:
     def alive(self) -> bool:
         return not self._expired and self._process.poll() is None
 
-    def decode(self, path: Path, request: _DecodeRequest, *, seconds: float) -> Photo:
-        """Return the decoded photo.
+    def decode(self, path: Path, request: _DecodeRequest, *, seconds: float) -> tuple[Photo, Box]:
+        """Return the decoded photo, and the window that its pixels show if it is a part of one.
 
         Raises:
             InputError: the request does not fit the photo.
             UnreadableError: the photo cannot be read or decoded, or the process ended over it.
+            UdqError: the process cannot start.
         """
+        self._await_start()
         name = os.fsencode(path)
-        scale = request.shorter, request.longer, request.least
-        header = REQUEST.pack(request.what, *scale, *(request.box or (0.0,) * 4), seconds, len(name))
         try:
             with self._limited(seconds):
-                self._requests.write(header + name)
+                self._requests.write(request.packed(seconds, len(name)) + name)
                 self._requests.flush()
                 return self._reply()
         except UdqError:  # a complete reply: the process is ready for the next photo
@@ -223,9 +296,9 @@ class _Process:
             with contextlib.suppress(OSError):  # closing flushes, but the reader is gone
                 pipe.close()
 
-    def _reply(self) -> Photo:
+    def _reply(self) -> tuple[Photo, Box]:
         header = REPLY.unpack(self._read(REPLY.size))
-        flags, size, modified, digest, width, height, columns, rows, message_bytes = header
+        flags, size, modified, digest, width, height, columns, rows, x1, y1, x2, y2, message_bytes = header
         message = self._read(message_bytes).decode("utf-8", "backslashreplace")
         content = Content(size, modified, digest) if flags & HAS_CONTENT else None
         if flags & WRONG_INPUT:
@@ -233,7 +306,7 @@ class _Process:
         if not flags & HAS_PHOTO:
             raise UnreadableError(message, content)
         pixels = np.frombuffer(self._read(rows * columns * 3), np.uint8).reshape(rows, columns, 3)
-        return Photo(pixels, width, height, content)
+        return Photo(pixels, width, height, content), (x1, y1, x2, y2)
 
     def _read(self, count: int) -> bytes:
         found = self._replies.read(count)

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -23,13 +23,15 @@ from PIL import features
 from udq.errors import InputError
 from udq.photos import decoding
 from udq.photos.decoding import Photo
-from udq.photos.sandbox import BOXED, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST, WHOLE, WRONG_INPUT
+from udq.photos.sandbox import CROP, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST, WHOLE, WRONG_INPUT
 from udq.photos.source import Content, UnreadableError
+from udq.types import Box
 
 # Limit of address space in bytes. The largest photos take 3 GiB (WebP and JPEG 2000), those of JPEG 2000 with
 # transparency 3.7 GiB, extrapolated from 16 megapixels, and the file itself up to half a GiB more
 # (benchmarks/robustness/mutated_photos.py --largest).
 MEMORY = 5 * 2**30
+_NO_WINDOW = (0.0, 0.0, 0.0, 0.0)
 # Seconds that the parent has to kill this process before it ends itself.
 _GRACE = 5
 
@@ -44,35 +46,50 @@ def main() -> None:
     replies.write(READY)
     replies.flush()
     while len(header := requests.read(REQUEST.size)) == REQUEST.size:
-        what, shorter, longer, least, *box, seconds, name_bytes = REQUEST.unpack(header)
+        *request, seconds, name_bytes = REQUEST.unpack(header)
         path = Path(os.fsdecode(requests.read(name_bytes)))
         _set_alarm(math.ceil(seconds) + _GRACE)
-        if what == WHOLE:
-            _answer(replies, partial(decoding.load, path, shorter=shorter, longer=longer))
-        else:
-            _answer(replies, partial(_load_crop, path, box if what == BOXED else None, shorter, longer, least))
+        _answer(replies, partial(_decode, path, *request))
         _set_alarm(0)
 
 
-def _load_crop(path: Path, box: Sequence[float] | None, shorter: int, longer: int, least: int) -> Photo:
-    return decoding.load_crop(path, box, shorter=shorter, longer=longer, least=least)[0]
+def _decode(
+    path: Path,
+    what: int,
+    has_box: bool,
+    shorter: int,
+    longer: int,
+    least: int,
+    most: int,
+    *measures: float,
+) -> tuple[Photo, Box]:
+    """Return what a request asks for, and the window that it shows; ``measures`` are box, margin and enlarged."""
+    *sides, margin, enlarged = measures
+    box = sides if has_box else None
+    if what == WHOLE:
+        return decoding.load(path, shorter=shorter, longer=longer), _NO_WINDOW
+    if what == CROP:
+        return decoding.load_crop(path, box, shorter=shorter, longer=longer, least=least)[0], _NO_WINDOW
+    crop = decoding.load_window(path, box, margin=margin, longer=longer, enlarged=enlarged, most=most)
+    return Photo(crop.pixels, crop.width, crop.height), crop.window
 
 
-def _answer(replies: BinaryIO, decode: Callable[[], Photo]) -> None:
+def _answer(replies: BinaryIO, decode: Callable[[], tuple[Photo, Box]]) -> None:
     try:
-        photo = decode()
+        photo, window = decode()
     except InputError as error:
         _send(replies, None, message=str(error), wrong_input=True)
     except UnreadableError as error:
         _send(replies, error.content, message=str(error))
     else:
-        _send(replies, photo.content, photo)
+        _send(replies, photo.content, photo, window)
 
 
 def _send(
     replies: BinaryIO,
     content: Content | None,
     photo: Photo | None = None,
+    window: Box = _NO_WINDOW,
     *,
     message: str = "",
     wrong_input: bool = False,
@@ -83,7 +100,7 @@ def _send(
     pixels: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8) if photo is None else photo.pixels
     rows, columns = pixels.shape[:2]
     width, height = (photo.width, photo.height) if photo else (0, 0)
-    replies.write(REPLY.pack(flags, *file, width, height, columns, rows, len(encoded)))
+    replies.write(REPLY.pack(flags, *file, width, height, columns, rows, *window, len(encoded)))
     replies.write(encoded)
     replies.write(np.ascontiguousarray(pixels).data)
     replies.flush()

@@ -162,7 +162,7 @@ class SectionBuilder:
         overlap: str = "",
     ) -> Card:
         image = self._photos[match.image]
-        photo = Photo(self._thumbnail(image.path), (image.width, image.height), boxes, alt)
+        photo = Photo(self._thumbnail(image.file), (image.width, image.height), boxes, alt)
         notes = (f"score {match.score:.3g}{overlap}",)
         return Card(photo, rank=match.rank, verdict=verdict, remark=remark, notes=notes, name=match.image)
 

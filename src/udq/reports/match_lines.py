@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from udq.photos import decoding
+from udq.photos import decoding, sandbox
+from udq.photos.indexed import PhotoPath
 from udq.reports.palette import INK, LIGHT_SERIES, QUERY, RIGHT
 from udq.types import Box, SearchResult, Verification
 
@@ -20,19 +21,19 @@ _LINES = 60
 _ROWS, _ROW_HEIGHT = 8, 320
 
 
-def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
+def sheet(result: SearchResult, photos: Sequence[PhotoPath]) -> Image.Image | None:
     """Draw the first verified matches of a search below each other; return None if no match is verified.
 
     Args:
         result: of a search with the stage ``verify``.
-        paths: where the photo of each match is.
+        photos: the file of each match.
     """
     rows: list[Image.Image] = []
-    for match, path in zip(result.matches, paths, strict=True):
+    for match, photo in zip(result.matches, photos, strict=True):
         if match.verified is not None and len(rows) < _ROWS:
             example = result.examples[match.verified.example]
             x1, y1, x2, y2 = example.box or ()
-            rows.append(draw(Path(example.photo), (x1, y1, x2, y2), path, match.verified, height=_ROW_HEIGHT))
+            rows.append(draw(Path(example.photo), (x1, y1, x2, y2), photo, match.verified, height=_ROW_HEIGHT))
     if not rows:
         return None
     height = sum(row.height + _GAP for row in rows) - _GAP
@@ -44,7 +45,7 @@ def sheet(result: SearchResult, paths: Sequence[Path]) -> Image.Image | None:
     return picture
 
 
-def draw(query: Path, box: Box, photo: Path, verification: Verification, *, height: int = 480) -> Image.Image:
+def draw(query: Path, box: Box, photo: PhotoPath, verification: Verification, *, height: int = 480) -> Image.Image:
     """Draw a query with its box beside a photo with the verified polygon, and lines between matching points.
 
     Args:
@@ -60,7 +61,8 @@ def draw(query: Path, box: Box, photo: Path, verification: Verification, *, heig
     Raises:
         ImageError: one of the photos cannot be decoded now.
     """
-    one, other = (decoding.load(path, shorter=height, longer=2 * height) for path in (query, photo))
+    decode = sandbox.shared().decode
+    one, other = (decode(each, shorter=height, longer=2 * height) for each in (query, photo))
     left, right = (Image.fromarray(each.pixels) for each in (one, other))
     x1, y1, x2, y2 = box
     start, end = _scale(one), _scale(other)

@@ -12,7 +12,8 @@ from PIL import Image as PillowImage
 from udq.common.text import counted
 from udq.errors import ImageError, InputError
 from udq.evaluation import metrics
-from udq.photos import decoding
+from udq.photos import sandbox
+from udq.photos.indexed import IndexedFile, OutsideFolderError, PhotoPath
 from udq.reports.palette import QUERY, RIGHT, WRONG
 from udq.reports.sheet import Tile, sheet
 from udq.types import Box, SearchResult
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 8
 _BEST_AND_WORST = 5
+# Longer side in pixels to which a photo is decoded for a sheet: four times that of its tile.
+_LONGER = 960
 
 
 def search_sheet(collection: Reader, result: SearchResult) -> PillowImage.Image:
@@ -33,7 +36,7 @@ def search_sheet(collection: Reader, result: SearchResult) -> PillowImage.Image:
     for match in result.matches:
         copies = f"  +{counted(len(match.copies), 'copy', 'copies')}" if match.copies else ""
         caption = f"{match.rank}  score {match.score:.3f}{copies}\n{match.image}"
-        tiles.append(_tile(by_name[match.image].path, match.box, RIGHT, caption))
+        tiles.append(_tile(by_name[match.image].file, match.box, RIGHT, caption))
     rows = [tiles[start : start + _SHOWN + 1] for start in range(0, len(tiles), _SHOWN + 1)]
     return sheet(rows)
 
@@ -43,25 +46,27 @@ def evaluation_sheet(collection: Reader, evaluation: Evaluation) -> PillowImage.
     ordered = sorted(evaluation.outcomes, key=lambda outcome: (-outcome.ap, outcome.query.image))
     if len(ordered) > 2 * _BEST_AND_WORST:
         ordered = ordered[:_BEST_AND_WORST] + ordered[-_BEST_AND_WORST:]
-    return outcomes_sheet(ordered, {image.name: image.path for image in collection.images})
+    return outcomes_sheet(ordered, {image.name: image.file for image in collection.images})
 
 
-def outcomes_sheet(outcomes: Sequence[Outcome], paths: Mapping[str, Path], shown: int = _SHOWN) -> PillowImage.Image:
+def outcomes_sheet(
+    outcomes: Sequence[Outcome], photos: Mapping[str, PhotoPath], shown: int = _SHOWN
+) -> PillowImage.Image:
     """Draw queries of a benchmark, each with its first matches marked right or wrong.
 
     Args:
         outcomes: the queries, from top to bottom.
-        paths: name of each photo of the database -> its file.
+        photos: name of each photo of the database -> its file.
         shown: number of matches per query.
     """
     titles = [
         f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}   {len(outcome.query.positives)} positives"
         for outcome in outcomes
     ]
-    return sheet([_row(outcome, paths, shown) for outcome in outcomes], titles=titles)
+    return sheet([_row(outcome, photos, shown) for outcome in outcomes], titles=titles)
 
 
-def _row(outcome: Outcome, paths: Mapping[str, Path], shown: int) -> list[Tile]:
+def _row(outcome: Outcome, photos: Mapping[str, PhotoPath], shown: int) -> list[Tile]:
     query = outcome.query
     tiles = [_tile(outcome.photo, query.box, QUERY, f"query\n{query.image}")]
     for match in outcome.matches[:shown]:
@@ -71,15 +76,28 @@ def _row(outcome: Outcome, paths: Mapping[str, Path], shown: int) -> list[Tile]:
             overlap = f"  IoU {metrics.intersection_over_union(match.box, query.boxes[match.image]):.2f}"
         mark = "right" if right else "junk" if match.image in query.junk else "wrong"
         caption = f"{match.rank}{overlap}\n{match.image}"
-        tiles.append(_tile(paths[match.image], match.box, RIGHT if right else WRONG, caption, mark))
+        tiles.append(_tile(photos[match.image], match.box, RIGHT if right else WRONG, caption, mark))
     return tiles
 
 
-def _tile(path: Path, box: Box | None, colour: str, caption: str, mark: str = "") -> Tile:
+def _tile(photo: PhotoPath, box: Box | None, colour: str, caption: str, mark: str = "") -> Tile:
     """Load a photo for a sheet; a photo that cannot be read now becomes a grey tile, not an error."""
     try:
-        picture = decoding.load_full(path)
+        decoded = sandbox.shared().decode(photo, shorter=_LONGER, longer=_LONGER)
+    except OutsideFolderError:
+        return _grey(f"{caption}\n(a link out of its folder)", mark)
     except (ImageError, InputError):
+        path = photo.path if isinstance(photo, IndexedFile) else photo
         reason = "(photo cannot be read now)" if path.exists() else "(photo is gone)\nmoved? udq relocate"
-        return Tile(np.full((180, 240, 3), 220, np.uint8), (), f"{caption}\n{reason}", mark)
-    return Tile(np.asarray(picture), () if box is None else ((box, colour),), caption, mark)
+        return _grey(f"{caption}\n{reason}", mark)
+    if box is None:
+        return Tile(decoded.pixels, (), caption, mark)
+    height, width = decoded.pixels.shape[:2]
+    across, down = width / decoded.width, height / decoded.height
+    x1, y1, x2, y2 = box
+    return Tile(decoded.pixels, (((x1 * across, y1 * down, x2 * across, y2 * down), colour),), caption, mark)
+
+
+def _grey(caption: str, mark: str) -> Tile:
+    """Return a tile in place of a photo that cannot be shown."""
+    return Tile(np.full((180, 240, 3), 220, np.uint8), (), caption, mark)

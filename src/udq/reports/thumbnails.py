@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from udq.errors import ImageError, InputError
-from udq.photos import decoding
+from udq.photos import sandbox
+from udq.photos.indexed import PhotoPath
 from udq.types import Box
 
 # Longer side in pixels: twice the CSS width of a card, for screens with two device pixels per CSS pixel.
@@ -22,21 +22,21 @@ MOST_BYTES = 24_000
 _QUALITIES = (75, 60, 45, 30, 15, 5)
 
 
-def whole(path: Path) -> str | None:
+def whole(photo: PhotoPath) -> str | None:
     """Return a photo as a ``data:`` URL, or None if it cannot be read now."""
     try:
-        return _data_url(decoding.load(path, shorter=SIDE, longer=SIDE).pixels)
+        return _data_url(sandbox.shared().decode(photo, shorter=SIDE, longer=SIDE).pixels)
     except (ImageError, InputError):
         return None
 
 
-def cut(path: Path, box: Box) -> tuple[str, tuple[int, int]] | None:
+def cut(photo: PhotoPath, box: Box) -> tuple[str, tuple[int, int]] | None:
     """Return the part of a photo inside a box as a ``data:`` URL, with its width and height in pixels of the photo.
 
     None if the photo cannot be read now or has become smaller than the box.
     """
     try:
-        crop, _ = decoding.load_crop(path, box, shorter=SIDE, longer=SIDE, least=SIDE)
+        crop, _ = sandbox.shared().load_crop(photo, box, shorter=SIDE, longer=SIDE, least=SIDE)
     except (ImageError, InputError):
         return None
     return _data_url(crop.pixels), (crop.width, crop.height)

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from udq.common.progress import Progress, silent
 from udq.errors import InputError
-from udq.photos import decoding
+from udq.photos import sandbox
+from udq.photos.sandbox import Decoder
 from udq.search import rerank
 from udq.search.confidence import DEPTH, THRESHOLD
 from udq.search.copies import Stack
@@ -65,7 +66,7 @@ def search(
     min_score: float | None = None,
     stages: Sequence[str] = (),
     extract_feature: ExtractFeature | None = None,
-    load_crop: decoding.LoadCrop = decoding.load_crop,
+    decoder: Decoder | None = None,
     stack: bool = True,
     progress: Progress = silent,
 ) -> SearchResult:
@@ -79,7 +80,7 @@ def search(
         min_score: photos of a lower score are left out.
         stages: names of ``udq.search.rerank.STAGES`` to rerank by, in this order.
         extract_feature: computes the feature of an example; the network of the collection if None.
-        load_crop: decodes the examples for stages that need their pixels.
+        decoder: decodes photos for stages that need their pixels; that of this process if None.
         stack: whether copies of a photo are one match (``udq.search.copies``); if False, each is a match of its own.
         progress: reports the steps of stages that take long.
     """
@@ -94,7 +95,7 @@ def search(
         encoded.vector,
         wanted=_wanted(max(offset + k, contents)),
         examples=encoded.examples,
-        load_crop=load_crop,
+        decoder=decoder or sandbox.shared(),
         contents=contents,
         progress=progress,
     )
@@ -138,9 +139,11 @@ def encode(
     """Encode examples as one query; ``extract_feature`` as in ``search``."""
     if all(example.wrong for example in examples):
         raise InputError("examples: expected at least one that shows what is searched for, found none")
-    extract = extract_feature or partial(_extract_feature, collection.extractor)
+    if extract_feature is None:
+        sandbox.shared().prepare()  # while the network is loaded
+        extract_feature = partial(_extract_feature, collection.extractor)
     started = time.perf_counter()
-    extracted = [extract(example) for example in examples]
+    extracted = [extract_feature(example) for example in examples]
     vectors = collection.model.head.apply(Features(np.stack([feature for _, feature in extracted]))).vectors
     vector = combined(vectors, np.array([example.wrong for example in examples]))
     boxed = (replace(example, box=box) for example, (box, _) in zip(examples, extracted, strict=True))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from udq.common.files import checksum
 from udq.config import IndexConfig
 from udq.errors import CollectionError, UdqError
 from udq.quantization.model import Model
@@ -30,6 +32,7 @@ class _State:
     manifest: Manifest
     database: Database
     backbone: Arrays
+    network: str
 
 
 def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str | None = None) -> Extractor:
@@ -55,10 +58,10 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str
     return extractor
 
 
-def _same_network(one: Manifest, other: Manifest) -> bool:
-    """Return whether two states of a collection have the same network."""
-    parts = ("config", "backbone", *GIVEN)
-    return all(one.document.get(part) == other.document.get(part) for part in parts)
+def _network_checksum(manifest: Manifest) -> str:
+    """Return a checksum of the settings and weights of the network of a state of a collection."""
+    weights = [(manifest.document.get(part) or {}).get("sha256") for part in ("backbone", *GIVEN)]
+    return checksum(json.dumps([manifest.document["config"], weights], sort_keys=True).encode())
 
 
 class Reader:
@@ -94,8 +97,8 @@ class Reader:
         self._open_database = open_database
         self._lock = threading.Lock()
         self._read: _State | None = None
-        # The network, with the manifest that it was built for.
-        self._extractor: tuple[Manifest, Extractor] | None = None
+        # The network, with its checksum.
+        self._extractor: tuple[str, Extractor] | None = None
 
     def refreshed(self) -> Self:
         """Return the newest state of the collection: this reader itself if nothing has changed."""
@@ -160,10 +163,15 @@ class Reader:
         """The network that encodes queries as the photos were; the first use imports torch."""
         state = self._state  # first: it determines the state that the network must belong to
         with self._lock:
-            if self._extractor is None or not _same_network(self._extractor[0], state.manifest):
+            if self._extractor is None or self._extractor[0] != state.network:
                 built = extractor_of(state.manifest, state.backbone, self.device, self._network)
-                self._extractor = state.manifest, built
+                self._extractor = state.network, built
             return self._extractor[1]
+
+    @property
+    def network_checksum(self) -> str:
+        """Checksum of what ``extractor`` depends on: its features are comparable if this is equal."""
+        return self._state.network
 
     @property
     def _state(self) -> _State:
@@ -178,7 +186,7 @@ class Reader:
                     model = read_model(self.path, self.manifest)
                     database = self._open_database(self.path, self.manifest, model)
                     backbone = read_backbone(self.path, self.manifest)
-                    self._read = _State(self.manifest, database, backbone)
+                    self._read = _State(self.manifest, database, backbone, _network_checksum(self.manifest))
                 except CollectionError:
                     newest = read_manifest(self.path)
                     if newest == self.manifest:

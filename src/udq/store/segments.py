@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from udq.common import npz
 from udq.common.files import MAX_JSON, guarded, npy, sync_folder, write_new
 from udq.errors import CollectionError
+from udq.photos.indexed import IndexedFile
 from udq.photos.source import Content, Source
 from udq.store import layout
 from udq.store import manifest as manifests
@@ -60,6 +61,11 @@ class Image:
     def path(self) -> Path:
         """Where the photo was when it was indexed."""
         return Path(self.root, self.name)
+
+    @property
+    def file(self) -> IndexedFile:
+        """The same, for ``photos.sandbox.Decoder``, which decodes it only if it is still in its folder."""
+        return IndexedFile(self.path, Path(self.root))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from udq.config import ImageConfig
 from udq.features.trunk import Trunk
-from udq.photos import decoding
+from udq.photos import sandbox
 from udq.photos.source import Source
 from udq.types import Arrays, Features, Regions
 
@@ -69,7 +69,7 @@ class EndToEnd:
         """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled."""
         source = self._sources[self._of_photo[int(rows[0])]]
         with source.local() as file:
-            photo = decoding.load(file, shorter=self._scale.shorter, longer=self._scale.longer)
+            photo = sandbox.shared().decode(file, shorter=self._scale.shorter, longer=self._scale.longer)
         device = self._trunk.device
         # On a GPU that is fast at bfloat16, the convolutions compute in it; weights and later layers stay float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=_mixed(device)):

@@ -49,7 +49,7 @@ class CollectionView:
         try:
             return self.by_id[number]
         except KeyError:
-            raise Problem("not-found", f"photo {number}: the collection has no photo with this id (any more)") from None
+            raise no_such_photo(number) from None
 
     @cached_property
     def names(self) -> list[str]:
@@ -102,6 +102,11 @@ class CollectionView:
             for index, (name, casefolded) in enumerate(zip(names, self._casefolded_names, strict=True))
             if name.startswith(prefix) and all(word in casefolded for word in wanted)
         ]
+
+
+def no_such_photo(number: int) -> Problem:
+    """Return the problem for an id that no photo of the collection has."""
+    return Problem("not-found", f"photo {number}: the collection has no photo with this id (any more)")
 
 
 class LiveCollection:

@@ -18,12 +18,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from udq.collection import Collection
 from udq.common import threads
 from udq.common.byte_cache import Cache
 from udq.photos.sandbox import Decoder
@@ -33,9 +34,6 @@ from udq.web.live_collection import CollectionView
 from udq.web.metrics import Metrics
 from udq.web.problems import Problem
 from udq.web.renditions import PhotoFile, resolve
-
-if TYPE_CHECKING:
-    from udq.features.extractor import Extractor
 
 Result = TypeVar("Result")
 
@@ -145,7 +143,6 @@ class Searches:
         self._decoder = decoder
         self._metrics = metrics
         self._features: Cache[tuple[Box, NDArray[np.float32]]] = Cache(CACHE_BYTES)
-        self._extractor: Extractor | None = None  # of the cached features
         self.queue = WorkQueue(os.cpu_count() or 1, MAX_WAITING, initializer=torch_on_one_core)
 
     async def search(
@@ -203,10 +200,6 @@ class Searches:
         min_score: float | None,
         stages: Sequence[str] = (),
     ) -> SearchResult:
-        extractor = view.collection.extractor
-        if extractor is not self._extractor:  # the collection was retrained
-            self._features.clear()
-            self._extractor = extractor
         with ExitStack() as stack:
             for example in examples:
                 stack.enter_context(_file(example).name_in_errors())
@@ -217,16 +210,19 @@ class Searches:
                 offset=offset,
                 min_score=min_score,
                 stages=stages,
-                extract_feature=functools.partial(self._describe, extractor),
-                load_crop=self._decoder.load_crop,
+                extract_feature=functools.partial(self._describe, view.collection),
+                decoder=self._decoder,
             )
 
-    def _describe(self, extractor: Extractor, example: Example) -> tuple[Box, NDArray[np.float32]]:
-        """Return the box of an example and its feature (D,), from the cache if its photo has not changed."""
-        key = _file(example).version, example.box
+    def _describe(self, collection: Collection, example: Example) -> tuple[Box, NDArray[np.float32]]:
+        """Return the box of an example and its feature (D,), from the cache if its photo has not changed.
+
+        The key contains the network: searches of the states before and after a retraining run at the same time.
+        """
+        key = collection.network_checksum, _file(example).version, example.box
         described = self._features.get(key)
         if described is None:
-            described = extractor.describe(Path(example.photo), example.box, load_crop=self._decoder.load_crop)
+            described = collection.extractor.describe(Path(example.photo), example.box, decoder=self._decoder)
             self._features.put(key, described, described[1].nbytes)
         return described
 

@@ -27,7 +27,9 @@ from udq.common.files import open_regular
 from udq.common.text import shown
 from udq.errors import ImageError, InputError
 from udq.photos import source
+from udq.photos.indexed import OutsideFolderError, within
 from udq.photos.sandbox import Decoder
+from udq.photos.source import UnreadableError
 from udq.store.segments import Image
 from udq.types import Box
 from udq.web.problems import Problem
@@ -95,20 +97,20 @@ def resolve(path: Path, root: Path, *, name: str, width: int, height: int) -> Ph
         Problem: the file does not exist, or is a link to a file outside the folder.
     """
     try:
-        real = path.resolve(strict=True)
+        real = within(path, root)
         stat = real.stat()
-    except (OSError, RuntimeError):  # RuntimeError: a loop of links
+    except OutsideFolderError:
+        raise Problem(
+            "outside-folder",
+            f"{shown(name)}: expected a file in the indexed folder, found a link to a file outside, which is not "
+            "followed",
+        ) from None
+    except (OSError, UnreadableError):
         raise Problem(
             "photo-gone",
             f"{shown(name)}: its file no longer exists; if its folder moved, run udq relocate COLLECTION OLD NEW; if "
             "it was deleted, udq add COLLECTION FOLDER --sync",
         ) from None
-    if not real.is_relative_to(root.resolve()):
-        raise Problem(
-            "outside-folder",
-            f"{shown(name)}: expected a file in the indexed folder, found a link to a file outside, which is not "
-            "followed",
-        )
     return PhotoFile(name, real, width, height, stat)
 
 

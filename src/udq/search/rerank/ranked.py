@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common.progress import Progress, silent
-from udq.photos import decoding
+from udq.photos import sandbox
+from udq.photos.sandbox import Decoder
 from udq.search.confidence import DEPTH
 from udq.search.copies import Stack, Stacks
 from udq.search.database import Database
@@ -40,7 +41,7 @@ class RankedQuery:
         wanted: number of photos in a ranking; None for all.
         without: places in ``Database.images`` that are left out of every ranking, such as a benchmark's query photo.
         examples: photos and boxes that the query was encoded from.
-        load_crop: decodes the examples; ``Decoder.load_crop`` if they may come from an untrusted source.
+        decoder: decodes photos, those of the examples and of the collection.
         original: the ranking before any stage; None if no stage has been applied.
         contents: number of different contents that a ranking should contain: more photos are ranked until it does.
         progress: reports the steps of a stage that takes long.
@@ -53,7 +54,7 @@ class RankedQuery:
     wanted: int | None
     without: tuple[int, ...] = ()
     examples: tuple[Example, ...] = ()
-    load_crop: decoding.LoadCrop = decoding.load_crop
+    decoder: Decoder = field(default_factory=sandbox.shared)
     original: RankedQuery | None = None
     contents: int = 0
     progress: Progress = silent
@@ -67,15 +68,16 @@ class RankedQuery:
         wanted: int | None,
         without: tuple[int, ...] = (),
         examples: tuple[Example, ...] = (),
-        load_crop: decoding.LoadCrop = decoding.load_crop,
+        decoder: Decoder | None = None,
         contents: int = 0,
         progress: Progress = silent,
     ) -> RankedQuery:
         """Search a database and return the query with its ranking; arguments as in the attributes."""
         lookup = database.model.quantizer.lookup_tables(query)
         ranking = _ranking_without(database, lookup, wanted, without)
+        decoding = decoder or sandbox.shared()
         ranked = cls(
-            database, query, lookup, ranking, wanted, without, examples, load_crop, contents=contents, progress=progress
+            database, query, lookup, ranking, wanted, without, examples, decoding, contents=contents, progress=progress
         )
         return ranked.deepened()
 

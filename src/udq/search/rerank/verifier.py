@@ -18,7 +18,9 @@ import numpy as np
 from udq.common import threads as thread_limits
 from udq.common.progress import tracked
 from udq.errors import ImageError
-from udq.photos import boxes, decoding
+from udq.photos import boxes, sandbox
+from udq.photos.indexed import PhotoPath
+from udq.photos.sandbox import Decoder
 from udq.search.rerank import geometry, local_features
 from udq.types import Box, Verification
 
@@ -34,6 +36,9 @@ MARGIN = 0.25
 # Photos with a longer side of more pixels are decoded at a smaller scale, which is several times as fast for JPEG. An
 # object that is too small at that scale is too small for the index as well.
 _MOST = 1600
+# Seconds that decoding one photo may take: only photos of tens of megapixels in a format without a smaller scale exceed
+# it, and 50 of these would block a search for minutes.
+_SECONDS = 10.0
 
 
 class Verifier:
@@ -50,7 +55,7 @@ class Verifier:
         box: Sequence[float] | None = None,
         *,
         least: int = LEAST,
-        load_crop: decoding.LoadCrop = decoding.load_crop,
+        decoder: Decoder | None = None,
     ) -> None:
         """Extract the local features of the query.
 
@@ -58,7 +63,8 @@ class Verifier:
             photo: the query photo.
             box: x1, y1, x2, y2 in its pixels; the whole photo if None.
             least: number of inliers from which a photo counts as verified, >= 3.
-            load_crop: decodes the query; ``Decoder.load_crop`` if the photo may come from an untrusted source.
+            decoder: decodes the query and the photos to verify, each in a process with limits; that of this process
+                if None.
 
         Raises:
             InputError: no such photo, or the box is outside it.
@@ -73,7 +79,8 @@ class Verifier:
         if box is not None:
             x1, y1, x2, y2 = boxes.check_shape(box)
             side = max(16, min(_QUERY_LONGER, round(_QUERY_ENLARGED * max(x2 - x1, y2 - y1))))
-        crop, self.box = load_crop(photo, box, shorter=side, longer=side, least=side)
+        self._decoder = decoder or sandbox.shared()
+        crop, self.box = self._decoder.load_crop(photo, box, shorter=side, longer=side, least=side)
         # The crop has whole pixels; the box may have fractions.
         left, top = round(self.box[0]), round(self.box[1])
         with thread_limits.one_core_each():
@@ -81,7 +88,7 @@ class Verifier:
 
     def verify(
         self,
-        photos: Sequence[tuple[Path, Box | None]],
+        photos: Sequence[tuple[PhotoPath, Box | None]],
         *,
         threads: int | None = None,
         step: Callable[[], None] = lambda: None,
@@ -89,13 +96,14 @@ class Verifier:
         """Verify photos in parallel; the results do not depend on the number of threads.
 
         Args:
-            photos: the path of each photo and the box of the object by the index, x1, y1, x2, y2 in its pixels. The
+            photos: the file of each photo and the box of the object by the index, x1, y1, x2, y2 in its pixels. The
                 object is searched for in the box and a margin around it, or in the whole photo if the box is None.
             threads: number of photos to process in parallel; the number of threads of torch if None.
             step: called for each photo.
 
         Returns:
-            The verification of each photo; None if it does not show the object, or cannot be read any more.
+            The verification of each photo; None if it does not show the object, cannot be read any more, takes too
+            long to decode, or has been replaced by a link that leads out of the folder of its collection.
         """
         if not photos:
             return []
@@ -107,9 +115,11 @@ class Verifier:
         ):
             return list(tracked(pool.map(self._verify, *zip(*photos, strict=True)), step))
 
-    def _verify(self, path: Path, box: Box | None) -> Verification | None:
+    def _verify(self, photo: PhotoPath, box: Box | None) -> Verification | None:
         try:
-            view = decoding.load_window(path, box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST)
+            view = self._decoder.load_window(
+                photo, box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST, seconds=_SECONDS
+            )
         except ImageError:
             return None
         features = local_features.extract(view.pixels, view.window)

@@ -31,12 +31,12 @@ def verify(ranked: RankedQuery) -> RankedQuery:
     ranking = ranked.ranking
     stacks = ranked.stacks(DEPTH)
     first = [stack.places[0] for stack in stacks]
-    photos = [(stack.photos[0].image.path, ranking.box(stack.places[0])) for stack in stacks]
+    photos = [(stack.photos[0].image.file, ranking.box(stack.places[0])) for stack in stacks]
     right = [(number, example) for number, example in enumerate(ranked.examples) if not example.wrong]
     by_example = []
     with ranked.progress("verifying", len(right) * len(photos)) as step:
         for number, example in right:
-            verifier = Verifier(Path(example.photo), example.box, load_crop=ranked.load_crop)
+            verifier = Verifier(Path(example.photo), example.box, decoder=ranked.decoder)
             by_example.append([each and replace(each, example=number) for each in verifier.verify(photos, step=step)])
     verified = {}
     for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
