@@ -312,7 +312,7 @@ def fuzz(count: int, seed: int) -> dict[str, object]:
         "lost": len(left),
         "exceptions in the parent": len(raised),
         "raised": raised,
-        "passed over": passed_over,
+        "passed over": passed_over.other_files,
         "seconds": round(seconds, 1),
         "peak_mib_of_a_decoding_process": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
         "by_kind": {kind: dict(sorted(table[kind].items())) for kind in sorted(table)},

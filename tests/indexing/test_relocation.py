@@ -37,6 +37,7 @@ def test_photos_keep_ids_codes_and_answers_and_are_found_at_their_new_place(plac
     assert (code, told["relocated"], told["same"], told["missing"], told["changed"]) == (0, 4, 4, [], [])
     assert (ids(after), answers(after), after.verify()) == (ids(before), answers(before), [])
     assert {image.root for image in after.images} == {f"{place}/new home/photos/"}
+    assert f"folders       {place}/new home/photos/ (4)" in udq("info", place / "x.udq")[1]
     assert after.broken[0]["root"] == f"{place}/new home/photos/"
     assert after.search(after.images[1].path, k=1).matches[0].image == "coffee.png"
     again, changes = after.add(place / "new home" / "photos", sync=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from udq import Collection, IndexConfig
@@ -150,15 +151,24 @@ def test_a_folder_below_that_emptied_at_once_is_asked_about_on_a_terminal(place,
     for stream in (sys.stdin, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     asked = []
-    answers = iter([False, True])
-    monkeypatch.setattr("typer.confirm", lambda text, **_: asked.append(text) or next(answers))
+    replies = iter([False, None, True])
+
+    def confirm(text, **_):
+        asked.append(text)
+        if (reply := next(replies)) is None:
+            raise typer.Abort  # Ctrl-C
+        return reply
+
+    monkeypatch.setattr("typer.confirm", confirm)
     words = ("add", place / "x.udq", place / "photos", "--sync", "--device", "cpu")
 
     code, _, err = udq(*words)
     assert (code, len(opened(place))) == (1, 5)
     assert f"{place}/photos/disk: the collection has 1 photo of this folder" in err
+    code, _, err = udq(*words)
+    assert (code, err.splitlines()[-1], len(opened(place))) == (1, "udq: nothing was changed", 5)
     assert udq(*words)[0] == 0
-    assert (len(opened(place)), len(asked)) == (4, 2)
+    assert (len(opened(place)), len(asked)) == (4, 3)
 
 
 def test_a_photo_of_a_folder_that_is_away_is_not_replaced_by_one_of_its_name(place, photos, udq):

@@ -89,9 +89,17 @@ def confirmed(change: Callable[[bool], Result], *, yes: bool) -> Result:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
         printing.say(f"udq: {error}", to=sys.stderr)
-        if not typer.confirm("Go on as with --yes?", err=True):
+        if not _agreed("Go on as with --yes?"):
             raise ConsentError("nothing was changed") from None
     return change(True)
+
+
+def _agreed(question: str) -> bool:
+    """Ask a question on the terminal; Ctrl-C and the end of the input are a no."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False
 
 
 def resumable_on(path: Path) -> AbstractContextManager[None]:

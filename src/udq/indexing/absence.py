@@ -30,6 +30,8 @@ def emptied_folders(
         area: what they cover.
         excludes: photos that are gone from the area on purpose.
     """
+    if not gone:
+        return {}
     with_stored = {folder for place in kept for folder in _folders(place)}
     with_photos = {folder for place in given for folder in _folders(place)}
     emptied: Counter[str] = Counter()
@@ -67,5 +69,5 @@ def emptied_text(emptied: Mapping[str, int], remedy: str) -> str:
     more = f", and so for {counted(len(others), 'more folder')}" if others else ""
     return (
         f"{folder}: the collection has {counted(count, 'photo')} of this folder, which {state}{more}; mount its disk; "
-        f"if it moved, {remedy.format(folder=folder)}; if its photos were deleted, add --yes"
+        f"if it moved, {remedy.replace('{folder}', folder)}; if its photos were deleted, add --yes"
     )

@@ -169,7 +169,7 @@ def _still_broken(
     rest = [
         entry
         for entry in broken
-        if entry["image"] not in names and places.of(entry.get("root", ""), entry["image"]) not in given
+        if entry["image"] not in names and not ("root" in entry and places.of(entry["root"], entry["image"]) in given)
     ]
     if area is None:
         return rest
