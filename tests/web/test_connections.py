@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from clients import running
@@ -301,3 +303,33 @@ def test_connections_leave_files_for_everything_else(limits, connections):
         pytest.skip("the limit of this machine is lower")
     most, files = map(int, done.stdout.split())
     assert (most, files) == (connections, max(limits[0], min(limits[1], 4096)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_process_with_few_files_stays_reachable():
+    code = (
+        "import contextlib, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320)); sys.path[:0] = sys.argv[1:]\n"
+        "from test_connections import application\n"
+        "from udq.web.edge.listening import listening\nfrom udq.web.server import LimitedServer\n"
+        "with listening('localhost', 0) as listeners, contextlib.suppress(KeyboardInterrupt):\n"
+        "    print(listeners[0].getsockname()[1], flush=True)\n"
+        "    LimitedServer(application).run(listeners)\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        contextlib.ExitStack() as opened,
+    ):
+        port = int(process.stdout.readline())
+
+        def connect(data):
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            connection.sendall(data)
+            return connection
+
+        for _ in range(600):
+            connect(b"GET / HT")
+        took = [answers(connect) for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""  # nothing about "too many open files"
+    assert max(took) < 2
