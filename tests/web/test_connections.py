@@ -308,7 +308,8 @@ def test_connections_leave_files_for_everything_else(limits, connections):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_a_process_with_few_files_stays_reachable():
     code = (
-        "import contextlib, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320)); sys.path[:0] = sys.argv[1:]\n"
+        "import contextlib, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320))\n"
+        "sys.path[:0] = sys.argv[1:]\n"
         "from test_connections import application\n"
         "from udq.web.edge.listening import listening\nfrom udq.web.server import LimitedServer\n"
         "with listening('localhost', 0) as listeners, contextlib.suppress(KeyboardInterrupt):\n"
