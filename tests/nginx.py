@@ -49,16 +49,20 @@ def documented():
     return found
 
 
+def free_port():
+    """Return a port that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 @contextlib.contextmanager
-def running(setup, folder, inner_port):
-    """Run nginx with a set-up whose server listens on ``inner_port``; yield nginx's port and its certificate's file.
+def running(setup, folder, inner_port, port):
+    """Run nginx on a port with a set-up whose server listens on ``inner_port``; yield its certificate's file.
 
     Ports and files of the documented block are replaced, nothing else.
     """
     if INSTALLED is None:
         pytest.skip("nginx is not installed, such as Debian's package nginx")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     certificate = certify(setup, folder) if "ssl" in setup.block else None
     block = re.sub(r"listen \d+", f"listen 127.0.0.1:{port}", setup.block)
     block = block.replace("127.0.0.1:8000", f"127.0.0.1:{inner_port}")
@@ -80,7 +84,7 @@ def running(setup, folder, inner_port):
                 break
             time.sleep(0.02)
         assert process.poll() is None, process.stderr.read()
-        yield port, certificate
+        yield certificate
     finally:
         process.terminate()
         process.communicate(timeout=20)

@@ -12,6 +12,8 @@ from typing import Any
 
 QUIET = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
 QUIET += "--no-first-run"
+# Names of servers behind a proxy on this machine.
+NAMES = "--host-resolver-rules=MAP *.example.org 127.0.0.1"
 
 
 def installed():
@@ -25,15 +27,16 @@ def chromium():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=installed(), args=QUIET.split())
+        browser = driver.chromium.launch(executable_path=installed(), args=[*QUIET.split(), NAMES])
         yield browser
         browser.close()
 
 
 @contextmanager
-def serving(collection):
+def serving(collection, *options):
     """Run `udq serve` in a separate process; yield the address that it prints."""
     command = [sys.executable, "-c", "from udq.cli.main import main; main()", "serve", str(collection), "--port", "0"]
+    command += options
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             yield server.stdout.readline().split()[-1].rstrip("/")

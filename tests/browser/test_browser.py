@@ -8,6 +8,7 @@ import re
 from base64 import b64encode
 
 import browsing
+import nginx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,32 @@ def search_and_check(here, query, box, where):
     name, found = next((name, found) for name, found in here.results() if name != query)
     here.page.click("#new-search")
     return name in where, iou(found, where[name]) if where.get(name) else None
+
+
+# ---- Behind a proxy.
+
+
+@pytest.mark.parametrize("root", ["", "/udq"])
+def test_the_page_works_behind_a_plain_http_proxy(visit, demo, demo_folder, tmp_path, root):
+    """Browsers send no Sec-Fetch-Site to a plain HTTP address other than loopback."""
+    setup = nginx.documented()["Over HTTP"]
+    setup.block = setup.block.replace("location / {", f"location {root}/ {{")
+    outer = f"http://{setup.host}:{(port := nginx.free_port())}"
+    with (
+        browsing.serving(demo["written"]["collection"], "--origin", outer, "--root-path", root) as inner,
+        nginx.running(setup, tmp_path, int(inner.removesuffix(root).rpartition(":")[2]), port),
+    ):
+        assert inner.endswith(root)
+        here = visit(outer, path=f"{root}/")
+        here.page.set_input_files("#file", demo_folder / "photos" / "coffee.jpg")
+        here.until("document.querySelector('#stage img')?.naturalWidth > 0")
+        here.draw(COFFEE)
+        assert here.results()[0][0] == "coffee.jpg"
+        here.until("document.querySelector('#results img').naturalWidth > 0")
+        assert here.page.evaluate("location.href").startswith(f"{outer}{root}/")
+        here.page.close()
+    # The browser notes that a header has no effect without HTTPS.
+    here.errors[:] = [error for error in here.errors if "Cross-Origin-Opener-Policy" not in error]
 
 
 # ---- Searching.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from clients import running
@@ -238,8 +240,8 @@ def test_a_client_that_does_not_read_is_dropped(connect, monkeypatch):
 
 def test_the_body_of_an_answered_request_is_discarded(connect):
     """The client receives its response even though the server does not read the body."""
-    connection = connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n")
-    connection.sendall(bytes(3_000_000))
+    connection = connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1500000\r\n\r\n")
+    connection.sendall(bytes(1_500_000))
 
     assert rest(connection).endswith(b"/")  # and the connection is closed
 
@@ -301,3 +303,34 @@ def test_connections_leave_files_for_everything_else(limits, connections):
         pytest.skip("the limit of this machine is lower")
     most, files = map(int, done.stdout.split())
     assert (most, files) == (connections, max(limits[0], min(limits[1], 4096)))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_process_with_few_files_stays_reachable():
+    code = (
+        "import contextlib, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (320, 320))\n"
+        "sys.path[:0] = sys.argv[1:]\n"
+        "from test_connections import application\n"
+        "from udq.web.edge.listening import listening\nfrom udq.web.server import LimitedServer\n"
+        "with listening('localhost', 0) as listeners, contextlib.suppress(KeyboardInterrupt):\n"
+        "    print(listeners[0].getsockname()[1], flush=True)\n"
+        "    LimitedServer(application).run(listeners)\n"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        contextlib.ExitStack() as opened,
+    ):
+        port = int(process.stdout.readline())
+
+        def connect(data):
+            connection = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            connection.sendall(data)
+            return connection
+
+        for _ in range(600):
+            connect(b"GET / HT")
+        took = [answers(connect) for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == ""  # nothing about "too many open files"
+    assert max(took) < 2

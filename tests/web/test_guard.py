@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from starlette.datastructures import Headers
 
 from udq.web.edge import receiving
 from udq.web.edge.addresses import is_loopback
-from udq.web.guard import Access
+from udq.web.guard import Access, Guard
 from udq.web.service import Service
 
 
@@ -53,6 +54,27 @@ def test_no_other_authorization_or_cookie_is_accepted(authorization, cookie):
     assert not Access("127.0.0.1", TOKEN, "x").allows(
         Headers({k: v.encode().decode("latin-1") for k, v in headers.items()})
     )
+
+
+@pytest.mark.parametrize("cookie", ["\\" * 60_000, '"\\"' * 20_000, "=;" * 30_000, "x=" * 30_000])
+def test_a_long_cookie_takes_no_time(client, cookie):
+    """Python's parser takes 18 s for 60,000 backslashes (CVE-2024-7592), and all other requests wait."""
+    headers = {"cookie": f'udq-8000="{cookie}"; x="{cookie[:100]}"'}
+    started = time.monotonic()
+
+    assert not Access("0.0.0.0", TOKEN, "udq-8000").allows(Headers(headers))
+    assert client.get("/api/v1/photos", headers=headers).status_code == 200
+    assert time.monotonic() - started < 2
+
+
+def test_no_request_asks_the_name_server(monkeypatch):
+    """It takes seconds to answer, and all other requests wait."""
+    access = Access("0.0.0.0", TOKEN, "x")
+    Guard(None, access)
+    monkeypatch.setattr(socket, "getfqdn", lambda: pytest.fail("asked"))
+
+    assert not access.answers_to("evil.example")
+    assert access.answers_to(socket.gethostname())
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", ""])

@@ -33,9 +33,10 @@ def proxied(collection, folder, setup, *, token=None, trusted=True, replace=("",
         addresses.root_path_of(root) if trusted else "",
     )
     changed = nginx.Setup(setup.command, setup.block.replace(*replace))
+    port = nginx.free_port()
     with (
         serving(Service.start(collection), access) as inner,
-        nginx.running(changed, folder, inner.base_url.port) as (port, certificate),
+        nginx.running(changed, folder, inner.base_url.port, port) as certificate,
     ):
         scheme = origin.partition(":")[0]
         with httpx.Client(

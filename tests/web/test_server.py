@@ -23,6 +23,10 @@ from udq.web.edge.listening import listening
         (["--token", "ünmöglich-zu-erraten"], "--token: expected 16 or more"),
         (["--allow-write", "nowhere"], "--allow-write nowhere: expected an existing, writable folder"),
         (["--host", "no.such.host.invalid", "--token", TOKEN], "no address to listen on"),
+        (["--host", "[::]"], "--host ::: other machines can reach this address; set a token"),
+        (["--origin", "photos.example.org"], "--origin photos.example.org: expected scheme, host"),
+        (["--origin", "https://a.example", "--origin", "https://b.example/udq"], "a path belongs into --root-path"),
+        (["--root-path", "udq"], "--root-path udq: expected a path of letters"),
     ],
 )
 def test_invalid_options_are_one_line(udq, collection, options, says):
@@ -52,15 +56,21 @@ def test_small_responses_are_sent_at_once():
 
 
 def test_the_command_serves_until_ctrl_c(collection, tmp_path):
+    """With the options of a proxy, on every address of localhost."""
     command = [sys.executable, "-c", "from udq.cli.main import main; main()", "serve", collection.path, "--port", "0"]
+    command += ["--host", "localhost", "--origin", "http://photos.example.org/", "--root-path", "/udq/"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
     try:
         ready = process.stdout.readline()
         address = ready.split()[-1]
-        assert ready.startswith(f"{collection.path}: 12 photos at http://127.0.0.1:")
-        assert httpx.post(f"{address}api/v1/uploads", files={"file": bytes_of("x.png")}).status_code == 201
+        assert ready.startswith(f"{collection.path}: 12 photos at http://localhost:")
+        assert address.endswith("/udq/")
+        assert process.stdout.readline() == "behind a proxy: http://photos.example.org/udq/\n"
+        for origin, status in (("http://photos.example.org", 201), ("http://evil.example", 403)):
+            files, headers = {"file": bytes_of("x.png")}, {"origin": origin}
+            assert httpx.post(f"{address}api/v1/uploads", files=files, headers=headers).status_code == status
         assert len(list(tmp_path.glob("udq-serve-*/*"))) == 1
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

@@ -94,6 +94,10 @@ def serve(
 
     def ready(address: str) -> None:
         printing.say(f"{collection}: {counted(len(opened), 'photo')} at {address}")
+        if host in ("0.0.0.0", "::", "[::]"):
+            printing.say("and at every other address of this machine")
+        for url in origin or ():
+            printing.say(f"behind a proxy: {url.rstrip('/')}{root_path.rstrip('/')}/")
         if token is not None:
             printing.say(f"first visit: {address}?token=TOKEN, with your token")
         printing.say("press Ctrl-C to stop")

@@ -14,8 +14,9 @@ from udq.collection import Collection
 from udq.distributed import cluster
 from udq.errors import InputError
 from udq.web import server
+from udq.web.edge.addresses import origin_of
 
-_ARGUMENTS = ("collection", "shards", "replicas", "token")
+_ARGUMENTS = ("collection", "shards", "replicas", "token", "origin")
 
 
 def page(arguments: dict[str, str]) -> Any:
@@ -24,7 +25,8 @@ def page(arguments: dict[str, str]) -> Any:
     Args:
         arguments: ``collection``, a path that exists on all machines; ``shards`` and ``replicas`` as in
             ``Collection.open``; ``token``, which clients must send: omit it only if Ray Serve's proxy listens on
-            loopback, which this function cannot check.
+            loopback, which this function cannot check; ``origin``, as ``udq serve --origin``, several separated by
+            commas.
 
     Raises:
         InputError: an unknown or invalid argument, or no collection.
@@ -43,6 +45,7 @@ def page(arguments: dict[str, str]) -> Any:
     token = arguments.get("token")
     if token is not None:
         server.check_token(token)
+    origins = tuple(origin_of(url) for url in arguments.get("origin", "").split(",") if url)
 
     def build() -> Any:
         from udq.web import app
@@ -52,7 +55,7 @@ def page(arguments: dict[str, str]) -> Any:
         shards = int(sizes["shards"]) if "shards" in sizes else None
         opened = Collection.open(path, ray="auto", shards=shards, replicas=int(sizes.get("replicas", 1)))
         host = "127.0.0.1" if token is None else "0.0.0.0"
-        return app.create(Service.start(opened), Access(host, token, "udq-ray"))
+        return app.create(Service.start(opened), Access(host, token, "udq-ray", origins))
 
     deployed: Any = serve.deployment(name="udq", num_replicas=1, max_ongoing_requests=1000)
     return deployed(serve.ingress(build)()).bind()

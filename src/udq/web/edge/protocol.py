@@ -34,7 +34,7 @@ KEEP_ALIVE = 5
 READ_TIMEOUT = 30.0
 # Seconds in which a client can read a last response while the rest of its request is discarded, and bytes of that rest.
 LINGER = 2.0
-_DISCARDED = 2**22
+_DISCARDED = 2**21
 # Bytes read from a connection before others have their turn: parsing them takes at most some 20 ms.
 _READ = 2**13
 

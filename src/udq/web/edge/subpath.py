@@ -26,23 +26,25 @@ class SubPath:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path, root = scope["path"], self._root_path or scope.get("root_path", "")  # Ray Serve has its own
 
         async def send_located(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if "location" in headers:
-                    headers["location"] = self._outer(headers["location"])
+                    headers["location"] = _outer(headers["location"], root)
             await send(message)
 
-        path = scope["path"]
-        if self._root_path and path == self._root_path:  # the page's addresses are relative to the slash
+        if root and path == root:  # the page's addresses are relative to the slash
             query = scope["query_string"].decode("latin-1")
-            await RedirectResponse(f"{self._root_path}/{query and '?'}{query}", 308)(scope, receive, send)
+            await RedirectResponse(f"{root}/{query and '?'}{query}", 308)(scope, receive, send)
             return
-        path = path.removeprefix(self._root_path) if path.startswith(f"{self._root_path}/") else path
+        path = path.removeprefix(root) if path.startswith(f"{root}/") else path
         await self._app({**scope, "path": path, "root_path": ""}, receive, send_located)
 
-    def _outer(self, location: str) -> str:
-        parts = urlsplit(location)
-        # One slash at the beginning: two would begin the name of a host.
-        return f"{self._root_path}/{parts.path.lstrip('/')}" + (f"?{parts.query}" if parts.query else "")
+
+def _outer(location: str, root: str) -> str:
+    """Return a location of the application as an absolute path of the outer server."""
+    parts = urlsplit(location)
+    # One slash at the beginning: two would begin the name of a host.
+    return f"{root}/{parts.path.lstrip('/')}" + (f"?{parts.query}" if parts.query else "")
