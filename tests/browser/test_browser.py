@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from base64 import b64encode
 
 import browsing
@@ -76,6 +77,31 @@ def test_the_page_works_behind_a_plain_http_proxy(visit, demo, demo_folder, tmp_
 
 
 # ---- Searching.
+
+
+def test_copies_of_a_match_are_folded_below_it(visit, place, chromium):
+    (place / "copies").mkdir()
+    for number in range(3):
+        shutil.copy(place / "photos" / "coffee.png", place / "copies" / f"again-{number}.png")
+    Collection.open(place / "x.udq", device="cpu").add(place / "copies")
+    with browsing.serving(place / "x.udq") as address:
+        here = visit(address)
+        here.choose("coffee.png")
+        here.draw(COFFEE)
+        card = here.page.locator(".card").first
+
+        assert [name for name, _ in here.results()].count("coffee.png") == 1
+        assert len(here.results()) == 4
+        assert here.page.locator(".copies").count() == 1
+        assert "· query" in card.locator(".score").inner_text()
+        summary = card.locator("summary")
+        assert summary.inner_text() == "+3 copies"
+        assert not card.locator(".copies a").first.is_visible()
+        summary.press("Enter")
+        assert [link.get_attribute("title") for link in card.locator(".copies a").all()] == [
+            f"again-{number}.png, the same file" for number in range(3)
+        ]
+        here.until("[...document.querySelectorAll('.copies img')].every((image) => image.naturalWidth > 0)")
 
 
 def test_a_box_drawn_by_mouse_finds_the_object(visit, demo_server, demo_folder):

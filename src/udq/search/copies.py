@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from udq.quantization.quantizer import Quantizer
 from udq.store.segments import StoredPhoto
-from udq.types import Codes, Copy
+from udq.types import Codes, Copy, Features
 
 LEAST = 0.31
 """Likeness from which two photos are near copies."""
@@ -124,16 +124,17 @@ class Stacker:
         if not photos or self._quantizer is None:
             return []
         known = len(self._compared)
-        self._compared += map(_regions, photos)
-        sketches = np.stack([_sketch(regions, self._quantizer) for regions in self._compared[known:]])
+        regions, sketches = _regions(photos, self._quantizer)
+        self._compared += regions
         self._sketches = np.concatenate([self._sketches, sketches]) if known else sketches
         self._aspects = np.append(self._aspects, [np.log(each.image.width / each.image.height) for each in photos])
         cosine = sketches @ self._sketches.T
         near = (cosine >= _COSINE) & (np.abs(self._aspects[known:, None] - self._aspects) <= _ASPECT)
-        likely = []
-        for row, (values, is_near) in enumerate(zip(cosine, near, strict=True), start=known):
-            found = np.flatnonzero(is_near[:row])
-            likely.append(found[np.argsort(-values[found], kind="stable")[:_CANDIDATES]])
+        near &= np.arange(len(self._compared)) < np.arange(known, len(self._compared))[:, None]  # earlier photos alone
+        likely = [np.empty(0, np.int64)] * len(photos)
+        for row in np.flatnonzero(near.any(axis=1)).tolist():
+            found = np.flatnonzero(near[row])
+            likely[row] = found[np.argsort(-cosine[row, found], kind="stable")[:_CANDIDATES]]
         return likely
 
     def _near(self, row: int, candidates: NDArray[np.int64]) -> int | None:
@@ -195,13 +196,11 @@ class _Regions:
     """The best R regions of a photo.
 
     Attributes:
-        sides: (2, 2, R) float32, starts and ends in x and y, as shares of width and height.
-        area: (R,) float32, as a share of the photo.
+        boxes: (R, 4) float32, x1, y1, x2, y2 as shares of width and height.
         codes: (R, M) uint8 or uint16.
     """
 
-    sides: NDArray[np.float32]
-    area: NDArray[np.float32]
+    boxes: NDArray[np.float32]
     codes: NDArray[Any]
 
     def features(self, quantizer: Quantizer) -> NDArray[np.float32]:
@@ -209,22 +208,35 @@ class _Regions:
         return quantizer.decode(Codes(self.codes, quantizer.codewords)).unit().vectors
 
 
-def _regions(photo: StoredPhoto) -> _Regions:
-    # Not as np.memmap, whose views take longer than the arithmetic here.
-    boxes = np.asarray(photo.boxes)[:_REGIONS]
-    codes: NDArray[Any] = np.asarray(photo.codes)[:_REGIONS]
-    size = np.array([photo.image.width, photo.image.height], np.float32)
-    sides = np.ascontiguousarray((boxes.reshape(-1, 2, 2) / size).transpose(1, 2, 0), np.float32)
-    lengths = sides[1] - sides[0]
-    return _Regions(sides, lengths[0] * lengths[1], codes)
+def _regions(photos: Sequence[StoredPhoto], quantizer: Quantizer) -> tuple[list[_Regions], NDArray[np.float32]]:
+    """Return the best regions and the sketches of photos: (n, _CELLS ** 2 * d / _SHARE) float32 of unit length."""
+    boxes = np.zeros((len(photos), _REGIONS, 4), np.float32)
+    codes = np.zeros((len(photos), _REGIONS, quantizer.subspaces), photos[0].codes.dtype)
+    counts = [min(len(photo.codes), _REGIONS) for photo in photos]
+    for row, (photo, count) in enumerate(zip(photos, counts, strict=True)):
+        # Not as np.memmap, whose views take longer than the arithmetic here.
+        boxes[row, :count] = np.asarray(photo.boxes)[:count]
+        codes[row, :count] = np.asarray(photo.codes)[:count]
+    boxes /= np.array([[photo.image.width, photo.image.height] * 2 for photo in photos], np.float32)[:, None]
+    centres = np.minimum((boxes[..., :2] + boxes[..., 2:]) * np.float32(_CELLS / 2), _CELLS - 1).astype(np.int64)
+    cells = centres[..., 0] * _CELLS + centres[..., 1]
+    inside = cells[:, None] == np.arange(_CELLS**2)[:, None]
+    inside &= (np.arange(_REGIONS) < np.array(counts)[:, None])[:, None]
+    parts = range(max(1, quantizer.subspaces // _SHARE))
+    features = np.concatenate([quantizer.codebooks[m, codes[..., m]] for m in parts], axis=2)
+    sums = (inside.astype(np.float32) @ features).reshape(len(photos), -1)
+    regions = [_Regions(boxes[row, :count], codes[row, :count]) for row, count in enumerate(counts)]
+    return regions, Features(sums).unit().vectors
 
 
 def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer) -> float:
     """Return the likeness of two photos, 0..1; symmetric but for ties."""
-    lengths = np.minimum(one.sides[1, :, :, None], other.sides[1, :, None])
-    lengths -= np.maximum(one.sides[0, :, :, None], other.sides[0, :, None])
-    shared = np.maximum(lengths[0], 0) * np.maximum(lengths[1], 0)
-    overlap = shared / np.maximum(one.area[:, None] + other.area - shared, np.float32(1e-12))
+    (x1, y1, x2, y2), (left, top, right, bottom) = one.boxes.T[..., None], other.boxes.T
+    width = np.minimum(x2, right) - np.maximum(x1, left)
+    height = np.minimum(y2, bottom) - np.maximum(y1, top)
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    both = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)
+    overlap = shared / np.maximum(both - shared, np.float32(1e-12))
     cosine = one.features(quantizer) @ other.features(quantizer).T
     weight: NDArray[np.float32] = np.square(np.square(overlap)) * np.maximum(cosine, 0)
     nearest = weight.argmax(axis=1)
@@ -232,18 +244,6 @@ def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer) -> float:
     mutual = weight.argmax(axis=0)[nearest] == rows
     total = float(weight[rows, nearest][mutual].sum())
     return total / max(len(one.codes), len(other.codes))
-
-
-def _sketch(regions: _Regions, quantizer: Quantizer) -> NDArray[np.float32]:
-    """Return the sums of the features in each cell, (_CELLS ** 2 * d / _SHARE,) float32 of unit length."""
-    centres = (regions.sides[0] + regions.sides[1]) * np.float32(_CELLS / 2)
-    column, row = np.minimum(centres.astype(np.int64), _CELLS - 1)
-    inside = column * _CELLS + row == np.arange(_CELLS**2)[:, None]
-    parts = range(max(1, quantizer.subspaces // _SHARE))
-    features = np.concatenate([quantizer.codebooks[m, regions.codes[:, m]] for m in parts], axis=1)
-    sums = (inside.astype(np.float32) @ features).ravel()
-    sketch: NDArray[np.float32] = sums / np.float32(max(float(np.linalg.norm(sums)), 1e-12))
-    return sketch
 
 
 def _digest(photo: StoredPhoto) -> tuple[int, bytes] | None:
