@@ -156,3 +156,13 @@ def test_only_regular_files_are_read(tmp_path, place):
         path.mkdir()
     with pytest.raises(ValueError, match=r"regular file|a link"):
         npz.read_array(path)
+
+
+def test_an_archive_of_very_many_arrays_is_refused_before_they_are_listed(monkeypatch):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for number in range(10_001):
+            archive.writestr(f"{number}.npy", b"")
+    monkeypatch.setattr(npz.zipfile, "ZipFile", lambda *_: pytest.fail("listed"))
+    with pytest.raises(ValueError, match=r"^more than 10,000 arrays$"):
+        npz.from_bytes(data.getvalue())

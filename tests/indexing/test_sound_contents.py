@@ -123,6 +123,8 @@ def test_ids_of_photos_in_another_segment_are_found_and_replaced(place, photos, 
     rewrite(path, f"{folder}/photos.npy", with_ids(2, 3))
 
     assert damaged(path) == (f"{folder}/photos.npy", "its ids do not follow those of the photos before")
+    with pytest.raises(CollectionError, match="its ids do not follow"):  # also without reading the codes
+        Collection.retrain(path, device="cpu")
     assert set(repair(path, device="cpu").restored) == {"chelsea.png", "page.png"}
     assert verify(path) == []
     assert sorted(ids(opened(place)).values()) == [0, 1, 2, 3, 6, 7]

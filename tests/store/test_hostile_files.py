@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import sys
 
@@ -110,9 +111,15 @@ def test_links_below_a_collection_are_refused_before_anything_is_read_or_changed
     (path / name).symlink_to(target)
     before = contents(tmp_path)
     for work in (use, verify, repair, add, retrain):
-        with pytest.raises(CollectionError, match=f"its '{name}' is a link, and a change would write through it; put"):
+        with pytest.raises(CollectionError, match=f"its '{name}' is a link, and a change would write through it; [dp]"):
             work(path)
     assert contents(tmp_path) == before
+
+
+def test_damage_is_sent_to_other_processes_as_it_is(path):
+    error = layout.DamagedError(path / "x", "cut short")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.file, again.reason) == (str(error), path / "x", "cut short")
 
 
 def test_the_collection_itself_may_be_a_link(path, tmp_path):

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from udq.common.files import write_all
+from udq.common.files import sync_folder, write_all
 from udq.common.lock import Lock
 from udq.common.progress import Progress, silent, tracked
 from udq.errors import ConsentError
@@ -71,6 +71,7 @@ def repair(path: Path, *, device: str = "auto", yes: bool = False, progress: Pro
         manifest, damage = intact_manifest(path)
         if damage:
             write_all([path / MANIFEST, path / COPY], dump(manifest.document))
+            sync_folder(path)
         damaged = damaged_files(path, manifest)
     finally:
         lock.release()

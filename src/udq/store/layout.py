@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from udq.common.files import TooLargeError, checksum, is_refusal, open_regular, read_regular, reason, remedy
+from udq.common.files import TooLargeError, checksum, is_refusal, open_regular, read_regular, reason
+from udq.common.files import remedy as remedy_for
+from udq.common.lock import LOCK, OWNER
 from udq.errors import CollectionError, UdqError
 from udq.store import schema
 
@@ -111,10 +113,13 @@ def refuse_links(path: Path, names: Iterable[str]) -> None:
     """Raise CollectionError if one of some files and folders of a collection is a link."""
     for name in names:
         if os.path.islink(path / name):  # noqa: PTH114  # a third of the time of Path.is_symlink
-            raise CollectionError(
-                f"{path}: its '{name}' is a link, and a change would write through it; put the file or folder itself "
-                "in its place (to keep a collection on another disk, move the whole collection, and link that)"
+            remedy = (
+                "delete the link"
+                if name in (LOCK, OWNER)
+                else "put the file or folder itself in its place (to keep a collection on another disk, move the whole "
+                "collection, and link that)"
             )
+            raise CollectionError(f"{path}: its '{name}' is a link, and a change would write through it; {remedy}")
 
 
 def read_listed(path: Path, entry: Mapping[str, Any]) -> bytes:
@@ -153,4 +158,4 @@ def damaged(file: Path, error: Exception) -> DamagedError:
 def raise_refusal(file: Path, error: Exception) -> None:
     """Raise UdqError if an error of reading is no damage: no permission, too many open files, or too little memory."""
     if is_refusal(error):
-        raise UdqError(f"{file}: cannot be read ({reason(error)}); {remedy(error, 'readable')}") from error
+        raise UdqError(f"{file}: cannot be read ({reason(error)}); {remedy_for(error, 'readable')}") from error

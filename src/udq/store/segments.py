@@ -297,8 +297,13 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
 def read_living(path: Path, manifest: Manifest) -> list[Image]:
     """Read the photos of a collection without their codes, in ascending order of ids, removed photos left out."""
     removed = set(manifests.read_removed(path, manifest).tolist())
-    stored = (read_photos(path, manifest, place)[0] for place in range(len(manifest.segments)))
-    return [image for photos in stored for image in photos if image.id not in removed]
+    order, living = IdOrder(manifest), list[Image]()
+    for place, entry in enumerate(manifest.segments):
+        images, photos = read_photos(path, manifest, place)
+        if not order.follows(photos["id"]):
+            raise DamagedError(path / entry["folder"] / "photos.npy", OUT_OF_ORDER)
+        living += (image for image in images if image.id not in removed)
+    return living
 
 
 def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ...]:
