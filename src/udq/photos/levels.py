@@ -143,19 +143,26 @@ def joined(upper: Image.Image, lower: Image.Image | None, raw: str) -> Image.Ima
     if raw == _GREY_ALPHA:  # grey is in the bands R and G of ``lower``, transparency in B and A
         bands = lower.split()
         lower = Image.merge("RGBA", (bands[1], bands[1], bands[1], bands[3]))
-    high_bytes, low_bytes = np.asarray(upper), np.asarray(lower)
-    highest = [0] * high_bytes.shape[2]
-    for rows in _parts(high_bytes):
-        levels = high_bytes[rows].astype(np.uint16) << 8 | low_bytes[rows]
-        highest = [max(most, int(levels[..., band].max())) for band, most in enumerate(highest)]
-    top = _integer_top(max(highest[:3]), 65535)
-    # Transparency has the range of the colours if it fits.
-    tops = np.array([top, top, top, top if highest[-1] <= top else 65535][: len(highest)], np.float64)
-    found = np.empty_like(high_bytes)
-    for rows in _parts(high_bytes):
-        levels = high_bytes[rows].astype(np.uint16) << 8 | low_bytes[rows]
-        found[rows] = (levels * (255.0 / tops)).round()
+    top = _top_by_upper(_brightest(upper))
+    found, low_bytes = np.array(upper), np.asarray(lower)
+    colours, alpha = _table(top), None
+    if upper.mode == "RGBA" and _top_by_upper(int(found[..., 3].max())) > top:
+        alpha = found[..., 3].copy()  # of 16 bits, whatever the colours are of
+    for rows in _parts(found):
+        found[rows] = colours[found[rows].astype(np.uint16) << 8 | low_bytes[rows]]
+    if alpha is not None:
+        found[..., 3] = alpha
     return Image.fromarray(found)
+
+
+def _table(top: int) -> NDArray[np.uint8]:
+    """Return the 8-bit level of each 16-bit sample, (65536,) uint8."""
+    return (np.arange(2**16).clip(0, top) * (255.0 / top)).round().astype(np.uint8)
+
+
+def _top_by_upper(brightest: int) -> int:
+    """Return the largest number of as few bits as 16-bit samples need, by the highest of their upper bytes."""
+    return int(2 ** (8 + brightest.bit_length()) - 1)
 
 
 def _range(levels: NDArray[np.generic], full: int | None) -> tuple[float, float]:
