@@ -7,7 +7,7 @@
     ├── ImageError              a photo cannot be read, or exceeds a limit
     │   └── UnreadableError     the same, with the content of the file (``photos.source``)
     ├── CollectionError         not a collection, damaged, or of another format version
-     │   └── DamagedError        a damaged file, with its path and the reason (``store.layout``)
+    │   └── DamagedError        a damaged file, with its path and the reason (``store.layout``)
     ├── ConsentError            a change that may lose photos, and that was not confirmed
     ├── DiskError               a file cannot be written: the disk is full, or read-only
     └── DependencyError         an optional package is missing (also an ImportError)
