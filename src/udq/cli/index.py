@@ -24,6 +24,7 @@ from udq.cli.options import (
     Refine,
     Seed,
     Subspaces,
+    Threads,
     Weight,
     Weights,
     read_truth,
@@ -97,6 +98,7 @@ def index(
     ground_truth: GroundTruthFile = None,
     no_train: NoTrain = False,
     device: Device = "auto",
+    threads: Threads = None,
     ray: Ray = None,
     as_json: Json = False,
 ) -> None:
@@ -124,6 +126,7 @@ def index(
             weights=weights,
             rpn=rpn,
             device=device,
+            threads=threads,
             ray=ray,
             truth=truth,
             progress=progress,
@@ -143,6 +146,7 @@ def retrain(
     end_to_end: EndToEnd = None,
     ground_truth: GroundTruthFile = None,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Retrain a collection on its current photos, with other settings if given, and encode all of them again.
@@ -161,7 +165,9 @@ def retrain(
     )
     truth = read_truth(ground_truth)
     with timed() as elapsed, resumable_on(collection):
-        trained = Collection.retrain(collection, config=settings, device=device, truth=truth, progress=progress)
+        trained = Collection.retrain(
+            collection, config=settings, device=device, threads=threads, truth=truth, progress=progress
+        )
     printing.print_built(trained, elapsed(), as_json=as_json)
 
 
@@ -185,6 +191,7 @@ def train_rpn(
     held_out: HeldOut = _RPN.held_out,
     seed: TrainingSeed = _RPN.seed,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Train a region proposal network on labelled boxes, for 'udq index --rpn FILE'; the backbone is not changed.
@@ -209,6 +216,7 @@ def train_rpn(
             settings=training,
             weights=weights,
             device=device,
+            threads=threads,
             progress=progress,
         )
     if as_json:

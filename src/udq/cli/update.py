@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Json
+from udq.cli.options import CollectionPath, Device, Json, Threads
 from udq.cli.progress_bar import progress, resumable, timed
 from udq.common.text import counted
 from udq.errors import CollectionError
@@ -31,6 +31,7 @@ def add(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; print what would change.")] = False,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Add photos to a collection; photos that it already contains are skipped, unless their files changed.
@@ -41,7 +42,7 @@ def add(
     from udq.collection import Collection
 
     with timed() as elapsed, resumable(lambda: "what was added so far is kept; run the same command to continue"):
-        grown, changes = Collection.open(collection, device=device).add(
+        grown, changes = Collection.open(collection, device=device, threads=threads).add(
             images, sync=sync, dry_run=dry_run, progress=progress
         )
     if dry_run and not as_json:
@@ -95,6 +96,7 @@ def verify(
         ),
     ] = False,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Compare every file of a collection with its checksum; exit 1 if one differs."""
@@ -102,7 +104,8 @@ def verify(
     from udq.indexing import verify as verification
 
     if repair:
-        _print_repaired(collection, repairs.repair(collection, device=device, progress=progress), as_json=as_json)
+        done = repairs.repair(collection, device=device, threads=threads, progress=progress)
+        _print_repaired(collection, done, as_json=as_json)
         return
     damage = verification.verify(collection)
     if as_json:

@@ -19,6 +19,7 @@ from pathlib import Path
 from udq._version import __version__
 from udq.common import files
 from udq.common.progress import Progress, silent, tracked
+from udq.common.threads import limit_this_thread, one_core_each
 from udq.config import IndexConfig
 from udq.errors import ImageError, InputError
 from udq.features.cache import FeatureCache
@@ -55,6 +56,7 @@ def build(
     weights: Path | None = None,
     rpn: Path | None = None,
     device: str = "auto",
+    threads: int | None = None,
     monitor: MonitorFactory | None = None,
     workers: WorkerFactory | None = None,
     trainer: Trainer = train,
@@ -70,6 +72,7 @@ def build(
         weights: a file of weights for the backbone.
         rpn: a file of the region proposal network.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads; as many as there are cores if None.
         monitor: measures a benchmark after every round of training; does not influence it.
         workers: factory of the workers that extract and encode photos; in-process if None.
         trainer: runs algorithm 1.
@@ -79,7 +82,9 @@ def build(
         InputError: something is at ``path`` already, or another process is building there.
         ImageError: not one photo can be read.
     """
-    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
+    extractor = Extractor(
+        config.images, config.features, weights=weights, rpn=rpn, device=device, threads=threads
+    ).proposing()
     given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
     with (
         CollectionBuilder(path, fingerprint=fingerprint(sources, config, extractor, given)) as builder,
@@ -95,6 +100,7 @@ def rebuild(
     *,
     config: IndexConfig,
     device: str = "auto",
+    threads: int | None = None,
     monitor: MonitorFactory | None = None,
     progress: Progress = silent,
 ) -> None:
@@ -106,6 +112,7 @@ def rebuild(
         path: the collection.
         config: settings to build it with.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads; as many as there are cores if None.
         monitor: measures a benchmark after every round of training; does not influence it.
         progress: called for each photo.
 
@@ -128,7 +135,9 @@ def rebuild(
     if "rpn" not in config.features.proposals:
         given["rpn"] = None  # another proposer is used now
     weights, rpn = (given_file(given, name) for name in ("weights", "rpn"))
-    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
+    extractor = Extractor(
+        config.images, config.features, weights=weights, rpn=rpn, device=device, threads=threads
+    ).proposing()
     same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with CollectionBuilder(path, fingerprint=same, replaces=manifest) as builder:
         ids = [image.id for image in images]
@@ -167,9 +176,10 @@ class _Build:
 
     def run(self, monitor: MonitorFactory | None = None, trainer: Trainer = train) -> list[UnreadablePhoto]:
         """Fit the model to a sample of the photos and encode all of them; return the photos that cannot be read."""
-        if not self.builder.has_model:
-            self._fit(monitor, trainer)
-        return self._encode()
+        with one_core_each(), limit_this_thread():
+            if not self.builder.has_model:
+                self._fit(monitor, trainer)
+            return self._encode()
 
     @cached_property
     def _sampled(self) -> list[int]:
@@ -207,8 +217,8 @@ class _Build:
         if trained.convolutions:
             self.workers.load(trained.convolutions)
             sample = self._sample(self._trained_features, "extracting features again, with trained convolutions")
-        with self.progress("fitting codes", None):
-            model = fitting.encoder(sample, trained, self.config)
+        with self.progress("fitting codes", self.config.quantizer.iterations + 1) as step:
+            model = fitting.encoder(sample, trained, self.config, threads=self.extractor.engine.threads, step=step)
         history = trained.history() if self.config.training.enabled else None
         self.builder.put_model(model, training=history, backbone=trained.convolutions)
 
@@ -223,6 +233,7 @@ class _Build:
             self.config,
             self.extractor.device,
             self.progress,
+            threads=self.extractor.engine.threads,
             pooled=pooled,
             checkpoint=FileCheckpoint(self.builder.scratch / "training.npz"),
             measure=measure,

@@ -36,7 +36,12 @@ def verify(ranked: RankedQuery) -> RankedQuery:
     for number, example in enumerate(ranked.examples):
         if not example.wrong:
             verifier = Verifier(Path(example.photo), example.box, load_crop=ranked.load_crop)
-            by_example.append([each and replace(each, example=number) for each in verifier.verify(photos)])
+            by_example.append(
+                [
+                    each and replace(each, example=number)
+                    for each in verifier.verify(photos, threads=ranked.database.threads)
+                ]
+            )
     verified = {}
     for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
         best = _best([verifications[row] for verifications in by_example])
