@@ -11,9 +11,9 @@ OpenCV compute on one thread, for two reasons:
 
 The settings of the libraries belong to the user's process, so each limit ends with the work that needs it:
 
-- BLAS (of NumPy, SciPy and faiss) and OpenCV have one setting for the whole process.
+- BLAS (of NumPy and SciPy) and OpenCV have one setting for the whole process.
 - torch has one for each thread, and a default that every new thread starts with.
-- OpenMP, as faiss uses it, has one for each thread.
+- OpenMP, which faiss and its BLAS use, has one for each thread.
 
 A single query is the exception: torch computes it on several threads, because it is one piece, and a person waits for
 it. The command line has OpenMP's threads wait without a busy loop (``wait_passively``).
@@ -26,8 +26,9 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -82,8 +83,20 @@ class Pool:
         self._executor = executor
 
     def map(self, work: Callable[..., _Result], *pieces: Iterable[Any]) -> Iterator[_Result]:
-        """Yield the results of ``work`` for all pieces, in order; the arguments are those of the builtin ``map``."""
-        return map(work, *pieces) if self._executor is None else self._executor.map(work, *pieces)
+        """Yield the results of ``work`` for all pieces, in order; the arguments are those of the builtin ``map``.
+
+        Pieces are taken as they are needed: results that wait for the caller are at most two per thread.
+        """
+        if self._executor is None:
+            yield from map(work, *pieces)
+            return
+        waiting: deque[Future[_Result]] = deque()
+        for piece in zip(*pieces, strict=False):
+            waiting.append(self._executor.submit(work, *piece))
+            if len(waiting) > 2 * self.count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 ALONE = Pool(1, None)
@@ -101,9 +114,9 @@ def pool(wanted: int | None = None) -> Iterator[Pool]:
     """
     number = count(wanted)
     with (
-        one_core_each(),
         limit_this_thread(),
-        nullcontext() if number == 1 else ThreadPoolExecutor(number, "udq", initializer=_limit_openmp) as executor,
+        one_core_each(),
+        nullcontext() if number == 1 else ThreadPoolExecutor(number, "udq-pool", initializer=_limit_openmp) as executor,
     ):
         try:
             yield Pool(number, executor)
@@ -137,16 +150,18 @@ def one_core_each() -> Iterator[None]:
 @contextmanager
 def limit_this_thread(count: int = 1) -> Iterator[None]:
     """Limit torch and faiss to ``count`` threads when this thread calls them; other threads keep their settings."""
-    torch, faiss = _loaded("torch", "get_num_threads"), _loaded("faiss", "omp_get_max_threads")
+    torch, openmp = _loaded("torch", "get_num_threads"), _openmp()
     of_torch = torch.get_num_threads() if torch is not None else 1
-    of_faiss = faiss.omp_get_max_threads() if faiss is not None else 1
+    before = [library.num_threads for library in openmp]
     set_for_this_thread(count)
-    _limit_openmp(count)
+    for library in openmp:
+        library.set_num_threads(count)
     try:
         yield
     finally:
         set_for_this_thread(of_torch)
-        _limit_openmp(of_faiss)
+        for library, own in zip(openmp, before, strict=True):
+            library.set_num_threads(own)
 
 
 def set_for_this_thread(count: int) -> None:
@@ -176,17 +191,21 @@ def _available() -> int:
         return cores() if torch is None else min(cores(), int(_in_new_thread(torch.get_num_threads)))
 
 
-def _limit_openmp(count: int = 1) -> None:
-    """Set the number of threads that faiss computes with on the calling thread."""
-    faiss = _loaded("faiss", "omp_set_num_threads")
-    if faiss is not None:
-        faiss.omp_set_num_threads(count)
+def _openmp() -> list[Any]:
+    """Return the OpenMP libraries: torch and faiss bring one each, and faiss may use both: one itself, one its BLAS."""
+    return list(ThreadpoolController().select(user_api="openmp").lib_controllers)
+
+
+def _limit_openmp() -> None:
+    for library in _openmp():
+        library.set_num_threads(1)
 
 
 def _limit_all() -> None:
     """Set everything that is loaded and not limited yet to one thread."""
     for library in ThreadpoolController().select(user_api="blas").lib_controllers:
-        _limit(library.filepath, library.num_threads, library.set_num_threads)
+        if getattr(library, "threading_layer", None) != "openmp":  # otherwise it has the setting of OpenMP
+            _limit(library.filepath, library.num_threads, library.set_num_threads)
     cv2 = _loaded("cv2", "setNumThreads")
     if cv2 is not None:
         _limit("cv2", cv2.getNumThreads(), cv2.setNumThreads)

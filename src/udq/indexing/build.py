@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 from udq._version import __version__
 from udq.common import files
 from udq.common.progress import Progress, silent, tracked
-from udq.common.threads import limit_this_thread, one_core_each
+from udq.common.threads import Pool, limit_this_thread, one_core_each, pool
 from udq.config import IndexConfig
 from udq.errors import ImageError, InputError
 from udq.features.cache import FeatureCache
@@ -176,7 +177,7 @@ class _Build:
 
     def run(self, monitor: MonitorFactory | None = None, trainer: Trainer = train) -> list[UnreadablePhoto]:
         """Fit the model to a sample of the photos and encode all of them; return the photos that cannot be read."""
-        with one_core_each(), limit_this_thread():
+        with limit_this_thread(), one_core_each():
             if not self.builder.has_model:
                 self._fit(monitor, trainer)
             return self._encode()
@@ -251,10 +252,14 @@ class _Build:
         def write() -> None:
             builder.put_segment(pending, codewords=model.quantizer.codewords, done=done, broken=broken)
 
-        with self.progress("encoding photos", len(self.sources)) as step, self._gpu_memory():
+        with (
+            self.progress("encoding photos", len(self.sources)) as step,
+            self._gpu_memory(),
+            pool(self.extractor.engine.threads) as threads,
+        ):
             for _ in range(done):
                 step()
-            for photo in tracked(self._encoded(model, cache), step):
+            for photo in tracked(self._encoded(model, cache, threads), step):
                 done += 1
                 if isinstance(photo, StoredPhoto):
                     pending.append(photo)
@@ -267,17 +272,19 @@ class _Build:
                 write()
         return broken
 
-    def _encoded(self, model: Model, cache: FeatureCache) -> Iterator[StoredPhoto | UnreadablePhoto]:
+    def _encoded(self, model: Model, cache: FeatureCache, threads: Pool) -> Iterator[StoredPhoto | UnreadablePhoto]:
         """Yield the photos that are not written yet, in order.
 
         Features of the sample's photos come from the cache; the workers extract the other photos.
         """
         done, sampled = self.builder.done, set(self._sampled)
-        cached = cache.drain(skip=sum(i < done for i in self._sampled))
+        features = cache.drain(skip=sum(i < done for i in self._sampled))
+        ids = [self.ids[i] for i in self._sampled if i >= done]
+        cached = threads.map(encode_or_report, features, ids, repeat(model))
         others = ((self.ids[i], self.sources[i]) for i in range(done, len(self.sources)) if i not in sampled)
         encoded = self.workers.encode(others, model)
         for i in range(done, len(self.sources)):
-            yield encode_or_report(next(cached), self.ids[i], model) if i in sampled else next(encoded)
+            yield next(cached) if i in sampled else next(encoded)
 
     def _gpu_memory(self) -> AbstractContextManager[None]:
         return in_gpu_memory(SCALE.format(self.config.images.longer))

@@ -64,7 +64,6 @@ def _scatter(centred: NDArray[np.float32], workers: Pool) -> NDArray[np.float64]
     """Return the sum (D, D) of the outer products of rows (G, D)."""
     parts = [centred[start : start + _ROWS] for start in range(0, len(centred), _ROWS)]
     total = np.zeros((centred.shape[1],) * 2)
-    for first in range(0, len(parts), workers.count):  # not all at a time: each takes 67 MB for VGG16
-        for part in workers.map(lambda rows: rows.T @ rows, parts[first : first + workers.count]):
-            total += part
+    for part in workers.map(lambda rows: rows.T @ rows, parts):
+        total += part
     return total

@@ -42,6 +42,7 @@ OVERLAPS = (0.5, 0.7)
 _WARM_UP = 50  # steps over which the learning rate rises
 
 
+@limit_this_thread()
 def train(
     labels: Labels,
     output: Path,
@@ -56,6 +57,9 @@ def train(
 ) -> dict[str, Any]:
     """Train, write the network to ``output`` and its model card beside it (``.md``), and return the card.
 
+    Training takes one thread: the layers are too small to share, and rounding then does not depend on the number of
+    cores.
+
     Args:
         labels: photos and boxes.
         output: the file to write; must not exist.
@@ -64,7 +68,7 @@ def train(
         settings: of training.
         weights: file of weights to use instead of the backbone's default ones.
         device: ``auto``, ``cpu`` or ``cuda``.
-        threads: number of views to extract in parallel; as many as there are cores if None. Training takes one thread.
+        threads: number of views to extract in parallel; as many as there are cores if None.
         progress: called for each view and step.
 
     Returns:
@@ -191,11 +195,8 @@ def _trained(
     device: torch.device,
     progress: Progress,
 ) -> rpn.ProposalNetwork:
-    """Train a network on views.
-
-    On one thread: the layers are too small to share, and rounding then does not depend on the number of cores.
-    """
-    with limit_this_thread(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Train a network on views."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         network = rpn.ProposalNetwork(backbones.backbone(backbone), dropout=settings.dropout).to(device)
         _optimise(network, keys, settings, cache, progress)
