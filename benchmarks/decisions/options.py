@@ -38,7 +38,8 @@ from udq.photos import decoding
 from udq.quantization import model
 from udq.quantization.model import Model
 from udq.training import algorithm, fitting, losses, refinement, sampling
-from udq.training.algorithm import CachedFeatures, Supervision, TrainingJob
+from udq.training.algorithm import Supervision, TrainingJob
+from udq.training.pooled_features import CachedFeatures
 from udq.training.sampling import Sample
 from udq.types import Box, Codes, Features, Regions
 
@@ -117,7 +118,7 @@ class Seen(CachedFeatures):
     """
 
     def __init__(self, features: Features, views: list[Vectors], seed: int) -> None:
-        super().__init__(features, CPU)
+        super().__init__(features, CPU, parts=1)  # one after the other: each draws random numbers
         self._seen = [features.vectors, *views]
         self._rng = np.random.default_rng(seed)
 
@@ -256,9 +257,16 @@ class Soft(Default):
         parts: Tensor  # (G, M, d/M), refined and rotated
         codebooks: Tensor  # (M, K, d/M)
 
-        def refining(features: Features, images: NDArray[np.int64], training: TrainConfig, seed: int) -> Features:
+        def refining(
+            features: Features,
+            images: NDArray[np.int64],
+            training: TrainConfig,
+            seed: int,
+            *,
+            threads: int | None = None,
+        ) -> Features:
             nonlocal refined
-            refined = refined_features(features, images, training, seed)
+            refined = refined_features(features, images, training, seed, threads=threads)
             return refined
 
         def supervising(features: Features, job: TrainingJob, seed: int) -> Supervision:

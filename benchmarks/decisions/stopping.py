@@ -26,7 +26,8 @@ from udq.config import IndexConfig
 from udq.quantization import model
 from udq.quantization.head import Head
 from udq.training import refinement, sampling
-from udq.training.algorithm import CachedFeatures, TrainingJob, TrainingState, participation_ratio, train
+from udq.training.algorithm import TrainingJob, TrainingState, participation_ratio, train
+from udq.training.pooled_features import CachedFeatures
 
 ITERATIONS = 5
 

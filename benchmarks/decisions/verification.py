@@ -154,7 +154,7 @@ def look(every: Sequence[Asked], way: Way, boxed: bool) -> tuple[list[Found], li
     for asked in every:
         photos = [(candidate.path, candidate.box if boxed else None) for candidate in asked.first]
         started, busy = time.perf_counter(), time.process_time()
-        found.append(way(asked).verify(photos, threads=threads.available()))
+        found.append(way(asked).verify(photos, threads=threads.count()))
         took.append((1e3 * (time.perf_counter() - started), 1e3 * (time.process_time() - busy)))
     return found, took
 
@@ -178,7 +178,7 @@ def large(every: Sequence[Asked]) -> dict[str, object]:
                 photos.append((path, (x1, y1, x2, y2)))
             bytes_of_one = statistics.mean(path.stat().st_size for path, _ in photos)
             started, busy = time.perf_counter(), time.process_time()
-            Verifier(asked.path, asked.box).verify(photos * 5, threads=threads.available())
+            Verifier(asked.path, asked.box).verify(photos * 5, threads=threads.count())
             took.append((1e3 * (time.perf_counter() - started), 1e3 * (time.process_time() - busy)))
     wall, cpu = (round(statistics.median(each)) for each in zip(*took, strict=True))
     return {"megabytes_a_photo": round(bytes_of_one / 1e6, 1), "ms_for_50": wall, "cpu_ms_for_50": cpu}
@@ -335,7 +335,7 @@ def main() -> None:
         for box in row["boxes"]:
             print(f"  {box}", flush=True)
     facts = {
-        "setting": {"first": TOP, "least": LEAST, "weight": verification.WEIGHT, "threads": threads.available()},
+        "setting": {"first": TOP, "least": LEAST, "weight": verification.WEIGHT, "threads": threads.count()},
         "opencv": cv2.__version__,
         "queries": len(every),
         "photos_of_12_megapixels": twelve,

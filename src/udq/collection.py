@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-def _database_opener(looked_at: float | None, ray: str | None, shards: int | None, replicas: int) -> OpenDatabase:
+def _database_opener(
+    looked_at: float | None, ray: str | None, shards: int | None, replicas: int, threads: int | None
+) -> OpenDatabase:
     """Return the function that opens the codes: in this process, or in actors of a Ray cluster."""
     if ray is None:
-        return partial(LocalDatabase.open, looked_at=looked_at)
+        return partial(LocalDatabase.open, looked_at=looked_at, threads=threads)
     from udq.distributed.shards import ShardedDatabase, Spread
 
-    return partial(ShardedDatabase, spread=Spread(ray, shards, replicas), looked_at=looked_at)
+    return partial(ShardedDatabase, spread=Spread(ray, shards, replicas), looked_at=looked_at, threads=threads)
 
 
 def _monitor(
@@ -71,6 +73,7 @@ class Collection(Reader):
         *,
         device: str = "auto",
         network: str | None = None,
+        threads: int | None = None,
         looked_at: float | None = None,
         ray: str | None = None,
         shards: int | None = None,
@@ -83,6 +86,8 @@ class Collection(Reader):
             device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
             network: the library that computes convolutions on a CPU, ``openvino`` or ``torch``; the environment
                 variable UDQ_NETWORK overrides it, and the fastest installed one is used if both are unset.
+            threads: number of threads that searches, ``add`` and ``evaluate`` use, >= 1; as many as there are cores if
+                None, or as torch is set to if it is less.
             looked_at: share of the codes that a search scans, above 0 and at most 1, by an inverted index that is
                 built on first use: for many searches of tens of millions of regions, each of which then takes 12 more
                 bytes of memory. With 1, results equal those of None, which scans all codes.
@@ -92,8 +97,8 @@ class Collection(Reader):
             shards: number of parts; one for each processor of the cluster if None.
             replicas: actors that hold each part; with 2, searches go on if one dies.
         """
-        opener = _database_opener(looked_at, ray, shards, replicas)
-        return Collection(Path(path), device=device, network=network, open_database=opener)
+        opener = _database_opener(looked_at, ray, shards, replicas, threads)
+        return Collection(Path(path), device=device, network=network, threads=threads, open_database=opener)
 
     @staticmethod
     def build(
@@ -104,6 +109,7 @@ class Collection(Reader):
         weights: PathLike | None = None,
         rpn: PathLike | None = None,
         device: str = "auto",
+        threads: int | None = None,
         ray: str | None = None,
         truth: GroundTruth | None = None,
         exclude: Sequence[str] = (),
@@ -119,6 +125,8 @@ class Collection(Reader):
             weights: a file of weights for the backbone, instead of the pretrained ones.
             rpn: a region proposal network from ``udq train-rpn``, instead of the shipped one.
             device: ``auto`` (a GPU if available), ``cpu`` or ``cuda``.
+            threads: number of threads of this process, >= 1; as many as there are cores if None, or as torch is set to
+                if it is less. Codes do not depend on it, unless convolutions are trained.
             ray: extract features on workers of a Ray cluster, with the same codes: ``local`` (this machine), ``auto``
                 (the cluster that this machine belongs to) or ``HOST:PORT``. Their machines read photos from the same
                 paths or URLs.
@@ -152,11 +160,12 @@ class Collection(Reader):
             weights=None if weights is None else Path(weights),
             rpn=None if rpn is None else Path(rpn),
             device=device,
+            threads=threads,
             monitor=_monitor(truth, config, (source.name for source in sources), ()),
             progress=progress,
             **elsewhere,
         )
-        return Collection.open(path, device=device)
+        return Collection.open(path, device=device, threads=threads)
 
     @staticmethod
     def retrain(
@@ -164,6 +173,7 @@ class Collection(Reader):
         *,
         config: IndexConfig | None = None,
         device: str = "auto",
+        threads: int | None = None,
         truth: GroundTruth | None = None,
         progress: Progress = silent,
     ) -> Collection:
@@ -175,6 +185,7 @@ class Collection(Reader):
             path: the collection.
             config: the settings; those of the collection, with training enabled, if None.
             device: ``auto`` (a GPU if available), ``cpu`` or ``cuda``.
+            threads: as in ``build``.
             truth: a ground truth to evaluate after every round of training, for the curves; it does not influence
                 training.
             progress: reports stages and photos (``common.progress``).
@@ -190,8 +201,8 @@ class Collection(Reader):
         monitor = None
         if truth is not None:
             monitor = _monitor(truth, config, opened.names, (entry["image"] for entry in opened.broken))
-        build.rebuild(Path(path), config=config, device=device, monitor=monitor, progress=progress)
-        return Collection.open(path, device=device)
+        build.rebuild(Path(path), config=config, device=device, threads=threads, monitor=monitor, progress=progress)
+        return Collection.open(path, device=device, threads=threads)
 
     def search(
         self,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from udq.errors import InputError
 from udq.search.database import LocalDatabase
 from udq.search.distance import root
 from udq.search.query import combined
@@ -53,6 +54,23 @@ def test_the_nearest_photos_are_the_first_of_the_full_ranking(monkeypatch, kerne
         assert np.isnan(nearest.distance).sum() == max(0, len(every.distance) - k)
         for place in nearest.order[:3]:
             assert nearest.box(place) == every.box(place)
+
+
+@pytest.mark.parametrize("looked_at", [None, 0.5])
+def test_the_threads_of_a_database_are_those_of_its_scan(looked_at):
+    if looked_at is not None and kernels.kernels() == ("numba",):
+        pytest.skip("the extension was not built")
+    rng = np.random.default_rng(3)
+    model = SimpleNamespace(quantizer=SimpleNamespace(codewords=CODEWORDS))
+    lookups = rng.random((1, SUBSPACES, CODEWORDS), np.float32)
+    segments = (segment(rng, 30, 0.0),)
+    found = [
+        LocalDatabase(model, segments, ranked=True, looked_at=looked_at, threads=threads).nearest_images(lookups, 5)[0]
+        for threads in (None, 1, 4)
+    ]
+    assert all(np.array_equal(found[0].image, other.image) for other in found)
+    with pytest.raises(InputError, match="expected at least 1 thread, found 0"):
+        LocalDatabase(model, segments, ranked=True, looked_at=looked_at, threads=0).nearest_images(lookups, 5)
 
 
 def unit(rng, rows):

@@ -14,6 +14,7 @@ from udq.quantization import model
 from udq.quantization.head import Head, Layer
 from udq.search.scan import exhaustive
 from udq.training import algorithm
+from udq.training.pooled_features import CachedFeatures
 from udq.training.sampling import Sample
 from udq.training.trainable_head import TrainableHead
 from udq.types import Features, Regions
@@ -50,9 +51,7 @@ def job(sample=SAMPLE, training=TRAINING, seed=0):
 
 
 def run(sample=SAMPLE, training=TRAINING, seed=0, **more):
-    return algorithm.train(
-        job(sample, training, seed), algorithm.CachedFeatures(sample.features, torch.device("cpu")), **more
-    )
+    return algorithm.train(job(sample, training, seed), CachedFeatures(sample.features, torch.device("cpu")), **more)
 
 
 class MemoryCheckpoint:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Json, Rerank, parse_stages
+from udq.cli.options import CollectionPath, Device, Json, Rerank, Threads, parse_stages
 from udq.cli.progress_bar import progress
 from udq.errors import InputError
 
@@ -57,6 +57,7 @@ def evaluate(
     picture: Sheet = None,
     report: Report = None,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Measure a collection against a benchmark: mean average precision, and how well the boxes fit."""
@@ -74,7 +75,7 @@ def evaluate(
         errors.check(report)
     if features is not None and not real_valued:
         raise InputError(f"--features {features}: expected --real-valued with it; add it, or leave --features out")
-    opened = Collection.open(collection, device=device)
+    opened = Collection.open(collection, device=device, threads=threads)
     done = evaluation.evaluate(
         opened,
         datasets.load(dataset, ground_truth),
@@ -102,12 +103,13 @@ def demo(
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder of the photos and results.")
     ] = Path("udq-demo"),
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Build, search and measure a collection of photos composed from those that installed packages ship."""
     from udq.experiments.demo.run import run_demo
 
-    facts = run_demo(output, device=device, progress=progress)
+    facts = run_demo(output, device=device, threads=threads, progress=progress)
     if as_json:
         printing.print_json(facts)
         return

@@ -25,6 +25,7 @@ from udq.cli.options import (
     Refine,
     Seed,
     Subspaces,
+    Threads,
     Weight,
     Weights,
     read_truth,
@@ -99,6 +100,7 @@ def index(
     no_train: NoTrain = False,
     exclude: Exclude = None,
     device: Device = "auto",
+    threads: Threads = None,
     ray: Ray = None,
     as_json: Json = False,
 ) -> None:
@@ -126,6 +128,7 @@ def index(
             weights=weights,
             rpn=rpn,
             device=device,
+            threads=threads,
             ray=ray,
             truth=truth,
             exclude=exclude or (),
@@ -146,6 +149,7 @@ def retrain(
     end_to_end: EndToEnd = None,
     ground_truth: GroundTruthFile = None,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Retrain a collection on its current photos, with other settings if given, and encode all of them again.
@@ -164,7 +168,9 @@ def retrain(
     )
     truth = read_truth(ground_truth)
     with timed() as elapsed, resumable_on(collection):
-        trained = Collection.retrain(collection, config=settings, device=device, truth=truth, progress=progress)
+        trained = Collection.retrain(
+            collection, config=settings, device=device, threads=threads, truth=truth, progress=progress
+        )
     printing.print_built(trained, elapsed(), as_json=as_json)
 
 
@@ -188,6 +194,7 @@ def train_rpn(
     held_out: HeldOut = _RPN.held_out,
     seed: TrainingSeed = _RPN.seed,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Train a region proposal network on labelled boxes, for 'udq index --rpn FILE'; the backbone is not changed.
@@ -213,6 +220,7 @@ def train_rpn(
             settings=training,
             weights=weights,
             device=device,
+            threads=threads,
             progress=progress,
         )
     if as_json:

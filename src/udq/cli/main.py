@@ -23,6 +23,7 @@ from udq.cli.reproduce import reproduce
 from udq.cli.search import search
 from udq.cli.serve import serve
 from udq.cli.update import add, compact, relocate, remove, verify
+from udq.common import threads
 from udq.common.text import one_line
 from udq.errors import UdqError
 
@@ -64,6 +65,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
+    threads.wait_passively()
     signal.signal(signal.SIGINT, _interrupt)
     # Pillow warns of photos above 89 megapixels; ours have a limit of their own (``photos.source.MAX_PIXELS``).
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
@@ -72,7 +74,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # characters that the terminal's encoding lacks
     try:
-        code = app(prog_name="udq", standalone_mode=False)
+        with threads.one_core_each():  # libraries that are loaded already: NumPy, and in tests all of them
+            code = app(prog_name="udq", standalone_mode=False)
         if code == INTERRUPTED:  # how typer reports Ctrl-C
             raise KeyboardInterrupt
     except typer.TyperException as error:

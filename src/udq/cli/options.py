@@ -26,6 +26,10 @@ Result = TypeVar("Result")
 CollectionPath = Annotated[Path, typer.Argument(metavar="COLLECTION", help="A folder that 'udq index' made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Device of the network: auto, cpu or cuda.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Threads to compute with. Default: one per core that this process may use."),
+]
 Preset = Annotated[str, typer.Option(metavar="NAME", help=f"Preset of all settings: {', '.join(config.PRESETS)}.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; options override it.")

@@ -11,7 +11,7 @@ import typer
 
 from udq import config
 from udq.cli import printing
-from udq.cli.options import Device, Json
+from udq.cli.options import Device, Json, Threads
 from udq.cli.progress_bar import progress, resumable
 from udq.errors import InputError, UdqError
 from udq.features import backbones
@@ -75,6 +75,7 @@ def reproduce(
     limit: Limit = None,
     output: Output = Path("udq-reproduce"),
     device: Device = "auto",
+    threads: Threads = None,
     list_them: ListThem = False,
     as_json: Json = False,
 ) -> None:
@@ -100,7 +101,7 @@ def reproduce(
 
     settings = Settings(
         DataFolder(data, dataset, ground_truth), output, preset, config_file, _files(weights, "--weights"),
-        _files(rpn, "--rpn"), limit, device,
+        _files(rpn, "--rpn"), limit, device, threads,
     )  # fmt: skip
 
     def say(experiment: Experiment, some: Sequence[Result]) -> None:

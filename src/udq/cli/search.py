@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Json, Rerank, parse_box, parse_example, parse_stages
+from udq.cli.options import CollectionPath, Device, Json, Rerank, Threads, parse_box, parse_example, parse_stages
 from udq.cli.progress_bar import progress
 from udq.common.files import existing
 from udq.errors import InputError
@@ -51,6 +51,7 @@ def search(
     picture: Picture = None,
     lines: Lines = None,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
@@ -67,7 +68,7 @@ def search(
             for file in filter(None, (picture, lines)):
                 sheet.file_format(file)
         # torch answers a single query before OpenVINO has compiled the network.
-        opened = Collection.open(collection, device=device, network="torch")
+        opened = Collection.open(collection, device=device, network="torch", threads=threads)
         examples = [Example(existing(image), None if box is None else parse_box(box)), *map(parse_example, also or ())]
         result = opened.search_examples(examples, k=k, rerank=stages, progress=progress)
     if picture is not None:

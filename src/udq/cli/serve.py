@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device
+from udq.cli.options import CollectionPath, Device, Threads
 from udq.common.text import counted
 from udq.errors import InputError
 
@@ -79,6 +79,7 @@ def serve(
     shards: Shards = None,
     replicas: Replicas = 1,
     device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Serve a collection as a page and an API, by default to this machine only, until Ctrl-C."""
     from udq.collection import Collection
@@ -90,7 +91,15 @@ def serve(
         )
     if ray is None and (shards is not None or replicas != 1):
         raise InputError("--shards and --replicas: expected --ray ADDRESS with them; add it or leave them out")
-    opened = Collection.open(collection, device=device, looked_at=looked_at, ray=ray, shards=shards, replicas=replicas)
+    opened = Collection.open(
+        collection,
+        device=device,
+        threads=threads,
+        looked_at=looked_at,
+        ray=ray,
+        shards=shards,
+        replicas=replicas,
+    )
 
     def ready(address: str) -> None:
         printing.say(f"{collection}: {counted(len(opened), 'photo')} at {address}")

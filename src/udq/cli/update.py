@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from udq.cli import printing
-from udq.cli.options import CollectionPath, Device, Exclude, Json, Yes, confirmed
+from udq.cli.options import CollectionPath, Device, Exclude, Json, Threads, Yes, confirmed
 from udq.cli.progress_bar import progress, resumable, timed
 from udq.common.text import counted
 from udq.errors import CollectionError
@@ -39,6 +39,7 @@ def add(
     exclude: Exclude = None,
     yes: Yes = False,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Add photos to a collection; photos that it already contains are skipped, unless their files changed.
@@ -50,7 +51,7 @@ def add(
     from udq.collection import Collection
 
     with timed() as elapsed, resumable(lambda: "what was added so far is kept; run the same command to continue"):
-        opened, left_out = Collection.open(collection, device=device), exclude or ()
+        opened, left_out = Collection.open(collection, device=device, threads=threads), exclude or ()
         grown, changes = confirmed(
             lambda yes: opened.add(images, sync=sync, dry_run=dry_run, exclude=left_out, yes=yes, progress=progress),
             yes=yes,
@@ -140,6 +141,7 @@ def verify(
     ] = False,
     yes: Yes = False,
     device: Device = "auto",
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Read every file of a collection as a search does, and compare its checksum; exit 1 if one is damaged."""
@@ -147,7 +149,9 @@ def verify(
     from udq.indexing import verify as verification
 
     if repair:
-        repaired = confirmed(lambda yes: repairs.repair(collection, device=device, yes=yes, progress=progress), yes=yes)
+        repaired = confirmed(
+            lambda yes: repairs.repair(collection, device=device, threads=threads, yes=yes, progress=progress), yes=yes
+        )
         _print_repaired(collection, repaired, as_json=as_json)
         return
     damage = verification.verify(collection)

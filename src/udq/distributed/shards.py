@@ -112,7 +112,15 @@ class _Share:
 class ShardedDatabase:
     """A database in the memory of several actors (``udq.search.database.Database``)."""
 
-    def __init__(self, path: Path, manifest: Manifest, model: Model, spread: Spread, looked_at: float | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        model: Model,
+        spread: Spread,
+        looked_at: float | None,
+        threads: int | None = None,
+    ) -> None:
         """Start the actors, and wait until all have read their segments.
 
         Args:
@@ -121,11 +129,13 @@ class ShardedDatabase:
             model: its model.
             spread: the cluster, and numbers of shards and replicas.
             looked_at: as in ``LocalDatabase``.
+            threads: as in ``Database``; an actor has one.
 
         Raises:
             UdqError: an actor cannot be started, or cannot read its segments.
         """
         self.model = model
+        self.threads = threads
         self.ranked = manifest.config.features.proposals in proposals.RANKED
         self._path, self._manifest = path, manifest
         self._photos: OrderedDict[int, StoredPhoto] = OrderedDict()

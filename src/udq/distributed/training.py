@@ -22,8 +22,9 @@ from torch import Tensor, distributed
 from udq.common.progress import Progress, silent
 from udq.distributed import cluster
 from udq.quantization.head import Head
-from udq.training.algorithm import CachedFeatures, Checkpoint, PooledFeatures, Trained, TrainingJob, TrainingState
+from udq.training.algorithm import Checkpoint, Trained, TrainingJob, TrainingState
 from udq.training.algorithm import train as train_locally
+from udq.training.pooled_features import CachedFeatures, PooledFeatures
 from udq.training.process_group import ProcessGroup
 from udq.types import Arrays
 
@@ -207,7 +208,7 @@ def _work(config: dict[str, Any]) -> None:
     """Train as one process of the group."""
     ray, actor = cluster.ray(), config["actor"]
     job, features = ray.get(config["work"][0])
-    group = _TorchProcessGroup()
+    job, group = dataclasses.replace(job, threads=1), _TorchProcessGroup()
     if job.device.type == "cuda":
         from ray.train.torch import get_device
 

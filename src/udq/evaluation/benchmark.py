@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
+from udq.common.threads import one_core_each
 from udq.datasets import GroundTruth, matching, protocol
 from udq.errors import InputError
 from udq.evaluation import scoring, truth_boxes
@@ -39,6 +40,7 @@ class Evaluation:
     outcomes: tuple[Outcome, ...]
 
 
+@one_core_each()
 def evaluate(
     collection: Reader,
     truth: GroundTruth,

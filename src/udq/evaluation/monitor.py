@@ -62,6 +62,7 @@ class RoundMonitor:
                 weights=self._extractor.weights,
                 rpn=self._extractor.rpn,
                 device=self._extractor.device.type,
+                threads=self._extractor.engine.threads,
             )
             extractor.load(convolutions)
             folder = self._spool.folder.with_name("photos-watched")
@@ -69,7 +70,8 @@ class RoundMonitor:
             query_features = self._extract_queries(extractor)
             shutil.rmtree(spool.folder, ignore_errors=True)
         features = draw(spool.fill(), len(spool.sources), config.sample).features
-        fitted = model.fit(features, head, config.quantizer, seed=config.sample.seed)
+        threads = self._extractor.engine.threads
+        fitted = model.fit(features, head, config.quantizer, seed=config.sample.seed, threads=threads)
         return mean_average_precision(fitted, self._queries, query_features, spool.drain(skip=0))
 
     def _extract_queries(self, extractor: Extractor) -> list[NDArray[np.float32]]:

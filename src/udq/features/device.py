@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from udq.common import threads
+from udq.common.threads import count
 from udq.errors import DependencyError, InputError, UdqError
 from udq.features import runtime
 
@@ -37,19 +37,20 @@ class Engine:
     threads: int = 1
 
     @staticmethod
-    def fastest(device: str, network: str | None = None) -> Engine:
-        """Return the fastest engine of this machine, with as many threads as torch is set to.
+    def fastest(device: str, network: str | None = None, threads: int | None = None) -> Engine:
+        """Return the fastest engine of this machine.
 
         Args:
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
             network: library to use on a CPU unless UDQ_NETWORK names another; the fastest installed one if None.
+            threads: CPU threads; as many as there are cores if None.
 
         Raises:
-            InputError: an unknown device, no usable GPU, or a library that is not installed.
+            InputError: an unknown device, no usable GPU, a library that is not installed, or fewer than one thread.
         """
         place = device_of(device)
         library = runtime.engine(network) if place.type == "cpu" else "torch"
-        return Engine(place, fast_precision(place), library, threads.available())
+        return Engine(place, fast_precision(place), library, count(threads))
 
     @property
     def weights(self) -> torch.dtype:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from udq.common import threads
+from udq.common import threads as thread_limits
 from udq.common.text import shown
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import ImageError
@@ -72,6 +72,7 @@ class Extractor:
         rpn: Path | None = None,
         device: str = "auto",
         network: str | None = None,
+        threads: int | None = None,
     ) -> None:
         """Build the network.
 
@@ -81,14 +82,15 @@ class Extractor:
             weights: file of weights to use instead of the backbone's default ones.
             rpn: a file that ``udq train-rpn`` wrote, instead of the network shipped for the backbone.
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-            network: as in ``Engine.fastest``.
+            network, threads: as in ``Engine.fastest``.
         """
         self.weights = weights
         self.rpn = rpn
         self._image = image
         self._feature = feature
-        self.engine = Engine.fastest(device, network)
-        with threads.one_core():  # distributing the weights of a light network takes longer than the work on them
+        self.engine = Engine.fastest(device, network, threads)
+        # Distributing the weights of a light network takes longer than the work on them.
+        with thread_limits.limit_this_thread():
             self.trunk = Trunk(feature, weights=weights, device=self.engine.device, precision=self.engine.weights)
         self._compiled: dict[int, Callable[[Tensor], tuple[Tensor, Tensor]]] = {}
         self._compiling = threading.Lock()
@@ -98,7 +100,7 @@ class Extractor:
         self._views = ThreadPoolExecutor(
             self._views_at_once,
             "describe",
-            initializer=threads.set_for_this_thread,
+            initializer=thread_limits.set_for_this_thread,
             initargs=(max(1, self.engine.threads // self._views_at_once),),
         )
 
@@ -162,7 +164,7 @@ class Extractor:
         propose, at_once = self.propose, self.engine.workers
         with (
             # The consumer's own computations between two photos have one core at best, too.
-            threads.one_core_each(),
+            thread_limits.one_core_each(),
             ThreadPoolExecutor(at_once, "extract") as pool,
             # Closed first, so that busy workers do not wait for their photos any more.
             Decoder() if decoder is None else nullcontext(decoder) as opened,

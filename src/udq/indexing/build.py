@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 from udq._version import __version__
 from udq.common import files
 from udq.common.progress import Progress, silent, tracked
+from udq.common.threads import Pool, limit_this_thread, one_core_each, pool
 from udq.config import IndexConfig
 from udq.errors import ImageError, InputError
 from udq.features.cache import FeatureCache
@@ -57,6 +59,7 @@ def build(
     weights: Path | None = None,
     rpn: Path | None = None,
     device: str = "auto",
+    threads: int | None = None,
     monitor: MonitorFactory | None = None,
     workers: WorkerFactory | None = None,
     trainer: Trainer = train,
@@ -73,6 +76,7 @@ def build(
         weights: a file of weights for the backbone.
         rpn: a file of the region proposal network.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads; as many as there are cores if None.
         monitor: measures a benchmark after every round of training; does not influence it.
         workers: factory of the workers that extract and encode photos; in-process if None.
         trainer: runs algorithm 1.
@@ -82,7 +86,9 @@ def build(
         InputError: something is at ``path`` already, or another process is building there.
         ImageError: not one photo can be read.
     """
-    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
+    extractor = Extractor(
+        config.images, config.features, weights=weights, rpn=rpn, device=device, threads=threads
+    ).proposing()
     given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
     with (
         CollectionBuilder(path, fingerprint=fingerprint(sources, config, extractor, given)) as builder,
@@ -100,6 +106,7 @@ def rebuild(
     *,
     config: IndexConfig,
     device: str = "auto",
+    threads: int | None = None,
     monitor: MonitorFactory | None = None,
     progress: Progress = silent,
 ) -> None:
@@ -111,6 +118,7 @@ def rebuild(
         path: the collection.
         config: settings to build it with.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads; as many as there are cores if None.
         monitor: measures a benchmark after every round of training; does not influence it.
         progress: called for each photo.
 
@@ -134,7 +142,9 @@ def rebuild(
     if "rpn" not in config.features.proposals:
         given["rpn"] = None  # another proposer is used now
     weights, rpn = (given_file(given, name) for name in ("weights", "rpn"))
-    extractor = Extractor(config.images, config.features, weights=weights, rpn=rpn, device=device).proposing()
+    extractor = Extractor(
+        config.images, config.features, weights=weights, rpn=rpn, device=device, threads=threads
+    ).proposing()
     same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with CollectionBuilder(path, fingerprint=same, replaces=manifest) as builder:
         ids = [image.id for image in images]
@@ -174,9 +184,10 @@ class _Build:
 
     def run(self, monitor: MonitorFactory | None = None, trainer: Trainer = train) -> list[UnreadablePhoto]:
         """Fit the model to a sample of the photos and encode all of them; return the photos that cannot be read."""
-        if not self.builder.has_model:
-            self._fit(monitor, trainer)
-        return self._encode()
+        with limit_this_thread(), one_core_each():
+            if not self.builder.has_model:
+                self._fit(monitor, trainer)
+            return self._encode()
 
     @cached_property
     def _sampled(self) -> list[int]:
@@ -214,8 +225,8 @@ class _Build:
         if trained.convolutions:
             self.workers.load(trained.convolutions)
             sample = self._sample(self._trained_features, "extracting features again, with trained convolutions")
-        with self.progress("fitting codes", None):
-            model = fitting.encoder(sample, trained, self.config)
+        with self.progress("fitting codes", self.config.quantizer.iterations + 1) as step:
+            model = fitting.encoder(sample, trained, self.config, threads=self.extractor.engine.threads, step=step)
         history = trained.history() if self.config.training.enabled else None
         self.builder.put_model(model, training=history, backbone=trained.convolutions)
 
@@ -230,6 +241,7 @@ class _Build:
             self.config,
             self.extractor.device,
             self.progress,
+            threads=self.extractor.engine.threads,
             pooled=pooled,
             checkpoint=FileCheckpoint(self.builder.scratch / "training.npz"),
             measure=measure,
@@ -247,10 +259,14 @@ class _Build:
         def write() -> None:
             builder.put_segment(pending, codewords=model.quantizer.codewords, done=done, broken=broken)
 
-        with self.progress("encoding photos", len(self.sources)) as step, self._gpu_memory():
+        with (
+            self.progress("encoding photos", len(self.sources)) as step,
+            self._gpu_memory(),
+            pool(self.extractor.engine.threads) as threads,
+        ):
             for _ in range(done):
                 step()
-            for photo in tracked(self._encoded(model, cache), step):
+            for photo in tracked(self._encoded(model, cache, threads), step):
                 done += 1
                 if isinstance(photo, StoredPhoto):
                     pending.append(photo)
@@ -263,17 +279,19 @@ class _Build:
                 write()
         return broken
 
-    def _encoded(self, model: Model, cache: FeatureCache) -> Iterator[StoredPhoto | UnreadablePhoto]:
+    def _encoded(self, model: Model, cache: FeatureCache, threads: Pool) -> Iterator[StoredPhoto | UnreadablePhoto]:
         """Yield the photos that are not written yet, in order.
 
         Features of the sample's photos come from the cache; the workers extract the other photos.
         """
         done, sampled = self.builder.done, set(self._sampled)
-        cached = cache.drain(skip=sum(i < done for i in self._sampled))
+        features = cache.drain(skip=sum(i < done for i in self._sampled))
+        ids = [self.ids[i] for i in self._sampled if i >= done]
+        cached = threads.map(encode_or_report, features, ids, repeat(model))
         others = ((self.ids[i], self.sources[i]) for i in range(done, len(self.sources)) if i not in sampled)
         encoded = self.workers.encode(others, model)
         for i in range(done, len(self.sources)):
-            yield encode_or_report(next(cached), self.ids[i], model) if i in sampled else next(encoded)
+            yield next(cached) if i in sampled else next(encoded)
 
     def _gpu_memory(self) -> AbstractContextManager[None]:
         return in_gpu_memory(SCALE.format(self.config.images.longer))

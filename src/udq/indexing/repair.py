@@ -47,7 +47,9 @@ class Repaired:
     back: int = 0
 
 
-def repair(path: Path, *, device: str = "auto", yes: bool = False, progress: Progress = silent) -> Repaired:
+def repair(
+    path: Path, *, device: str = "auto", threads: int | None = None, yes: bool = False, progress: Progress = silent
+) -> Repaired:
     """Make a collection whole again: encode the photos of damaged segments again.
 
     Photos that are missing or cannot be read any more are dropped. If the model is damaged, the collection is retrained
@@ -56,6 +58,7 @@ def repair(path: Path, *, device: str = "auto", yes: bool = False, progress: Pro
     Args:
         path: the collection.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads; as many as there are cores if None.
         yes: drop the photos of folders that lost all photos at once too.
         progress: called for each photo.
 
@@ -83,11 +86,12 @@ def repair(path: Path, *, device: str = "auto", yes: bool = False, progress: Pro
             planned = plan(path, transaction.manifest, {each.file for each in damaged})
             if planned.emptied and not yes:
                 raise ConsentError(emptied_text(planned.emptied, "put it back, or a link to it"))
-            repaired = _apply(transaction, planned, _Encoder(path, transaction.manifest, device, progress))
+            repaired = _apply(transaction, planned, _Encoder(path, transaction.manifest, device, threads, progress))
     if any(map(_is_model, damaged)):
         from udq.indexing import build  # imports torch
 
-        build.rebuild(path, config=read_manifest(path).config, device=device, progress=progress)
+        config = read_manifest(path).config
+        build.rebuild(path, config=config, device=device, threads=threads, progress=progress)
         repaired = replace(repaired, restored=tuple(Reader(path).names))
     return replace(repaired, damage=(*damage, *damaged))
 
@@ -126,8 +130,9 @@ def _apply(transaction: Transaction, planned: RepairPlan, encoder: _Encoder) -> 
 class _Encoder:
     """Encodes photos with the model of a collection; both are loaded on first use."""
 
-    def __init__(self, path: Path, manifest: Manifest, device: str, progress: Progress) -> None:
-        self._path, self._manifest, self._device, self._progress = path, manifest, device, progress
+    def __init__(self, path: Path, manifest: Manifest, device: str, threads: int | None, progress: Progress) -> None:
+        self._path, self._manifest = path, manifest
+        self._device, self._threads, self._progress = device, threads, progress
 
     @cached_property
     def _model(self) -> Model:
@@ -136,7 +141,7 @@ class _Encoder:
     @cached_property
     def _extractor(self) -> Extractor:
         backbone = read_backbone(self._path, self._manifest)
-        return extractor_of(self._manifest, backbone, self._device).proposing()
+        return extractor_of(self._manifest, backbone, self._device, threads=self._threads).proposing()
 
     @property
     def codewords(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,9 +99,21 @@ class Model:
             raise ValueError("negative residuals")
 
 
-def start(sample: Features, settings: QuantizerConfig) -> Head:
-    """Return the head before any training: FC_S alone, as the principal components of a sample (G, D)."""
-    return pca.fit(sample, dimensions=settings.dimensions, whiten=settings.whiten, multiple_of=settings.subspaces)
+def start(sample: Features, settings: QuantizerConfig, *, threads: int | None = None) -> Head:
+    """Return the head before any training: FC_S alone, as the principal components of a sample (G, D).
+
+    Args:
+        sample: the pooled features.
+        settings: of the quantizer.
+        threads: as for ``pca.fit``.
+    """
+    return pca.fit(
+        sample,
+        dimensions=settings.dimensions,
+        whiten=settings.whiten,
+        multiple_of=settings.subspaces,
+        threads=threads,
+    )
 
 
 def codewords(regions: int, settings: QuantizerConfig) -> int:
@@ -115,7 +128,16 @@ def codewords(regions: int, settings: QuantizerConfig) -> int:
     return fewer
 
 
-def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int, trained: bool = False) -> Model:
+def fit(
+    sample: Features,
+    head: Head,
+    settings: QuantizerConfig,
+    *,
+    seed: int,
+    trained: bool = False,
+    threads: int | None = None,
+    step: Callable[[], None] = lambda: None,
+) -> Model:
     """Fit the quantizer to a sample of a collection's own pooled features (G, D), mapped by a head.
 
     Args:
@@ -124,6 +146,7 @@ def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int, t
         settings: of the quantizer.
         seed: of k-means.
         trained: whether the head was trained, for ``origin``.
+        threads, step: as for ``quantizer.fit``.
     """
     quantizer = fit_quantizer(
         head.apply(sample),
@@ -131,6 +154,8 @@ def fit(sample: Features, head: Head, settings: QuantizerConfig, *, seed: int, t
         codewords=codewords(len(sample), settings),
         iterations=settings.iterations,
         seed=seed,
+        threads=threads,
+        step=step,
     )
     origin = f"{'trained on' if trained else 'fitted to'} {len(sample):,} regions of this collection"
     if quantizer.codewords < settings.codewords:

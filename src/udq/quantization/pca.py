@@ -6,15 +6,19 @@ The paper reduces features "by PCA to 300" before supervision (sec. 4.2): here t
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from udq.common.threads import Pool, pool
 from udq.quantization.head import Head, Layer
 from udq.types import Features
 
 # Directions with less than this share of the largest variance are rounding noise, which whitening would amplify.
 _LEAST_VARIANCE = 1e-6
+# Rows of a part of the covariance, which one thread sums; the same for every number of threads.
+_ROWS = 4096
 
 
-def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) -> Head:
+def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int, threads: int | None = None) -> Head:
     """Return a head of one layer, FC_S, that projects onto the principal components of a sample.
 
     There are fewer components than ``dimensions`` if the sample spans fewer. Zero components, which change no distance,
@@ -25,7 +29,13 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) 
         dimensions: number of components; d in the paper.
         whiten: whether to divide each component by its standard deviation.
         multiple_of: M, so that sub-vectors are of equal length.
+        threads: number of threads, which the result does not depend on; as many as there are cores if None.
     """
+    with pool(threads) as workers:
+        return _fit(features, dimensions, whiten, multiple_of, workers)
+
+
+def _fit(features: Features, dimensions: int, whiten: bool, multiple_of: int, workers: Pool) -> Head:
     sample = features.vectors
     mean = sample.mean(axis=0, dtype=np.float64)
     centred = sample - mean.astype(np.float32)
@@ -34,8 +44,8 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) 
         _, lengths, directions = np.linalg.svd(centred, full_matrices=False)
         variance, vectors = lengths.astype(np.float64) ** 2 / max(1, len(sample) - 1), directions.T.astype(np.float64)
     else:
-        covariance = (centred.T @ centred).astype(np.float64) / max(1, len(sample) - 1)
-        variance, vectors = np.linalg.eigh(covariance)
+        # eigh stays on one thread: two take longer even on an idle machine.
+        variance, vectors = np.linalg.eigh(_scatter(centred, workers) / max(1, len(sample) - 1))
         variance, vectors = variance[::-1], vectors[:, ::-1]
     kept = int((variance[:dimensions] > _LEAST_VARIANCE * max(variance[0], 1e-30)).sum())
     kept = max(1, min(kept, len(sample) - 1))
@@ -48,3 +58,12 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int) 
     components = np.pad(components, ((0, 0), (0, padding)))
     weight = np.ascontiguousarray(components.T.astype(np.float32))
     return Head((Layer(weight, -(weight @ mean.astype(np.float32))),))
+
+
+def _scatter(centred: NDArray[np.float32], workers: Pool) -> NDArray[np.float64]:
+    """Return the sum (D, D) of the outer products of rows (G, D)."""
+    parts = [centred[start : start + _ROWS] for start in range(0, len(centred), _ROWS)]
+    total = np.zeros((centred.shape[1],) * 2)
+    for part in workers.map(lambda rows: rows.T @ rows, parts):
+        total += part
+    return total

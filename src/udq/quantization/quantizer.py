@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.progress import tracked
+from udq.common.threads import pool
 from udq.types import Codes, Features
 
 # Members of mean residual that are added to each codeword: the residual of a few members is a poor estimate.
 _PRIOR = 10
+# Rounds of k-means: at the start, and from the codewords of the previous rotation. More at the start would polish
+# codebooks that the first rotation makes obsolete.
+_FIRST_ROUNDS, _ROUNDS = 10, 4
+# Features that the codebooks are fitted to, at most.
+_MOST = 1 << 16
+_ROTATION_SEED = 1234  # of the first rotation: any one does, and it need not differ between collections
 
 
 @dataclass(frozen=True)
@@ -106,36 +116,98 @@ class Quantizer:
         return rotated.reshape(len(features), self.subspaces, -1)
 
 
-def fit(features: Features, *, subspaces: int, codewords: int, iterations: int, seed: int) -> Quantizer:
-    """Minimise the quantization error over rotation and codebooks alternately (eq. 6), with faiss.
+def fit(
+    features: Features,
+    *,
+    subspaces: int,
+    codewords: int,
+    iterations: int,
+    seed: int,
+    threads: int | None = None,
+    step: Callable[[], None] = lambda: None,
+) -> Quantizer:
+    """Minimise the quantization error over rotation and codebooks alternately (eq. 6), with the k-means of faiss.
+
+    Each subspace is fitted on one thread, so that the quantizer does not depend on the number of threads.
 
     Args:
         features: (G, d) float32 sample, G >= 1, d a multiple of M.
         subspaces: M.
         codewords: K, a power of two.
         iterations: alternations of rotation and codebooks.
-        seed: of k-means; the same seed and sample give the same quantizer.
+        seed: of k-means; the same seed and sample give the same quantizer on one machine.
+        threads: number of threads; as many as there are cores if None.
+        step: called before each of ``iterations + 1`` fits of the codebooks, which take about as long as each other.
     """
-    import faiss
+    import faiss  # before the pool, which limits its threads
 
     dimensions = features.vectors.shape[1]
-    # faiss writes out of bounds for fewer features than dimensions, and requires one per codeword. Repeating the
-    # features does not change the optimum.
-    sample = np.tile(features.vectors, (-(-max(dimensions, codewords) // len(features)), 1))
-    pq = faiss.ProductQuantizer(dimensions, subspaces, (codewords - 1).bit_length())
-    pq.cp.seed = seed
-    # Suppresses the warning about fewer than 39 points per codeword, which is the choice of the caller.
-    pq.cp.min_points_per_centroid = 1
-    opq = faiss.OPQMatrix(dimensions, subspaces)
-    opq.niter = iterations
-    opq.niter_pq_0 = 10  # the default of 40 polishes codebooks that the first rotation makes obsolete
-    opq.verbose = False
-    opq.pq = pq
-    opq.train(sample)
-    rotation = faiss.vector_to_array(opq.A).reshape(dimensions, dimensions).T.copy()
-    pq.train(sample @ rotation)
-    codebooks = faiss.vector_to_array(pq.centroids).reshape(subspaces, codewords, dimensions // subspaces)
-    return _with_residuals(rotation.astype(np.float32), codebooks.astype(np.float32), features)
+    with pool(threads) as workers:
+        sample = _sample(features.vectors, max(dimensions, codewords))
+        mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centred = sample - mean
+        fitted = [_Codebook(codewords, dimensions // subspaces, seed) for _ in range(subspaces)]
+        rotation, _ = np.linalg.qr(faiss.randn(dimensions**2, _ROTATION_SEED).reshape(dimensions, dimensions).T)
+        for iteration in tracked(range(iterations + 1), step):
+            last = iteration == iterations
+            rotated = (sample if last else centred) @ rotation
+            parts = rotated.reshape(len(sample), subspaces, -1).swapaxes(0, 1)
+            quantized = np.concatenate(list(workers.map(_Codebook.fit, fitted, parts)), axis=1)
+            if not last:
+                left, _, right = np.linalg.svd(centred.T @ quantized)
+                rotation = left @ right
+        codebooks = np.stack([codebook.centres for codebook in fitted])
+        return _with_residuals(np.ascontiguousarray(rotation), codebooks, features)
+
+
+def _sample(vectors: NDArray[np.float32], least: int) -> NDArray[np.float32]:
+    """Return the features to fit to: at least ``least``, which k-means requires, and a limited number.
+
+    Repeating features does not change the optimum.
+    """
+    if len(vectors) > _MOST:
+        vectors = vectors[np.sort(np.random.default_rng(_ROTATION_SEED).permutation(len(vectors))[:_MOST])]
+    return np.tile(vectors, (-(-least // len(vectors)), 1))
+
+
+class _Codebook:
+    """The codebook of one subspace, which k-means improves with every fit.
+
+    Attributes:
+        centres: (K, d/M) float32.
+    """
+
+    def __init__(self, codewords: int, length: int, seed: int) -> None:
+        """Start without codewords; the first fit draws them from the sub-features."""
+        import faiss
+
+        self._clustering: Any = faiss.ProductQuantizer(length, 1, (codewords - 1).bit_length())
+        settings = self._clustering.cp
+        settings.seed = seed
+        settings.niter = _FIRST_ROUNDS
+        settings.max_points_per_centroid = 1000
+        # Suppresses the warning about fewer than 39 points per codeword, which is the choice of the caller.
+        settings.min_points_per_centroid = 1
+        self._shape = codewords, length
+
+    @property
+    def centres(self) -> NDArray[np.float32]:
+        """(K, d/M) float32, the codewords."""
+        import faiss
+
+        centres: NDArray[np.float32] = faiss.vector_to_array(self._clustering.centroids).reshape(self._shape)
+        return centres
+
+    def fit(self, part: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Improve the codewords by some rounds of k-means, and return the quantized sub-features (G, d/M)."""
+        import faiss
+
+        part = np.ascontiguousarray(part)
+        self._clustering.train(part)
+        self._clustering.train_type = faiss.ProductQuantizer.Train_hot_start
+        self._clustering.cp.niter = _ROUNDS
+        quantized: NDArray[np.float32] = self._clustering.decode(self._clustering.compute_codes(part))
+        return quantized
 
 
 def _with_residuals(rotation: NDArray[np.float32], codebooks: NDArray[np.float32], features: Features) -> Quantizer:

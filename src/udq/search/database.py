@@ -31,6 +31,10 @@ class Database(Protocol):
         """Fully connected layers and quantizer."""
 
     @property
+    def threads(self) -> int | None:
+        """Threads that a search uses on this machine; as many as there are cores if None."""
+
+    @property
     def ranked(self) -> bool:
         """Whether the regions of a photo are in the order of the proposer, best first."""
 
@@ -67,7 +71,7 @@ class LocalDatabase:
         segments: codes, boxes and photos.
         looked_at: share of the codes that a search scans through an inverted index, 0..1; None scans all codes
             without an index.
-        threads: threads per search; one per processor if None.
+        threads: threads per search; as many as there are cores, and as the work justifies, if None.
     """
 
     model: Model
@@ -78,19 +82,21 @@ class LocalDatabase:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @staticmethod
-    def open(path: Path, manifest: Manifest, model: Model, *, looked_at: float | None = None) -> LocalDatabase:
+    def open(
+        path: Path, manifest: Manifest, model: Model, *, looked_at: float | None = None, threads: int | None = None
+    ) -> LocalDatabase:
         """Read the segments of a collection; codes and boxes are memory-mapped.
 
         Args:
             path: the collection.
             manifest: the state to read.
             model: of that state.
-            looked_at: as in the attributes.
+            looked_at, threads: as in the attributes.
         """
         quantizer = model.quantizer
         read = segments.read(path, manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords)
         ranked = manifest.config.features.proposals in proposals.RANKED
-        return LocalDatabase(model, tuple(read), ranked, looked_at)
+        return LocalDatabase(model, tuple(read), ranked, looked_at, threads)
 
     @cached_property
     def images(self) -> list[Image]:
@@ -139,7 +145,10 @@ class LocalDatabase:
     def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
         """Return the ``k`` nearest photos of each of Q queries, by their tables (Q, M, K); ``image`` holds places."""
         if self.looked_at is not None and self.segments:
-            batch = [self.index.nearest_images(lookup, k, looked_at=self.looked_at) for lookup in lookups]
+            batch = [
+                self.index.nearest_images(lookup, k, looked_at=self.looked_at, threads=self.threads)
+                for lookup in lookups
+            ]
         else:
             batch = exhaustive.nearest_images_batch(lookups, self._parts, k, threads=self.threads)
         return [replace(nearest, image=self._places(nearest.image)) for nearest in batch]

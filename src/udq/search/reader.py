@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from udq.common.files import checksum
+from udq.common.threads import count
 from udq.config import IndexConfig
 from udq.errors import CollectionError, UdqError
 from udq.quantization.model import Model
@@ -35,14 +36,16 @@ class _State:
     network: str
 
 
-def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str | None = None) -> Extractor:
+def extractor_of(
+    manifest: Manifest, backbone: Arrays, device: str, network: str | None = None, threads: int | None = None
+) -> Extractor:
     """Return the network that the photos of a collection were encoded with; imports torch.
 
     Args:
         manifest: of the collection.
         backbone: its trained convolutions, by name; empty if they were not trained.
         device: ``auto``, ``cpu`` or ``cuda``.
-        network: as in ``Reader``.
+        network, threads: as in ``Reader``.
     """
     from udq.features.extractor import Extractor
 
@@ -53,6 +56,7 @@ def extractor_of(manifest: Manifest, backbone: Arrays, device: str, network: str
         rpn=given_file(manifest.given, "rpn"),
         device=device,
         network=network,
+        threads=threads,
     )
     extractor.load(backbone)
     return extractor
@@ -70,6 +74,7 @@ class Reader:
     Attributes:
         path: the collection.
         device: where queries are encoded: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads that work is divided among; as many as there are cores if None.
         manifest: the contents of this state: settings, files and counts.
     """
 
@@ -79,6 +84,7 @@ class Reader:
         *,
         device: str = "auto",
         network: str | None = None,
+        threads: int | None = None,
         open_database: OpenDatabase = LocalDatabase.open,
     ) -> None:
         """Read the manifest.
@@ -88,10 +94,15 @@ class Reader:
             device: where queries are encoded.
             network: the library that computes convolutions on a CPU, ``openvino`` or ``torch``; the environment
                 variable UDQ_NETWORK overrides it, and the fastest installed one is used if both are unset.
+            threads: number of threads that the network uses on a CPU; as many as there are cores if None.
             open_database: opens the codes.
+
+        Raises:
+            InputError: not a collection, or fewer than one thread.
         """
         self.path = path
         self.device = device
+        self.threads = None if threads is None else count(threads)
         self.manifest = read_manifest(path)
         self._network = network
         self._open_database = open_database
@@ -104,7 +115,13 @@ class Reader:
         """Return the newest state of the collection: this reader itself if nothing has changed."""
         if read_manifest(self.path) == self.manifest:
             return self
-        opened = type(self)(self.path, device=self.device, network=self._network, open_database=self._open_database)
+        opened = type(self)(
+            self.path,
+            device=self.device,
+            network=self._network,
+            threads=self.threads,
+            open_database=self._open_database,
+        )
         opened._extractor = self._extractor  # loading it takes longer than everything else
         return opened
 
@@ -164,7 +181,7 @@ class Reader:
         state = self._state  # first: it determines the state that the network must belong to
         with self._lock:
             if self._extractor is None or self._extractor[0] != state.network:
-                built = extractor_of(state.manifest, state.backbone, self.device, self._network)
+                built = extractor_of(state.manifest, state.backbone, self.device, self._network, self.threads)
                 self._extractor = state.network, built
             return self._extractor[1]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,11 +30,13 @@ from torch import Tensor, nn
 from udq.common import npz
 from udq.common.files import MAX_FEATURES, read_regular, reason
 from udq.common.progress import Progress, silent
+from udq.common.threads import ALONE, Pool, limit_this_thread, pool
 from udq.config import QuantizerConfig, TrainConfig
 from udq.errors import UdqError
 from udq.quantization import quantizer
 from udq.quantization.head import Head, average
 from udq.training import losses, refinement
+from udq.training.pooled_features import PooledFeatures
 from udq.training.process_group import ProcessGroup, SingleProcess
 from udq.training.trainable_head import TrainableHead
 from udq.types import Arrays, Codes, Features
@@ -119,65 +121,6 @@ class Trained:
             "kept": self.kept,
             "stopped": self.stopped,
         }
-
-
-class PooledFeatures(Protocol):
-    """Input of the fully connected layers: pooled features of the sample's regions.
-
-    Either in memory (``CachedFeatures``), or computed by convolutions that are trained too (``end_to_end.EndToEnd``).
-    """
-
-    def all(self) -> Features:
-        """Return the current pooled features (G, D)."""
-
-    def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
-        """Return an epoch: for each step of the optimiser the rows of its parts, which are computed one by one."""
-
-    def pooled(self, rows: Tensor) -> Tensor:
-        """Return the features (B, D) of one part, with a gradient if the convolutions are trained."""
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters to train besides the fully connected layers."""
-
-    def state(self) -> Arrays:
-        """Return a copy of these parameters by name; empty if there are none."""
-
-    def load(self, state: Arrays) -> None:
-        """Replace the parameters by a state."""
-
-
-class CachedFeatures:
-    """Pooled features in memory, for training with frozen convolutions."""
-
-    def __init__(self, features: Features, device: torch.device, *, parts: int = 1) -> None:
-        """Keep features (G, D) for a device; each step has ``parts`` parts, one per process of a group."""
-        self._features = features
-        self._device = device
-        self._parts = parts
-
-    def all(self) -> Features:
-        """Return the pooled features (G, D)."""
-        return self._features
-
-    def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
-        """Return an epoch of random batches."""
-        order = torch.randperm(len(self._features), generator=generator)
-        return [list(torch.chunk(rows, self._parts)) for rows in torch.split(order, batch)]
-
-    def pooled(self, rows: Tensor) -> Tensor:
-        """Return the features (B, D) of one part."""
-        return torch.from_numpy(self._features.vectors[rows.numpy()]).to(self._device)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Return nothing: only the fully connected layers train."""
-        return []
-
-    def state(self) -> Arrays:
-        """Return nothing."""
-        return {}
-
-    def load(self, state: Arrays) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +211,8 @@ class TrainingJob:
         codewords: K; fewer than ``quantizer.codewords`` if the sample is small.
         seed: of k-means and batches; the same seed and sample give the same head on one machine.
         device: the device to train on.
+        threads: number of threads on a CPU; as many as there are cores if None. The head does not depend on it, unless
+            convolutions are trained.
     """
 
     images: NDArray[np.int64]
@@ -277,6 +222,7 @@ class TrainingJob:
     codewords: int
     seed: int
     device: torch.device
+    threads: int | None = None
 
 
 def train(
@@ -298,7 +244,23 @@ def train(
         measure: averaged layers and convolutions after each round -> mAP of a benchmark, or None.
         group: processes that train together; this one alone if None.
     """
-    training, group = job.training, group or SingleProcess()
+    with pool(job.threads) as workers:
+        if pooled.at_once:
+            return _train(job, pooled, workers, progress, checkpoint, measure, group or SingleProcess())
+        with limit_this_thread(workers.count):
+            return _train(job, pooled, ALONE, progress, checkpoint, measure, group or SingleProcess())
+
+
+def _train(
+    job: TrainingJob,
+    pooled: PooledFeatures,
+    workers: Pool,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
+    measure: Callable[[Head, Arrays], float | None] | None,
+    group: ProcessGroup,
+) -> Trained:
+    training = job.training
     start, before = job.start.deepened(training.hidden), pooled.state()
     resumed = None if checkpoint is None else checkpoint.read()
     state = resumed or TrainingState(start, start, before, ())
@@ -306,7 +268,7 @@ def train(
     with progress("training", (training.iterations + 1) * _steps(pooled, training, group)) as step:
         for _ in range(len(rounds) * _steps(pooled, training, group)):
             step()
-        optimiser = _Optimiser(job, pooled, group, step, state)
+        optimiser = _Optimiser(job, pooled, workers, group, step, state)
         for iteration in range(len(rounds), training.iterations + 1):
             last = optimiser.ratio
             reached = optimiser.round(state, iteration)
@@ -344,6 +306,7 @@ class _Optimiser:
         self,
         job: TrainingJob,
         pooled: PooledFeatures,
+        workers: Pool,
         group: ProcessGroup,
         step: Callable[[], None],
         state: TrainingState,
@@ -353,17 +316,19 @@ class _Optimiser:
         Args:
             job: photos of the regions, and settings.
             pooled: features of the G regions.
+            workers: threads that compute the parts of a step.
             group: processes that train together.
             step: called for each part that this process computes.
             state: the state of training.
         """
         self._job = job
         self._pooled = pooled
+        self._workers = workers
         self._group = group
         self._step = step
         self._network = TrainableHead(state.head).to(job.device)
         pooled.load(state.convolutions)
-        self._features = self._network.apply_to(pooled.all())
+        self._features = self._network.apply_to(pooled.all(), workers=workers)
         self.ratio = group.broadcast(participation_ratio(self._features))
 
     def round(self, state: TrainingState, iteration: int) -> TrainingState | None:
@@ -386,7 +351,7 @@ class _Optimiser:
         network.classify(supervision.codebooks, sharpness=job.training.sharpness)
         epochs = list(self._epochs(supervision, seed))
         # The last step may be the one that diverges: the features after it must be finite as well.
-        self._features = network.apply_to(self._pooled.all())
+        self._features = network.apply_to(self._pooled.all(), workers=self._workers)
         finite = bool(np.isfinite(epochs).all() and np.isfinite(self._features.vectors).all())
         finite, self.ratio = group.broadcast((finite, participation_ratio(self._features) if finite else 0.0))
         if not finite:
@@ -400,28 +365,36 @@ class _Optimiser:
         network, pooled, group, training = self._network, self._pooled, self._group, self._job.training
         labels = torch.tensor(supervision.labels.values.astype(np.int64))
         quantized = torch.tensor(supervision.quantized.vectors)
-        parameters: list[dict[str, Any]] = [{"params": list(network.parameters())}]
+        groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
         if convolutions := pooled.parameters():
-            parameters.append({"params": convolutions, "lr": training.convolutions_rate})
-        optimiser = torch.optim.Adam(parameters, lr=training.learning_rate)
+            groups.append({"params": convolutions, "lr": training.convolutions_rate})
+        parameters = [*network.parameters(), *convolutions]
+        optimiser = torch.optim.Adam(groups, lr=training.learning_rate)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(training.epochs):
             losses_sum, regions = np.zeros(2), 0
             for parts in pooled.steps(training.batch, generator):
                 size = sum(map(len, parts))
-                optimiser.zero_grad()
-                for rows in parts[group.rank :: group.size]:
+
+                def compute(rows: Tensor, size: int = size) -> tuple[tuple[Tensor | None, ...], list[float]]:
+                    """Return the gradients and the losses of one part."""
                     features = network(pooled.pooled(rows))
                     separability = losses.separability(network.logits(features), labels[rows].to(network.device))
                     discriminability = losses.discriminability(features, quantized[rows].to(network.device))
                     # Losses are means over a part, but a step minimises the mean over all of its parts.
                     loss = losses.joint(separability, discriminability, weight=training.weight) * (len(rows) / size)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    losses_sum += np.array([separability.item(), discriminability.item()]) * len(rows)
+                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    return gradients, [separability.item(), discriminability.item()]
+
+                optimiser.zero_grad()
+                own = parts[group.rank :: group.size]
+                for rows, (gradients, part_losses) in zip(own, self._workers.map(compute, own), strict=True):
+                    _accumulate(parameters, gradients)
+                    losses_sum += np.array(part_losses) * len(rows)
                     self._step()
                 regions += size
                 if group.size > 1:
-                    group.all_reduce([_gradient(each) for part in optimiser.param_groups for each in part["params"]])
+                    group.all_reduce([_gradient(parameter) for parameter in parameters])
                 optimiser.step()
             total = torch.tensor(losses_sum, device=network.device)
             group.all_reduce([total])
@@ -442,7 +415,7 @@ def participation_ratio(features: Features) -> float:
 
 def supervise(features: Features, job: TrainingJob, seed: int) -> Supervision:
     """Generate self-supervision from features (G, d): refine, quantize, label (sec. 3.2 and 3.4)."""
-    refined = refined_features(features, job.images, job.training, seed)
+    refined = refined_features(features, job.images, job.training, seed, threads=job.threads)
     rows = np.sort(np.random.default_rng(seed).permutation(len(refined))[:_QUANTIZED])
     fitted = quantizer.fit(
         Features(np.ascontiguousarray(refined.vectors[rows])),
@@ -450,6 +423,7 @@ def supervise(features: Features, job: TrainingJob, seed: int) -> Supervision:
         codewords=job.codewords,
         iterations=_ALTERNATIONS,
         seed=seed,
+        threads=job.threads,
     )
     labels = fitted.encode(refined)
     quantized = fitted.decode(labels)
@@ -457,21 +431,32 @@ def supervise(features: Features, job: TrainingJob, seed: int) -> Supervision:
     return Supervision(fitted.rotation, fitted.codebooks, labels, quantized, error)
 
 
-def refined_features(features: Features, images: NDArray[np.int64], training: TrainConfig, seed: int) -> Features:
+def refined_features(
+    features: Features, images: NDArray[np.int64], training: TrainConfig, seed: int, *, threads: int | None = None
+) -> Features:
     """Refine features (G, d) by the method that ``training.refine`` names (eq. 11-13)."""
     if training.refine == "none":
         return features
     if training.refine == "bfr":
-        nearest = refinement.neighbours(features, images, count=training.neighbours, elsewhere=training.elsewhere)
+        nearest = refinement.neighbours(
+            features, images, count=training.neighbours, elsewhere=training.elsewhere, threads=threads
+        )
         return refinement.brute_force(features, nearest)
     clusters = refinement.cluster(
         features, clusters=max(1, min(_CLUSTERS, len(features) // _REGIONS_A_CLUSTER)), seed=seed
     )
     if training.refine == "pbr":
         return refinement.proposal_based(
-            features, images, clusters, count=training.neighbours, elsewhere=training.elsewhere
+            features, images, clusters, count=training.neighbours, elsewhere=training.elsewhere, threads=threads
         )
     return refinement.center_based(features, images, clusters, elsewhere=training.elsewhere)
+
+
+def _accumulate(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Add the gradients of one part to those of the step."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -17,11 +17,13 @@ from udq.types import Arrays, Features, Regions
 
 
 class EndToEnd:
-    """Pooled features computed by convolutions in training (an ``algorithm.PooledFeatures``).
+    """Pooled features computed by convolutions in training (``pooled_features.PooledFeatures``).
 
     Photos go through the network one at a time, so that memory holds the activations of one; a step of the optimiser
     takes enough photos for a batch of regions.
     """
+
+    at_once = False
 
     def __init__(
         self,

@@ -18,14 +18,13 @@ from udq.features.device import SCALE, in_gpu_memory
 from udq.quantization import model
 from udq.quantization.head import Head
 from udq.training.algorithm import (
-    CachedFeatures,
     Checkpoint,
-    PooledFeatures,
     Trained,
     TrainingJob,
     TrainingState,
     train,
 )
+from udq.training.pooled_features import CachedFeatures, PooledFeatures
 from udq.training.sampling import Sample
 from udq.types import Arrays
 
@@ -69,6 +68,7 @@ def learn(
     device: torch.device,
     progress: Progress = silent,
     *,
+    threads: int | None = None,
     pooled: PooledFeatures | None = None,
     checkpoint: Checkpoint | None = None,
     measure: Measure | None = None,
@@ -81,6 +81,7 @@ def learn(
         config: settings of the collection.
         device: the device to train on.
         progress: called for each step.
+        threads: number of threads; as many as there are cores if None.
         pooled: source of the pooled features; those of the sample if None.
         checkpoint: where the state of training is saved after each round.
         measure: measures a benchmark after each round.
@@ -90,7 +91,7 @@ def learn(
     few = len(np.unique(sample.images)) < config.training.refine_from
     refinement = "none" if few else config.training.refine
     settings = dataclasses.replace(config.training, share=config.share(), refine=refinement)
-    head = model.start(sample.features, supervision)
+    head = model.start(sample.features, supervision, threads=threads)
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
     job = TrainingJob(
@@ -101,6 +102,7 @@ def learn(
         codewords=model.codewords(len(sample.features), supervision),
         seed=config.sample.seed,
         device=device,
+        threads=threads,
     )
     batch = f"batch in [training], now {config.training.batch},"
     # End to end, memory holds the activations of one photo, whatever the batch size is.
@@ -109,7 +111,28 @@ def learn(
         return trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
 
 
-def encoder(sample: Sample, trained: Trained, config: IndexConfig) -> model.Model:
-    """Return the model of a trained head and a quantizer fitted to the sample's features."""
-    seed, kept = config.sample.seed, trained.kept > 0
-    return model.fit(sample.features, trained.head, config.quantizer, seed=seed, trained=kept)
+def encoder(
+    sample: Sample,
+    trained: Trained,
+    config: IndexConfig,
+    *,
+    threads: int | None = None,
+    step: Callable[[], None] = lambda: None,
+) -> model.Model:
+    """Return the model of a trained head and a quantizer fitted to the sample's features.
+
+    Args:
+        sample: regions and their features.
+        trained: the head.
+        config: settings of the collection.
+        threads, step: as for ``quantizer.fit``.
+    """
+    return model.fit(
+        sample.features,
+        trained.head,
+        config.quantizer,
+        seed=config.sample.seed,
+        trained=trained.kept > 0,
+        threads=threads,
+        step=step,
+    )

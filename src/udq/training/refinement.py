@@ -13,12 +13,15 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.threads import ALONE, Pool, pool
 from udq.types import Features
 
 # Number of features up to which comparing all pairs takes no longer than building an inverted file.
 _EXHAUSTIVE = 8_192
 # Lists of the inverted file that a search scans: more lists find more of the true neighbours and take longer.
 _PROBES = 16
+# Features whose neighbours one thread searches for at a time; the same for every number of threads.
+_QUERIES = 1024
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ def neighbours(
     elsewhere: bool,
     exhaustive: bool | None = None,
     rows: NDArray[np.int64] | None = None,
+    threads: int | None = None,
 ) -> NDArray[np.int64]:
-    """Return the nearest features of each feature, nearest first.
+    """Return the nearest features of each feature, nearest first; the number of threads does not change them.
 
     Args:
         features: (G, d) of unit length.
@@ -52,17 +56,33 @@ def neighbours(
         elsewhere: take neighbours from other photos only; otherwise any but the feature itself.
         exhaustive: compare all pairs instead of scanning the nearest lists of an inverted file; chosen by G if None.
         rows: (Q,) the features whose neighbours are returned; all G if None.
+        threads: number of threads; as many as there are cores if None.
 
     Returns:
         (Q, S) int64 rows of ``features``; -1 if a feature has fewer neighbours.
     """
+    with pool(threads) as workers:
+        return _neighbours(features, images, count, elsewhere, exhaustive, rows, workers)
+
+
+def _neighbours(
+    features: Features,
+    images: NDArray[np.int64],
+    count: int,
+    elsewhere: bool,
+    exhaustive: bool | None,
+    rows: NDArray[np.int64] | None,
+    workers: Pool,
+) -> NDArray[np.int64]:
     vectors = np.ascontiguousarray(features.vectors)
     queries = np.arange(len(vectors)) if rows is None else rows
     most = int(np.bincount(images).max()) if elsewhere else 1
     wanted = min(count + most, len(vectors))
     if exhaustive is None:
         exhaustive = len(vectors) <= _EXHAUSTIVE
-    _, found = _index(vectors, exhaustive).search(vectors if rows is None else vectors[rows], wanted)
+    index = _index(vectors, exhaustive)
+    parts = [vectors[queries[start : start + _QUERIES]] for start in range(0, len(queries), _QUERIES)]
+    found = np.concatenate(list(workers.map(lambda part: index.search(part, wanted)[1], parts)))
     own = images[found] == images[queries][:, None] if elsewhere else found == queries[:, None]
     # A stable sort moves the allowed neighbours to the front and keeps their order.
     allowed = (found >= 0) & ~own
@@ -86,26 +106,39 @@ def brute_force(features: Features, nearest: NDArray[np.int64]) -> Features:
 
 
 def cluster(features: Features, *, clusters: int, seed: int) -> Clusters:
-    """Run k-means over features (G, d)."""
+    """Run k-means over features (G, d), on one thread."""
     vectors = np.ascontiguousarray(features.vectors)
-    kmeans = faiss.Kmeans(vectors.shape[1], min(clusters, len(vectors)), niter=10, seed=seed)
-    kmeans.cp.min_points_per_centroid = 1
-    kmeans.train(vectors)
-    assert kmeans.centroids is not None  # set by train
-    assert kmeans.index is not None
-    return Clusters(kmeans.centroids.copy(), kmeans.index.search(vectors, 1)[1][:, 0])
+    with pool(1):
+        kmeans = faiss.Kmeans(vectors.shape[1], min(clusters, len(vectors)), niter=10, seed=seed)
+        kmeans.cp.min_points_per_centroid = 1
+        kmeans.train(vectors)
+        assert kmeans.centroids is not None  # set by train
+        assert kmeans.index is not None
+        return Clusters(kmeans.centroids.copy(), kmeans.index.search(vectors, 1)[1][:, 0])
 
 
 def proposal_based(
-    features: Features, images: NDArray[np.int64], clusters: Clusters, *, count: int, elsewhere: bool
+    features: Features,
+    images: NDArray[np.int64],
+    clusters: Clusters,
+    *,
+    count: int,
+    elsewhere: bool,
+    threads: int | None = None,
 ) -> Features:
     """Return eq. 12 (PBR): the mean of each feature and its S nearest neighbours of the same cluster."""
+
+    def refine(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        members = Features(features.vectors[rows])
+        nearest = _neighbours(members, _from_zero(images[rows]), count, elsewhere, True, None, ALONE)
+        return brute_force(members, nearest).vectors
+
     refined = features.vectors.copy()
     order = np.argsort(clusters.assigned, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(clusters.assigned[order])) + 1):
-        members = Features(features.vectors[rows])
-        nearest = neighbours(members, _from_zero(images[rows]), count=count, elsewhere=elsewhere, exhaustive=True)
-        refined[rows] = brute_force(members, nearest).vectors
+    members = np.split(order, np.flatnonzero(np.diff(clusters.assigned[order])) + 1)
+    with pool(threads) as workers:
+        for rows, vectors in zip(members, workers.map(refine, members), strict=True):
+            refined[rows] = vectors
     return Features(refined)
 
 

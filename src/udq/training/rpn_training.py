@@ -23,10 +23,11 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from udq._version import __version__
-from udq.common import files, npz, threads
+from udq.common import files, npz
 from udq.common.files import MAX_FEATURES, read_regular, write_whole
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
+from udq.common.threads import limit_this_thread
 from udq.config import FeatureConfig, ImageConfig, ProposalTraining
 from udq.datasets.detection import Labelled, Labels
 from udq.errors import ImageError, InputError
@@ -41,6 +42,7 @@ OVERLAPS = (0.5, 0.7)
 _WARM_UP = 50  # steps over which the learning rate rises
 
 
+@limit_this_thread()
 def train(
     labels: Labels,
     output: Path,
@@ -50,9 +52,13 @@ def train(
     settings: ProposalTraining,
     weights: Path | None = None,
     device: str = "auto",
+    threads: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train, write the network to ``output`` and its model card beside it (``.md``), and return the card.
+
+    Training takes one thread: the layers are too small to share, and rounding then does not depend on the number of
+    cores.
 
     Args:
         labels: photos and boxes.
@@ -62,6 +68,7 @@ def train(
         settings: of training.
         weights: file of weights to use instead of the backbone's default ones.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of views to extract in parallel; as many as there are cores if None.
         progress: called for each view and step.
 
     Returns:
@@ -73,7 +80,7 @@ def train(
     """
     card_file = _card_file(output)
     training, held_out = _split(labels.photos, settings)
-    extractor = Extractor(image, feature, weights=weights, device=device)
+    extractor = Extractor(image, feature, weights=weights, device=device, threads=threads)
     keys = [(i, number) for i in training for number in range(settings.views)] + [(i, 0) for i in held_out]
     with (
         ViewCache(output, _fingerprint(labels, image, feature, settings, weights, extractor)) as cache,
@@ -188,11 +195,8 @@ def _trained(
     device: torch.device,
     progress: Progress,
 ) -> rpn.ProposalNetwork:
-    """Train a network on views.
-
-    On one thread: the layers are too small to share, and rounding then does not depend on the number of cores.
-    """
-    with threads.one_core(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Train a network on views."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         network = rpn.ProposalNetwork(backbones.backbone(backbone), dropout=settings.dropout).to(device)
         _optimise(network, keys, settings, cache, progress)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from udq.common.threads import ALONE, Pool
 from udq.quantization.head import Head, Layer
 from udq.training import losses
 from udq.types import Features
@@ -73,11 +74,13 @@ class TrainableHead(nn.Module):
         arrays = [part.detach().cpu().numpy().copy() for part in self.layers.parameters()]
         return Head(tuple(Layer(weight, bias) for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)))
 
-    @torch.inference_mode()
-    def apply_to(self, pooled: Features, *, batch: int = 8192) -> Features:
+    def apply_to(self, pooled: Features, *, workers: Pool = ALONE, batch: int = 4096) -> Features:
         """Compute f of pooled features (G, D) in batches."""
-        parts = [
-            self(torch.tensor(pooled.vectors[start : start + batch], device=self.device)).cpu().numpy()
-            for start in range(0, len(pooled), batch)
-        ]
-        return Features(np.concatenate(parts))
+
+        @torch.inference_mode()
+        def part(start: int) -> NDArray[np.float32]:
+            vectors = torch.tensor(pooled.vectors[start : start + batch], device=self.device)
+            result: NDArray[np.float32] = self(vectors).cpu().numpy()
+            return result
+
+        return Features(np.concatenate(list(workers.map(part, range(0, len(pooled), batch)))))

@@ -10,7 +10,6 @@ import asyncio
 import functools
 import importlib
 import math
-import os
 import tempfile
 import threading
 import time
@@ -127,23 +126,24 @@ def torch_on_one_core() -> None:
 
 
 class Searches:
-    """Runs searches, one per core.
+    """Runs searches, one per thread.
 
     Attributes:
         queue: the workers.
     """
 
-    def __init__(self, decoder: Decoder, metrics: Metrics) -> None:
+    def __init__(self, decoder: Decoder, metrics: Metrics, workers: int) -> None:
         """Start with an empty cache of features.
 
         Args:
             decoder: decodes the photos of examples in separate processes: uploads are untrusted.
             metrics: counts and times the searches.
+            workers: searches that run at the same time.
         """
         self._decoder = decoder
         self._metrics = metrics
         self._features: Cache[tuple[Box, NDArray[np.float32]]] = Cache(CACHE_BYTES)
-        self.queue = WorkQueue(os.cpu_count() or 1, MAX_WAITING, initializer=torch_on_one_core)
+        self.queue = WorkQueue(workers, MAX_WAITING, initializer=torch_on_one_core)
 
     async def search(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from udq.collection import Collection
+from udq.common import threads
 from udq.photos.sandbox import Decoder
 from udq.store.segments import Image
 from udq.web.changes import PhotoChanges
@@ -75,16 +75,16 @@ class Service:
             write_to: folder for photos added over HTTP; None serves the collection read-only.
         """
         live = LiveCollection(collection)
-        decoder, metrics = Decoder(), Metrics()
+        decoder, metrics, workers = Decoder(), Metrics(), threads.count(collection.threads)
         service = Service(
             live=live,
             decoder=decoder,
-            searches=Searches(decoder, metrics),
+            searches=Searches(decoder, metrics, workers),
             renditions=Renditions(decoder),
             uploads=Uploads(decoder),
             changes=PhotoChanges(live, write_to),
             metrics=metrics,
-            render_queue=WorkQueue(os.cpu_count() or 1, _MAX_RENDITIONS_WAITING),
+            render_queue=WorkQueue(workers, _MAX_RENDITIONS_WAITING),
             upload_queue=WorkQueue(1, MAX_UPLOADS_IN_PROGRESS),
         )
         try:

@@ -19,12 +19,15 @@ from udq.reports import sheet as sheets
 _SHOWN = 10  # matches per query on the page
 
 
-def run_demo(output: Path, *, device: str = "auto", progress: Progress = silent) -> dict[str, Any]:
+def run_demo(
+    output: Path, *, device: str = "auto", threads: int | None = None, progress: Progress = silent
+) -> dict[str, Any]:
     """Run the demonstration.
 
     Args:
         output: the folder to create, for photos, ground truth, collection, page and pictures.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads; as many as there are cores if None.
         progress: called for each photo and query.
 
     Returns:
@@ -37,18 +40,18 @@ def run_demo(output: Path, *, device: str = "auto", progress: Progress = silent)
     if output.exists():
         raise InputError(f"{output}: already exists; name another folder with -o, or delete it first")
     try:
-        return _run(output, device, progress)
+        return _run(output, device, threads, progress)
     except BaseException:
         # Did not exist before, so it can be deleted: an error or Ctrl-C leaves nothing incomplete.
         shutil.rmtree(output, ignore_errors=True)
         raise
 
 
-def _run(output: Path, device: str, progress: Progress) -> dict[str, Any]:
+def _run(output: Path, device: str, threads: int | None, progress: Progress) -> dict[str, Any]:
     photos, path = output / "photos", output / "demo.udq"
     with progress("composing photos", PHOTO_COUNT) as step:
         answers = compose(output, on_photo=step)
-    collection = Collection.build(photos, path, device=device, progress=progress)
+    collection = Collection.build(photos, path, device=device, threads=threads, progress=progress)
     truth = REGISTRY["boxes"](answers)
     done = benchmark.evaluate(collection, truth, real_valued=True, progress=progress)
 

@@ -85,7 +85,12 @@ class CellRunner:
         paths = {source.name: source.path for source in self._sources}
         self._queries = protocol_queries(dataset.truth, paths)
         self._extractor = Extractor(
-            config.images, config.features, weights=weights, rpn=rpn, device=settings.device
+            config.images,
+            config.features,
+            weights=weights,
+            rpn=rpn,
+            device=settings.device,
+            threads=settings.threads,
         ).proposing()
         # Taken before any photo is read, so that a photo replaced during the run changes the fingerprint of the next.
         outside = [Source(name, path) for name, path in sorted(self._queries.paths.items()) if name not in paths]

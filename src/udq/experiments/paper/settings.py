@@ -27,6 +27,7 @@ class Settings:
         weights, rpn: backbone -> file of weights; the key "" is for all others.
         limit: measure only the first cells of each table.
         device: ``auto``, ``cpu`` or ``cuda``.
+        threads: number of threads; as many as there are cores if None.
     """
 
     data: DataFolder
@@ -37,6 +38,7 @@ class Settings:
     rpn: Mapping[str, Path] = field(default_factory=dict)
     limit: int | None = None
     device: str = "auto"
+    threads: int | None = None
 
     def of(self, cell: Cell) -> IndexConfig:
         """Return the configuration of a cell."""

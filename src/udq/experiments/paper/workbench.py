@@ -89,12 +89,15 @@ class Workbench:
             trunk = Trunk(config.features, weights=self.extractor.weights, device=self.extractor.device)
             pooled = EndToEnd(trunk, sources, sample.images, sample.regions, config.images)
         checkpoint = RoundCheckpoints(self._checkpoint_folder(config), config.training.iterations)
-        trained = fitting.learn(sample, config, self.extractor.device, progress, pooled=pooled, checkpoint=checkpoint)
+        threads = self.extractor.engine.threads
+        trained = fitting.learn(
+            sample, config, self.extractor.device, progress, threads=threads, pooled=pooled, checkpoint=checkpoint
+        )
         workbench = self
         if trained.convolutions:
             workbench = self._with_convolutions(trained.convolutions, config)
             sample, _ = workbench._sample(rows, config, only_rows=True)
-        model = fitting.encoder(sample, trained, config)
+        model = fitting.encoder(sample, trained, config, threads=threads)
         return Fitted(model, workbench, time.perf_counter() - started)
 
     def encode(self, model: Model, vectors: Floats | None = None) -> EncodedPhotos:
@@ -162,7 +165,14 @@ class Workbench:
     def _with_convolutions(self, convolutions: Arrays, config: IndexConfig) -> Workbench:
         """Return a workbench with trained convolutions."""
         old = self.extractor
-        extractor = Extractor(config.images, config.features, weights=old.weights, rpn=old.rpn, device=old.device.type)
+        extractor = Extractor(
+            config.images,
+            config.features,
+            weights=old.weights,
+            rpn=old.rpn,
+            device=old.device.type,
+            threads=old.engine.threads,
+        )
         extractor.load(convolutions)
         workbench = copy(self)
         workbench.extractor, workbench.photos = extractor, self.photos.with_extractor(extractor)

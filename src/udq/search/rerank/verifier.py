@@ -10,7 +10,6 @@ The matches must agree with one homography.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,7 @@ class Verifier:
         Args:
             photos: the file of each photo and the box of the object by the index, x1, y1, x2, y2 in its pixels. The
                 object is searched for in the box and a margin around it, or in the whole photo if the box is None.
-            threads: number of photos to process in parallel; the number of threads of torch if None.
+            threads: number of photos to process in parallel; as many as there are cores if None.
             step: called for each photo.
 
         Returns:
@@ -107,13 +106,8 @@ class Verifier:
         """
         if not photos:
             return []
-        if threads is None:
-            threads = thread_limits.available()
-        with (
-            thread_limits.one_core_each(),
-            ThreadPoolExecutor(max(1, min(threads, len(photos))), "verify") as pool,
-        ):
-            return list(tracked(pool.map(self._verify, *zip(*photos, strict=True)), step))
+        with thread_limits.pool(min(thread_limits.count(threads), len(photos))) as workers:
+            return list(tracked(workers.map(self._verify, *zip(*photos, strict=True)), step))
 
     def _verify(self, photo: PhotoPath, box: Box | None) -> Verification | None:
         try:

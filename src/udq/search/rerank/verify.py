@@ -34,10 +34,12 @@ def verify(ranked: RankedQuery) -> RankedQuery:
     photos = [(stack.photos[0].image.file, ranking.box(stack.places[0])) for stack in stacks]
     right = [(number, example) for number, example in enumerate(ranked.examples) if not example.wrong]
     by_example = []
+    threads = ranked.database.threads
     with ranked.progress("verifying", len(right) * len(photos)) as step:
         for number, example in right:
             verifier = Verifier(Path(example.photo), example.box, decoder=ranked.decoder)
-            by_example.append([each and replace(each, example=number) for each in verifier.verify(photos, step=step)])
+            by_photo = verifier.verify(photos, threads=threads, step=step)
+            by_example.append([each and replace(each, example=number) for each in by_photo])
     verified = {}
     for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
         best = _best([verifications[row] for verifications in by_example])

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.cores import cores
 from udq.search.scan.checks import expect
 
 try:
@@ -45,8 +46,8 @@ def kernel() -> str:
 
 
 def threads_for(wanted: int | None, regions: int, worth_one: int) -> int:
-    """Return the number of threads: ``wanted``, or one per ``worth_one`` regions and at most one per processor."""
-    threads = min(_processors(), 1 + regions // worth_one) if wanted is None else wanted
+    """Return the number of threads: ``wanted``, or one per ``worth_one`` regions and at most one per core."""
+    threads = min(cores(), 1 + regions // worth_one) if wanted is None else wanted
     expect(threads >= 1, "at least 1 thread", threads)
     return threads
 
@@ -71,8 +72,3 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view
-
-
-def _processors() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
