@@ -14,6 +14,7 @@ opens 500 connections a second at first, and one that was closed again after fiv
     single bytes      1,500 connections that send a byte of their headers ten times a second
     bodies            1,500 connections with a body that arrives at a byte a second, without a token
     admitted bodies   1,500 connections with such a body, with the token
+    tiny chunks       16 connections with a body in chunks of a byte, with the token, as fast as the server takes it
     unread responses  100 connections that ask for a photo twice a second, with the token, and read nothing
 
 Fails if a request of the two clients fails, if /healthz takes longer than 100 ms, or if the server takes 64 MiB more.
@@ -59,6 +60,7 @@ PAUSE, APART, AGAIN = 0.05, 0.002, 5.0
 HOST = b"Host: 127.0.0.1\r\n"
 BEARER = b"Authorization: Bearer %b\r\n" % TOKEN.encode()
 POST = b"POST /api/v1/search HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n" + HOST
+CHUNKED = POST.replace(b"Content-Length: 9000", b"Transfer-Encoding: chunked") + BEARER + b"\r\n"
 PIECE = 2**16
 
 
@@ -90,6 +92,7 @@ ATTACKS = {
     "single bytes": Attack(1500, b"GET / HTTP/1.1\r\nX: ", b"a", 0.1),
     "bodies": Attack(1500, POST + b"\r\n{", b" "),
     "admitted bodies": Attack(1500, POST + BEARER + b"\r\n{", b" "),
+    "tiny chunks": Attack(16, CHUNKED, b"1\r\na\r\n" * 10_000, 0.0),
     "unread responses": Attack(
         100, b"", b"GET /api/v1/photos/0/file HTTP/1.1\r\n%b%b\r\n" % (HOST, BEARER), 0.5, reads=False
     ),

@@ -38,6 +38,14 @@ def test_localhost_is_listened_to_on_both_of_its_addresses():
             socket.create_connection((host, port), timeout=5).close()
 
 
+def test_localhost_is_never_another_machines_address(monkeypatch):
+    """Without a token: the table of hosts may say that localhost is 0.0.0.0."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("0.0.0.0", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with listening("localhost", 0) as listeners:
+        assert hosts(listeners) == {"127.0.0.1"}
+
+
 @needs_ipv6
 def test_a_port_in_use_on_one_address_is_reported():
     with (

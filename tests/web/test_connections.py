@@ -270,14 +270,23 @@ def test_a_request_for_a_websocket_is_a_request(connect, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_other_connections_have_their_turn_while_a_body_of_tiny_chunks_arrives(connect):
+@pytest.mark.parametrize(("size", "status"), [(1, b"400"), (30, b"400"), (40, b"200"), (1000, b"200")])
+def test_a_body_in_tiny_chunks_is_refused(connect, size, status):
+    chunk = b"%x\r\n%b\r\n" % (size, bytes(size))
+    connection = connect(b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(chunk * 5000 + b"0\r\n\r\n")
+
+    assert connection.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_other_connections_have_their_turn_while_a_body_of_small_chunks_arrives(connect):
     connection = connect(b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     ended = threading.Event()
 
     def flood():
         with contextlib.suppress(OSError):
             while not ended.is_set():
-                connection.sendall(b"1\r\na\r\n" * 50_000)
+                connection.sendall((b"28\r\n" + bytes(40) + b"\r\n") * 10_000)
 
     sender = threading.Thread(target=flood)
     sender.start()

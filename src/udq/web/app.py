@@ -25,7 +25,7 @@ from udq.web.service import Service
 
 PAGE = Path(__file__).parent / "static"
 # Problems that any request can run into, and those that only requests with a body can.
-_ACCESS = ("unauthorized", "misdirected")
+_ACCESS = ("unauthorized", "misdirected", "headers-too-large", "busy")
 _BODY = ("bad-request", "cross-origin", "too-large", "too-slow")
 # Content types by suffix, independent of the MIME tables of the operating system.
 _TYPES = {

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from udq.errors import InputError
+from udq.web.edge.addresses import is_loopback
 
 # Attempts to find a port that is free on every address of a host.
 _ATTEMPTS = 20
@@ -64,7 +65,8 @@ def _addresses(host: str, port: int) -> list[_Address]:
             for family, _, _, _, address in socket.getaddrinfo(
                 name, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
             ):
-                found[family, address] = None
+                if host != "localhost" or is_loopback(str(address[0])):  # a table of hosts can hold anything
+                    found[family, address] = None
         except (OSError, OverflowError, UnicodeError) as error:
             if name == host and not found:
                 raise InputError(
