@@ -114,6 +114,7 @@ def test_the_quantizer_is_as_good_as_that_of_faiss():
     opq = faiss.OPQMatrix(64, 4)
     opq.niter, opq.niter_pq_0 = 8, 10
     opq.pq = pq = faiss.ProductQuantizer(64, 4, 6)
+    pq.cp.seed = 0
     opq.train(vectors)
     rotated = opq.apply(vectors)
     pq.train(rotated)
@@ -122,7 +123,7 @@ def test_the_quantizer_is_as_good_as_that_of_faiss():
     fitted = quantizer.fit(Features(vectors), subspaces=4, codewords=64, iterations=8, seed=0)
     ours = fitted.errors(Features(vectors), fitted.encode(Features(vectors))).mean()
 
-    assert ours == pytest.approx(theirs, rel=0.01)
+    assert ours == pytest.approx(theirs, rel=0.002)
     assert fitted.rotation.T @ fitted.rotation == pytest.approx(np.eye(64), abs=1e-5)
 
 
