@@ -132,8 +132,7 @@ class Collection(Reader):
                 paths or URLs.
             truth: a ground truth to evaluate after every round of training, for the curves; it does not influence
                 training.
-            exclude: patterns of folders and photos to leave out: each matches the path below the given folder, or the
-                name of a folder or file. Later additions to the collection leave them out too.
+            exclude: patterns of folders and photos to leave out, now and in later additions (``listing.Excludes``).
             progress: reports stages and photos (``common.progress``).
 
         Raises:
