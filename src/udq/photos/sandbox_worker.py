@@ -26,7 +26,7 @@ from udq.photos.decoding import Photo
 from udq.photos.sandbox import BOXED, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUEST, WHOLE, WRONG_INPUT
 from udq.photos.source import Content, UnreadableError
 
-# Limit of address space in bytes. The largest photos take 3 GiB (WebP and JPEG 2000), those of JPEG 2000 with
+# Limit of address space in bytes. The largest photos take 3 GiB (HEIC, WebP and JPEG 2000), those of JPEG 2000 with
 # transparency 3.7 GiB, extrapolated from 16 megapixels, and the file itself up to half a GiB more
 # (benchmarks/robustness/mutated_photos.py --largest).
 MEMORY = 5 * 2**30
