@@ -27,7 +27,7 @@ from udq.photos.sandbox import CROP, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUE
 from udq.photos.source import Content, UnreadableError
 from udq.types import Box
 
-# Limit of address space in bytes. The largest photos take 3 GiB (WebP and JPEG 2000), those of JPEG 2000 with
+# Limit of address space in bytes. The largest photos take 3 GiB (HEIC, WebP and JPEG 2000), those of JPEG 2000 with
 # transparency 3.7 GiB, extrapolated from 16 megapixels, and the file itself up to half a GiB more
 # (benchmarks/robustness/mutated_photos.py --largest).
 MEMORY = 5 * 2**30
