@@ -107,7 +107,12 @@ def test_equal_photos_tie_in_the_order_of_their_names(photos, tmp_path):
         shutil.copy(photos / "coffee.png", tmp_path / "photos" / name)
     made = Collection.build(tmp_path / "photos", tmp_path / "x.udq", config=QUICK, device="cpu")
 
-    assert [match.image for match in made.search(photos / "coffee.png").matches] == ["a.png", "b.png", "c.png"]
+    every = made.search(photos / "coffee.png", stack=False).matches
+    (one,) = made.search(photos / "coffee.png").matches
+
+    assert [match.image for match in every] == ["a.png", "b.png", "c.png"]
+    assert [one.image, *(copy.image for copy in one.copies)] == ["a.png", "b.png", "c.png"]
+    assert all(copy.exact for copy in one.copies)
 
 
 def test_one_photo_makes_a_collection(photos, tmp_path):
