@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.datasets import protocol
+from udq.errors import InputError
 from udq.features import runtime
 from udq.indexing import drift
 from udq.indexing.drift import Drift
@@ -40,6 +41,15 @@ def _database_opener(looked_at: float | None, ray: str | None, shards: int | Non
     from udq.distributed.shards import ShardedDatabase, Spread
 
     return partial(ShardedDatabase, spread=Spread(ray, shards, replicas), looked_at=looked_at)
+
+
+def _paths(images: PathLike | Sequence[PathLike]) -> list[PathLike]:
+    """Return one or several paths as a list; raises InputError for anything else, such as a picture in memory."""
+    given = [images] if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable) else list(images)
+    for each in given:
+        if not isinstance(each, str | os.PathLike):
+            raise InputError(f"images: expected paths of files or folders, found {type(each).__name__}")
+    return given
 
 
 def _monitor(
@@ -129,7 +139,7 @@ class Collection(Reader):
         from udq.photos import remote
 
         config = config or IndexConfig()
-        sources, passed_over = remote.find([images] if isinstance(images, str | os.PathLike) else list(images))
+        sources, passed_over = remote.find(_paths(images))
         elsewhere: dict[str, Any] = {}
         if ray is not None:
             from udq.distributed import training, workers
@@ -250,8 +260,7 @@ class Collection(Reader):
         """
         from udq.indexing import update
 
-        arguments = [images] if isinstance(images, str | os.PathLike) else list(images)
-        changes = update.add(self, arguments, mirror=sync, dry_run=dry_run, progress=progress)
+        changes = update.add(self, _paths(images), mirror=sync, dry_run=dry_run, progress=progress)
         return self.refreshed(), changes
 
     def remove(self, names: str | Sequence[str]) -> tuple[Collection, Changes]:
