@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from udq import Collection, IndexConfig, UdqError, datasets
+from udq import Collection, Example, IndexConfig, UdqError, datasets
 from udq.errors import CollectionError, ImageError, InputError
 from udq.evaluation.benchmark import evaluate
 from udq.experiments.demo.cutouts import photo
@@ -327,3 +327,22 @@ def test_the_demo_finds_its_objects_and_says_where_everything_is(demo):
     assert json.dumps(demo)
     with pytest.raises(InputError, match="already exists"):
         run_demo(Path(demo["written"]["page"]).parent, device="cpu")
+
+
+@pytest.mark.parametrize("query", [Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8), b"cup.jpg", None])
+def test_a_query_that_is_no_path_is_one_line(collection, query):
+    searches = (
+        lambda: collection.search(query),
+        lambda: collection.search_many([(query, None)]),
+        lambda: Example(query),
+    )
+    for search in searches:
+        with pytest.raises(InputError, match=r"query: expected the path of a photo \(str or pathlib.Path\), found \w+"):
+            search()
+
+
+@pytest.mark.parametrize("images", [Image.new("RGB", (9, 9)), [None], 7])
+def test_photos_that_are_no_paths_are_one_line(collection, images, tmp_path):
+    for use in (collection.add, lambda given: Collection.build(given, tmp_path / "x.udq")):
+        with pytest.raises(InputError, match="images: expected paths of files or folders, found"):
+            use(images)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.datasets import matching, protocol
+from udq.errors import InputError
 from udq.features import runtime
 from udq.indexing import drift
 from udq.indexing.drift import Drift
@@ -44,6 +45,15 @@ def _database_opener(
     from udq.distributed.shards import ShardedDatabase, Spread
 
     return partial(ShardedDatabase, spread=Spread(ray, shards, replicas), looked_at=looked_at, threads=threads)
+
+
+def _paths(images: PathLike | Sequence[PathLike]) -> list[PathLike]:
+    """Return one or several paths as a list; raises InputError for anything else, such as a picture in memory."""
+    given = [images] if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable) else list(images)
+    for each in given:
+        if not isinstance(each, str | os.PathLike):
+            raise InputError(f"images: expected paths of files or folders, found {type(each).__name__}")
+    return given
 
 
 def _monitor(
@@ -143,8 +153,7 @@ class Collection(Reader):
         from udq.photos import remote
 
         config = config or IndexConfig()
-        given = [images] if isinstance(images, str | os.PathLike) else list(images)
-        sources, passed_over = remote.find(given, exclude)
+        sources, passed_over = remote.find(_paths(images), exclude)
         elsewhere: dict[str, Any] = {}
         if ray is not None:
             from udq.distributed import training, workers
@@ -293,7 +302,7 @@ class Collection(Reader):
         """
         from udq.indexing import update
 
-        arguments = [images] if isinstance(images, str | os.PathLike) else list(images)
+        arguments = _paths(images)
         changes = update.add(self, arguments, mirror=sync, dry_run=dry_run, exclude=exclude, yes=yes, progress=progress)
         return self.refreshed(), changes
 

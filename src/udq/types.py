@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.errors import InputError
+
 Box: TypeAlias = tuple[float, float, float, float]
 """x1, y1, x2, y2: left, top, right, bottom."""
 
@@ -193,6 +195,15 @@ class Example:
     photo: str | os.PathLike[str]
     box: Sequence[float] | None = None
     wrong: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InputError if the photo is not a path, such as a picture in memory."""
+        if not isinstance(self.photo, str | os.PathLike):
+            found = type(self.photo)
+            raise InputError(
+                f"query: expected the path of a photo (str or pathlib.Path), found {found.__module__}."
+                f"{found.__qualname__}; save a picture in memory first, as in image.save('query.png')"
+            )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ from udq.photos import boxes
         ((0, 0, 5, float("nan")), "four finite numbers"),
         ((0, 0, 5, float("inf")), "four finite numbers"),
         ((0, 0, 5), "four finite numbers"),
+        ("0,0,5,5", "four finite numbers x1,y1,x2,y2 (left, top, right, bottom)"),
+        (("a", 0, 5, 5), "four finite numbers"),
+        (7, "box 7: expected four finite numbers"),
+        ((30, 20, 10, 15), "if it is x,y,width,height, write 30,20,40,35"),
+        ((30, 20, 61, 30), "x1,y1,x2,y2 (left, top, right, bottom) inside the photo"),
     ],
 )
 def test_a_box_that_cannot_be_is_refused(box, says):

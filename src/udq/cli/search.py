@@ -21,7 +21,7 @@ QueryBox = Annotated[
     str | None,
     typer.Option(
         metavar="X1,Y1,X2,Y2",
-        help="The object in it, in pixels: left, top, right, bottom. Default: the whole photo.",
+        help="The object in it, in pixels: left, top, right, bottom (no width and height). Default: the whole photo.",
     ),
 ]
 Also = Annotated[

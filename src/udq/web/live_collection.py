@@ -154,10 +154,10 @@ class LiveCollection:
         return view
 
     @staticmethod
-    def _stamp_of(collection: Collection) -> tuple[int, int, int] | None:
-        """Return inode, modification time and size of the manifest, which every change replaces atomically."""
+    def _stamp_of(collection: Collection) -> tuple[int, ...] | None:
+        """Return inode, times and size of the manifest, which every change replaces atomically."""
         try:
             stat = (collection.path / MANIFEST).stat()
         except OSError:
             return None
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+        return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size

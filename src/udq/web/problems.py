@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from udq.common.text import shown
@@ -50,6 +50,12 @@ _KIND_BY_ERROR: tuple[tuple[type[UdqError], str], ...] = (
     (DiskError, "no-room"),
     (UdqError, "internal"),
 )
+# What clients read of errors whose own words name paths of the server.
+_GENERIC = {
+    "unavailable": "the collection cannot be read; see the server's log",
+    "no-room": "the server cannot write to its disk, which may be full; see the server's log",
+    "internal": "internal error; see the server's log",
+}
 
 log = logging.getLogger("udq.web")
 
@@ -96,14 +102,22 @@ def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
 
 
 def from_error(error: UdqError) -> Problem:
-    """Return the problem for an error of the library."""
-    return Problem(next(kind for family, kind in _KIND_BY_ERROR if isinstance(error, family)), str(error))
+    """Return the problem for an error of the library; errors about the server itself go to its log alone."""
+    kind = next(kind for family, kind in _KIND_BY_ERROR if isinstance(error, family))
+    if kind in _GENERIC:
+        log.error("%s", shown(str(error)))
+    return Problem(kind, _GENERIC.get(kind, str(error)))
 
 
 def internal_error(error: Exception, method: str, path: str) -> Problem:
     """Log an unexpected exception, which is a bug in the server, and return the problem for it."""
     log.error("%s %s: %s", method, shown(path), type(error).__name__, exc_info=error)
     return Problem("internal", "internal error; see the server's log")
+
+
+def route_of(request: Request) -> str:
+    """Return the path of a request's route, for the log: the path of an upload contains its id, which is a secret."""
+    return str(getattr(request.scope.get("route"), "path", "(none)"))
 
 
 def install(app: FastAPI) -> None:
@@ -116,6 +130,10 @@ def install(app: FastAPI) -> None:
     async def on_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, UdqError)
         return from_error(error).response()
+
+    async def on_disconnect(request: Request, error: Exception) -> Response:
+        log.warning("%s %s: the client disconnected before its request was complete", request.method, route_of(request))
+        return Problem("bad-request", "the client disconnected").response()
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -133,6 +151,7 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(UdqError, on_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
 

@@ -71,9 +71,14 @@ class PhotoFile(os.PathLike[str]):
         return self.name
 
     @property
-    def version(self) -> tuple[str, int, int]:
-        """Path, modification time in ns and bytes: identifies the content, for caches and ETags."""
-        return str(self.path), self.stat.st_mtime_ns, self.stat.st_size
+    def version(self) -> tuple[str | int, ...]:
+        """Path and status: identifies the content, for caches and ETags.
+
+        A program can set the modification time; the time of the last change of the status (POSIX) it cannot, and a
+        file that is moved here has another inode.
+        """
+        status = self.stat
+        return str(self.path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     @contextmanager
     def name_in_errors(self) -> Iterator[None]:

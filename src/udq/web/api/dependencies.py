@@ -28,4 +28,4 @@ Width = Annotated[
         description="return a JPEG of at most this many pixels in width instead of the file; never enlarged",
     ),
 ]
-BoxText = Annotated[str | None, Query(max_length=200, description="x1,y1,x2,y2: only the contents of this box")]
+BoxText = Annotated[str | None, Query(max_length=200, description="x1,y1,x2,y2 (left, top, right, bottom)")]

@@ -1,4 +1,7 @@
-"""Accepted boxes as a file: CSV in the format that ``udq train-rpn`` reads, JSON, or COCO annotations."""
+"""Accepted boxes as a file: CSV in the format that ``udq train-rpn`` reads, JSON, or COCO annotations.
+
+Names of photos and labels come from others. In CSV, one that a spreadsheet would run as a formula is made text.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from typing import Any
 
 from udq.store.segments import Image
 from udq.types import Box
+
+# A cell that starts with one of these is a formula to spreadsheets, which can run programs.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,19 @@ def _csv(accepted: Sequence[Accepted], label: str) -> bytes:
     rows.writerow(["image", "x1", "y1", "x2", "y2", "score", "label"])
     for each in accepted:
         score = "" if each.score is None else f"{each.score:.4f}"
-        rows.writerow([each.image.name, *(f"{side:.1f}" for side in each.box), score, label])
+        rows.writerow([_inert_path(each.image.name), *(f"{side:.1f}" for side in each.box), score, _inert(label)])
     # File names that are not valid UTF-8 are written as their bytes on disk.
     return table.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _inert_path(name: str) -> str:
+    """Return the path of a photo so that no spreadsheet runs it: ``./=x.jpg`` is the same file as ``=x.jpg``."""
+    return f"./{name}" if name.startswith(_FORMULA) else name
+
+
+def _inert(text: str) -> str:
+    """Return text so that no spreadsheet runs it: it shows what follows an apostrophe as it is."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _json(accepted: Sequence[Accepted], label: str) -> dict[str, Any]:

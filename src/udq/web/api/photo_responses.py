@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from udq.types import Box
+from udq.web.problems import route_of
 from udq.web.queue import never_disconnected
 from udq.web.renditions import PhotoFile, etag
 from udq.web.service import Service
+
+log = logging.getLogger("udq.web")
 
 # The photo at an address can change; after ten minutes a browser revalidates its copy by ETag.
 _CACHED = "private, max-age=600"
@@ -31,7 +37,40 @@ async def file(service: Service, request: Request, photo: PhotoFile, width: int 
     if _is_current(request, tag):
         return _not_modified(tag)
     headers = {"etag": tag, "cache-control": _CACHED, **_INERT}
-    return FileResponse(photo.path, headers=headers, media_type=media_type, stat_result=photo.stat)
+    return _PhotoResponse(photo.path, headers=headers, media_type=media_type, stat_result=photo.stat)
+
+
+class _PhotoResponse(FileResponse):
+    """A file that may be deleted or change its length while it is sent.
+
+    If bytes that were announced are missing, the connection is closed, and the log has one line; further ones are not
+    sent.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file."""
+        missing, complete = 0, False
+
+        async def counted_send(message: Message) -> None:
+            nonlocal missing, complete
+            if message["type"] == "http.response.start":
+                missing = 0 if scope["method"] == "HEAD" else int(Headers(raw=message["headers"])["content-length"])
+            elif message["type"] == "http.response.body":
+                body = bytes(message["body"][:missing])
+                missing -= len(body)
+                if missing and not message.get("more_body"):
+                    raise EOFError("it has become shorter")
+                if complete:
+                    return
+                complete = not missing
+                message = {"type": message["type"], "body": body, "more_body": not complete}
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, counted_send)
+        except (OSError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            log.warning("GET %s: the photo could not be sent to its end: %s", route_of(Request(scope)), reason)
 
 
 async def thumbnail(service: Service, request: Request, photo: PhotoFile, box: Box | None) -> Response:

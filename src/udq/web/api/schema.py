@@ -14,7 +14,10 @@ MAX_BOXES = 10_000
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 PhotoId = Annotated[int, Field(ge=0, lt=2**63)]
-Box = Annotated[list[Number], Field(min_length=4, max_length=4, description="x1, y1, x2, y2 in pixels of the photo")]
+Box = Annotated[
+    list[Number],
+    Field(min_length=4, max_length=4, description="x1, y1, x2, y2 (left, top, right, bottom) in pixels of the photo"),
+]
 
 
 class _StrictModel(BaseModel):
