@@ -27,7 +27,7 @@ from udq.web.problems import Problem
 MAX_HEAD = 2**16
 MAX_LINES = 128
 # Pieces of a body (chunks, or what a packet brings) that may be smaller than so many bytes on average.
-MAX_SMALL_PIECES = 4096
+MAX_SMALL_PIECES = 512
 SMALL_PIECE = 32
 # Seconds within which request line and headers must arrive.
 HEAD_TIMEOUT = 10.0
