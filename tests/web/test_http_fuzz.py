@@ -61,6 +61,7 @@ def port(collection):
     """A server that waits for nothing for long."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(protocol, "HEAD_TIMEOUT", 0.05)
+        patched.setattr(protocol, "ARRIVAL", 0.02)
         patched.setattr(protocol, "LINGER", 0.05)
         patched.setattr(server, "KEEP_ALIVE", 0.05)
         patched.setattr(receiving, "SLOW_START", 0.05)

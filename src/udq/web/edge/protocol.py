@@ -27,10 +27,12 @@ from udq.web.problems import Problem
 MAX_HEAD = 2**16
 MAX_LINES = 128
 # Pieces of a body (chunks, or what a packet brings) that may be smaller than so many bytes on average.
-MAX_SMALL_PIECES = 4096
+MAX_SMALL_PIECES = 512
 SMALL_PIECE = 32
 # Seconds within which request line and headers must arrive.
 HEAD_TIMEOUT = 10.0
+# Seconds in which they are probably on the way, by a timer: what has arrived by then is parsed before it fires.
+ARRIVAL = 0.2
 # Seconds that a connection without a request stays open.
 KEEP_ALIVE = 5
 # Seconds within which a client must read some of a response that waits for it.
@@ -113,7 +115,7 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
         """Make room for the connection; without any, refuse it."""
         super().connection_made(transport)
         has_room = self._room.make()
-        self._enter(Phase.HEAD)
+        self._enter(Phase.ARRIVING)
         if not has_room:
             self._refuse("busy", "too many requests are in progress; try again in 1 s", {"retry-after": "1"})
 
@@ -208,7 +210,8 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
         elif self.cycle is not None and not self.cycle.response_complete:
             self._enter(Phase.SERVER)
         elif self.cycle is None or self.conn.trailing_data[0]:
-            self._enter(Phase.HEAD)
+            if self._phase is not Phase.HEAD:
+                self._enter(Phase.ARRIVING)
         else:
             self._enter(Phase.IDLE)
 
@@ -218,8 +221,10 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
         self._room.enter(self, phase, self._phase)
         self._phase = phase
         self._cancel_deadline()
-        if phase is Phase.HEAD:
-            self._deadline = self.loop.call_later(HEAD_TIMEOUT, self._head_is_late)
+        if phase is Phase.ARRIVING:
+            self._deadline = self.loop.call_later(ARRIVAL, self._enter, Phase.HEAD)
+        elif phase is Phase.HEAD:
+            self._deadline = self.loop.call_later(max(0.0, HEAD_TIMEOUT - ARRIVAL), self._head_is_late)
 
     def _head_is_late(self) -> None:
         if self.conn.trailing_data[0]:

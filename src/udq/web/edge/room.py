@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import time
 from collections import OrderedDict
 from typing import Protocol
 
@@ -16,17 +15,14 @@ _OTHER_FILES = 256
 _FEWEST = 16
 
 
-# Seconds in which a new connection is not closed while there are others to close: its request is on the way.
-_ARRIVAL = 0.2
-
-
 class Phase(enum.IntEnum):
     """What a connection waits for. Those of lower phases are closed first, in each phase the oldest one."""
 
     HEAD = 0  # the rest of request line and headers; or the client, to read a last response
     IDLE = 1  # the next request
     CLIENT = 2  # the rest of a body, or the client to read its response
-    SERVER = 3  # the response to a complete request; never closed
+    ARRIVING = 3  # request line and headers, which are probably on the way
+    SERVER = 4  # the response to a complete request; never closed
 
 
 class Droppable(Protocol):
@@ -42,8 +38,7 @@ class Room:
     def __init__(self, connections: int = MAX_CONNECTIONS) -> None:
         """Set the number of connections that may be open at a time."""
         self.connections = connections
-        # Connections with the time when they entered the phase, oldest first.
-        self._phases: dict[Phase, OrderedDict[Droppable, float]] = {phase: OrderedDict() for phase in Phase}
+        self._phases: dict[Phase, OrderedDict[Droppable, None]] = {phase: OrderedDict() for phase in Phase}
 
     def __len__(self) -> int:
         return sum(map(len, self._phases.values()))
@@ -52,7 +47,7 @@ class Room:
         """Note the phase of a connection; ``before`` is the one that it leaves."""
         if before is not None:
             self.leave(connection, before)
-        self._phases[phase][connection] = time.monotonic()
+        self._phases[phase][connection] = None
 
     def leave(self, connection: Droppable, phase: Phase) -> None:
         """Forget a connection."""
@@ -62,12 +57,9 @@ class Room:
         """Make room for one more connection; False if all are those of complete requests."""
         if len(self) < self.connections:
             return True
-        oldest = [next(iter(self._phases[phase].items()), None) for phase in (Phase.HEAD, Phase.IDLE, Phase.CLIENT)]
-        if oldest[0] is not None and time.monotonic() - oldest[0][1] < _ARRIVAL:
-            oldest = [*oldest[1:], oldest[0]]
-        for found in oldest:
-            if found is not None:
-                found[0].drop()
+        for phase in (Phase.HEAD, Phase.IDLE, Phase.CLIENT, Phase.ARRIVING):
+            if self._phases[phase]:
+                next(iter(self._phases[phase])).drop()
                 return True
         return False
 
