@@ -2,7 +2,8 @@
 
 Each view of a photo (the photo itself, and flipped, cropped and scaled versions) goes through the backbone once, and
 its maps are saved in a temporary folder; the rest of the network is small enough to train on a CPU. Maps and epochs are
-saved as they are done, so that training that was killed resumes there and ends with the same network.
+saved as they are done, so that training that was killed resumes there and ends with the same network. Training takes
+one thread: the layers are too small to share, and rounding then does not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -56,9 +57,6 @@ def train(
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train, write the network to ``output`` and its model card beside it (``.md``), and return the card.
-
-    Training takes one thread: the layers are too small to share, and rounding then does not depend on the number of
-    cores.
 
     Args:
         labels: photos and boxes.
