@@ -12,10 +12,10 @@ from udq.datasets import GroundTruth, load, matching
 from udq.datasets.catalogue import Dataset, find, photo_names
 from udq.datasets.oxford_paris import PARIS_BROKEN
 from udq.errors import ImageError, InputError, NoPhotosError
-from udq.photos import decoding
+from udq.photos import sandbox
 from udq.photos.source import find as find_photos
 
-# Photos are decoded at a small size, only to prove that they can be. Pillow releases Python's lock while decoding.
+# Photos are decoded at a small size, only to prove that they can be, each thread in a process of its own.
 _SIDE = 64
 _THREADS = 4
 # The files of each photo of VOC2007: folder and suffix.
@@ -155,10 +155,11 @@ def _truth_paths(dataset: Dataset, folder: Path) -> list[Path]:
 
 def _unreadable(photos: dict[str, Path], progress: Progress) -> dict[str, str]:
     """Decode photos, name -> path; return name -> reason for each that cannot be decoded."""
+    decoder = sandbox.shared()
 
     def reason(path: Path) -> str | None:
         try:
-            decoding.load(path, shorter=_SIDE, longer=_SIDE)
+            decoder.decode(path, shorter=_SIDE, longer=_SIDE)
         except ImageError as error:
             return str(error)
         return None
