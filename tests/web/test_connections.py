@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from clients import running
 
+from udq.web import server
 from udq.web.edge import protocol, room
 from udq.web.edge.room import Phase, Room
 
@@ -237,9 +238,39 @@ def test_a_client_that_does_not_read_is_dropped(connect, monkeypatch):
 def test_the_body_of_an_answered_request_is_discarded(connect):
     """The client receives its response even though the server does not read the body."""
     connection = connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1500000\r\n\r\n")
-    connection.sendall(bytes(1_500_000))
+    connection.sendall(bytes(1_500_000) + SLOW)
 
-    assert rest(connection).endswith(b"/")  # and the connection is closed
+    assert rest(connection).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_the_rest_of_an_answered_request_must_arrive(connect, monkeypatch):
+    monkeypatch.setattr(protocol, "LINGER", 0.3)
+    started = time.monotonic()
+
+    assert rest(connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx")).endswith(b"/")
+    assert time.monotonic() - started < 3
+
+
+def test_a_connection_stays_open_after_a_request_that_was_answered_early(connect):
+    """Clients send headers and body one after the other, and use the connection again at once."""
+    connection = connect()
+    for _ in range(20):
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+        received = b""
+        while not received.endswith(b"/"):
+            received += connection.recv(2**16)
+        connection.sendall(b"abc")
+    connection.sendall(SLOW)
+    assert rest(connection).endswith(b"/slow")
+
+
+def test_that_connection_has_a_deadline_for_its_next_request(monkeypatch):
+    monkeypatch.setattr(server, "KEEP_ALIVE", 0.3)
+    with running(application) as port, socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
+        time.sleep(0.1)
+        connection.sendall(b"abc")
+        assert rest(connection).endswith(b"/")
 
 
 def test_requests_sent_at_once_are_answered_in_order(connect):

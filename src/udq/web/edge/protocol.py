@@ -107,6 +107,7 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
         self._leaving = False  # whatever arrives is discarded
+        self._draining = False  # the rest of the body is, because the response is complete
         self._discarded = 0
 
     # ---- What asyncio calls.
@@ -129,13 +130,14 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what was read, or discard it if the connection is about to be closed."""
+        if self._leaving or self._draining:
+            self._discarded += len(data)
+            if self._discarded > _DISCARDED:
+                self.drop()
+                return
         if not self._leaving:
             super().data_received(data)
             self._note_phase()
-            return
-        self._discarded += len(data)
-        if self._discarded > _DISCARDED:
-            self.drop()
 
     def pause_writing(self) -> None:
         """Give the client a deadline for reading some of its response."""
@@ -164,13 +166,9 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
     # ---- What uvicorn calls.
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless the rest of this one's body has yet to arrive: it is of no use."""
-        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
-            self.server_state.total_requests += 1
-            self._leave()
-        else:
-            super().on_response_complete()
-            self._note_phase()
+        """Wait for the next request, and before it for the rest of this one's body, which is of no use."""
+        super().on_response_complete()
+        self._note_phase()
 
     def shutdown(self) -> None:
         """Close the connection when the server stops, after the response to a request that has arrived."""
@@ -205,6 +203,13 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
             return
         if self.transport.is_closing():
             self._leave(READ_TIMEOUT)
+        elif self._is_answered_early():
+            if not self._draining:
+                self._draining = True
+                self._enter(Phase.HEAD)
+                self._cancel_deadline()
+                self._deadline = self.loop.call_later(LINGER, self.drop)
+            return
         elif self.conn.their_state is h11.SEND_BODY or self.flow.write_paused:
             self._enter(Phase.CLIENT)
         elif self.cycle is not None and not self.cycle.response_complete:
@@ -214,6 +219,14 @@ class LimitedProtocol(H11Protocol, asyncio.BufferedProtocol):
                 self._enter(Phase.ARRIVING)
         else:
             self._enter(Phase.IDLE)
+            if self.timeout_keep_alive_task is None:  # uvicorn lifts this deadline when the rest of a body arrives
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+        self._draining = False
+
+    def _is_answered_early(self) -> bool:
+        return self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete
 
     def _enter(self, phase: Phase) -> None:
         if phase is self._phase:  # its deadline stays
