@@ -114,7 +114,8 @@ def test_a_collection_of_an_archive_with_a_nul_in_a_name_opens(photos, tmp_path)
 
     assert opened.names == ["s.tar/coffee.png"]
     first = {"image": r"s.tar/a\x00.png (header at byte 0)",
-             "reason": rf"{tmp_path}/s.tar/a\x00.png (header at byte 0): its name contains a NUL"}  # fmt: skip
+             "reason": rf"{tmp_path}/s.tar/a\x00.png (header at byte 0): its name contains a NUL",
+             "root": f"{tmp_path}/"}  # fmt: skip
     assert opened.broken[0] == first
     assert len(opened.broken) == 2
     assert verify(tmp_path / "x.udq") == []

@@ -316,6 +316,13 @@ def test_a_window_is_decoded_as_in_this_process(decoder, photo, box):
     assert (found.pixels == expected.pixels).all()
 
 
+@pytest.mark.parametrize("size", [(120, 80), (20, 300), (5, 5)])
+def test_a_whole_photo_keeps_its_size(decoder, tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "y.png")
+    np.testing.assert_array_equal(decoder.load_full(tmp_path / "y.png"), pixels)
+
+
 def test_a_window_outside_the_photo_is_the_same_error_as_in_this_process(decoder, photo):
     box = (500.0, 500.0, 600.0, 600.0)
     with pytest.raises(UnreadableError) as expected:

@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import IO, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from udq.common.text import shown
 from udq.errors import InputError, UdqError
 from udq.photos import boxes
-from udq.photos.decoding import Crop, Photo
+from udq.photos.decoding import MAX_SIDE, Crop, Photo
 from udq.photos.indexed import PhotoPath, located
 from udq.photos.source import DIGEST_BYTES, Content, UnreadableError
 from udq.types import Box
@@ -135,6 +136,14 @@ class Decoder:
         request = _DecodeRequest(WINDOW, box, longer=longer, most=most, margin=margin, enlarged=enlarged)
         found, window = self._request(photo, request, seconds)
         return Crop(found.pixels, window, found.width, found.height)
+
+    def load_full(self, photo: PhotoPath) -> NDArray[np.uint8]:
+        """Decode a photo at full size, (h, w, 3) uint8 RGB, within the time limit; errors as ``decode``."""
+        found = self.load_window(photo, None, margin=0.0, longer=MAX_SIDE, enlarged=1.0, most=MAX_SIDE)
+        size = found.width, found.height
+        # A window of a few pixels is enlarged.
+        whole = found.pixels.shape[1::-1] == size
+        return found.pixels if whole else self.decode(photo, shorter=min(size), longer=max(size)).pixels
 
     def close(self) -> None:
         """Kill all processes; photos that other threads are waiting for raise UnreadableError."""

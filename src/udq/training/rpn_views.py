@@ -30,9 +30,9 @@ from udq.common.files import (
 from udq.common.lock import LOCK, OWNER, Lock
 from udq.config import ImageConfig
 from udq.datasets.detection import Labelled
-from udq.errors import ImageError, InputError, UdqError
+from udq.errors import ImageError, UdqError
 from udq.features.extractor import Extractor
-from udq.photos import decoding
+from udq.photos import decoding, sandbox
 
 # Ranges of a crop's share of the photo's area and of a view's scale, and the share of an object that a crop must show.
 _CROPPED, _SCALED, _VISIBLE = (0.35, 0.95), (0.55, 1.25), 0.6
@@ -183,8 +183,8 @@ def extract_views(
             return None
         photo, number = key
         try:
-            opened = decoding.load_full(photos[photo].path)
-        except (ImageError, InputError) as error:
+            opened = Image.fromarray(sandbox.shared().load_full(photos[photo].path))
+        except ImageError as error:
             return str(error)
         rng = np.random.default_rng([seed, photo, number])
         pixels, objects = draw_view(opened, photos[photo].boxes, number, image, rng)
