@@ -238,7 +238,7 @@ def test_names_of_other_photos_are_an_error(udq, collection, oxford, indexed):
 def test_a_box_for_a_photo_of_another_size_is_an_error(udq, indexed, tmp_path):
     _, without, queries = indexed
     truth = revisited(tmp_path / "gnd_roxford5k.mat", bbx=[136.5, 34.1, 648.5, 2955.7])
-    says = "query all_souls_000013: box 136.5,34.1,648.5,2955.7: expected a box inside the photo"
+    says = "query all_souls_000013: box 136.5,34.1,648.5,2955.7: expected x1,y1,x2,y2"
     refused(udq, says, without, "roxford5k", truth, "--queries", queries)
 
 

@@ -38,8 +38,8 @@ def test_a_box_beyond_its_photo_is_named_by_file_and_row(tmp_path, paths):
     )
 
     where = tmp_path / "truth.csv"
-    assert f"{where}, line 3: query coffee.png: box 81,20,700,386: expected a box inside the photo" in message
-    assert f"{where}, line 4: query coffee.png: positive coins.png: box 0,0,384,400: expected a box inside" in message
+    assert f"{where}, line 3: query coffee.png: box 81,20,700,386: expected x1,y1,x2,y2" in message
+    assert f"{where}, line 4: query coffee.png: positive coins.png: box 0,0,384,400: expected x1,y1,x2,y2" in message
     assert "line 2" not in message
     assert "more" not in message
 

@@ -316,6 +316,14 @@ def test_a_window_is_decoded_as_in_this_process(decoder, photo, box):
     assert (found.pixels == expected.pixels).all()
 
 
+def test_relative_paths_start_from_the_folder_of_the_moment(decoder, photo, tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    shutil.copy(photo, tmp_path / "below" / "z.png")
+    for folder, name in ((tmp_path, "x.png"), (tmp_path / "below", "z.png")):
+        monkeypatch.chdir(folder)
+        assert decoder.decode(Path(name), **SCALE).width == 120
+
+
 @pytest.mark.parametrize("size", [(120, 80), (20, 300), (5, 5)])
 def test_a_whole_photo_keeps_its_size(decoder, tmp_path, size):
     pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)

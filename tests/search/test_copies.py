@@ -79,7 +79,9 @@ def test_copies_are_one_match_and_change_no_other(copied, photos, stages, photo,
 
     assert [len(match.copies) for match in full.matches if match.copies] == [50]
     assert sorted(map(sorted, contents)) == sorted(map(sorted, names(plain)))
-    assert contents[:3] == names(plain)[:3]
+    # A stage may expand the query by another copy than the original, so that photos close to each other swap ranks.
+    first, expected = contents[:3], names(plain)[:3]
+    assert sorted(map(sorted, first)) == sorted(map(sorted, expected)) if stages else first == expected
     assert [match.rank for match in full.matches] == list(range(1, 21))
     assert full.found == plain.found >= 2
     for match in plain.matches:

@@ -101,4 +101,4 @@ def test_a_photo_that_is_gone_is_named_by_its_path(place):
     (place / "photos" / "coins.png").unlink()
     (image,) = (image for image in opened.images if image.name == "coins.png")
 
-    assert results._tile(image.file, None, "red", "coins").caption == "coins\n(photo is gone)"
+    assert results._tile(image.file, None, "red", "coins").caption == "coins\n(photo is gone)\nmoved? udq relocate"

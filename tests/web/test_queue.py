@@ -86,7 +86,7 @@ def test_a_feature_of_the_network_before_a_retraining_never_answers_for_the_new_
     old = live.current()
     coffee, coins = (Example(file_of(old.photo(number)), (10.0, 10.0, 300.0, 200.0)) for number in (1, 2))
     with HeldDecoder() as decoder:
-        searches = Searches(decoder, Metrics())
+        searches = Searches(decoder, Metrics(), 1)
 
         def search(view, example):
             return searches._search(view, [example], k=4, offset=0, min_score=None).to_json()["matches"]

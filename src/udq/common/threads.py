@@ -202,7 +202,7 @@ def _limit_openmp() -> None:
 
 
 def _limit_all() -> None:
-    """Set everything that is loaded and not limited yet to one thread."""
+    """Set everything that is loaded to one thread."""
     for library in ThreadpoolController().select(user_api="blas").lib_controllers:
         if getattr(library, "threading_layer", None) != "openmp":  # otherwise it has the setting of OpenMP
             _limit(library.filepath, library.num_threads, library.set_num_threads)
@@ -215,9 +215,8 @@ def _limit_all() -> None:
 
 
 def _limit(name: str, count: int, setter: Callable[[int], object]) -> None:
-    if name not in _before:
-        _before[name] = count, setter
-        setter(1)
+    _before.setdefault(name, (count, setter))
+    setter(1)  # in any case: the user's process may have changed it since the first limit
 
 
 def _restore_all() -> None:

@@ -168,7 +168,8 @@ class Decoder:
         with self._lock:
             while self._idle:
                 process = self._idle.pop()
-                if process.alive():  # else it was killed while idle, which is not the fault of a photo
+                # It may have been killed while idle, or started in another folder, which relative paths do not mean.
+                if process.alive() and process.folder == _working_folder():
                     return process
                 self._all.discard(process)
                 process.end()
@@ -224,6 +225,7 @@ class _Process:
     """A running ``sandbox_worker``, and the pipes to and from it."""
 
     def __init__(self) -> None:
+        self.folder = _working_folder()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "udq.photos.sandbox_worker"],
@@ -339,6 +341,14 @@ class _Process:
         finally:
             timer.cancel()
             timer.join()  # so that it cannot fire during the next photo
+
+
+def _working_folder() -> str | None:
+    """Return the folder that relative paths start from; None if it was deleted."""
+    try:
+        return os.getcwd()  # noqa: PTH109  (called for each photo)
+    except OSError:
+        return None
 
 
 def _environment() -> dict[str, str]:

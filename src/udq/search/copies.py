@@ -4,13 +4,14 @@ Two files of equal bytes are exact copies. A resized, re-encoded or slightly cro
 near copies: their regions have the same features at the same places. With boxes as shares of the width and height of
 their photos, the likeness of two photos is
 
-    1 / R sum_(i, j) IoU(i, j) ** 4 max(0, f_i . f_j),
+    1 / R sum_(i, j) IoU(i, j) ** 4 max(0, (f_i . f_j - c) / (1 - c)),
 
 over the pairs of their R best regions that are each other's nearest by the summand, where f are features decoded from
-codes, of unit length. It is about 1 for a photo and itself. Another view of the same object has the same features at
-other places, so it stays apart: docs/rerank.md has the error rates, benchmarks/decisions/copies.py measures them. This
-needs regions that follow the content of a photo; those of a grid are the same in all photos, and only exact copies are
-stacked. A photo joins the stack of an earlier photo that it resembles, so the first photos of a ranking do not depend
+codes, of unit length, and c is the cosine that features of different photos have on average: almost 0 after a PCA, and
+large for features that were never centred. The likeness is about 1 for a photo and itself. Another view of the same
+object has the same features at other places, so it stays apart: docs/rerank.md has the error rates, and
+benchmarks/decisions/copies.py measures them. This needs regions that follow the content of a photo; those of a grid are
+the same in all photos, and only exact copies are stacked. A photo joins the stack of an earlier photo that it resembles, so the first photos of a ranking do not depend
 on later ones.
 """
 
@@ -43,6 +44,8 @@ _CANDIDATES = 4
 # A sketch is the sum of the features of the regions whose centre is in a cell, for this number of cells each way; this
 # share of the subspaces is enough.
 _CELLS, _SHARE = 2, 4
+# Limit of c: beyond it, features say nothing.
+_USUAL = 0.99
 # Photos that are read or sketched at once.
 _BLOCK = 128
 
@@ -237,7 +240,9 @@ def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer) -> float:
     shared = np.maximum(width, 0) * np.maximum(height, 0)
     both = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)
     overlap = shared / np.maximum(both - shared, np.float32(1e-12))
-    cosine = one.features(quantizer) @ other.features(quantizer).T
+    mean = quantizer.codebooks.mean(axis=1)
+    usual = min(float((mean * mean).sum()), _USUAL)
+    cosine = (one.features(quantizer) @ other.features(quantizer).T - usual) / (1 - usual)
     weight: NDArray[np.float32] = np.square(np.square(overlap)) * np.maximum(cosine, 0)
     nearest = weight.argmax(axis=1)
     rows = np.arange(len(nearest))
