@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -463,3 +464,25 @@ def test_a_reader_that_goes_away_is_no_error(collection):
 
     assert done.stdout.strip() == "{"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("option", ["--picture", "--lines"])
+@pytest.mark.parametrize("name", ["coffee.png", "coins.png", "link.png"])
+def test_results_never_replace_a_photo(udq, place, option, name):
+    (place / "link.png").symlink_to(place / "photos" / "coins.png")
+    target = place / name if name == "link.png" else place / "photos" / name
+    before = target.read_bytes()
+    query = place / "photos" / "coffee.png", "--rerank", "verify"
+    code, _, err = udq("search", place / "x.udq", *query, option, target)
+    assert code == 2
+    assert "is one of the photos, which results must not replace" in err
+    assert target.read_bytes() == before
+    code, _, err = udq("info", place / "x.udq", "--picture", target)
+    assert (code, target.read_bytes()) == (2, before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX has FIFOs")
+def test_results_never_replace_what_is_no_file(udq, place):
+    os.mkfifo(place / "pipe.png")
+    code, _, err = udq("search", place / "x.udq", place / "photos" / "coffee.png", "--picture", place / "pipe.png")
+    assert (code, "found something else" in err) == (2, True)

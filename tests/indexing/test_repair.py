@@ -110,6 +110,21 @@ def test_a_repair_does_not_drop_the_photos_of_a_folder_that_is_away(place, photo
         assert len(repair(place / "x.udq", device="cpu", yes=True).dropped) == 2
 
 
+def test_a_repair_does_not_drop_photos_of_which_none_can_be_read(place, udq):
+    before = ids(opened(place))
+    flip(place / "x.udq" / opened(place).segments[0].folder / "codes.npy")
+    whole = {file: file.read_bytes() for file in (place / "photos").iterdir()}
+    for file, data in whole.items():
+        file.write_bytes(data[:200])
+    code, _, err = udq("verify", place / "x.udq", "--repair", "--device", "cpu")
+    assert code == 1
+    assert "cannot be read any more, nor any other of the 4 photos in a damaged file" in err.splitlines()[-1]
+    for file, data in whole.items():
+        file.write_bytes(data)
+    assert repair(place / "x.udq", device="cpu").dropped == ()
+    assert ids(opened(place)) == before
+
+
 def test_a_path_that_is_not_a_collection_is_not_changed(place):
     with pytest.raises(InputError, match="no such collection"):
         repair(place / "nothing.udq")

@@ -122,6 +122,46 @@ def test_mirroring_another_folder_removes_nothing(place, photos):
     assert (changes.removed, len(after), after.broken) == (1, 5, [])
 
 
+@pytest.mark.parametrize("state", ["no bytes", "damaged", "links to a disk that is away"])
+@pytest.mark.parametrize("sync", [True, False])
+def test_photos_whose_files_cannot_be_read_any_more_keep_their_codes_and_ids(place, photos, udq, state, sync):
+    before = opened(place)
+    for file in sorted((place / "photos").iterdir()):
+        data = file.read_bytes()
+        file.unlink()
+        if state.startswith("links"):
+            file.symlink_to(place / "away" / file.name)
+        else:
+            file.write_bytes(b"" if state == "no bytes" else data[:200])
+    code, out, err = udq("add", place / "x.udq", place / "photos", *(["--sync"] if sync else []), "--device", "cpu")
+    after = opened(place)
+
+    assert (code, "Traceback" in err) == (0, False)
+    assert "0 removed" in out or "removed" not in out
+    assert ids(after) == ids(before)
+    assert sorted(entry["image"] for entry in after.broken) == sorted(before.names)
+    assert answers(after)[0] == answers(before)[0]
+    assert after.verify() == []
+    shutil.rmtree(place / "photos")
+    shutil.copytree(photos, place / "photos")
+    for file in (place / "photos").iterdir():
+        if file.is_dir():
+            shutil.rmtree(file)
+        elif file.name not in before.names:
+            file.unlink()
+    again, changes = after.add(place / "photos", sync=sync)
+    assert (changes.removed, again.broken, ids(again)) == (0, [], ids(before))
+
+
+def test_a_pattern_that_leaves_no_photo_of_a_mirrored_folder_is_asked_about(place, udq):
+    code, _, err = udq("add", place / "x.udq", place / "photos", "--sync", "--exclude", "*", "--device", "cpu")
+    assert code == 1
+    assert "which has none of them any more" in err.splitlines()[-1]
+    assert len(opened(place)) == 4
+    assert udq("add", place / "x.udq", place / "photos", "--sync", "--exclude", "*", "--yes")[0] == 0
+    assert len(opened(place)) == 0
+
+
 @pytest.mark.parametrize("state", ["empty", "away", "another disk"])
 def test_a_mirrored_folder_that_lost_all_photos_at_once_is_refused(place, photos, udq, state):
     (place / "photos").rename(place / "elsewhere")
@@ -239,7 +279,7 @@ def test_a_photo_that_cannot_be_read_is_listed_until_it_can(place, photos):
     assert (changes.added, whole.broken) == (1, [])
     (place / "photos" / "new.png").write_bytes(b"no photo")
     broken, changes = whole.add(place / "photos")
-    assert (changes.removed, changes.changed, len(broken)) == (1, 0, 4)
+    assert (changes.removed, changes.changed, len(broken)) == (0, 0, 5)  # absence is not deletion
     (place / "photos" / "new.png").unlink()
     assert broken.add(place / "photos", sync=True)[0].broken == []
 

@@ -30,7 +30,9 @@ def test_codebooks_that_a_code_could_exceed_are_refused(codewords):
         Model.from_bytes(model(codewords).to_bytes())
 
 
-@pytest.mark.parametrize(("residual", "found"), [(-1e-3, "negative residuals"), (np.nan, "not finite")])
+@pytest.mark.parametrize(
+    ("residual", "found"), [(-1e-3, "negative residuals"), (np.nan, "not finite"), (3e38, "may overflow")]
+)
 def test_residuals_that_no_distance_has_are_refused(residual, found):
     with pytest.raises(CollectionError, match=found):
         Model.from_bytes(model(residual=residual).to_bytes())

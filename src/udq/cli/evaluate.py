@@ -10,6 +10,7 @@ import typer
 from udq.cli import printing
 from udq.cli.options import CollectionPath, Device, Json, Rerank, Threads, parse_stages
 from udq.cli.progress_bar import progress
+from udq.common.files import check_output
 from udq.errors import InputError
 
 GroundTruthPath = Annotated[Path, typer.Option(metavar="PATH", help="The ground truth of the benchmark.")]
@@ -76,6 +77,8 @@ def evaluate(
     if features is not None and not real_valued:
         raise InputError(f"--features {features}: expected --real-valued with it; add it, or leave --features out")
     opened = Collection.open(collection, device=device, threads=threads)
+    for file in filter(None, (picture, report)):
+        check_output(file, (image.path for image in opened.images))
     done = evaluation.evaluate(
         opened,
         datasets.load(dataset, ground_truth),

@@ -33,6 +33,7 @@ from udq.cli.options import (
     settings_of,
 )
 from udq.cli.progress_bar import progress, timed
+from udq.common.files import check_output
 from udq.features import proposals as proposers
 
 Images = Annotated[
@@ -248,12 +249,13 @@ def info(
     opened = Collection.open(collection)
     facts = opened.info()
     if picture is not None:
+        check_output(picture, (image.path for image in opened.images))
         curves.save(curves.figure(facts["training"], collection.resolve().name), picture)
     if as_json:
         printing.print_json(facts)
         return
     printing.print_info(facts)
     for entry in facts["broken"]:
-        printing.say(f"{'not indexed':<12}  {entry['reason']}")
+        printing.say(f"{'unreadable':<12}  {entry['reason']}")
     if picture is not None:
         printing.say(f"picture: {picture}")

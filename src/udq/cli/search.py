@@ -13,7 +13,7 @@ import typer
 from udq.cli import printing
 from udq.cli.options import CollectionPath, Device, Json, Rerank, Threads, parse_box, parse_example, parse_stages
 from udq.cli.progress_bar import progress
-from udq.common.files import existing
+from udq.common.files import check_output, existing
 from udq.errors import InputError
 
 QueryPhoto = Annotated[Path, typer.Argument(metavar="IMAGE", help="The query photo, in the collection or not.")]
@@ -70,6 +70,8 @@ def search(
         # torch answers a single query before OpenVINO has compiled the network.
         opened = Collection.open(collection, device=device, network="torch", threads=threads)
         examples = [Example(existing(image), None if box is None else parse_box(box)), *map(parse_example, also or ())]
+        for file in filter(None, (picture, lines)):
+            check_output(file, (*(example.photo for example in examples), *(image.path for image in opened.images)))
         result = opened.search_examples(examples, k=k, rerank=stages, progress=progress)
     if picture is not None:
         from udq.reports import results

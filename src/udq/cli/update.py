@@ -187,7 +187,7 @@ def _print_changes(collection: Collection, changes: Changes, elapsed: float, *, 
             printing.say(f"it has outgrown its model: quantization error {drift.newer:.2f} of newer photos, "
                   f"{drift.older:.2f} of the others; run: udq retrain {collection.path}")  # fmt: skip
     for entry in changes.broken:
-        printing.say(f"udq: not indexed: {entry['reason']}", to=sys.stderr)
+        printing.say(f"udq: unreadable: {entry['reason']}", to=sys.stderr)
 
 
 def _print_damage(damage: list[Damage]) -> None:

@@ -13,7 +13,7 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common.text import nfc, one_line
-from udq.errors import DiskError
+from udq.errors import DiskError, InputError
 
 Result = TypeVar("Result")
 
@@ -218,6 +218,22 @@ def write_with(path: Path, write: Callable[[Path], None], *, what: str = "pictur
     finally:
         with contextlib.suppress(OSError):  # it was moved, or its name is longer than the file system allows
             beside.unlink()
+
+
+def check_output(path: Path, photos: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise InputError if a file of results would replace one of some photos, or anything but a file.
+
+    Args:
+        path: where the file will be written.
+        photos: photos that must stay, such as the query and those of the collection.
+    """
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise InputError(f"{path}: expected a file or a free name to write to, found something else; choose another")
+    places = {str(path.absolute()), str(path.resolve())}
+    if any(str(Path(photo).absolute()) in places for photo in photos):
+        raise InputError(f"{path}: is one of the photos, which results must not replace; choose another name")
 
 
 def guarded(path: Path, write: Callable[[], Result]) -> Result:

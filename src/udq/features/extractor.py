@@ -20,7 +20,7 @@ from torch import Tensor
 from udq.common import threads as thread_limits
 from udq.common.text import shown
 from udq.config import FeatureConfig, ImageConfig
-from udq.errors import ImageError
+from udq.errors import CollectionError, ImageError
 from udq.features import proposals
 from udq.features.device import Engine
 from udq.features.proposals.base import Proposer
@@ -199,7 +199,10 @@ class Extractor:
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         views = [photo, photo.mirrored()] if self._image.mirror else [photo]
         features = np.concatenate(list(self._views.map(lambda view: self._describe(view, whole), views)))
-        return cropped, Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
+        feature = Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
+        if not np.isfinite(feature).all():
+            raise CollectionError("features that are not finite: the weights of the network are damaged; restore them")
+        return cropped, feature
 
     def _describe(self, view: decoding.Photo, box: NDArray[np.float32]) -> NDArray[np.float32]:
         feature_map, _ = self.maps(view.pixels, at_once=self._views_at_once)

@@ -28,7 +28,7 @@ def emptied_folders(
         kept: places of the other stored photos, as they were.
         given: places of the given photos.
         area: what they cover.
-        excludes: photos that are gone from the area on purpose.
+        excludes: photos that are gone from the area on purpose, unless all photos of a given folder are.
     """
     if not gone:
         return {}
@@ -37,7 +37,9 @@ def emptied_folders(
     emptied: Counter[str] = Counter()
     for place in gone:
         top = area.folder_of(place)
-        if top is None or (excludes is not None and excludes.covers(place.removeprefix(top))):
+        if top is None:
+            continue
+        if top in with_stored and excludes is not None and excludes.covers(place.removeprefix(top)):
             continue
         below = (folder for folder in _folders(place) if folder.startswith(top))
         empty = (

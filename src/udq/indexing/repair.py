@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from udq.common.files import sync_folder, write_all
 from udq.common.lock import Lock
 from udq.common.progress import Progress, silent, tracked
+from udq.common.text import counted, shown
 from udq.errors import ConsentError
 from udq.indexing.absence import emptied_text
 from udq.indexing.repair_plan import Keep, RepairPlan, plan
@@ -64,7 +65,7 @@ def repair(
 
     Raises:
         ConsentError: without ``yes``, a folder of photos to encode again lost all photos at once: its disk may not be
-            mounted.
+            mounted; or none of the photos in a damaged file can be read.
         CollectionError: the manifest and its copy are damaged, the photos that are needed are missing, or the
             collection contains a link.
     """
@@ -86,7 +87,8 @@ def repair(
             planned = plan(path, transaction.manifest, {each.file for each in damaged})
             if planned.emptied and not yes:
                 raise ConsentError(emptied_text(planned.emptied, "put it back, or a link to it"))
-            repaired = _apply(transaction, planned, _Encoder(path, transaction.manifest, device, threads, progress))
+            encoder = _Encoder(path, transaction.manifest, device, threads, progress)
+            repaired = _apply(transaction, planned, encoder, yes=yes)
     if any(map(_is_model, damaged)):
         from udq.indexing import build  # imports torch
 
@@ -106,8 +108,12 @@ def _can_retrain(path: Path, manifest: Manifest) -> bool:
     return bool(images) and all(image.path.is_file() for image in images)
 
 
-def _apply(transaction: Transaction, planned: RepairPlan, encoder: _Encoder) -> Repaired:
-    """Carry out a plan in one commit, after which nothing but the model may be damaged."""
+def _apply(transaction: Transaction, planned: RepairPlan, encoder: _Encoder, *, yes: bool) -> Repaired:
+    """Carry out a plan in one commit, after which nothing but the model may be damaged.
+
+    Raises:
+        ConsentError: without ``yes``, none of the photos to encode again can be read.
+    """
     entries: list[Mapping[str, Any]] = []
     restored: list[str] = []
     dropped = list(planned.dropped)
@@ -121,6 +127,13 @@ def _apply(transaction: Transaction, planned: RepairPlan, encoder: _Encoder) -> 
             entries.append(transaction.write(photos, codewords=encoder.codewords))
             back += step.back
         names = {photo.image.name for photo in photos}
+        if not names and not yes:
+            first = step.images[0]
+            raise ConsentError(
+                f"{shown(str(first.path))}: cannot be read any more, nor any other of the "
+                f"{counted(len(step.images), 'photo')} in a damaged file; put intact files back, or add --yes to drop "
+                "them"
+            )
         restored += [image.name for image in step.images if image.name in names]
         dropped += [image.name for image in step.images if image.name not in names]
     transaction.commit(entries, planned.removed, next_id=planned.next_id)

@@ -112,8 +112,8 @@ def add(
         added=readable - changed,
         changed=changed,
         moved=len(planned.moved),
-        removed=len(planned.gone) + len(planned.changed) - changed,
-        same=planned.same,
+        removed=len(planned.gone),
+        same=planned.same + len(planned.changed) - changed,
         broken=tuple(unreadable),
         passed_over=passed_over,
         emptied=planned.emptied,
@@ -335,8 +335,9 @@ def _append(
                     next_id += 1
                 else:
                     unreadable.append(result)
-            replaced = {changed[photo.source] for photo in batch if photo.source in changed}
-            if encoded or replaced:
+            # A photo whose file cannot be read any more keeps its codes and its id: the file may come back.
+            replaced = {changed[photo.source] for photo in batch if photo.source in changed and photo.broken is None}
+            if encoded:
                 appender.append(encoded, removed=replaced, next_id=next_id, broken=[*broken, *unreadable])
     return next_id - first_id, unreadable
 

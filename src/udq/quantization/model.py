@@ -20,6 +20,8 @@ from udq.types import Codes, Features
 
 # With fewer regions per codeword, codebooks are little more than a copy of the sample.
 _REGIONS_PER_CODEWORD = 4
+# Limit of weights from a file: squares of larger ones may add up to infinity.
+_LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Model:
         weights = (*self.head.arrays().values(), quantizer.rotation, quantizer.codebooks, quantizer.residuals)
         if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in weights):
             raise ValueError("weights that are not finite float32")
+        if any(np.abs(array).max(initial=0) > _LARGEST for array in weights):
+            raise ValueError(f"weights beyond {_LARGEST:.0e}, with which sums may overflow")
         if self.head.dimensions != quantizer.dimensions:
             raise ValueError(f"features of {self.head.dimensions} and codes of {quantizer.dimensions} dimensions")
         codewords = quantizer.codewords

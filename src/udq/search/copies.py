@@ -11,8 +11,8 @@ codes, of unit length, and c is the cosine that features of different photos hav
 large for features that were never centred. The likeness is about 1 for a photo and itself. Another view of the same
 object has the same features at other places, so it stays apart: docs/rerank.md has the error rates, and
 benchmarks/decisions/copies.py measures them. This needs regions that follow the content of a photo; those of a grid are
-the same in all photos, and only exact copies are stacked. A photo joins the stack of an earlier photo that it resembles, so the first photos of a ranking do not depend
-on later ones.
+the same in all photos, and only exact copies are stacked. A photo joins the stack of an earlier photo that it
+resembles, so the first photos of a ranking do not depend on later ones.
 """
 
 from __future__ import annotations
