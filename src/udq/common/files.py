@@ -106,7 +106,7 @@ def open_regular(path: Path, *, limit: int | None = None, follow: bool = False) 
 def read_regular(path: Path, *, limit: int | None = None, follow: bool = False) -> bytes:
     """Return the bytes of a file; arguments and errors are those of ``open_regular``."""
     with open_regular(path, limit=limit, follow=follow) as file:
-        # Not ``limit``: that much memory would be taken first. A file that grows meanwhile is cut short.
+        # Not ``limit``: that much memory would be taken first. A file that grows while it is read is cut short.
         return file.read(os.fstat(file.fileno()).st_size)
 
 

@@ -162,7 +162,7 @@ class TarReader:
             self._at += len(data)
 
     def _take(self, size: int) -> bytes:
-        """Return the next bytes of the file, exactly so many."""
+        """Return the next ``size`` bytes of the file."""
         self._check_end(self._at + size)
         data = self._file.read(size)
         self._at += len(data)

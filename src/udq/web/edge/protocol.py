@@ -26,7 +26,7 @@ from udq.web.problems import Problem
 # Bytes and lines of request line and headers together.
 MAX_HEAD = 2**16
 MAX_LINES = 128
-# Pieces of a body (chunks, or what a packet brings) that may be smaller than so many bytes on average.
+# Most pieces of a body (chunks, or what a packet brings) that may have fewer than ``SMALL_PIECE`` bytes on average.
 MAX_SMALL_PIECES = 512
 SMALL_PIECE = 32
 # Seconds within which request line and headers must arrive.
