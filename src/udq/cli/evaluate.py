@@ -78,7 +78,7 @@ def evaluate(
         raise InputError(f"--features {features}: expected --real-valued with it; add it, or leave --features out")
     opened = Collection.open(collection, device=device, threads=threads)
     for file in filter(None, (picture, report)):
-        check_output(file, (image.path for image in opened.images))
+        check_output(file, (*filter(None, (ground_truth,)), *(image.path for image in opened.images)))
     done = evaluation.evaluate(
         opened,
         datasets.load(dataset, ground_truth),

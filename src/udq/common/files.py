@@ -220,20 +220,20 @@ def write_with(path: Path, write: Callable[[Path], None], *, what: str = "pictur
             beside.unlink()
 
 
-def check_output(path: Path, photos: Iterable[str | os.PathLike[str]]) -> None:
-    """Raise InputError if a file of results would replace one of some photos, or anything but a file.
+def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise InputError if a file of results would replace one of the inputs, or anything but a file.
 
     Args:
         path: where the file will be written.
-        photos: photos that must stay, such as the query and those of the collection.
+        inputs: files that must stay, such as the query and the photos of the collection.
     """
     if not os.path.lexists(path):
         return
     if not path.is_file():
         raise InputError(f"{path}: expected a file or a free name to write to, found something else; choose another")
     places = {str(path.absolute()), str(path.resolve())}
-    if any(str(Path(photo).absolute()) in places for photo in photos):
-        raise InputError(f"{path}: is one of the photos, which results must not replace; choose another name")
+    if any(str(Path(each).absolute()) in places for each in inputs):
+        raise InputError(f"{path}: is an input of this command, which results must not replace; choose another name")
 
 
 def guarded(path: Path, write: Callable[[], Result]) -> Result:
