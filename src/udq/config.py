@@ -34,13 +34,13 @@ _MAX_BYTES = 2**20
 
 
 def _check_numbers(stage: str, settings: Any) -> None:
-    """Raise InputError unless all numbers of a stage are finite, and whole ones at most ``_MAX_INTEGER``."""
+    """Raise InputError for infinite numbers of a stage, and whole ones above ``_MAX_INTEGER``; NaN fails the ranges."""
     for each in dataclasses.fields(settings):
         value, name = getattr(settings, each.name), f"{stage}.{each.name}"
         if isinstance(value, int) and abs(value) > _MAX_INTEGER:
             size = f"one of {value.bit_length()} bits" if value.bit_length() > 64 else str(value)
             raise InputError(f"{name}: expected a number of at most {_MAX_INTEGER}, found {size}")
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and math.isinf(value):
             raise InputError(f"{name}: expected a finite number, found {value:g}")
 
 
