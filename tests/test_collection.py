@@ -346,3 +346,22 @@ def test_photos_that_are_no_paths_are_one_line(collection, images, tmp_path):
     for use in (collection.add, lambda given: Collection.build(given, tmp_path / "x.udq")):
         with pytest.raises(InputError, match="images: expected paths of files or folders, found"):
             use(images)
+
+
+def test_an_empty_path_is_not_the_current_folder(place, tmp_path, monkeypatch):
+    photos = place / "photos"
+    monkeypatch.chdir(photos)
+    opened = Collection.open(place / "x.udq")
+    calls = [
+        lambda: Collection.build("", tmp_path / "new.udq"),
+        lambda: Collection.build(photos, ""),
+        lambda: Collection.open(""),
+        lambda: opened.add(""),
+        lambda: opened.add([photos, ""], sync=True),
+        lambda: opened.relocate(photos, ""),
+        lambda: opened.relocate("", photos),
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="expected a path, found an empty one"):
+            call()
+    assert not (tmp_path / "new.udq").exists()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udq.config import CODEWORDS, PRESETS, SUBSPACES, IndexConfig, preset
+from udq.config import CODEWORDS, PRESETS, SUBSPACES, IndexConfig, ProposalTraining, preset
 from udq.errors import InputError
 
 
@@ -106,3 +106,35 @@ def test_training_is_supervised_by_no_coarser_codes_than_the_default(own, superv
     assert literal.share() == 0.5
     assert config.share() == 0.5 * min(1, own[0] * (own[1] - 1).bit_length() / 64)
     assert IndexConfig().replace({"quantizer": {"subspaces": 4, "dimensions": 4}}).supervision().dimensions == 8
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("features", "p", float("inf")),
+        ("features", "p", 10**400),
+        ("training", "learning_rate", float("inf")),
+        ("training", "sharpness", -float("inf")),
+        ("sample", "seed", 2**31),
+        ("sample", "seed", -1),
+        ("images", "longer", 10**30),
+    ],
+)
+def test_numbers_are_finite_and_fit_32_bits(table, key, value):
+    with pytest.raises(InputError, match=rf"^{table}.{key}: expected "):
+        IndexConfig().replace({table: {key: value}})
+    assert IndexConfig().replace({"sample": {"seed": 2**31 - 1}}).sample.seed == 2**31 - 1
+
+
+def test_the_seed_of_a_proposal_network_fits_32_bits():
+    with pytest.raises(InputError, match=r"^training.seed: expected a number of at most 2147483647, found 2147483648$"):
+        ProposalTraining(seed=2**31)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 20_000, "a = " + "{b=" * 20_000, "a = 1" + "0" * 6000])
+def test_toml_that_exceeds_the_limits_of_python_is_an_error_of_one_line(tmp_path, text):
+    file = tmp_path / "settings.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match="expected a TOML file") as caught:
+        IndexConfig.from_toml(file, IndexConfig())
+    assert "\n" not in str(caught.value)

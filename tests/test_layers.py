@@ -14,8 +14,9 @@ import udq
 SOURCE = Path(udq.__file__).parent
 LAYERS = [
     {"errors", "_version"},
-    {"types", "config"},
+    {"types"},
     {"common"},
+    {"config"},
     {"photos"},
     {"datasets"},
     {"features", "quantization"},

@@ -9,9 +9,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from udq.common.files import given_path
 from udq.common.progress import Progress, silent
 from udq.config import IndexConfig
 from udq.datasets import matching, protocol
@@ -53,6 +53,7 @@ def _paths(images: PathLike | Sequence[PathLike]) -> list[PathLike]:
     for each in given:
         if not isinstance(each, str | os.PathLike):
             raise InputError(f"images: expected paths of files or folders, found {type(each).__name__}")
+        given_path(each)
     return given
 
 
@@ -108,7 +109,7 @@ class Collection(Reader):
             replicas: actors that hold each part; with 2, searches go on if one dies.
         """
         opener = _database_opener(looked_at, ray, shards, replicas, threads)
-        return Collection(Path(path), device=device, network=network, threads=threads, open_database=opener)
+        return Collection(given_path(path), device=device, network=network, threads=threads, open_database=opener)
 
     @staticmethod
     def build(
@@ -161,12 +162,12 @@ class Collection(Reader):
             elsewhere = {"workers": partial(workers.ray_workers, ray), "trainer": training.train}
         build.build(
             sources,
-            Path(path),
+            given_path(path),
             passed_over=passed_over,
             exclude=exclude,
             config=config,
-            weights=None if weights is None else Path(weights),
-            rpn=None if rpn is None else Path(rpn),
+            weights=None if weights is None else given_path(weights),
+            rpn=None if rpn is None else given_path(rpn),
             device=device,
             threads=threads,
             monitor=_monitor(truth, config, (source.name for source in sources), ()),
@@ -209,7 +210,7 @@ class Collection(Reader):
         monitor = None
         if truth is not None:
             monitor = _monitor(truth, config, opened.names, (entry["image"] for entry in opened.broken))
-        build.rebuild(Path(path), config=config, device=device, threads=threads, monitor=monitor, progress=progress)
+        build.rebuild(opened.path, config=config, device=device, threads=threads, monitor=monitor, progress=progress)
         return Collection.open(path, device=device, threads=threads)
 
     def search(
@@ -334,6 +335,8 @@ class Collection(Reader):
         """
         from udq.indexing import update
 
+        for each in (old, new):
+            given_path(each)
         done = update.relocate(self, old, new, dry_run=dry_run, yes=yes, progress=progress)
         return self.refreshed(), done
 
@@ -415,9 +418,9 @@ class Collection(Reader):
             self,
             truth,
             keep_query=keep_query,
-            queries=None if queries is None else Path(queries),
+            queries=None if queries is None else given_path(queries),
             real_valued=real_valued,
-            features=None if features is None else Path(features),
+            features=None if features is None else given_path(features),
             stages=stages,
             progress=progress,
         )

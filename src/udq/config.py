@@ -7,6 +7,7 @@ InputError.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from typing import Any, get_type_hints
 
 import tomli_w
 
+from udq.common.files import read_regular
+from udq.common.text import one_line
 from udq.errors import InputError
 
 SUBSPACES = (2, 4, 8, 16)
@@ -24,6 +27,21 @@ POOLINGS = ("gem", "roi")
 # (docs/training.md).
 _FINE_BITS = 64
 REFINEMENTS = ("none", "bfr", "pbr", "cbr")
+# Whole numbers reach libraries in C, whose ``int`` has 32 bits.
+_MAX_INTEGER = 2**31 - 1
+# Most bytes of a file of settings, which has about 2 kB.
+_MAX_BYTES = 2**20
+
+
+def _check_numbers(stage: str, settings: Any) -> None:
+    """Raise InputError for infinite numbers of a stage, and whole ones above ``_MAX_INTEGER``; NaN fails the ranges."""
+    for each in dataclasses.fields(settings):
+        value, name = getattr(settings, each.name), f"{stage}.{each.name}"
+        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+            size = f"one of {value.bit_length()} bits" if value.bit_length() > 64 else str(value)
+            raise InputError(f"{name}: expected a number of at most {_MAX_INTEGER}, found {size}")
+        if isinstance(value, float) and math.isinf(value):
+            raise InputError(f"{name}: expected a finite number, found {value:g}")
 
 
 def _at_least(name: str, value: float, least: float) -> None:
@@ -45,6 +63,7 @@ class ImageConfig:
     mirror: bool = True  # average the features of a query crop and its mirror image (docs/training.md)
 
     def __post_init__(self) -> None:
+        _check_numbers("images", self)
         _at_least("images.shorter", self.shorter, 32)
         _at_least("images.longer", self.longer, self.shorter)
         _at_least("images.least", self.least, 1)
@@ -61,6 +80,7 @@ class FeatureConfig:
     p: float = 3.0  # exponent of the generalised mean: 1 averages, large values take the maximum
 
     def __post_init__(self) -> None:
+        _check_numbers("features", self)
         if self.pooling not in POOLINGS:
             raise InputError(f"features.pooling: expected one of {', '.join(POOLINGS)}, found {self.pooling!r}")
         _at_least("features.p", self.p, 1)
@@ -81,6 +101,7 @@ class ProposalTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_numbers("training", self)
         for name in ("epochs", "views", "batch"):
             _at_least(name, getattr(self, name), 1)
         _at_least("seed", self.seed, 0)
@@ -98,6 +119,7 @@ class SampleConfig:
     seed: int = 0  # of everything random: sample, k-means, batches
 
     def __post_init__(self) -> None:
+        _check_numbers("sample", self)
         _at_least("sample.photos", self.photos, 1)
         _at_least("sample.regions", self.regions, 1)
         _at_least("sample.seed", self.seed, 0)
@@ -114,6 +136,7 @@ class QuantizerConfig:
     iterations: int = 8  # alternations of rotation and codebooks
 
     def __post_init__(self) -> None:
+        _check_numbers("quantizer", self)
         if self.subspaces not in SUBSPACES:
             raise InputError(f"subspaces M: expected one of {_listed(SUBSPACES)}, found {self.subspaces}")
         if self.codewords not in CODEWORDS:
@@ -145,6 +168,7 @@ class TrainConfig:
     share: float = 0.5  # of the trained weights in their average with those before training; 1 is the paper
 
     def __post_init__(self) -> None:
+        _check_numbers("training", self)
         if self.refine not in REFINEMENTS:
             raise InputError(f"training.refine: expected one of {', '.join(REFINEMENTS)}, found {self.refine!r}")
         _at_least("training.iterations", self.iterations, 0)
@@ -209,11 +233,14 @@ class IndexConfig:
     def from_toml(path: Path, base: IndexConfig) -> IndexConfig:
         """Read a TOML file of changes to ``base``; raises InputError if it is not one."""
         try:
-            return base.replace(tomllib.loads(path.read_text(encoding="utf-8")))
+            changes = tomllib.loads(read_regular(path, limit=_MAX_BYTES, follow=True).decode())
         except FileNotFoundError:
             raise InputError(f"{path}: no such configuration file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise InputError(f"{path}: expected a TOML file, found: {error}") from error
+        except RecursionError:
+            raise InputError(f"{path}: expected a TOML file of settings, found one nested too deeply") from None
+        except (ValueError, OSError) as error:  # a ValueError also for a number of thousands of digits
+            raise InputError(f"{path}: expected a TOML file, found: {one_line(error)}") from error
+        return base.replace(changes)
 
 
 # Section 4.2: 600/1000, 200 proposals, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of

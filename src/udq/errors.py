@@ -17,6 +17,9 @@ A message states what was expected, what was found and what to do, on one line.
 
 from __future__ import annotations
 
+INTERRUPTED = 130
+"""Exit code of the command line after Ctrl-C."""
+
 
 class UdqError(Exception):
     """Base class of every error that udq raises on purpose; ``exit_code`` is that of the command line."""

@@ -486,3 +486,58 @@ def test_results_never_replace_what_is_no_file(udq, place):
     os.mkfifo(place / "pipe.png")
     code, _, err = udq("search", place / "x.udq", place / "photos" / "coffee.png", "--picture", place / "pipe.png")
     assert (code, "found something else" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("index", "", "-o", "{new}"),
+        ("index", "{photos}", "-o", ""),
+        ("index", "{photos}", "-o", "{new}", "--config", ""),
+        ("add", "{collection}", ""),
+        ("add", "{collection}", "{photos}", ""),
+        ("relocate", "{collection}", "{photos}", ""),
+        ("relocate", "{collection}", "", "{photos}"),
+        ("search", "", "{photos}/coffee.png"),
+        ("datasets", "check", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(udq, collection, photos, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(photos)
+    places = {"collection": collection.path, "photos": photos, "new": tmp_path / "new.udq"}
+    code, _, err = udq(*(word.format(**places) for word in words))
+    assert code == 2
+    assert "expected a path, found an empty one" in one_line(err)
+    assert not (tmp_path / "new.udq").exists()
+
+
+@pytest.mark.parametrize("option", ["--config", "--ground-truth"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_fifo_or_a_device_is_no_text_file(photos, tmp_path, option):
+    os.mkfifo(tmp_path / "fifo")
+    for file in (tmp_path / "fifo", "/dev/zero"):
+        words = ["index", photos, "-o", tmp_path / "x.udq", option, file]
+        run = subprocess.run(
+            [sys.executable, "-c", "from udq.cli.main import main; main()", *map(str, words)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert run.returncode == 2
+        assert "not a regular file" in one_line(run.stderr)
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line():
+    script = (
+        "import os, signal, sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from udq.cli.main import main\n"
+        "main()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 130
+    assert one_line(run.stderr) == "udq: interrupted; nothing was done"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from udq.datasets import detection
-from udq.datasets.detection import reading
+from udq.datasets.detection import coco, reading, table
 from udq.datasets.detection.labels import REASONS
 from udq.datasets.detection.photos import clip
 from udq.errors import InputError
@@ -612,3 +614,18 @@ def test_real_labels_are_read(shared_data):
     assert sum(not len(photo.boxes) for photo in yolo.photos) == 2
     assert table.layout == "csv"
     assert table.skipped == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize("name", ["table.csv", "coco.json"])
+def test_a_fifo_among_the_labels_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit({"table.csv": table.read, "coco.json": coco.read}[name], tmp_path / name, (tmp_path,))
+        small = pool.submit(reading.small_file, tmp_path / name)
+        try:
+            with pytest.raises(InputError, match="the labels cannot be read \\(not a regular file\\)"):
+                found.result(timeout=20)
+            assert small.result(timeout=20) is None
+        finally:  # whatever waits for a writer gets one, which ends at once
+            os.close(os.open(tmp_path / name, os.O_RDWR | os.O_NONBLOCK))

@@ -15,10 +15,10 @@ from test_manifest import SEGMENTS, change, indexed, read, small_model, write
 
 from udq import Collection
 from udq.config import IndexConfig
-from udq.errors import InputError, UdqError
+from udq.errors import DiskError, InputError, UdqError
 from udq.indexing import build as index_build
 from udq.indexing.verify import verify
-from udq.store import builder, layout, segments
+from udq.store import builder, layout, segments, transaction
 from udq.store import manifest as manifests
 
 
@@ -298,3 +298,36 @@ def test_a_full_disk_is_an_error_of_one_line_and_the_same_command_resumes(udq, p
     assert not (tmp_path / "x.udq").exists()
     assert udq(*words)[0] == 0
     assert Collection.open(tmp_path / "x.udq", device="cpu").verify() == []
+
+
+def fail_to_retrain(path, error):
+    def retrain():
+        with replacing(path) as made:
+            (made.scratch / "photos").mkdir()  # features were extracted, and no model was fitted
+            raise error
+
+    with pytest.raises(type(error)):
+        retrain()
+    return path.with_name(f".{path.name}.partial")
+
+
+def test_a_retraining_that_failed_blocks_no_change_and_resumes_until_there_is_one(tmp_path):
+    path = write(tmp_path / "x.udq")
+    partial = fail_to_retrain(path, OverflowError("out of range"))
+    with replacing(path) as made:
+        assert (made.scratch / "photos").is_dir()
+        (made.scratch / "photos").rmdir()
+    fail_to_retrain(path, OverflowError("out of range"))
+    with transaction.Transaction(path):
+        assert not partial.exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("full"), DiskError("full"), MemoryError()])
+def test_a_retraining_that_was_interrupted_is_kept_even_after_a_failed_one(tmp_path, error):
+    path = write(tmp_path / "x.udq")
+    partial = fail_to_retrain(path, OverflowError("out of range"))
+    (partial / "scratch" / "photos").rmdir()
+    fail_to_retrain(path, error)
+    with pytest.raises(InputError, match="an interrupted 'udq retrain' can be resumed"):
+        transaction.Transaction(path)
+    assert partial.is_dir()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from udq.cli import printing
-from udq.cli.options import Json
+from udq.cli.options import Command, Json
 from udq.cli.progress_bar import progress, resumable
 from udq.errors import InputError, UdqError
 
@@ -25,7 +25,7 @@ def _root(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@app.command("list", epilog="Example: udq datasets list")
+@app.command("list", cls=Command, epilog="Example: udq datasets list")
 def list_datasets(as_json: Json = False) -> None:
     """List the data sets: photos, queries, size of the download, official address."""
     from udq.datasets.catalogue import CATALOGUE
@@ -33,7 +33,7 @@ def list_datasets(as_json: Json = False) -> None:
     printing.print_datasets(list(CATALOGUE.values()), as_json=as_json)
 
 
-@app.command(epilog="Example: udq datasets download oxford5k -o oxford5k")
+@app.command(cls=Command, epilog="Example: udq datasets download oxford5k -o oxford5k")
 def download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A data set of 'udq datasets list'.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to download to.")],
@@ -69,7 +69,7 @@ def download(
         print(f"note: {dataset.hint}")
 
 
-@app.command(epilog="Example: udq datasets check oxford5k")
+@app.command(cls=Command, epilog="Example: udq datasets check oxford5k")
 def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the data set.")],
     dataset: Annotated[

@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 from udq import config
 from udq.cli import printing
 from udq.cli.progress_bar import resumable
-from udq.common.files import existing
+from udq.common.files import existing, given_path
 from udq.errors import ConsentError, InputError
 from udq.features import backbones
 
@@ -75,6 +76,25 @@ Rerank = Annotated[
         "(local features); separate several by commas.",
     ),
 ]
+
+
+class Command(TyperCommand):
+    """A command that refuses an empty path, which ``pathlib`` takes for the current folder."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Parse the arguments; raises InputError if one that becomes a path is empty."""
+        written, _, _ = self.make_parser(ctx).parse_args(list(args))
+        rest = super().parse_args(ctx, args)
+        for name, texts in written.items():
+            if any(isinstance(value, Path) for value in _each(ctx.params.get(name))):
+                for text in _each(texts):
+                    given_path(text)
+        return rest
+
+
+def _each(value: Any) -> list[Any]:
+    """Return the values of an option or argument that may be given several times."""
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def confirmed(change: Callable[[bool], Result], *, yes: bool) -> Result:

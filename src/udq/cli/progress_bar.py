@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from udq.cli.printing import say
+from udq.errors import INTERRUPTED
 
 # SIGINTs received: code called from C may swallow KeyboardInterrupt, so each step checks this list.
 interrupts: list[int] = []
-INTERRUPTED = 130
 
 
 @contextmanager

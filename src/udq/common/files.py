@@ -56,6 +56,13 @@ class TooLargeError(ValueError):
     """A file has more bytes than the limit."""
 
 
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that the user gave; raises InputError if it is empty, which ``Path`` takes for this folder."""
+    if not os.fspath(path):
+        raise InputError("expected a path, found an empty one; '.' is the current folder")
+    return Path(path)
+
+
 def existing(path: Path) -> Path:
     """Return a path as the disk has it, by the names that differ in Unicode form alone if nothing is there.
 
@@ -108,6 +115,32 @@ def read_regular(path: Path, *, limit: int | None = None, follow: bool = False) 
     with open_regular(path, limit=limit, follow=follow) as file:
         # Not ``limit``: that much memory would be taken first. A file that grows while it is read is cut short.
         return file.read(os.fstat(file.fileno()).st_size)
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """Return a text file of the user in UTF-8, with or without a byte order mark, line ends as they are.
+
+    Args:
+        path: the file, or a link to one.
+        errors: what to do about other bytes, as in ``bytes.decode``.
+
+    Raises:
+        OSError: it cannot be read; ``strerror`` says why, also for what is not a regular file or above ``MAX_JSON``.
+        UnicodeDecodeError: it is not in UTF-8.
+    """
+    return read_given(path).decode("utf-8-sig", errors)
+
+
+def read_given(path: Path, *, limit: int = MAX_JSON) -> bytes:
+    """Return the bytes of a file of the user, or of a link to one.
+
+    Raises:
+        OSError: it cannot be read; ``strerror`` says why, also for what is not a regular file or above ``limit``.
+    """
+    try:
+        return read_regular(path, limit=limit, follow=True)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
 
 
 def _check_regular(path: Path, status: os.stat_result, limit: int | None) -> None:

@@ -10,11 +10,13 @@ coordinates mean the whole photo.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from udq.common.files import read_text
 from udq.datasets.truth import GroundTruth, Query
 from udq.errors import InputError
 from udq.types import Box
@@ -25,7 +27,7 @@ _REQUIRED = ("query_image", "x1", "y1", "x2", "y2", "positives")
 def load(path: Path) -> GroundTruth:
     """Read a ground truth; raises InputError with file, line, expected and found."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file, _long_fields():
+        with io.StringIO(read_text(path), newline="") as file, _long_fields():
             reader = csv.DictReader(file)
             missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
             if missing:

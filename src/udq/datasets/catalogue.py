@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from udq.common.files import read_text
 from udq.errors import InputError
 
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/oxbuildings"
@@ -146,7 +147,7 @@ def photo_names(name: str) -> list[str]:
 def marked(folder: Path) -> str | None:
     """Return the name of the data set that was downloaded to a folder; None if it is not marked."""
     try:
-        return (folder / _MARK).read_text(encoding="utf-8", errors="replace").strip()
+        return read_text(folder / _MARK, errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
 

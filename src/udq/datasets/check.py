@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from udq.common.files import read_text
 from udq.common.progress import Progress, silent
 from udq.datasets import GroundTruth, load, matching
 from udq.datasets.catalogue import Dataset, find, photo_names
@@ -188,7 +189,7 @@ def _check_voc(folder: Path, progress: Progress) -> Findings:
     for part, count in (("trainval", 5011), ("test", 4952)):
         file = root / "ImageSets" / "Main" / f"{part}.txt"
         try:
-            part_identifiers = file.read_text(encoding="utf-8").split() if file.is_file() else []
+            part_identifiers = read_text(file).split() if file.is_file() else []
         except UnicodeDecodeError:
             faults.append(f"{part}.txt: expected text, found other bytes")
             continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from udq.common.files import read_text
 from udq.datasets import matlab
 from udq.datasets.truth import GroundTruth, Query
 from udq.errors import InputError
@@ -61,7 +62,7 @@ def load(path: Path) -> GroundTruth:
 def _annotated_box(file: Path) -> Box | None:
     """Return the box of a photo's only object; None without a file of exactly one valid box."""
     try:
-        x, y, width, height = map(float, file.read_text(encoding="utf-8").split())
+        x, y, width, height = map(float, read_text(file).split())
     except (OSError, ValueError):
         return None
     return (x, y, x + width, y + height) if width > 0 and height > 0 else None

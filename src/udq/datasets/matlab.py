@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from udq.common.files import read_given
 from udq.datasets import matfile
 from udq.errors import InputError
 from udq.types import Box
@@ -35,7 +36,7 @@ def read(path: Path, dataset: str, *, fields: Sequence[str]) -> tuple[list[str],
             f"use gnd_{dataset}.mat, the same answers from the same address"
         )
     try:
-        content = matfile.loads(file.read_bytes())
+        content = matfile.loads(read_given(file))
     except OSError as error:
         raise InputError(f"{file}: the ground truth cannot be read ({error.strerror})") from error
     except ValueError as error:

@@ -14,6 +14,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+from udq.common.files import read_text
 from udq.datasets.catalogue import photo_names
 from udq.datasets.truth import GroundTruth, Query
 from udq.errors import InputError
@@ -131,7 +132,7 @@ def _photos(file: Path) -> frozenset[str]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     except OSError as error:
         raise InputError(f"{file}: the ground truth cannot be read ({error.strerror}); get its files again") from error
     except UnicodeDecodeError as error:

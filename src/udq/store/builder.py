@@ -7,6 +7,8 @@
       model-..., segments/...    as in the collection
 
 A build that is killed, interrupted or runs out of disk leaves this folder, and the same build resumes from it.
+A retraining that ended with an error of its own, before it had a model, is marked ``failed`` in its journal: the same
+command still resumes from it, but it keeps no other change of the collection waiting, and the next one deletes it.
 "The same" means the same fingerprint of settings and photos; any other build of that name starts from the beginning.
 """
 
@@ -81,9 +83,12 @@ class CollectionBuilder:
     def __enter__(self) -> CollectionBuilder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         if not (any(self.scratch.glob("*")) or self._journal["model"]):
             self.abandon()
+        elif self._replaces is not None and not self._journal["model"] and kind is not None and _is_final(kind):
+            with contextlib.suppress(DiskError):
+                self._note(failed=True)
         self._lock.release()
 
     def abandon(self) -> None:
@@ -259,6 +264,8 @@ class CollectionBuilder:
             return None
         for name in (MANIFEST, COPY):
             files.delete(self._partial / name)
+        if journal.pop("failed", None):
+            write_whole(self._partial / JOURNAL, json.dumps(journal).encode())
         return journal
 
     def _begin(self, fingerprint: str) -> dict[str, Any]:
@@ -303,3 +310,8 @@ class CollectionBuilder:
         """Return the path of a file of this build; an earlier run may have moved it into place before it stopped."""
         file = self._partial / name
         return file if self._replaces is None or file.exists() else self._path / name
+
+
+def _is_final(kind: type[BaseException]) -> bool:
+    """Whether an error comes from the work itself: not from Ctrl-C or a full disk, after which a build goes on."""
+    return issubclass(kind, Exception) and not issubclass(kind, DiskError | OSError | MemoryError)

@@ -66,7 +66,8 @@ class Transaction:
         try:
             self.manifest = manifests.numbered_photos(manifests.read_manifest(path))
             partial = partial_folder(path)
-            if _is_in_place(partial, self.manifest):  # killed after its last step, before it deleted its folder
+            # Killed after its last step, before it deleted its folder; or ended with an error before it had a model.
+            if _is_in_place(partial, self.manifest) or _is_failed(partial):
                 shutil.rmtree(partial, ignore_errors=True)
             elif _is_worth_keeping(partial):
                 raise InputError(
@@ -215,6 +216,12 @@ def _is_in_place(partial: Path, manifest: Manifest) -> bool:
     """Whether the folder of a retraining is left over from one that already replaced the collection."""
     journal = read_journal(partial)
     return bool(journal and journal["model"] and journal["model"]["file"] == manifest.document["model"]["file"])
+
+
+def _is_failed(partial: Path) -> bool:
+    """Whether a retraining ended with an error, other than one of the disk, before it had a model."""
+    journal = read_journal(partial)
+    return journal is not None and not journal["model"] and journal.get("failed") is True
 
 
 def _is_worth_keeping(partial: Path) -> bool:

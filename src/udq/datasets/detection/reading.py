@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from udq.common.files import read_regular
 from udq.common.text import one_line, shown
 from udq.datasets.detection.labels import REASONS
 from udq.types import Box
@@ -133,10 +134,8 @@ def small_file(path: Path) -> bytes | None:
         FileNotFoundError: there is no such file.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        return read_regular(path, limit=MAX_BYTES, follow=True)
     except FileNotFoundError:
         raise
     except (OSError, ValueError):
         return None
-    return content if len(content) <= MAX_BYTES else None

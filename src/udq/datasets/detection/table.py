@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
+from udq.common.files import read_text
 from udq.datasets.detection.reading import Reading, four
 from udq.errors import InputError
 
@@ -16,7 +18,7 @@ def read(path: Path, folders: tuple[Path, ...]) -> Reading:
     reading = Reading("csv", folders, "line {}")
     try:
         # File names in any encoding survive, as the surrogate escapes of PEP 383.
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        with io.StringIO(read_text(path, errors="surrogateescape"), newline="") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
             missing = [name for name in _REQUIRED if name not in (rows.fieldnames or ())]
             if missing:

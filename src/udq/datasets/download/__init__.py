@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from udq.common.files import read_text
 from udq.common.lock import Lock
 from udq.common.progress import Progress, silent
 from udq.common.text import counted
@@ -227,7 +228,7 @@ def _compare(path: Path, digest: str, record: Path, remedy: str) -> None:
     """Raise UdqError if a file's SHA-256 differs from the recorded one, if there is a record."""
     if not record.exists():
         return
-    expected = record.read_text(encoding="utf-8", errors="replace").split()[:1]
+    expected = read_text(record, errors="replace").split()[:1]
     if expected != [digest]:
         raise UdqError(
             f"{path}: expected sha256 {''.join(expected)[:16]}..., as {record} says, found {digest[:16]}...: "

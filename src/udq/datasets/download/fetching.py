@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from udq.common.files import read_text
 from udq.common.progress import Progress, silent
 from udq.datasets.download import transfer
 from udq.errors import InputError, UdqError
@@ -97,7 +98,7 @@ def _remedy(part: Path) -> str:
 def _version(part: Path) -> str:
     """Return the version of a part; empty if it is unknown."""
     file = version_file(part)
-    return file.read_text(encoding="utf-8") if file.exists() else ""
+    return read_text(file) if file.exists() else ""
 
 
 def _receive(url: str, part: Path, progress: Progress) -> bool:
