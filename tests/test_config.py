@@ -62,6 +62,7 @@ def test_changes_affect_only_the_named_fields(subspaces, codewords, p, shorter, 
         ({"training": {"batch": 0}}, "training.batch: expected 1 or more, found 0"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate: expected 0 or more, found nan"),
         ({"training": {"share": 1.5}}, "training.share: expected more than 0 and at most 1, found 1.5"),
+        ({"images": {"shorter": 123456789}}, "images.longer: expected 123456789 or more, found 448"),
         ({"images": {"shorter": 600}}, "images.longer: expected 600 or more, found 448"),
     ],
 )

@@ -46,7 +46,12 @@ def _check_numbers(stage: str, settings: Any) -> None:
 
 def _at_least(name: str, value: float, least: float) -> None:
     if not value >= least:
-        raise InputError(f"{name}: expected {least:g} or more, found {value:g}")
+        raise InputError(f"{name}: expected {_number(least)} or more, found {_number(value)}")
+
+
+def _number(value: float) -> str:
+    """Return a number as people write it: a whole one with all its digits."""
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _listed(values: tuple[int, ...]) -> str:

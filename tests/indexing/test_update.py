@@ -628,3 +628,16 @@ def test_photos_are_removed_by_id_once(place, photos):
     assert set(opened(place).names) == set(FIRST)
     rest, changes = after.remove_ids(ids(after)[name] for name in ("coins.png", "coffee.png"))
     assert (changes.removed, set(rest.names)) == (2, {"astronaut.png", "rocket.png"})
+
+
+def test_a_photo_is_removed_by_the_name_that_is_printed(place, photos):
+    names = ["a\x1b[31mred.png", "b\u0080.png", os.fsdecode(b"b\x80.png"), r"c\x1b.png", "c\x1b.png"]
+    for name in names:
+        shutil.copy(photos / "chelsea.png", place / "photos" / name)
+    collection, _ = opened(place).add([place / "photos"])
+
+    with pytest.raises(InputError, match=r"'b\\x80.png': 2 photos have names that are printed so"):
+        collection.remove([r"b\x80.png"])
+    collection, changes = collection.remove([r"a\x1b[31mred.png", r"c\x1b.png"])
+    assert changes.removed == 2
+    assert set(names) & set(collection.names) == {names[1], names[2], names[4]}

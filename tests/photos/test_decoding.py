@@ -324,3 +324,20 @@ def test_cropping_is_that_of_pillow(mode):
         (x1, x2), (y1, y2) = (sorted(rng.choice(side, 2, replace=False).tolist()) for side in (132, 84))
         found = decoding._cropped(picture, (x1, y1, x2, y2))
         assert found.tobytes() == picture.crop((x1, y1, x2, y2)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"P6 4 4 99999999999\n", "Token too long in file header: 99999999999"),
+        (b"P6 abc 5 255\n", "expected a number, found 'abc'"),
+        (b"P1 2 2\n 1 4 z", "Invalid token for this mode: 4"),
+    ],
+)
+def test_damage_of_a_ppm_is_reported_without_python_notation(tmp_path, data, says):
+    path = tmp_path / "x.ppm"
+    path.write_bytes(data)
+    with pytest.raises(ImageError) as refused:
+        decoding.load(path, **FULL)
+
+    assert str(refused.value) == f"{path}: {says}"

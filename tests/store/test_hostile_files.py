@@ -15,6 +15,7 @@ from test_builder import put, stop_after_one_segment
 from test_manifest import change, indexed, random_codes, read, small_model, write
 
 from udq import Collection
+from udq.common.files import checksum
 from udq.common.lock import LOCK, OWNER
 from udq.config import IndexConfig
 from udq.errors import CollectionError, DiskError, InputError, UdqError
@@ -304,3 +305,23 @@ def test_a_manifest_may_have_names_of_six_or_more_digits(path, name):
     document["segments"][1]["folder"] = name
     change(path, segments=document["segments"])
     assert use(path) == ["ä/b c.jpg", "z.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../secret/s.jpg", "/etc/s.jpg", "a/../../s.jpg", ""])
+def test_a_name_that_leads_out_of_the_indexed_folder_is_damage(path, name):
+    file = path / "segments/000001/images.json"
+    listed = json.loads(file.read_bytes())
+    listed["names"][1] = name
+    data = json.dumps(listed).encode()
+    file.write_bytes(data)
+    entries = json.loads((path / "collection.json").read_bytes())["segments"]
+    entries[0]["files"]["images.json"] = {"bytes": len(data), "sha256": checksum(data)}
+    change(path, segments=entries)
+
+    with pytest.raises(CollectionError, match=r"images\.json: damaged .expected names below the indexed folders"):
+        use(path)
+    damage = verify(path)[-1]
+    assert (damage.file, damage.reason.partition(",")[0]) == (
+        "segments/000001/images.json",
+        "expected names below the indexed folders",
+    )

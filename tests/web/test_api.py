@@ -210,6 +210,35 @@ def test_a_photo_is_served_unchanged_with_ranges_and_etags(client, photos):
     assert "sandbox" in whole.headers["content-security-policy"]
 
 
+@pytest.mark.parametrize("header", ["bytes=5-2", "x", "bytes=a-b", "bytes=-", "bytes=", "lines=0-1", "bytes=0-1,9-3"])
+def test_a_malformed_range_is_ignored(client, photos, header):
+    number = number_of(client, "coffee.png")
+    response = client.get(f"/api/v1/photos/{number}/file", headers={"range": header})
+
+    assert (response.status_code, response.content) == (200, (photos / "coffee.png").read_bytes())
+
+
+def test_ranges_that_the_file_does_not_have_are_refused_with_its_size(client, photos):
+    number = number_of(client, "coffee.png")
+    size = (photos / "coffee.png").stat().st_size
+    response = client.get(f"/api/v1/photos/{number}/file", headers={"range": f"bytes={size}-"})
+    last = client.get(f"/api/v1/photos/{number}/file", headers={"range": "bytes=-5"})
+
+    assert (response.status_code, response.headers["content-range"]) == (416, f"bytes */{size}")
+    assert (last.status_code, last.content) == (206, (photos / "coffee.png").read_bytes()[-5:])
+
+
+def test_head_is_get_without_the_body(client):
+    number = number_of(client, "coffee.png")
+    for path in ("collection", "photos", f"photos/{number}/file", f"photos/{number}/thumbnail", "openapi.json", "none"):
+        get, head = client.get(f"/api/v1/{path}"), client.head(f"/api/v1/{path}")
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        for name in ("content-length", "content-type"):
+            assert head.headers[name] == get.headers[name]
+    assert client.head("/").status_code == client.head("/healthz").status_code == 200
+    assert client.head("/api/v1/search").status_code == client.get("/api/v1/search").status_code
+
+
 def test_renditions_keep_the_aspect_ratio_and_never_enlarge(client):
     number = number_of(client, "coffee.png")
     address = f"/api/v1/photos/{number}"

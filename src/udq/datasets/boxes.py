@@ -4,7 +4,7 @@
 
 ``positives`` and ``junk`` are photo names separated by ``|``, relative to the indexed folder. ``positive_boxes`` are
 ``x1 y1 x2 y2`` in the order of ``positives``, joined by ``|``; an empty entry is an unknown box. Four empty
-coordinates mean the whole photo.
+coordinates mean the whole photo. No photo is both positive and junk, and no row has more values than the header.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from udq.common.files import read_text
+from udq.common.text import shown
 from udq.datasets.truth import GroundTruth, Query
 from udq.errors import InputError
 from udq.types import Box
@@ -52,7 +54,9 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _query(row: Mapping[str, str | None], where: str) -> Query:
+def _query(row: Mapping[str | None, Any], where: str) -> Query:
+    if None in row:  # where csv.DictReader keeps what is beyond the header
+        raise InputError(f"{where}: expected as many values as the header has columns, found {len(row[None])} more")
     image = (row["query_image"] or "").strip()
     if not image:
         raise InputError(f"{where}: expected a photo in the column query_image, found it empty")
@@ -60,6 +64,9 @@ def _query(row: Mapping[str, str | None], where: str) -> Query:
     names = _names(row["positives"])
     if not names:
         raise InputError(f"{where}: expected at least one positive, found none")
+    junk = frozenset(_names(row.get("junk")))
+    if both := sorted(junk.intersection(names)):
+        raise InputError(f"{where}: expected a photo to be positive or junk, found '{shown(both[0])}' as both")
     texts = (row.get("positive_boxes") or "").split("|") if row.get("positive_boxes") else []
     if texts and len(texts) != len(names):
         raise InputError(f"{where}: expected as many positive_boxes as positives ({len(names)}), found {len(texts)}")
@@ -68,7 +75,7 @@ def _query(row: Mapping[str, str | None], where: str) -> Query:
         image,
         box,
         frozenset(names),
-        frozenset(_names(row.get("junk"))),
+        junk,
         {name: known for name, known in boxes.items() if known},
         (row.get("object") or "").strip(),
         place=where,

@@ -11,11 +11,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.error import URLError
 
 from udq.common.files import MAX_WEIGHTS, open_regular, reason
-from udq.errors import DependencyError, InputError
+from udq.common.text import one_line
+from udq.errors import DependencyError, InputError, UdqError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -171,12 +174,23 @@ def _torchvision(name: str, cut: Callable[[Any], Layers], weights: Path | None) 
 
     models = _require("torchvision.models", "udq")
     if weights is None:
-        return cut(models.get_model(name, weights="DEFAULT"))
+        return cut(_downloaded(models, name))
     with torch.device("meta"):  # drawing VGG16's initial weights takes seconds, and the file replaces them all
         network = models.get_model(name, weights=None)
     network = network.to_empty(device="cpu")
     _load(network, weights)
     return cut(network)
+
+
+def _downloaded(models: Any, name: str) -> Any:
+    """Return a torchvision classifier with its default weights; raises UdqError if they cannot be downloaded."""
+    try:
+        return models.get_model(name, weights="DEFAULT")
+    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
+        raise UdqError(
+            f"{name}: its weights cannot be downloaded, network error: {one_line(error)}; check the connection, or "
+            "give a file of them with --weights FILE"
+        ) from error
 
 
 def _vgg(network: Any) -> Layers:

@@ -343,14 +343,26 @@ def _append(
 
 
 def _named(name: str, known: AbstractSet[str]) -> AbstractSet[str]:
-    """Return the photos that a person means: of that very name, of that name in another Unicode form, or by pattern."""
+    """Return the photos that a person means by a name.
+
+    These are the photo of that very name, those of that name in another Unicode form, those that it matches as a
+    pattern, or the photo whose name is printed so, with escapes; in this order. Raises InputError if several names
+    are printed so.
+    """
     if name in known:
         return {name}
     if alike := {other for other in known if nfc(other) == nfc(name)}:
         return alike
-    return {other for other in known if _matches(name, other)} or {
-        other for other in known if _matches(nfc(name), nfc(other))
-    }
+    for form in (str, nfc):
+        if matching := {other for other in known if _matches(form(name), form(other))}:
+            return matching
+    printed = {other for other in known if shown(other) == name}
+    if len(printed) > 1:
+        raise InputError(
+            f"'{name}': {len(printed)} photos have names that are printed so; expected a pattern that matches the ones "
+            "to remove, such as '*.png'; nothing was removed"
+        )
+    return printed
 
 
 def _matches(pattern: str, name: str) -> bool:

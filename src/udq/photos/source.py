@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -228,5 +229,12 @@ def _reason(error: Exception, path: Path | None = None) -> str:
         return "a link to a file that is not there"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    words = str(error).splitlines()[0] if str(error) else ""
+    words = _plain(str(error).splitlines()[0]) if str(error) else ""
     return words if words and isinstance(error, _EXPLAINED) else f"damaged: {type(error).__name__} {words}".rstrip()
+
+
+def _plain(words: str) -> str:
+    """Return the words of a decoder without Python's notation: those of PPM are bytes, or about ``int()``."""
+    words = re.sub(r"^invalid literal for int\(\) with base \d+: ", "expected a number, found ", words)
+    words = re.sub(r"^b(['\"])(.*)\1$", r"\2", words)
+    return re.sub(r"(?<= )b(?=(['\"]).*\1$)", "", words)

@@ -286,7 +286,7 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
             )
         )
         if not _are_photos(images):
-            raise ValueError("expected names, folders and sizes of photos")
+            raise ValueError("expected names below the indexed folders, folders and sizes of photos")
     except (ValueError, TypeError) as error:
         raise layout.damaged(folder / "images.json", error) from error
     if len(images) != entry["images"]:
@@ -309,11 +309,11 @@ def read_living(path: Path, manifest: Manifest) -> list[Image]:
 def read_sources(path: Path, manifest: Manifest, place: int) -> tuple[Source, ...]:
     """Read only the names and paths of the photos of a segment, removed photos included.
 
-    Names that no photo can have are left out.
+    Names that no photo can have are left out, also those that lead out of the indexed folder.
     """
     listed = _listing(path, manifest, place)
     pairs = zip(listed["names"], listed["roots"], strict=False)
-    return tuple(Source(name, Path(root, name)) for name, root in pairs if _is_name(name) and _is_name(root))
+    return tuple(Source(name, Path(root, name)) for name, root in pairs if _is_below(name) and _is_name(root))
 
 
 def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
@@ -333,13 +333,24 @@ def _listing(path: Path, manifest: Manifest, place: int) -> dict[str, Any]:
 def _are_photos(images: Sequence[Image]) -> bool:
     """Whether names, folders and sizes have the right types and possible values."""
     sides = [side for image in images for side in (image.width, image.height)]
-    named = all(_is_name(text) for image in images for text in (image.name, image.root))
+    named = all(_is_below(image.name) and _is_name(image.root) for image in images)
     return named and set(map(type, sides)) <= {int} and min(sides, default=1) > 0
 
 
 def _is_name(value: object) -> bool:
     """Whether a value can be the name of a file or folder."""
     return isinstance(value, str) and "\0" not in value
+
+
+def _is_below(value: object) -> bool:
+    """Whether a value can be the path of a photo relative to the indexed folder, which does not lead out of it."""
+    if not _is_name(value):
+        return False
+    name = str(value)
+    if name[:1] not in "/\\" and ".." not in name and ":" not in name:
+        return True  # at once: a collection has millions of names
+    path = Path(name)
+    return bool(path.parts) and not path.anchor and ".." not in path.parts
 
 
 def make_folder(path: Path, name: str) -> None:
@@ -369,7 +380,7 @@ def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: in
     folder = path / name
     segment = Segment.of(name, photos)
     if not _are_photos(segment.images):
-        unnamed = next((image for image in segment.images if not _is_name(image.name)), segment.images[0])
+        unnamed = next((image for image in segment.images if not _is_below(image.name)), segment.images[0])
         raise CollectionError(f"{unnamed.name!r}: not stored, because no photo can have this name or size")
     listed = {
         "names": [image.name for image in segment.images],

@@ -17,6 +17,7 @@ from starlette.types import Scope
 from udq._version import __version__
 from udq.web import problems, uploads
 from udq.web.api import operations, routes, schema
+from udq.web.edge.head import HeadAsGet
 from udq.web.edge.receiving import LimitRequests
 from udq.web.edge.subpath import SubPath
 from udq.web.guard import Access, Guard, ObserveRequests
@@ -75,6 +76,7 @@ def create(service: Service, access: Access) -> FastAPI:
     app.add_middleware(Guard, access=access)
     app.add_middleware(ObserveRequests, metrics=service.metrics)
     app.add_middleware(SubPath, root_path=access.root_path)
+    app.add_middleware(HeadAsGet)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -21,6 +22,8 @@ log = logging.getLogger("udq.web")
 
 # The photo at an address can change; after ten minutes a browser revalidates its copy by ETag.
 _CACHED = "private, max-age=600"
+# One byte range: first and last byte, or how many at the end.
+_RANGE = re.compile(r"(?=-?[0-9])([0-9]{0,18})-([0-9]{0,18})")
 # A photo opened in a tab of its own cannot run scripts, whatever the file contains.
 _INERT = {"content-security-policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; sandbox"}
 
@@ -44,17 +47,19 @@ class _PhotoResponse(FileResponse):
     """A file that may be deleted or change its length while it is sent.
 
     If bytes that were announced are missing, the connection is closed, and the log has one line; further ones are not
-    sent.
+    sent. A malformed ``Range`` is ignored (RFC 9110, section 14.2): the whole file is sent.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file."""
+        if _is_malformed(Headers(scope=scope).get("range", "")):
+            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"range"]}
         missing, complete = 0, False
 
         async def counted_send(message: Message) -> None:
             nonlocal missing, complete
             if message["type"] == "http.response.start":
-                missing = 0 if scope["method"] == "HEAD" else int(Headers(raw=message["headers"])["content-length"])
+                missing = int(Headers(raw=message["headers"])["content-length"])
             elif message["type"] == "http.response.body":
                 body = bytes(message["body"][:missing])
                 missing -= len(body)
@@ -71,6 +76,15 @@ class _PhotoResponse(FileResponse):
         except (OSError, EOFError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             log.warning("GET %s: the photo could not be sent to its end: %s", route_of(Request(scope)), reason)
+
+
+def _is_malformed(header: str) -> bool:
+    """Whether a ``Range`` header is not a list of byte ranges, or has one whose end is before its start."""
+    unit, _, listed = header.partition("=")
+    found = [_RANGE.fullmatch(each.strip()) for each in listed.split(",")]
+    if unit.strip().lower() != "bytes" or not all(found):
+        return True
+    return any(each and each[1] and each[2] and int(each[1]) > int(each[2]) for each in found)
 
 
 async def thumbnail(service: Service, request: Request, photo: PhotoFile, box: Box | None) -> Response:
