@@ -318,10 +318,10 @@ def test_a_name_that_leads_out_of_the_indexed_folder_is_damage(path, name):
     entries[0]["files"]["images.json"] = {"bytes": len(data), "sha256": checksum(data)}
     change(path, segments=entries)
 
-    with pytest.raises(CollectionError, match=r"images\.json: damaged .expected names below the indexed folders"):
+    with pytest.raises(
+        CollectionError, match=r"images\.json: damaged .expected names of photos below the indexed folder"
+    ):
         use(path)
     damage = verify(path)[-1]
-    assert (damage.file, damage.reason.partition(",")[0]) == (
-        "segments/000001/images.json",
-        "expected names below the indexed folders",
-    )
+    reason = f"expected names of photos below the indexed folder, found '{name}'"
+    assert (damage.file, damage.reason) == ("segments/000001/images.json", reason)

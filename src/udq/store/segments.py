@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from udq.common import npz
 from udq.common.files import MAX_JSON, guarded, npy, sync_folder, write_new
+from udq.common.text import shown
 from udq.errors import CollectionError
 from udq.photos.indexed import IndexedFile
 from udq.photos.source import Content, Source
@@ -286,7 +287,10 @@ def read_photos(path: Path, manifest: Manifest, place: int) -> tuple[tuple[Image
             )
         )
         if not _are_photos(images):
-            raise ValueError("expected names below the indexed folders, folders and sizes of photos")
+            outside = (image.name for image in images if _is_name(image.name) and not _is_below(image.name))
+            if (name := next(outside, None)) is not None:
+                raise ValueError(f"expected names of photos below the indexed folder, found '{shown(name)}'")
+            raise ValueError("expected names, folders and sizes of photos")
     except (ValueError, TypeError) as error:
         raise layout.damaged(folder / "images.json", error) from error
     if len(images) != entry["images"]:
