@@ -86,6 +86,7 @@ class Stacker:
             quantizer: of the codes; None to stack exact copies alone.
         """
         self._quantizer = quantizer
+        self._usual = 0.0 if quantizer is None else _usual_cosine(quantizer)
         self._stacks = 0
         self._by_digest: dict[tuple[int, bytes], int] = {}
         # Of the photos that were compared by their regions: stack, sketch, logarithm of the aspect ratio and regions.
@@ -144,7 +145,7 @@ class Stacker:
         """Return the stack of the first candidate that is a near copy of the photo of a row; None if all differ."""
         for other in map(int, candidates):
             assert self._quantizer is not None  # there are no candidates without
-            if _likeness(self._compared[row], self._compared[other], self._quantizer) >= LEAST:
+            if _likeness(self._compared[row], self._compared[other], self._quantizer, self._usual) >= LEAST:
                 return self._numbers[other]
         return None
 
@@ -232,16 +233,20 @@ def _regions(photos: Sequence[StoredPhoto], quantizer: Quantizer) -> tuple[list[
     return regions, Features(sums).unit().vectors
 
 
-def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer) -> float:
-    """Return the likeness of two photos, 0..1; symmetric but for ties."""
+def _usual_cosine(quantizer: Quantizer) -> float:
+    """Return c, the cosine that features of different photos have on average."""
+    mean = quantizer.codebooks.mean(axis=1)
+    return min(float((mean * mean).sum()), _USUAL)
+
+
+def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer, usual: float) -> float:
+    """Return the likeness of two photos, 0..1; symmetric but for ties. ``usual`` is c."""
     (x1, y1, x2, y2), (left, top, right, bottom) = one.boxes.T[..., None], other.boxes.T
     width = np.minimum(x2, right) - np.maximum(x1, left)
     height = np.minimum(y2, bottom) - np.maximum(y1, top)
     shared = np.maximum(width, 0) * np.maximum(height, 0)
     both = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)
     overlap = shared / np.maximum(both - shared, np.float32(1e-12))
-    mean = quantizer.codebooks.mean(axis=1)
-    usual = min(float((mean * mean).sum()), _USUAL)
     cosine = (one.features(quantizer) @ other.features(quantizer).T - usual) / (1 - usual)
     weight: NDArray[np.float32] = np.square(np.square(overlap)) * np.maximum(cosine, 0)
     nearest = weight.argmax(axis=1)
