@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -23,12 +23,16 @@ from udq.config import FeatureConfig, ImageConfig
 from udq.errors import CollectionError, ImageError
 from udq.features import proposals
 from udq.features.device import Engine
-from udq.features.proposals.base import Proposer
+from udq.features.proposals.base import Proposer, merged
 from udq.features.trunk import Trunk
-from udq.photos import decoding, sandbox
+from udq.photos import decoding, pyramid, sandbox
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Content, Source, UnreadableError
 from udq.types import Arrays, Box, Features, Regions
+
+
+QUERY_SIDE = 192
+"""Root of the area in pixels at which a boxed query is seen first; each further view has twice the side."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +190,10 @@ class Extractor:
     ) -> tuple[Box, NDArray[np.float32]]:
         """Return the box of a query and its feature (D,), computed from nothing but the pixels inside the box.
 
-        With ``mirror``, the feature is the mean of those of the crop and of its mirror image, scaled to unit length:
-        what the two share belongs to the object, what differs is more often the network's doing (docs/training.md).
+        The feature is the mean of those of several views of the crop, scaled to unit length: of ``query_views`` scales,
+        because photos show the object at any size; and with ``mirror``, of the mirror images too: what the two share
+        belongs to the object, what differs is more often the network's doing (docs/training.md). A query without a box
+        is seen as photos are in their coarse views: it is compared with whole photos.
 
         Args:
             path: the query photo.
@@ -195,18 +201,22 @@ class Extractor:
             decoder: decodes the photo; that of this process if None.
         """
         scale = {"shorter": self._image.shorter, "longer": self._image.longer, "least": self._image.least}
-        photo, cropped = (decoder or sandbox.shared()).load_crop(path, box, **scale)
-        whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
-        views = [photo, photo.mirrored()] if self._image.mirror else [photo]
-        features = np.concatenate(list(self._views.map(lambda view: self._describe(view, whole), views)))
+        scales = 1 if box is None else max(1, self._image.query_views)
+        side = None if box is None or not self._image.query_views else QUERY_SIDE * 2 ** (scales - 1)
+        crop, cropped = (decoder or sandbox.shared()).load_crop(path, box, **scale, side=side)
+        views = [replace(crop, pixels=pyramid.reduced(crop.pixels, 2**i)) for i in range(scales)]
+        if self._image.mirror:
+            views += [view.mirrored() for view in views]
+        features = np.concatenate(list(self._views.map(self._describe, views)))
         feature = Features(features.mean(axis=0, keepdims=True)).unit().vectors[0]
         if not np.isfinite(feature).all():
             raise CollectionError("features that are not finite: the weights of the network are damaged; restore them")
         return cropped, feature
 
-    def _describe(self, view: decoding.Photo, box: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _describe(self, view: decoding.Photo) -> NDArray[np.float32]:
         feature_map, _ = self.maps(view.pixels, at_once=self._views_at_once)
-        return self._pool(view, feature_map, box)
+        whole = np.array([[0.0, 0.0, view.width, view.height]], np.float32)
+        return self._pool(feature_map, whole, view.width, view.height)
 
     def _extract(self, source: Source, propose: Proposer, decoder: Decoder, at_once: int) -> ExtractedPhoto:
         try:
@@ -215,20 +225,44 @@ class Extractor:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
             content = error.content if isinstance(error, UnreadableError) else None
             return ExtractedPhoto(source, 0, 0, *nothing, str(error), content)
-        feature_map, fine_map = self.maps(photo.pixels, at_once=at_once)
-        regions = propose(photo, feature_map, fine_map)
-        features = Features(self._pool(photo, feature_map, regions.boxes))
+        regions, features = self._regions(photo, propose, at_once)
         return ExtractedPhoto(source, photo.width, photo.height, regions, features, content=photo.content)
+
+    def _regions(self, photo: decoding.Photo, propose: Proposer, at_once: int) -> tuple[Regions, Features]:
+        """Return the regions of all views of a photo, each pooled from the view that it was proposed in."""
+        views, feature_maps, proposals = [], [], []
+        size = photo.width, photo.height
+        for view in pyramid.views(photo.pixels, size, self._levels(size)):
+            feature_map, fine_map = self.maps(view.pixels, at_once=at_once)
+            proposals.append(propose(view, feature_map, fine_map))
+            views.append(view)
+            feature_maps.append(feature_map)
+        regions, of_view = merged(views, proposals, self._feature.regions)
+        vectors = np.empty((len(regions), self.channels), np.float32)
+        for number, (view, feature_map) in enumerate(zip(views, feature_maps, strict=True)):
+            rows = np.flatnonzero(of_view == number)
+            boxes = regions.boxes[rows] - np.array(view.window[:2] * 2, np.float32)
+            vectors[rows] = self._pool(feature_map, boxes, view.width, view.height)
+        return regions, Features(vectors)
+
+    def _levels(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """Return the scales of the views of a photo of this size."""
+        image = self._image
+        return pyramid.levels(*size, shorter=image.shorter, longer=image.longer, smallest=image.smallest)
 
     def _decode(self, source: Source, decoder: Decoder) -> decoding.Photo:
         with source.local() as file:
             try:
-                return decoder.decode(file, shorter=self._image.shorter, longer=self._image.longer)
+                return decoder.decode(
+                    file, shorter=self._image.shorter, longer=self._image.longer, smallest=self._image.smallest
+                )
             except UnreadableError as error:
                 message = str(error).replace(shown(str(file)), shown(source.place))
                 raise UnreadableError(message, error.content) from error
 
     @torch.inference_mode()
-    def _pool(self, photo: decoding.Photo, feature_map: Tensor, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        pooled = self.trunk.pool(feature_map, torch.from_numpy(boxes.copy()), width=photo.width, height=photo.height)
+    def _pool(
+        self, feature_map: Tensor, boxes: NDArray[np.float32], width: float, height: float
+    ) -> NDArray[np.float32]:
+        pooled = self.trunk.pool(feature_map, torch.from_numpy(boxes.copy()), width=width, height=height)
         return pooled.cpu().numpy()

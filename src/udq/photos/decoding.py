@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import math
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -30,14 +31,12 @@ from udq.common.text import shown
 from udq.errors import InputError
 from udq.photos import colour, levels
 from udq.photos.boxes import check_box, listed, pixels_of
+from udq.photos.pyramid import LEAST, levels as levels_of, scale_for
 from udq.photos.source import MAX_BYTES, MAX_PIXELS, Content, read, unreadable
 from udq.types import Box
 
 # Boxes are stored as uint16 pixels. It is also JPEG's own limit.
 MAX_SIDE = 65_535
-# Smallest side of a scaled photo in pixels: a network of stride 32 has no cell for less. A panorama longer than 14
-# times its height is stretched to it, which does not affect boxes: they are in pixels of the photo.
-_MIN_SIDE = 32
 
 # Pillow's format and plugin for each suffix in ``source.SUFFIXES`` but those of HEIF. Files are identified by their
 # content, whatever their name. Other decoders stay out of reach of untrusted files (that of PostScript runs another
@@ -116,18 +115,17 @@ class _Opened:
         self.picture.__exit__(*failure)
 
 
-def scale_for(width: float, height: float, *, shorter: int, longer: int) -> float:
-    """Return the factor that brings the shorter side to ``shorter``, the longer to at most ``longer`` (sec. 4.2)."""
-    return min(shorter / min(width, height), longer / max(width, height))
+def load(path: Path, *, shorter: int, longer: int, smallest: float = 0) -> Photo:
+    """Decode a photo and scale it (sec. 4.2), to the finest of its views (``pyramid.levels``).
 
-
-def load(path: Path, *, shorter: int, longer: int) -> Photo:
-    """Decode a photo and scale it (sec. 4.2).
+    A panorama longer than 14 times its height is stretched, which does not affect boxes: they are in pixels of the
+    photo.
 
     Args:
         path: the file.
-        shorter: pixels of the shorter side after scaling.
-        longer: limit of the longer side, which takes precedence.
+        shorter: pixels of the shorter side of the coarse view.
+        longer: limit of its longer side, which takes precedence.
+        smallest: side of the smallest objects, in percent of the shorter side; 0 for the coarse view.
 
     Raises:
         UnreadableError: the photo cannot be read or decoded.
@@ -137,7 +135,8 @@ def load(path: Path, *, shorter: int, longer: int) -> Photo:
         with _open(io.BytesIO(data)) as opened:
             (width, height), transposed = _shown_size(opened)
             scale = scale_for(width, height, shorter=shorter, longer=longer)
-            size = _scaled_size(width, height, scale, least=min(shorter, _MIN_SIDE))
+            scale *= levels_of(width, height, shorter=shorter, longer=longer, smallest=smallest)[-1]
+            size = _scaled_size(width, height, scale, least=min(shorter, LEAST))
             _draft(opened, size[::-1] if transposed else size)
             picture = _as_shown(opened)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
@@ -159,8 +158,10 @@ def shown_size(path: Path) -> tuple[int, int]:
         raise unreadable(path, error) from error
 
 
-def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int) -> tuple[Photo, Box]:
-    """Decode the part of a photo inside ``box``, at the scale at which ``load`` returns the whole photo.
+def load_crop(
+    path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int, side: int | None = None
+) -> tuple[Photo, Box]:
+    """Decode the part of a photo inside ``box``, at the scale at which ``load`` returns the whole photo, or its own.
 
     Nothing outside the box enters the crop: the protocol of object instance search forbids context.
 
@@ -169,6 +170,8 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
         box: x1, y1, x2, y2 in its pixels; the whole photo if None.
         shorter, longer: as in ``load``.
         least: a crop whose shorter side would be smaller is enlarged to these pixels, within ``longer``.
+        side: root of the area of the crop in pixels, whatever the scale of the photo; its longer side is at most
+            four times that. None for the scale of the photo.
 
     Returns:
         The crop, whose width and height are those of the box, and the box (the whole photo for None).
@@ -181,9 +184,12 @@ def load_crop(path: Path, box: Sequence[float] | None, *, shorter: int, longer: 
     whole = (0.0, 0.0, float(picture.width), float(picture.height))
     found = whole if box is None else check_box(box, picture.width, picture.height)
     crop = _cropped(picture, pixels_of(found, picture.width, picture.height))
-    scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
-    scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
-    size = _scaled_size(*crop.size, scale, least=min(shorter, _MIN_SIDE))
+    if side is None:
+        scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
+        scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
+    else:
+        scale = min(side / math.sqrt(crop.width * crop.height), 4 * side / max(crop.size))
+    size = _scaled_size(*crop.size, scale, least=min(shorter, LEAST))
     pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
     return Photo(pixels, *crop.size), found
 
@@ -215,11 +221,11 @@ def load_window(
             if not (right - left >= 1 and bottom - top >= 1):
                 raise ValueError(f"{width} x {height} pixels, and the box {listed((x1, y1, x2, y2))} is outside them")
             scale = min(longer / max(right - left, bottom - top), enlarged * min(1.0, most / max(width, height)))
-            coarse = _scaled_size(width, height, min(scale, most / max(width, height)), least=_MIN_SIDE)
+            coarse = _scaled_size(width, height, min(scale, most / max(width, height)), least=LEAST)
             _draft(opened, coarse[::-1] if transposed else coarse)
             picture = _as_shown(opened)
             across, down = picture.width / width, picture.height / height
-            size = _scaled_size(right - left, bottom - top, scale, least=_MIN_SIDE)
+            size = _scaled_size(right - left, bottom - top, scale, least=LEAST)
             part = (left * across, top * down, right * across, bottom * down)
             pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
     except Exception as error:

@@ -48,9 +48,9 @@ _START_LIMIT = 120.0
 
 # The protocol of the pipes, in native byte order: the process writes READY once, then answers each request.
 READY = b"udq decodes\n"
-# What to decode, and whether a box is given; shorter, longer, least, most; x1, y1, x2, y2; margin, enlarged; seconds it
-# may take; bytes of the path. The path follows.
-REQUEST = struct.Struct("=B?IIII4ddddI")
+# What to decode, and whether a box is given; shorter, longer, least, most, side and smallest (0 for none); x1, y1, x2, y2; margin,
+# enlarged; seconds it may take; bytes of the path. The path follows.
+REQUEST = struct.Struct("=B?IIIIId4ddddI")
 # What to decode: what ``decoding.load``, ``decoding.load_crop`` or ``decoding.load_window`` returns.
 WHOLE, CROP, WINDOW = 0, 1, 2
 # Flags; size, modification time and digest of the file; width and height of the photo as shown, and of the pixels; the
@@ -88,7 +88,7 @@ class Decoder:
                 self._all.add(process)
                 self._idle.append(process)
 
-    def decode(self, photo: PhotoPath, *, shorter: int, longer: int) -> Photo:
+    def decode(self, photo: PhotoPath, *, shorter: int, longer: int, smallest: float = 0) -> Photo:
         """Decode a photo and scale it as ``decoding.load`` does, within the time limit.
 
         Raises:
@@ -96,10 +96,17 @@ class Decoder:
                 a collection and a link that leads out of its folder.
             UdqError: no process can be started, or the decoder was closed.
         """
-        return self._request(photo, _DecodeRequest(WHOLE, shorter=shorter, longer=longer))[0]
+        return self._request(photo, _DecodeRequest(WHOLE, shorter=shorter, longer=longer, smallest=smallest))[0]
 
     def load_crop(
-        self, photo: PhotoPath, box: Sequence[float] | None, *, shorter: int, longer: int, least: int
+        self,
+        photo: PhotoPath,
+        box: Sequence[float] | None,
+        *,
+        shorter: int,
+        longer: int,
+        least: int,
+        side: int | None = None,
     ) -> tuple[Photo, Box]:
         """Decode the part of a photo inside a box as ``decoding.load_crop`` does, within the time limit.
 
@@ -109,7 +116,8 @@ class Decoder:
             UdqError: as ``decode``.
         """
         drawn = None if box is None else boxes.check_shape(box)
-        crop, _ = self._request(photo, _DecodeRequest(CROP, drawn, shorter=shorter, longer=longer, least=least))
+        request = _DecodeRequest(CROP, drawn, shorter=shorter, longer=longer, least=least, side=side or 0)
+        crop, _ = self._request(photo, request)
         return crop, drawn or (0.0, 0.0, float(crop.width), float(crop.height))
 
     def load_window(
@@ -211,14 +219,16 @@ class _DecodeRequest:
     longer: int = 0
     least: int = 0
     most: int = 0
+    side: int = 0
+    smallest: float = 0.0
     margin: float = 0.0
     enlarged: float = 0.0
 
     def packed(self, seconds: float, name_bytes: int) -> bytes:
-        scale = self.shorter, self.longer, self.least, self.most
+        scale = self.shorter, self.longer, self.least, self.most, self.side
         box = self.box or (0.0,) * 4
         has_box = self.box is not None
-        return REQUEST.pack(self.what, has_box, *scale, *box, self.margin, self.enlarged, seconds, name_bytes)
+        return REQUEST.pack(self.what, has_box, *scale, self.smallest, *box, self.margin, self.enlarged, seconds, name_bytes)
 
 
 class _Process:

@@ -61,15 +61,17 @@ def _decode(
     longer: int,
     least: int,
     most: int,
+    side: int,
+    smallest: float,
     *measures: float,
 ) -> tuple[Photo, Box]:
     """Return what a request asks for, and the window that it shows; ``measures`` are box, margin and enlarged."""
     *sides, margin, enlarged = measures
     box = sides if has_box else None
     if what == WHOLE:
-        return decoding.load(path, shorter=shorter, longer=longer), _NO_WINDOW
+        return decoding.load(path, shorter=shorter, longer=longer, smallest=smallest), _NO_WINDOW
     if what == CROP:
-        return decoding.load_crop(path, box, shorter=shorter, longer=longer, least=least)[0], _NO_WINDOW
+        return decoding.load_crop(path, box, shorter=shorter, longer=longer, least=least, side=side or None)[0], _NO_WINDOW
     crop = decoding.load_window(path, box, margin=margin, longer=longer, enlarged=enlarged, most=most)
     return Photo(crop.pixels, crop.width, crop.height), crop.window
 

@@ -53,6 +53,8 @@ FORMAT = "udq-collection"
 VERSION = 3
 # Format 2 has no photo ids, no removed photos, and no facts of the photos' files.
 _OLDEST = 2
+# Settings that older collections do not list, as they were then.
+_BEFORE = {"images": {"smallest": 0.0, "query_views": 0}}
 # Files and folders that no manifest lists.
 _UNLISTED = (MANIFEST, COPY, LOCK, OWNER, "segments")
 # Files outside the collection that it needs: key in the manifest -> its name in messages.
@@ -82,7 +84,7 @@ class Manifest:
     @property
     def config(self) -> IndexConfig:
         """The settings that the collection was built with."""
-        return IndexConfig().replace(self.document["config"])
+        return IndexConfig().replace(_BEFORE).replace(self.document["config"])
 
     @property
     def given(self) -> dict[str, Fingerprint | None]:

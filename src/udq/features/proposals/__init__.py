@@ -10,15 +10,14 @@ import numpy as np
 
 from udq.config import FeatureConfig
 from udq.errors import InputError
-from udq.features.proposals.base import Proposer
+from udq.features.proposals.base import UNSCORED, Proposals, Proposer
 from udq.features.proposals.grid import grid
-from udq.types import Regions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from udq.features.device import Engine
-    from udq.photos.decoding import Photo
+    from udq.photos.pyramid import View
 
 
 def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Proposer:
@@ -39,10 +38,15 @@ def build(feature: FeatureConfig, *, rpn: Path | None, engine: Engine) -> Propos
     return REGISTRY[feature.proposals](feature, rpn, engine)
 
 
-def _windows(photo: Photo, feature_map: Tensor, fine_map: Tensor) -> Regions:
-    """Propose the grid, which depends on nothing but the photo's size."""
+def _windows(view: View, feature_map: Tensor, fine_map: Tensor) -> Proposals:
+    """Propose the grid, which depends on nothing but the sizes of photo and view.
+
+    The windows of a finer view are smaller than those of the coarse one: it is for smaller objects.
+    """
     del feature_map, fine_map
-    return grid(photo.width, photo.height)
+    height, width = view.pixels.shape[:2]
+    boxes = grid(width, height, shorter=min(view.photo) * width / view.width / view.factor)
+    return Proposals(boxes, np.full(len(boxes), UNSCORED, np.float32))
 
 
 def _grid(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
@@ -59,10 +63,9 @@ def _rpn(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Propos
 def _both(feature: FeatureConfig, weights: Path | None, engine: Engine) -> Proposer:
     learned = _rpn(feature, weights, engine)
 
-    def propose(photo: Photo, feature_map: Tensor, fine_map: Tensor) -> Regions:
-        boxes = learned(photo, feature_map, fine_map).boxes
-        # Both return the whole photo: the network as the last region, the grid as the first.
-        return Regions(np.concatenate([boxes, grid(photo.width, photo.height).boxes[1:]]))
+    def propose(view: View, feature_map: Tensor, fine_map: Tensor) -> Proposals:
+        one, other = (each(view, feature_map, fine_map) for each in (learned, _windows))
+        return Proposals(np.concatenate([one.boxes, other.boxes]), np.concatenate([one.scores, other.scores]))
 
     return propose
 

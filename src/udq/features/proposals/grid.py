@@ -1,4 +1,4 @@
-"""Grid proposer: square windows of several scales, evenly spaced over the photo. Needs no training."""
+"""Grid proposer: square windows of several scales, evenly spaced over a view. Needs no training."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-
-from udq.types import Regions
 
 # Sides as shares of the photo's shorter side. The smallest windows fit an object of about 3 % of the photo: large
 # objects do not need them (docs/regions.md), small ones have no other window.
@@ -19,17 +17,22 @@ _OVERLAP = 0.4
 _LONGEST = 32
 
 
-def grid(width: int, height: int) -> Regions:
-    """Return the whole photo and then the windows; about 110 regions for a 4:3 photo."""
+def grid(width: float, height: float, *, shorter: float | None = None) -> NDArray[np.float32]:
+    """Return the whole view and then the windows, (R, 4) float32; about 110 for a photo of 4:3.
+
+    Args:
+        width, height: size of the view.
+        shorter: that the sides of windows are shares of; the shorter side of the view if None.
+    """
     boxes = [(0.0, 0.0, float(width), float(height))]
-    shorter = max(min(width, height), max(width, height) / _LONGEST)
+    shorter = max(shorter or min(width, height), max(width, height) / _LONGEST)
     for scale in _SCALES:
         across, down = min(scale * shorter, width), min(scale * shorter, height)
         for top in _starts(height, down):
             for left in _starts(width, across):
                 boxes.append((left, top, left + across, top + down))
-    # The largest window of a square photo is the whole photo: keep one of them.
-    return Regions(np.array(list(dict.fromkeys(boxes)), dtype=np.float32))
+    # The largest window of a square view is the whole view: keep one of them.
+    return np.array(list(dict.fromkeys(boxes)), dtype=np.float32)
 
 
 def _starts(extent: float, side: float) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ are merged into one, as in a feature pyramid: the feature map tells what a cell 
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from importlib import resources
@@ -28,9 +29,8 @@ from udq.config import FeatureConfig
 from udq.errors import InputError
 from udq.features import backbones
 from udq.features.device import Engine
-from udq.features.proposals.base import Proposer, in_photo
-from udq.photos.decoding import Photo
-from udq.types import Regions
+from udq.features.proposals.base import SUPPRESS, Proposals, Proposer
+from udq.photos.pyramid import View
 
 _WIDTH = 256
 _MAX_BYTES = 2**30  # of a file of a network; the shipped one has 2 MB
@@ -41,9 +41,8 @@ _SHAPES = (0.5, 1.0, 2.0)
 # IoU with an object from which on an anchor is an object, and below which it is background. Faster R-CNN's 0.7 leaves
 # too few anchors in a collection with one box per photo.
 _OBJECT, _BACKGROUND = 0.6, 0.3
-# IoU of two proposals from which on the worse one is dropped.
-_SUPPRESS = 0.7
-_CANDIDATES = 1000  # before suppression
+# Anchors of the coarse view before suppression: this many at least, and ten for each region that is kept.
+_CANDIDATES, _PER_REGION = 1000, 10
 _ANCHORS, _OBJECTS = 256, 0.5  # anchors in the loss of a photo, and the largest share of objects among them
 
 
@@ -75,7 +74,7 @@ class ProposalNetwork(nn.Module):
             _OBJECTS,
             kept,
             kept,
-            _SUPPRESS,
+            SUPPRESS,
         )
 
     def forward(self, feature_map: Tensor, fine_map: Tensor, height: int, width: int) -> Tensor:
@@ -88,14 +87,19 @@ class ProposalNetwork(nn.Module):
         return objectness[0][0].float(), moves[0][0].float()
 
     def boxes(self, objectness: Tensor, moves: Tensor, height: int, width: int) -> Tensor:
-        """Return the boxes of ``forward`` from the output of ``convolve``.
+        """Return the boxes of ``forward`` from the output of ``convolve``; torchvision's to the last bit."""
+        return self.scored(objectness, moves, height, width)[0]
 
-        They equal the boxes of torchvision's network to the last bit. torchvision moves all anchors and keeps the best
-        1,000; here only these are moved.
+    def scored(
+        self, objectness: Tensor, moves: Tensor, height: int, width: int, *, candidates: int = _CANDIDATES
+    ) -> tuple[Tensor, Tensor]:
+        """Return boxes (R, 4), best first, and their objectness (R,), a logit, from the output of ``convolve``.
+
+        torchvision moves all anchors and keeps the best ``candidates``; here only these are moved.
         """
         anchors, _, columns = objectness.shape
         # In torchvision's order (row, column, anchor), so that ties are broken as there.
-        score, best = objectness.permute(1, 2, 0).flatten().topk(min(_CANDIDATES, objectness.numel()))
+        score, best = objectness.permute(1, 2, 0).flatten().topk(min(candidates, objectness.numel()))
         place, anchor = best // anchors, best % anchors
         down, across = _STRIDE * (place // columns), _STRIDE * (place % columns)
         cells: Tensor = self.proposals.anchor_generator.cell_anchors[0].to(score.device)
@@ -103,9 +107,9 @@ class ProposalNetwork(nn.Module):
         moved = self.proposals.box_coder.decode(moves.reshape(anchors, 4, -1)[anchor, :, place], [standing])[:, 0]
         inside = clip_boxes_to_image(moved, (height, width))
         kept = remove_small_boxes(inside, self.proposals.min_size)
-        inside, chance = inside[kept], score[kept].sigmoid()
-        boxes: Tensor = inside[nms(inside, chance, _SUPPRESS)]
-        return boxes
+        inside, score = inside[kept], score[kept]
+        best = nms(inside, score.sigmoid(), SUPPRESS)
+        return inside[best], score[best]
 
     def loss(self, feature_map: Tensor, fine_map: Tensor, height: int, width: int, objects: Tensor) -> Tensor:
         """Return the loss of objectness and position, a scalar, for the boxes (B, 4) of the photo's objects."""
@@ -137,11 +141,13 @@ def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
     convolve = engine.compiled(network.convolve, *maps, at_once=engine.workers)
 
     @torch.inference_mode()
-    def propose(photo: Photo, feature_map: Tensor, fine_map: Tensor) -> Regions:
-        height, width = photo.pixels.shape[:2]
+    def propose(view: View, feature_map: Tensor, fine_map: Tensor) -> Proposals:
+        height, width = view.pixels.shape[:2]
         objectness, moves = convolve(feature_map, fine_map)
-        boxes = network.boxes(objectness, moves, height, width)[: feature.regions]
-        return in_photo(boxes.cpu().numpy(), photo)
+        candidates = round(max(_CANDIDATES, _PER_REGION * feature.regions) * max(1.0, view.area))
+        boxes, scores = network.scored(objectness, moves, height, width, candidates=candidates)
+        most = math.ceil(feature.regions * view.area)
+        return Proposals(boxes[:most].cpu().numpy(), scores[:most].cpu().numpy())
 
     return propose
 
