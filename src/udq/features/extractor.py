@@ -30,7 +30,6 @@ from udq.photos.sandbox import Decoder
 from udq.photos.source import Content, Source, UnreadableError
 from udq.types import Arrays, Box, Features, Regions
 
-
 QUERY_SIDE = 192
 """Root of the area in pixels at which a boxed query is seen first; each further view has twice the side."""
 

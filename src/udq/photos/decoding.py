@@ -31,7 +31,8 @@ from udq.common.text import shown
 from udq.errors import InputError
 from udq.photos import colour, levels
 from udq.photos.boxes import check_box, listed, pixels_of
-from udq.photos.pyramid import LEAST, levels as levels_of, scale_for
+from udq.photos.pyramid import LEAST, scale_for
+from udq.photos.pyramid import levels as levels_of
 from udq.photos.source import MAX_BYTES, MAX_PIXELS, Content, read, unreadable
 from udq.types import Box
 

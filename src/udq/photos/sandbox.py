@@ -228,7 +228,8 @@ class _DecodeRequest:
         scale = self.shorter, self.longer, self.least, self.most, self.side
         box = self.box or (0.0,) * 4
         has_box = self.box is not None
-        return REQUEST.pack(self.what, has_box, *scale, self.smallest, *box, self.margin, self.enlarged, seconds, name_bytes)
+        measures = self.smallest, *box, self.margin, self.enlarged
+        return REQUEST.pack(self.what, has_box, *scale, *measures, seconds, name_bytes)
 
 
 class _Process:

@@ -71,7 +71,8 @@ def _decode(
     if what == WHOLE:
         return decoding.load(path, shorter=shorter, longer=longer, smallest=smallest), _NO_WINDOW
     if what == CROP:
-        return decoding.load_crop(path, box, shorter=shorter, longer=longer, least=least, side=side or None)[0], _NO_WINDOW
+        scale = {"shorter": shorter, "longer": longer, "least": least}
+        return decoding.load_crop(path, box, **scale, side=side or None)[0], _NO_WINDOW
     crop = decoding.load_window(path, box, margin=margin, longer=longer, enlarged=enlarged, most=most)
     return Photo(crop.pixels, crop.width, crop.height), crop.window
 

@@ -32,7 +32,7 @@ from udq.config import ImageConfig
 from udq.datasets.detection import Labelled
 from udq.errors import ImageError, UdqError
 from udq.features.extractor import Extractor
-from udq.photos import decoding, sandbox
+from udq.photos import pyramid, sandbox
 
 # Ranges of a crop's share of the photo's area and of a view's scale, and the share of an object that a crop must show.
 _CROPPED, _SCALED, _VISIBLE = (0.35, 0.95), (0.55, 1.25), 0.6
@@ -230,7 +230,7 @@ def draw_view(
         opened, objects = _cropped(opened, objects, rng)
     if number:
         scale = math.exp(rng.uniform(*np.log(_SCALED)))
-    scale *= decoding.scale_for(*opened.size, shorter=image.shorter, longer=image.longer)
+    scale *= pyramid.scale_for(*opened.size, shorter=image.shorter, longer=image.longer)
     width, height = (max(_SMALLEST, round(side * scale)) for side in opened.size)
     ratio = np.array([width / opened.width, height / opened.height] * 2)
     pixels = np.asarray(opened.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
