@@ -118,11 +118,9 @@ def _divided(
     from_places = round(composites * _FROM_PLACES)
     from_source = composites - from_places
     needed = from_source + photos - composites
-    if len(far) < from_places or len(free) < needed or photos < composites:
-        raise InputError(
-            f"composites: expected {from_places} photos of places, found {len(far)}; expected {needed} photos without "
-            f"an object, found {len(free)}; add photos"
-        )
+    for kind, expected, found in (("of places", from_places, far), ("without an object", needed, free)):
+        if len(found) < expected:
+            raise InputError(f"composites: expected {expected} photos {kind}, found {len(found)}; add photos")
     drawn = rng.sample(free, needed)
     backgrounds = [*rng.sample(far, from_places), *(photo.path for photo in drawn[:from_source])]
     rng.shuffle(backgrounds)
