@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def accuracy(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     import accuracy
     import accuracy.__main__
+    import accuracy.composites
     import accuracy.measure
     import accuracy.mosaic
     import accuracy.sets
@@ -114,6 +116,34 @@ def test_the_table_has_a_column_a_set_and_the_mean_last(accuracy):
     ]
 
 
+def by_size(**classes):
+    """Figures of a run by size of the object: mAP, mean IoU and positives of some classes."""
+    found = dict.fromkeys(("below_1", "1_to_5", "5_to_20", "above_20"), (None, None, 0)) | classes
+    return {
+        key: {"queries": 1, "positives": count, "mAP": ap, "localisation": {"top_20": {"mean_iou": iou}}}
+        for key, (ap, iou, count) in found.items()
+    }
+
+
+def test_the_table_by_size_has_the_classes_of_some_set(accuracy):
+    seeds = [by_size(below_1=(0.5, 0.25, 1500), above_20=(1.0, None, 3)), by_size(below_1=(0.25, 0.5, 1500))]
+    measured = {"tiny": seeds, "places": [None, None], "covers": [by_size(below_1=(0.75, 0.125, 2))] * 2}
+    seeds[1]["above_20"] = seeds[0]["above_20"]
+
+    rows = accuracy.table.size_rows(measured)
+
+    assert accuracy.table.render(rows, list(measured)).splitlines() == [
+        "                    tiny   places   covers     mean",
+        "mAP, below 1 %    0.3750        -   0.7500   0.5625",
+        "  mean IoU        0.3750        -   0.1250   0.2500",
+        "  positives        1,500        -        2        -",
+        "mAP, above 20 %   1.0000        -        -   1.0000",
+        "  mean IoU             -        -        -        -",
+        "  positives            3        -        -        -",
+    ]
+    assert accuracy.table.size_rows({"places": [None]}) == []
+
+
 def test_several_seeds_show_their_spread(accuracy):
     measured = {"covers": accuracy.table.over_seeds([figures(0.5, 0.75), figures(0.25, 0.75)])}
 
@@ -131,6 +161,13 @@ def test_a_second_run_extracts_nothing_and_finds_the_same(run, monkeypatch, tmp_
     assert first["sets"]["covers_dev"]["means"]["mAP"] == 1  # the other view is first
     assert 0 < first["sets"]["covers_dev"]["means"]["mean IoU"] <= 1
     assert first["mean"] == first["sets"]["covers_dev"]["means"]
+    [made] = first["sets"]["covers_dev"]["runs"]
+    assert {key: each["positives"] for key, each in made["by_size"].items() if each["positives"]} == {"above_20": 1}
+    assert made["by_size"]["above_20"]["mAP"] == made["mAP"]
+    assert made["by_size"]["above_20"]["localisation"]["top_20"]["mean_iou"] == made["mean IoU"]
+    assert [line.split()[:2] for line in out.split("\n\n")[1].splitlines()] == [
+        ["covers_dev", "mean"], ["mAP,", "above"], ["mean", "IoU"], ["positives", "1"]
+    ]  # fmt: skip
     assert first["config"]["images"]["longer"] == 128
     assert first["provenance"]["versions"]["numpy"] == np.__version__
     assert first["provenance"]["command"].startswith("accuracy ")
@@ -316,3 +353,119 @@ def test_in_landmarks_a_photo_asks_for_the_others_of_its_place(accuracy, photos,
         "castle-P19/coffee.png": {"castle-P30/rocket.png"},
         "castle-P30/rocket.png": {"castle-P19/coffee.png"},
     }
+
+
+GREY = (60, 60, 60)
+
+
+@pytest.fixture
+def objects(tmp_path):
+    """Two objects, a red one with three boxes and a blue one with one, in the format of instre_dev; grey places."""
+    (tmp_path / "data" / "instre_dev" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "landmarks" / "lund").mkdir(parents=True)
+    for i in range(20):
+        Image.new("RGB", (120, 90), GREY).save(tmp_path / "data" / "instre_dev" / "images" / f"free{i:02d}.png")
+        Image.new("RGB", (160, 120), GREY).save(tmp_path / "data" / "landmarks" / "lund" / f"l{i:02d}.png")
+    # The box of the first red photo is darker than that of the second.
+    shown = {"r0.png": (255, 0, 0), "r1.png": (200, 0, 0), "r2.png": (240, 0, 0), "b0.png": (0, 0, 255)}
+    for name, colour in {**shown, "b1.png": (0, 0, 200)}.items():
+        Image.new("RGB", (120, 90), colour).save(tmp_path / "data" / "instre_dev" / "images" / name)
+    with (tmp_path / "data" / "instre_dev" / "ground_truth.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(
+            [
+                ["query_image", "x1", "y1", "x2", "y2", "object", "positives", "positive_boxes"],
+                ["r0.png", 1, 2, 100, 80, "red", "r1.png|r2.png", "10 10 30 20|0 0 80 40"],
+                ["r1.png", 10, 10, 30, 20, "red", "r0.png|r2.png", "1 2 100 80|0 0 80 40"],
+                ["b0.png", 5, 5, 50, 50, "blue", "b1.png", "4 6 44 86"],
+            ]
+        )
+    return tmp_path / "data"
+
+
+def composed(accuracy, objects, output):
+    """Compose small ones and read them: the folder, and the rows of the ground truth."""
+    compose, sizes = accuracy.composites.compose, ((400, 300), (600, 400))
+    compose(objects / "instre_dev", objects / "landmarks", output, sizes=sizes, photos=16)
+    with (output / "ground_truth.csv").open(newline="", encoding="utf-8") as file:
+        return output, list(csv.DictReader(file))
+
+
+def test_composites_hold_the_cut_outs_where_the_ground_truth_says(accuracy, objects, tmp_path):
+    folder, rows = composed(accuracy, objects, tmp_path / "made")
+
+    assert [(row["query_image"], row["object"], row["junk"]) for row in rows] == [
+        ("qb0.png", "blue", ""), ("qr0.png", "red", "")
+    ]  # fmt: skip
+    assert [rows[1][key] for key in ("x1", "y1", "x2", "y2")] == ["1", "2", "100", "80"]
+    assert sorted(path.name for path in (folder / "queries").iterdir()) == ["qb0.png", "qr0.png"]
+    names = sorted(path.name for path in (folder / "images").iterdir())
+    composites = [name for name in names if name[0] == "c"]
+    assert (len(names), composites) == (16, [f"c{i:04d}.jpg" for i in range(8)])
+    assert {name[:4] for name in names if name[0] != "c"} == {"free"}
+    # The largest box is first, then the other, then the largest again; blue has one.
+    colours = [[(0, 0, 200)] * 4, [(240, 0, 0), (200, 0, 0)] * 2]
+    places = set()
+    for row, cuts in zip(rows, colours, strict=True):
+        boxes = [tuple(map(int, box.split())) for box in row["positive_boxes"].split("|")]
+        kinds = [(0.01, (400, 300)), (0.01, (600, 400)), (0.003, (400, 300)), (0.003, (600, 400))]
+        for name, box, colour, (share, size) in zip(row["positives"].split("|"), boxes, cuts, kinds, strict=True):
+            with Image.open(folder / "images" / name) as photo:
+                assert photo.size == size
+                pixels = np.asarray(photo).astype(int)
+            x1, y1, x2, y2 = box
+            assert 0 <= x1 < x2 <= size[0]
+            assert 0 <= y1 < y2 <= size[1]
+            assert share <= (x2 - x1) * (y2 - y1) / (size[0] * size[1]) < 1.2 * share
+            middle = pixels[(y1 + y2) // 2, (x1 + x2) // 2]
+            assert np.abs(middle - colour).max() < 25
+            # Nothing of the object is outside its box, up to the blocks of JPEG; the grey is not blank.
+            far = np.ones(pixels.shape[:2], bool)
+            far[max(y1 - 16, 0) : y2 + 16, max(x1 - 16, 0) : x2 + 16] = False
+            assert np.abs(pixels[far] - GREY).max() < 20
+            assert pixels[far].std() > 1
+            places.add(box[:2])
+    assert len(places) == 8
+
+
+def test_the_same_data_gives_the_same_composites(accuracy, objects, tmp_path):
+    first, _ = composed(accuracy, objects, tmp_path / "first")
+    second, _ = composed(accuracy, objects, tmp_path / "second")
+
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert len(files) == 16 + 2 + 1
+    assert [(first / file).read_bytes() for file in files] == [(second / file).read_bytes() for file in files]
+
+
+def test_composites_are_a_development_set(accuracy, objects, tmp_path, monkeypatch):
+    small = partial(accuracy.composites.compose, sizes=((40, 30),), shares=(0.05,), photos=10)
+    monkeypatch.setattr(accuracy.composites, "compose", small)
+    [found] = accuracy.sets.load(objects, ["composites"], tmp_path / "cache")
+
+    assert len(found.sources) == 10
+    assert sorted(path.name for path in found.queries.iterdir()) == ["qb0.png", "qr0.png"]
+    assert [(query.label, *query.positives) for query in found.truth.queries] == [
+        ("blue", "c0000.jpg"), ("red", "c0001.jpg")
+    ]  # fmt: skip
+    Image.new("RGB", (300, 300)).save(objects / "landmarks" / "lund" / "l00.png")
+    [other] = accuracy.sets.load(objects, ["composites"], tmp_path / "cache")
+    assert other.sources != found.sources  # composed again
+    shutil.rmtree(objects / "landmarks")
+    with pytest.raises(InputError, match="expected the development sets landmarks, found no such folders"):
+        accuracy.sets.load(objects, ["composites"], tmp_path / "cache")
+
+
+def test_too_few_photos_or_boxes_for_composites_are_refused(accuracy, objects, tmp_path):
+    for path in sorted((objects / "instre_dev" / "images").glob("free*"))[9:]:
+        path.unlink()
+    with pytest.raises(InputError, match=r"expected 11 photos without an object, found 9; add photos$"):
+        composed(accuracy, objects, tmp_path / "made")
+    truth = objects / "instre_dev" / "ground_truth.csv"
+    truth.write_text(truth.read_text().replace("4 6 44 86", ""))
+    with pytest.raises(InputError, match=r"expected a box of 'blue' in a positive of b0\.png, found none"):
+        accuracy.composites.compose(
+            objects / "instre_dev", objects / "landmarks", tmp_path / "none", sizes=((40, 30),), photos=8
+        )
+    for path in sorted((objects / "landmarks" / "lund").iterdir())[4:]:
+        path.unlink()
+    with pytest.raises(InputError, match=r"^composites: expected 5 photos of places, found 4; add photos$"):
+        composed(accuracy, objects, tmp_path / "no")

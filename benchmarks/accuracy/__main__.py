@@ -4,15 +4,19 @@
                                [--baseline FILE] [--cache FOLDER] [--json OUT]
 
 DATA holds instre_dev, landmarks, logos_dev, covers_dev, paintings_dev and packages_dev. Small objects are measured on
-collages of 2 x 2 and 4 x 4 photos of instre_dev, which are composed once, and so are the photos of `udq demo`. In
-landmarks each photo asks for the others of its folder. A set is built as `udq index` does and measured as
-`udq evaluate` does, for each seed of sample, training and k-means.
+collages of 2 x 2 and 4 x 4 photos of instre_dev, and on composites, photos of 12 and 24 megapixels that hold a cut-out
+of instre_dev's objects. Both are composed once, and so are the photos of `udq demo`. In landmarks each photo asks for
+the others of its folder. A set is built as `udq index` does and measured as `udq evaluate` does, for each seed of
+sample, training and k-means.
 
 The table has a column a set, and the mean of the sets last; below each metric the difference from a baseline, by
-default from the committed results. Features of photos and queries are kept in the folder --cache: about 0.5 MB per
-photo, 2.3 GB for all sets and the default preset. The first run extracts them; a later one reads them if nothing that
-they depend on changed. What is left is training, a minute or two for 1,500 photos, and some seconds of encoding and
-search. After end-to-end training, features are extracted without the cache.
+default from the committed results. A second table has mAP, mean IoU and the number of positives by the size of the
+object, its share of the photo's area, for the sets that have true boxes.
+
+Features of photos and queries are kept in the folder --cache: about 0.5 MB per photo, 2.3 GB for all sets but
+composites, and the default preset. The first run extracts them; a later one reads them if nothing that they depend on
+changed. What is left is training, a minute or two for 1,500 photos, and some seconds of encoding and search. After
+end-to-end training, features are extracted without the cache.
 """
 
 from __future__ import annotations
@@ -115,7 +119,10 @@ def run(given: argparse.Namespace) -> None:
         seconds, extracted = sum(run.seconds for run in runs), sum(run.extracted for run in runs)
         counts = {"photos": runs[0].photos, "queries": runs[0].queries, "regions": runs[0].regions}
         means = table.over_seeds([run.figures for run in runs])
-        each = [{"seed": seed, **run.figures, "seconds": run.seconds} for seed, run in enumerate(runs)]
+        each = [
+            {"seed": seed, **run.figures, "by_size": run.by_size, "seconds": run.seconds}
+            for seed, run in enumerate(runs)
+        ]
         measured[found.name] = {**counts, **means, "runs": each}
         print(f"{found.name}: {counts['photos']:,} photos, {counts['queries']:,} queries, "
               f"{extracted:,} extracted, {seconds:.0f} s, mAP {means['means']['mAP']:.4f}",
@@ -126,6 +133,8 @@ def run(given: argparse.Namespace) -> None:
     print(table.render(rows, list(measured)))
     for line in differences(measured, baseline["sets"]) if baseline else ():
         print(line)
+    if rows := table.size_rows({name: [run["by_size"] for run in parts["runs"]] for name, parts in measured.items()}):
+        print(f"\n{table.render(rows, list(measured))}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +52,14 @@ class Run:
 
     Attributes:
         figures: of ``table.METRICS``; None if the set does not have it.
+        by_size: the same by the size of the object, as in the report of ``udq evaluate``; None without true boxes.
         photos, regions, queries: how many were measured.
         extracted: photos and queries whose features were not stored yet.
         seconds: of everything.
     """
 
     figures: dict[str, float | None]
+    by_size: dict[str, Any] | None
     photos: int
     regions: int
     queries: int
@@ -106,9 +109,11 @@ def measure(found: DevelopmentSet, setup: Setup, *, seed: int, progress: Progres
         )
         workers, cache = made[0]
         collection = Collection.open(path, device=setup.device)
-        figures = _evaluate(collection, found, workers, setup.stages, progress)
+        summary = _evaluate(collection, found, workers, setup.stages, progress)
+        top = summary["localisation"][f"top_{scoring.TOP}"]
         return Run(
-            figures,
+            {"mAP": summary["mAP"], "mP@1": summary["mP@1"], "mP@5": summary["mP@5"], "mean IoU": top["mean_iou"]},
+            summary["by_size"],
             photos=len(collection),
             regions=collection.regions,
             queries=len(found.truth.queries),
@@ -119,7 +124,8 @@ def measure(found: DevelopmentSet, setup: Setup, *, seed: int, progress: Progres
 
 def _evaluate(
     collection: Collection, found: DevelopmentSet, workers: CachedWorkers, stages: Sequence[str], progress: Progress
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
+    """Return ``scoring.summary`` of the set."""
     photos = {image.name: image.path for image in collection.images}
     broken = {entry["image"] for entry in collection.broken}
     queries = benchmark.protocol_queries(found.truth, photos, broken, queries=found.queries)
@@ -130,8 +136,4 @@ def _evaluate(
             step()
     database = collection.database
     vectors = database.model.head.apply(Features(np.stack(features))).vectors
-    summary = scoring.summary(
-        benchmark.score(database, queries, benchmark.rankings(database, queries, vectors, stages))
-    )
-    top = summary["localisation"][f"top_{scoring.TOP}"]
-    return {"mAP": summary["mAP"], "mP@1": summary["mP@1"], "mP@5": summary["mP@5"], "mean IoU": top["mean_iou"]}
+    return scoring.summary(benchmark.score(database, queries, benchmark.rankings(database, queries, vectors, stages)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from places import answers
 
-from accuracy import mosaic
+from accuracy import composites, mosaic
 from udq import datasets
 from udq.common.provenance import versions
 from udq.datasets import GroundTruth
@@ -24,9 +24,11 @@ from udq.photos.source import Source, find
 BOXED = ("instre_dev", "logos_dev", "covers_dev", "paintings_dev", "packages_dev")
 PLACES = "landmarks"
 MOSAICS = {"instre_dev-2x2": 2, "instre_dev-4x4": 4}
-MOSAIC_SOURCE = "instre_dev"
+COMPOSITES = "composites"
+OBJECTS = "instre_dev"
+"""The source of mosaics and composites."""
 DEMO = "demo"
-NAMES = ("instre_dev", PLACES, *BOXED[1:], *MOSAICS, DEMO)
+NAMES = (OBJECTS, PLACES, *BOXED[1:], *MOSAICS, COMPOSITES, DEMO)
 """All development sets, in the order of the table."""
 
 
@@ -60,13 +62,20 @@ def load(data: Path, names: Sequence[str], cache: Path) -> list[DevelopmentSet]:
     """
     if unknown := [name for name in names if name not in NAMES]:
         raise InputError(f"--sets: expected some of {', '.join(NAMES)}; found {', '.join(unknown)}")
-    needed = {MOSAIC_SOURCE if name in MOSAICS else name for name in names if name != DEMO}
+    needed = {folder for name in names for folder in _folders(name)}
     if missing := [name for name in NAMES if name in needed and not (data / name).is_dir()]:
         raise InputError(
             f"{data}: expected the development sets {', '.join(missing)}, found no such folders; put them there, or "
             "choose others with --sets"
         )
     return [_load(data, name, cache) for name in names]
+
+
+def _folders(name: str) -> tuple[str, ...]:
+    """Return the folders of DATA that a set needs."""
+    if name == COMPOSITES:
+        return OBJECTS, PLACES
+    return () if name == DEMO else (OBJECTS if name in MOSAICS else name,)
 
 
 def _load(data: Path, name: str, cache: Path) -> DevelopmentSet:
@@ -78,11 +87,22 @@ def _load(data: Path, name: str, cache: Path) -> DevelopmentSet:
     if name == DEMO:
         made = _composed(cache, name, compose.compose, [compose, cutouts, scenes, studio])
         return _boxed(name, made, "photos")
-    source = data / MOSAIC_SOURCE
-    n = MOSAICS[name]
-    facts = [(photo.name, photo.state()) for photo in find([source / "images"])[0]]
+    return _of_objects(data, name, cache)
+
+
+def _of_objects(data: Path, name: str, cache: Path) -> DevelopmentSet:
+    """Return mosaics or composites, whose photos are composed from those of ``OBJECTS``."""
+    source = data / OBJECTS
+    write: Callable[[Path], object]
+    if name == COMPOSITES:
+        folders, module = [source / "images", data / PLACES], composites
+        write = partial(composites.compose, source, data / PLACES)
+    else:
+        folders, module = [source / "images"], mosaic
+        write = partial(mosaic.compose, source, n=MOSAICS[name])
+    facts = [(photo.name, photo.state()) for folder in folders for photo in find([folder])[0]]
     text = (source / "ground_truth.csv").read_text(encoding="utf-8")
-    made = _composed(cache, name, partial(mosaic.compose, source, n=n), [mosaic], text, facts)
+    made = _composed(cache, name, write, [module], text, facts)
     return replace(_boxed(name, made, "images"), queries=made / "queries")
 
 

@@ -1,9 +1,13 @@
-"""Figures of runs -> means and spreads over seeds and sets, and a table with a baseline beside them."""
+"""Figures of runs -> means and spreads over seeds and sets; a table with a baseline, and one by size of the object."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from udq.evaluation.by_size import SIZES
+from udq.evaluation.scoring import TOP
 
 METRICS = ("mAP", "mP@1", "mP@5", "mean IoU")
 """``mean IoU`` is of the reported boxes of right photos among the first 20, where the true box is known."""
@@ -55,6 +59,34 @@ def rows(
     return found
 
 
+def size_rows(measured: Mapping[str, Sequence[Mapping[str, Any] | None]]) -> list[tuple[str, dict[str, float | None]]]:
+    """Return title and values by column of each row of the table by size of the object.
+
+    Args:
+        measured: by set, ``by_size`` of each seed as in the report of ``udq evaluate``.
+
+    Returns:
+        Three rows for each class that has positives in a set: mAP, the mean IoU of ``METRICS``, and the number of
+        positives; mAP and IoU are means over seeds. None if the set has no positives of the size.
+    """
+    known = {name: [run for run in runs if run is not None] for name, runs in measured.items()}
+    found: list[tuple[str, dict[str, float | None]]] = []
+    for size in SIZES:
+        of_class = {name: [run[size.key] for run in runs] for name, runs in known.items()}
+        positives = {name: runs[0]["positives"] if runs else 0 for name, runs in of_class.items()}
+        if not any(positives.values()):
+            continue
+        precision = {name: _mean(run["mAP"] for run in runs) for name, runs in of_class.items()}
+        fit = {
+            name: _mean(run["localisation"][f"top_{TOP}"]["mean_iou"] for run in runs)
+            for name, runs in of_class.items()
+        }
+        found.append((f"mAP, {size.title}", precision | {MEAN: _mean(precision.values())}))
+        found.append(("  mean IoU", fit | {MEAN: _mean(fit.values())}))
+        found.append(("  positives", {name: count or None for name, count in positives.items()}))
+    return found
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
@@ -68,8 +100,14 @@ def render(found: Sequence[tuple[str, Mapping[str, float | None]]], names: Seque
     lines = ["  ".join([" " * first, *(name.rjust(width) for name, width in zip(columns, widths, strict=True))])]
     for title, values in found:
         sign = "+" if title.strip() == "difference" else ""
-        cells = ["-" if (value := values.get(name)) is None else f"{value:{sign}.4f}" for name in columns]
+        cells = [_cell(values.get(name), sign) for name in columns]
         lines.append(
             "  ".join([title.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
         )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: float | None, sign: str) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:{sign}.4f}"

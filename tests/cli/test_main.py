@@ -199,6 +199,12 @@ def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     assert report["mAP"] == pytest.approx(np.mean([row["ap"] for row in report["per_query"]]), abs=1e-5)
     assert report["localisation"]["all_positives"]["boxes"] == 1
     assert 0 < report["localisation"]["all_positives"]["mean_iou"] <= 1
+    # The one known box is of a motorcycle, which fills its photo.
+    large = report["by_size"]["above_20"]
+    assert (large["queries"], large["positives"], large["mAP"]) == (1, 1, 1)
+    assert large["localisation"] == report["localisation"]
+    assert report["real_valued"]["by_size"]["above_20"]["mAP"] == 1
+    assert sum(each["positives"] for each in report["by_size"].values()) == 1
     assert report["real_valued"]["mAP"] > 0.5
     assert report["real_valued"]["mAP"] == pytest.approx(
         np.mean([row["ap_real_valued"] for row in report["per_query"]]), abs=1e-5
@@ -211,8 +217,23 @@ def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     assert "motorcycle" in out
     assert "8-byte codes:" in out
     assert "real-valued" not in out
+    fit = large["localisation"]["top_20"]
+    assert [line.split() for line in out.split("\n\n")[2].splitlines()] == [
+        ["share", "of", "the", "photo", "mAP", "queries", "positives", "mean", "IoU", "IoU", ">=", "0.5"],
+        f"above 20 % 1.0000 1 1 {fit['mean_iou']:.3f} {fit['share_iou_50']:.0%}".split(),
+    ]
     _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--json")
     assert "real_valued" not in json.loads(out)
+
+
+def test_without_boxes_of_positives_nothing_is_printed_by_size(udq, collection, truth):
+    truth.write_text("query_image,x1,y1,x2,y2,positives\ncoffee.png,,,,,coins.png\n")
+    _, out, _ = udq("evaluate", collection.path, "--ground-truth", truth, "--json")
+    assert json.loads(out)["by_size"] is None
+    code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth)
+    assert code == 0
+    assert "no known boxes" in out
+    assert "share of the photo" not in out
 
 
 def test_evaluate_keeps_features_and_takes_them_from_there(udq, collection, truth, tmp_path, monkeypatch):

@@ -136,6 +136,23 @@ def test_facts_and_provenance(page, measured):
         assert text in page.text, text
 
 
+def test_shows_the_means_by_size_of_the_object(page, measured, tmp_path):
+    """The boxes of the first query's positives take less than 1 % and more than 20 % of their photos."""
+    collection, evaluation = measured
+    exact = evaluation.report["real_valued"]["by_size"]
+    head = "share of the photomAP, codesmAP, real-valuedmean IoU, top 20at 0.5 or betterqueriespositives"
+    assert "By size of the object\nSize: the share of the photo's area" in page.text
+    assert head in page.text
+    for key, title in (("below_1", "below 1 %"), ("above_20", "above 20 %")):
+        figures = evaluation.report["by_size"][key]
+        fit = figures["localisation"]["top_20"]
+        row = f"{title}{figures['mAP']:.3f}{exact[key]['mAP']:.3f}{fit['mean_iou']:.3f}{fit['share_iou_50']:.0%}11"
+        assert row in page.text
+    assert "5 to 20 %" not in page.text
+    report = evaluation.report | {"by_size": None, "real_valued": evaluation.report["real_valued"] | {"by_size": None}}
+    assert "By size" not in written((collection, replace(evaluation, report=report)), tmp_path / "none.html").text
+
+
 def test_shows_every_kind_of_failure(page, measured):
     first, second = (outcome.failures for outcome in measured[1].outcomes)
     # Of the two photos that are no motorcycles, at least one comes late.

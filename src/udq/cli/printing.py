@@ -103,7 +103,7 @@ def _training(training: dict[str, Any] | None) -> str:
 
 
 def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
-    """Print a line per query, best first, then the means; with JSON, notes on the figures go to stderr too."""
+    """Print a line per query, best first, then the means, also by object size; with JSON, notes go to stderr too."""
     if as_json:
         print_json(report)
         for note in report["notes"]:
@@ -129,8 +129,33 @@ def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
             figures = "  ".join(f"{figure} {_share(value)}" for figure, value in means.items() if figure != "queries")
             of = f"  of {counted(means['queries'], 'query', 'queries')}" if "queries" in means else ""
             say(f"  {difficulty:<12} {figures}{of}")
+    _print_by_size(report)
     for note in report["notes"]:
         say(f"note: {note}")
+
+
+def _print_by_size(report: dict[str, Any]) -> None:
+    """Print a line per class of object size that has positives; nothing if no true box is known."""
+    from udq.evaluation.by_size import with_positives
+
+    rows = with_positives(report["by_size"])
+    if not rows:
+        return
+    real_valued = report["real_valued"]["by_size"] if "real_valued" in report else None
+    title = f"  {'real-valued':>11}" if real_valued else ""
+    say("")
+    say(
+        f"{'share of the photo':<18}  {'mAP':>6}{title}  {'queries':>7}  {'positives':>9}  {'mean IoU':>8}  "
+        f"{'IoU >= 0.5':>10}"
+    )
+    for size, figures in rows:
+        first_page = figures["localisation"]["top_20"]
+        known = "-" if first_page["share_iou_50"] is None else f"{first_page['share_iou_50']:.0%}"
+        exact = f"  {real_valued[size.key]['mAP']:>11.4f}" if real_valued else ""
+        say(
+            f"{size.title:<18}  {figures['mAP']:.4f}{exact}  {figures['queries']:>7,}  {figures['positives']:>9,}  "
+            f"{_share(first_page['mean_iou']):>8}  {known:>10}"
+        )
 
 
 def _share(value: float | None) -> str:

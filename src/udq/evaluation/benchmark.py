@@ -182,8 +182,10 @@ def score(database: Database, queries: ProtocolQueries, rankings: Iterable[Ranki
     """Score one ranking for each query of a benchmark, by its protocol."""
     names = [image.name for image in database.images]
     places = {name: place for place, name in enumerate(names)}
+    sizes = [(image.width, image.height) for image in database.images]
+    keep = queries.keep_query
     return tuple(
-        scoring.score(query, queries.paths[query.image], ranking, names, places, keep_query=queries.keep_query)
+        scoring.score(query, queries.paths[query.image], ranking, names, places, keep_query=keep, sizes=sizes)
         for query, ranking in zip(queries.truth.queries, rankings, strict=True)
     )
 

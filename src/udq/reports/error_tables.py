@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from udq.common.text import counted
+from udq.evaluation.by_size import with_positives
 from udq.evaluation.failures import Failures
-from udq.evaluation.scoring import RANKS, Outcome
+from udq.evaluation.scoring import RANKS, TOP, Outcome
 
 if TYPE_CHECKING:
     from udq.search.reader import Reader
@@ -28,7 +29,7 @@ class ScoredQuery(NamedTuple):
 
 @dataclass(frozen=True)
 class MeansRow:
-    """Means of one kind of feature at one difficulty."""
+    """Means of one kind of feature at one difficulty, or of one class of object size."""
 
     name: str
     numbers: tuple[str, ...]
@@ -101,6 +102,19 @@ def means(facts: dict[str, Any]) -> Table[MeansRow]:
             for difficulty, values in part.get("difficulties", {}).items():
                 rows.append(row(f"{kind}, {difficulty}", values, values["queries"]))
     return Table(("", *names, "queries"), tuple(rows))
+
+
+def sizes(facts: dict[str, Any]) -> Table[MeansRow]:
+    """Return the means of each class of object size that has positives; no rows if no true box is known."""
+    exact = facts["real_valued"]["by_size"] if "real_valued" in facts else None
+    rows = []
+    for size, figures in with_positives(facts["by_size"]):
+        fit = figures["localisation"][f"top_{TOP}"]
+        numbers = [share(figures["mAP"]), *([share(exact[size.key]["mAP"])] if exact else [])]
+        numbers += [share(fit["mean_iou"]), f"{fit['share_iou_50']:.0%}" if fit["boxes"] else "–"]
+        rows.append(MeansRow(size.title, (*numbers, f"{figures['queries']:,}", f"{figures['positives']:,}")))
+    head = ("mAP, codes", *(["mAP, real-valued"] if exact else []), f"mean IoU, top {TOP}", "at 0.5 or better")
+    return Table(("share of the photo", *head, "queries", "positives"), tuple(rows))
 
 
 def histogram(values: Sequence[float]) -> Chart:

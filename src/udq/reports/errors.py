@@ -89,6 +89,7 @@ def _page(collection: Reader, facts: dict[str, Any], scored: Sequence[ScoredQuer
         "version": provenance["versions"].get("udq", ""),
         "headline": _headline(facts),
         "means": error_tables.means(facts),
+        "sizes": error_tables.sizes(facts),
         "notes": facts["notes"],
         "chart": error_tables.histogram(measured),
         "queries": error_tables.queries(scored, shown),
