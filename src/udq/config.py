@@ -78,8 +78,8 @@ class ImageConfig:
         _at_least("images.least", self.least, 1)
         if not (self.smallest == 0 or _SMALLEST <= self.smallest <= 100):
             raise InputError(
-                f"images.smallest: expected {_SMALLEST:g} to 100, in percent of the shorter side, or 0 for one view per "
-                f"photo, found {self.smallest:g}"
+                f"images.smallest: expected {_SMALLEST:g} to 100, in percent of the photo's shorter side, or 0 for one "
+                f"view per photo, found {self.smallest:g}"
             )
         if not 0 <= self.query_views <= _QUERY_VIEWS:
             raise InputError(f"images.query_views: expected 0 to {_QUERY_VIEWS}, found {self.query_views}")

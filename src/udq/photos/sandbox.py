@@ -48,8 +48,8 @@ _START_LIMIT = 120.0
 
 # The protocol of the pipes, in native byte order: the process writes READY once, then answers each request.
 READY = b"udq decodes\n"
-# What to decode, and whether a box is given; shorter, longer, least, most, side and smallest (0 for none); x1, y1, x2, y2; margin,
-# enlarged; seconds it may take; bytes of the path. The path follows.
+# What to decode, and whether a box is given; shorter, longer, least, most, side and smallest (0 for none); x1, y1, x2,
+# y2; margin, enlarged; seconds it may take; bytes of the path. The path follows.
 REQUEST = struct.Struct("=B?IIIIId4ddddI")
 # What to decode: what ``decoding.load``, ``decoding.load_crop`` or ``decoding.load_window`` returns.
 WHOLE, CROP, WINDOW = 0, 1, 2

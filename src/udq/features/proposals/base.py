@@ -40,7 +40,8 @@ class Proposals:
 
     def __post_init__(self) -> None:
         if self.boxes.shape != (len(self.scores), 4):
-            raise ValueError(f"proposals: expected boxes (R, 4), found {self.boxes.shape} and {len(self.scores)} scores")
+            found = f"{self.boxes.shape} and {len(self.scores)} scores"
+            raise ValueError(f"proposals: expected boxes (R, 4) and R scores, found {found}")
 
 
 # propose(view, feature_map, fine_map) -> Proposals. The maps are those of Trunk.maps; a proposer uses the ones that it
