@@ -441,7 +441,9 @@ class Collection(Reader):
         """Return what ``udq info --json`` prints: contents, settings and training, JSON-serialisable."""
         document = self.manifest.document
         size = sum(manifest.sizes_of(document).values())
-        measured = self.drift
+        from udq.photos import pyramid
+
+        measured, images = self.drift, self.config.images
         return {
             "path": str(self.path),
             "format_version": document["version"],
@@ -450,6 +452,10 @@ class Collection(Reader):
             "changed": document.get("changed"),
             "images": len(self),
             "regions": self.manifest.regions,
+            "smallest_object": {
+                "percent": round(pyramid.smallest_seen(shorter=images.shorter, smallest=images.smallest), 1),
+                "pixels": round(pyramid.VISIBLE),
+            },
             "removed": self.manifest.removed["images"],
             "segments": len(self.manifest.segments),
             "bytes_per_region": self.model.quantizer.bits / 8,

@@ -18,19 +18,45 @@ from udq.search.localisation import localise
 from udq.store import segments
 
 
-def by_hand(distance, boxes, ranked):
-    """The box of one query in plain Python: each quantile is found from the smallest coordinate upwards."""
-    weights = []
-    for row, d in enumerate(distance):
-        weights.append(math.exp(-(d - min(distance)) / 0.1) / (math.sqrt(1 + row) if ranked else 1))
+def overlap(one, other):
+    """IoU of two boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(0, width) * max(0, height)
+    return common / (area(one) + area(other) - common)
+
+
+def area(box):
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def quantiles(boxes, weights, share):
+    """Each quantile is found from the smallest coordinate upwards."""
     found = []
-    for edge, share in enumerate((0.35, 0.35, 0.65, 0.65)):
+    for edge, each in enumerate((share, share, 1 - share, 1 - share)):
         for candidate in sorted(box[edge] for box in boxes):
             below = sum(weight for weight, box in zip(weights, boxes, strict=True) if box[edge] <= candidate)
-            if below >= share * sum(weights):
+            if below >= each * sum(weights) * (1 - 1e-12):
                 found.append(candidate)
                 break
     return found
+
+
+def by_hand(distance, boxes, ranked):
+    """The box of one query in plain Python."""
+    hull = [*(min(box[edge] for box in boxes) for edge in (0, 1)), *(max(box[edge] for box in boxes) for edge in (2, 3))]
+    weights = []
+    for row, (d, box) in enumerate(zip(distance, boxes, strict=True)):
+        weight = math.exp(-(d - min(distance)) / 0.1) / (math.sqrt(1 + row) if ranked else 1)
+        weights.append(3.5 * math.exp(-(d - min(distance)) / 0.05) if box == hull else weight)
+    heaviest = sorted(range(len(boxes)), key=lambda row: -weights[row])[:16]
+    support = [sum(overlap(boxes[i], box) * w for box, w in zip(boxes, weights, strict=True)) for i in heaviest]
+    best = boxes[heaviest[support.index(max(support))]]
+    near = [row for row in range(len(boxes)) if overlap(best, boxes[row]) >= 0.2]
+    boxes, weights = [boxes[row] for row in near], [weights[row] for row in near]
+    first = quantiles(boxes, weights, 0.4)
+    found = quantiles(boxes, weights, 0.5 - 0.3 * area(first) / area(hull))
+    return found if found[0] < found[2] and found[1] < found[3] else first
 
 
 def random_photo(seed, *, queries, regions):
@@ -56,15 +82,26 @@ def test_equals_plain_loops(seed, regions, ranked):
 
 
 def test_by_hand():
-    boxes = np.array([[0, 0, 10, 10], [1, 1, 11, 11], [2, 2, 12, 12], [3, 3, 13, 13], [90, 90, 99, 99]])
-    near = np.array([[0.5, 0.5, 0.5, 0.5, 2.5]], np.float32)  # four of weight 1, one of e^-20
-    # 0.35 of 4 is reached by the second left edge, 0.65 of 4 by the third right one.
-    assert localise(near, boxes, ranked=False).tolist() == [[1, 1, 12, 12]]
-    # Weights 1, 0.71, 0.58, 0.5, together 2.78: 0.97 is reached by the first, 1.81 by the third.
-    assert localise(near, boxes, ranked=True).tolist() == [[0, 0, 12, 12]]
-    # e^-1 for each 0.1 further: 1, 0.37, 0.14, 0.05, together 1.55: 0.54 and 1.01.
-    falling = np.array([[0.5, 0.6, 0.7, 0.8, 9.0]], np.float32)
-    assert localise(falling, boxes, ranked=False).tolist() == [[0, 0, 11, 11]]
+    """Four regions round a small object, one far away, and the whole photo, in a photo of 100 x 100."""
+    boxes = np.array(
+        [[40, 40, 50, 50], [41, 41, 51, 51], [42, 42, 52, 52], [43, 43, 53, 53], [80, 80, 99, 99], [0, 0, 100, 100]]
+    )
+    near = np.array([[0.5, 0.5, 0.5, 0.5, 2.5, 2.5]], np.float32)  # four of weight 1, the others of e^-20 and less
+    # The first estimate has an area of 1 % of the photo: 0.497 of 4 is reached by the second left edge, 0.503 of 4 by
+    # the third right one.
+    assert localise(near, boxes, ranked=False).tolist() == [[41, 41, 52, 52]]
+    # Weights 1, 0.71, 0.58, 0.5, together 2.78: 1.38 and 1.40 are reached by the second.
+    assert localise(near, boxes, ranked=True).tolist() == [[41, 41, 51, 51]]
+
+
+def test_a_photo_that_is_the_object_gets_the_whole_photo():
+    parts = [[x, y, x + 40, y + 40] for x in (0, 30, 60) for y in (0, 30, 60)]
+    boxes = np.array([*parts, [0, 0, 100, 100]], np.float32)
+    same = np.full((1, 10), 0.6, np.float32)
+
+    assert localise(same, boxes, ranked=True).tolist() == [[0, 0, 100, 100]]
+    worse = np.array([[0.6] * 4 + [0.3] + [0.6] * 4 + [0.7]], np.float32)  # the window in the middle is better by far
+    assert localise(worse, boxes, ranked=True).tolist() == [[30, 30, 70, 70]]
 
 
 def test_one_region_is_the_box():
@@ -106,8 +143,10 @@ def test_a_photo_scaled_and_moved_scales_and_moves_its_box(photo, ranked, scale,
 @given(photo, st.booleans())
 def test_far_regions_do_not_matter(photo, ranked):
     distance, boxes = photo
-    far = np.full_like(distance, 500)
-    everywhere = boxes + np.array([-300, 300, -200, 400], np.float32)
+    whole = np.array([[-500, -500, 900, 900]], np.float32)
+    boxes, distance = np.vstack([boxes, whole]), np.hstack([distance, np.full((len(distance), 1), 3, np.float32)])
+    far = np.full((len(distance), len(boxes) - 1), 500, np.float32)
+    everywhere = boxes[:-1] + np.array([-300, 300, -200, 400], np.float32)
     found = localise(np.hstack([distance, far]), np.vstack([boxes, everywhere]), ranked=ranked)
 
     assert (found == localise(distance, boxes, ranked=ranked)).all()

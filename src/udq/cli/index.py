@@ -24,10 +24,12 @@ from udq.cli.options import (
     Preset,
     Refine,
     Seed,
+    Smallest,
     Subspaces,
     Threads,
     Weight,
     Weights,
+    parse_percent,
     read_truth,
     resumable_on,
     settings_of,
@@ -50,7 +52,7 @@ RpnFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Region proposal network that 'udq train-rpn' made.")
 ]
 Regions = Annotated[
-    int | None, typer.Option(metavar="T", help="Regions per photo that a region proposal network keeps.")
+    int | None, typer.Option(metavar="T", help="Regions that a region proposal network keeps of a photo's coarse view; finer views keep more.")
 ]
 NoTrain = Annotated[bool, typer.Option("--no-train", help="Quantize the pretrained features, without training.")]
 Ray = Annotated[
@@ -89,6 +91,7 @@ def index(
     weights: Weights = None,
     proposals: Proposals = None,
     rpn: RpnFile = None,
+    smallest: Smallest = None,
     regions: Regions = None,
     subspaces: Subspaces = None,
     codewords: Codewords = None,
@@ -113,6 +116,7 @@ def index(
     settings = settings_of(
         config.preset(preset),
         config_file,
+        images={"smallest": parse_percent(smallest)},
         features={"backbone": backbone, "proposals": proposals, "regions": regions},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
@@ -141,6 +145,7 @@ def index(
 def retrain(
     collection: CollectionPath,
     config_file: ConfigFile = None,
+    smallest: Smallest = None,
     subspaces: Subspaces = None,
     codewords: Codewords = None,
     seed: Seed = None,
@@ -163,6 +168,7 @@ def retrain(
     settings = settings_of(
         Collection.open(collection).config.replace({"training": {"enabled": True}}),
         config_file,
+        images={"smallest": parse_percent(smallest)},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
         training=_training(iterations, refine, weight, end_to_end),

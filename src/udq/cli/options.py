@@ -39,6 +39,14 @@ Backbone = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Feature network: {', '.join(backbones.REGISTRY)}.")
 ]
 Weights = Annotated[Path | None, typer.Option(metavar="FILE", help="Weights of the backbone, for offline use.")]
+Smallest = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PERCENT",
+        help="Side of the smallest objects to find, such as 5%, of the photo's shorter side; smaller ones may be "
+        "missed, and half the size takes up to four times as long. 0: one view per photo.",
+    ),
+]
 Subspaces = Annotated[int | None, typer.Option(metavar="M", help="Subspaces of the quantizer: 2, 4, 8 or 16.")]
 Codewords = Annotated[
     int | None, typer.Option(metavar="K", help="Codewords per subspace: a power of two from 16 to 512.")
@@ -164,6 +172,16 @@ def parse_example(text: str) -> Example:
     if not colon or not photo or whole.exists():
         return Example(whole)
     return Example(existing(Path(photo)), parse_box(box, "--also"))
+
+
+def parse_percent(text: str | None) -> float | None:
+    """Return a percentage such as ``5%``, ``5 %`` or ``5``; None if none is given."""
+    if text is None:
+        return None
+    try:
+        return float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise InputError(f"--smallest {' '.join(text.split())}: expected a percentage, such as 5%") from None
 
 
 def parse_stages(text: str) -> list[str]:

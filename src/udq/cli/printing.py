@@ -58,6 +58,9 @@ def print_info(facts: dict[str, Any]) -> None:
         "photos": f"{facts['images']:,}{broken}",
         **({"passed over": str(passed_over)} if str(passed_over := PassedOver.of(facts)) else {}),
         "regions": f"{facts['regions']:,}, {code}",
+        "finds": "objects of {percent:g} % of a photo's shorter side and {pixels} px or more".format(
+            **facts["smallest_object"]
+        ),
         "model": facts["model"],
         "training": _training(facts["training"]),
         "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",

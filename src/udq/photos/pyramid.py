@@ -96,6 +96,18 @@ def levels(width: int, height: int, *, shorter: int, longer: int, smallest: floa
     return tuple(found)
 
 
+def smallest_seen(*, shorter: int, smallest: float) -> float:
+    """Return the side of the smallest objects that are recognised, in percent of the shorter side of a large photo.
+
+    In a photo of few pixels they are larger: an object of less than ``VISIBLE`` pixels may be missed in any photo.
+
+    Args:
+        shorter, smallest: as in ``levels``.
+    """
+    in_coarse_view = 100 * VISIBLE / shorter
+    return min(smallest, in_coarse_view) if smallest else in_coarse_view
+
+
 def views(pixels: NDArray[np.uint8], size: tuple[int, int], scales: Sequence[float]) -> Iterator[View]:
     """Yield the views of a photo, coarse to fine; the first is the whole photo.
 

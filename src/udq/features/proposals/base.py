@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from udq.types import Regions
@@ -92,7 +91,9 @@ def _in_photo(view: View, found: Proposals) -> Proposals:
 
 def _suppressed(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the rows that are left after non-maximum suppression, best first."""
-    from torchvision.ops import nms  # takes a second to import, and a grid does not use it
+    # torch takes a second to import, and reading a collection does not need it.
+    import torch
+    from torchvision.ops import nms
 
     kept: NDArray[np.int64] = nms(torch.from_numpy(boxes), torch.from_numpy(scores), SUPPRESS).numpy()
     return kept
