@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,8 @@ from udq.config import FeatureConfig, ImageConfig
 from udq.errors import InputError
 from udq.features.device import Engine
 from udq.features.extractor import Extractor
-from udq.photos.decoding import load_crop
+from udq.photos import pyramid
+from udq.photos.decoding import load, load_crop
 from udq.photos.source import Source
 
 SMALL = ImageConfig(shorter=160, longer=240)
@@ -85,21 +87,92 @@ def test_pixels_outside_the_box_do_not_change_the_feature_of_a_query(extractor, 
     assert not np.allclose(found[0][1], extractor.describe(photos / "coffee.png", None)[1], atol=1e-3)
 
 
-def test_a_query_is_the_mean_of_its_crop_and_the_mirror_image(extractor, photos):
-    box = (100, 50, 300, 210)
-    crop, _ = load_crop(photos / "coffee.png", box, shorter=SMALL.shorter, longer=SMALL.longer, least=SMALL.least)
-    whole = torch.tensor([[0.0, 0.0, 200.0, 160.0]])
+def pooled(extractor, pixels):
+    """The feature of a whole picture, float64."""
+    height, width = pixels.shape[:2]
+    whole = torch.tensor([[0.0, 0.0, width, height]])
     with torch.inference_mode():
-        one, other = (
-            extractor.trunk.pool(extractor.maps(pixels)[0], whole, width=200, height=160)[0].numpy().astype(float)
-            for pixels in (crop.pixels, crop.pixels[:, ::-1])
-        )
-    mean = (one + other) / np.linalg.norm(one + other)
-    plain = Extractor(dataclasses.replace(SMALL, mirror=False), FeatureConfig(), device="cpu")
+        found = extractor.trunk.pool(extractor.maps(np.ascontiguousarray(pixels))[0], whole, width=width, height=height)
+    return found[0].numpy().astype(float)
 
-    assert one @ other < 0.999
+
+def test_a_boxed_query_is_the_mean_of_two_scales_and_their_mirror_images(extractor, photos):
+    """Checked against crops that are cut and scaled by Pillow here."""
+    box = (100, 50, 300, 210)
+    cut = Image.open(photos / "coffee.png").convert("RGB").crop(box)
+    scale = 384 / math.sqrt(cut.width * cut.height)
+    larger = cut.resize((round(200 * scale), round(160 * scale)), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    half = round(larger.width / 2), round(larger.height / 2)
+    crops = [np.asarray(larger), np.asarray(larger.resize(half, Image.Resampling.BICUBIC, reducing_gap=3.0))]
+    found = [pooled(extractor, view) for crop in crops for view in (crop, crop[:, ::-1])]
+    mean = np.sum(found, axis=0) / np.linalg.norm(np.sum(found, axis=0))
+    plain = Extractor(dataclasses.replace(SMALL, mirror=False, query_views=1), FeatureConfig(), device="cpu")
+
+    assert found[0] @ found[2] < 0.999
     assert extractor.describe(photos / "coffee.png", box)[1] == pytest.approx(mean, abs=1e-5)
-    assert plain.describe(photos / "coffee.png", box)[1] == pytest.approx(one, abs=1e-5)
+    assert plain.describe(photos / "coffee.png", box)[1] == pytest.approx(found[2], abs=2e-2)
+
+
+def test_a_query_without_views_of_its_own_or_without_a_box_has_the_scale_of_its_photo(extractor, photos):
+    box = (100, 50, 300, 210)
+    as_before = Extractor(dataclasses.replace(SMALL, query_views=0), FeatureConfig(), device="cpu")
+    scale = {"shorter": SMALL.shorter, "longer": SMALL.longer, "least": SMALL.least}
+    for network, drawn in ((as_before, box), (extractor, None)):
+        crop, _ = load_crop(photos / "coffee.png", drawn, **scale)
+        mean = pooled(extractor, crop.pixels) + pooled(extractor, crop.pixels[:, ::-1])
+
+        found = network.describe(photos / "coffee.png", drawn)[1]
+        assert found == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+
+
+def large_photo(path, photos, place, size=(1600, 1200), side=120):
+    """A grey photo that shows the astronaut's head small, somewhere."""
+    picture = Image.new("RGB", size, (120, 130, 140))
+    head = Image.open(photos / "astronaut.png").convert("RGB").crop((150, 0, 310, 160)).resize((side, side))
+    picture.paste(head, place)
+    picture.save(path, quality=95)
+    return np.array([*place, place[0] + side, place[1] + side])
+
+
+def test_a_finer_view_finds_a_small_object_and_describes_it_better(photos, tmp_path):
+    truth = large_photo(tmp_path / "large.jpg", photos, (1100, 300), side=64)
+    source = Source("large.jpg", tmp_path / "large.jpg")
+    query = None
+    overlap, similar = {}, {}
+    for smallest in (0.0, 5.0):
+        extractor = Extractor(ImageConfig(smallest=smallest), FeatureConfig(), device="cpu")
+        (found,) = extractor.extract([source])
+        if query is None:
+            query = extractor.describe(photos / "astronaut.png", (150, 0, 310, 160))[1]
+        boxes = found.regions.boxes
+        sides = np.minimum(boxes[:, 2:], truth[2:]) - np.maximum(boxes[:, :2], truth[:2])
+        common = sides.clip(0).prod(axis=1)
+        overlap[smallest] = (common / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + 64 * 64 - common)).max()
+        similar[smallest] = (found.features.vectors @ query).max()
+        assert (boxes[-1] == [0, 0, 1600, 1200]).all()
+
+    assert overlap[5.0] > overlap[0.0] + 0.05
+    assert similar[5.0] > similar[0.0] + 0.05
+
+
+def test_features_are_pooled_from_the_view_that_a_region_was_proposed_in(photos, tmp_path):
+    """Each feature is that of its box in one of the views, and both scales are among them."""
+    large_photo(tmp_path / "large.png", photos, (300, 500), size=(1000, 800))
+    extractor = Extractor(ImageConfig(), FeatureConfig(regions=30), device="cpu")
+    (found,) = extractor.extract([Source("large.png", tmp_path / "large.png")])
+    photo = load(tmp_path / "large.png", shorter=336, longer=448, smallest=10)
+    levels = pyramid.levels(1000, 800, shorter=336, longer=448, smallest=10)
+    from_views = []
+    for view in pyramid.views(photo.pixels, (1000, 800), levels):
+        boxes = torch.from_numpy(found.regions.boxes - np.array(view.window[:2] * 2, np.float32))
+        with torch.inference_mode():
+            of_view = extractor.trunk.pool(extractor.maps(view.pixels)[0], boxes, width=view.width, height=view.height)
+        from_views.append(np.abs(of_view.numpy() - found.features.vectors).max(axis=1) < 1e-5)
+
+    assert len(from_views) == 2
+    assert np.logical_or(*from_views).all()
+    assert all(matched.any() for matched in from_views)
+    assert from_views[0][-1]
 
 
 def test_extraction_can_be_stopped_early_and_repeated(extractor, photos):
@@ -139,11 +212,11 @@ def test_a_missing_photo_is_named_in_the_reason(extractor, tmp_path, photos):
 
 
 def test_describing_a_query_does_not_change_the_number_of_threads(extractor, photos):
-    before, box = torch.get_num_threads(), (40, 30, 240, 200)
+    before = torch.get_num_threads()
 
-    _, found = extractor.describe(photos / "coffee.png", box)
+    _, found = extractor.describe(photos / "coffee.png", None)
 
-    crop, _ = load_crop(photos / "coffee.png", box, shorter=SMALL.shorter, longer=SMALL.longer, least=SMALL.least)
+    crop, _ = load_crop(photos / "coffee.png", None, shorter=SMALL.shorter, longer=SMALL.longer, least=SMALL.least)
     whole = torch.tensor([[0.0, 0.0, crop.width, crop.height]])
     with torch.inference_mode():
         views = [

@@ -13,7 +13,7 @@ from udq.features.proposals.grid import grid as propose
 
 
 def grid(width, height):
-    return propose(width, height).boxes
+    return propose(width, height)
 
 
 @given(width=st.integers(1, 20_000), height=st.integers(1, 20_000))

@@ -17,8 +17,10 @@ from udq.features.backbones import REGISTRY
 from udq.features.device import Engine
 from udq.features.extractor import Extractor
 from udq.features.proposals import build, rpn
+from udq.features.proposals.base import merged
 from udq.features.trunk import Trunk
 from udq.photos.decoding import load
+from udq.photos.pyramid import views
 from udq.photos.source import Source
 
 CPU = Engine(torch.device("cpu"))
@@ -60,26 +62,49 @@ def test_shipped_proposals_lie_inside_the_photo_best_first_and_the_whole_photo_l
     assert first.regions.boxes[:10] == pytest.approx(boxes[:10])
 
 
-def test_boxes_are_in_pixels_of_the_photo_whatever_the_scale_the_network_sees(photos):
+def test_boxes_are_in_pixels_of_the_view_and_regions_in_those_of_the_photo(photos):
     photo = load(photos / "coffee.png", shorter=200, longer=300)
-    larger = dataclasses.replace(photo, width=2 * photo.width, height=2 * photo.height)
+    (view,) = views(photo.pixels, (photo.width, photo.height), [1.0])
     seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
-    propose = build(FeatureConfig(regions=5), rpn=None, engine=CPU)
-    boxes = propose(photo, *seen).boxes
+    found = build(FeatureConfig(regions=5), rpn=None, engine=CPU)(view, *seen)
+    regions, of_view = merged([view], [found], 5)
+    twice = dataclasses.replace(view, window=(0.0, 0.0, 2.0 * photo.width, 2.0 * photo.height),
+                                photo=(2 * photo.width, 2 * photo.height))  # fmt: skip
+    larger, _ = merged([twice], [found], 5)
 
-    assert propose(larger, *seen).boxes == pytest.approx(2 * boxes)
-    assert boxes[-1].tolist() == [0, 0, photo.width, photo.height]
+    scale = np.array([photo.width / photo.pixels.shape[1], photo.height / photo.pixels.shape[0]] * 2)
+    assert len(found.boxes) == 5
+    assert (np.diff(found.scores) <= 0).all()
+    assert regions.boxes[:-1] == pytest.approx(found.boxes * scale, abs=1e-3)
+    assert regions.boxes[-1].tolist() == [0, 0, photo.width, photo.height]
+    assert larger.boxes == pytest.approx(2 * regions.boxes)
+    assert of_view.tolist() == [0] * 6
 
 
 def test_rpn_and_grid_are_concatenated(photos):
     photo = load(photos / "coffee.png", shorter=160, longer=240)
+    (view,) = views(photo.pixels, (photo.width, photo.height), [1.0])
     seen = Trunk(FeatureConfig()).maps(torch.from_numpy(photo.pixels.copy()))
     made = {
-        name: build(FeatureConfig(proposals=name), rpn=None, engine=CPU)(photo, *seen).boxes
+        name: merged([view], [build(FeatureConfig(proposals=name), rpn=None, engine=CPU)(view, *seen)], 100)[0].boxes
         for name in ("grid", "rpn", "rpn+grid")
     }
 
-    assert (made["rpn+grid"] == np.concatenate([made["rpn"], made["grid"][1:]])).all()  # the whole photo once
+    # The whole photo once, and last.
+    assert (made["rpn+grid"] == np.concatenate([made["rpn"][:-1], made["grid"]])).all()
+
+
+def test_the_number_of_candidates_grows_with_the_regions_asked_for(shipped):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(1280, 14, 14, generator=generator), torch.rand(112, 28, 28, generator=generator)
+    with torch.inference_mode():
+        found = shipped.convolve(*maps)
+        few, _ = shipped.scored(*found, 448, 448, candidates=1000)
+        many, scores = shipped.scored(*found, 448, 448, candidates=4000)
+
+    assert len(many) > 1.5 * len(few)
+    assert torch.equal(many[: len(few)], few[: len(many)])
+    assert (scores.diff() <= 0).all()
 
 
 def test_photos_of_any_shape_have_a_region(network):

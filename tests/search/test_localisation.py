@@ -44,7 +44,8 @@ def quantiles(boxes, weights, share):
 
 def by_hand(distance, boxes, ranked):
     """The box of one query in plain Python."""
-    hull = [*(min(box[edge] for box in boxes) for edge in (0, 1)), *(max(box[edge] for box in boxes) for edge in (2, 3))]
+    edges = list(zip(*boxes, strict=True))
+    hull = [min(edges[0]), min(edges[1]), max(edges[2]), max(edges[3])]
     weights = []
     for row, (d, box) in enumerate(zip(distance, boxes, strict=True)):
         weight = math.exp(-(d - min(distance)) / 0.1) / (math.sqrt(1 + row) if ranked else 1)

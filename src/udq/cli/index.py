@@ -52,7 +52,8 @@ RpnFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Region proposal network that 'udq train-rpn' made.")
 ]
 Regions = Annotated[
-    int | None, typer.Option(metavar="T", help="Regions that a region proposal network keeps of a photo's coarse view; finer views keep more.")
+    int | None,
+    typer.Option(metavar="T", help="Regions that a region proposal network keeps of one view; finer views keep more."),
 ]
 NoTrain = Annotated[bool, typer.Option("--no-train", help="Quantize the pretrained features, without training.")]
 Ray = Annotated[

@@ -179,7 +179,10 @@ def _busy(coarse: Image.Image) -> NDArray[np.bool_]:
 def _shrunk(
     tile: tuple[int, int, int, int], size: tuple[int, int], busy: NDArray[np.bool_]
 ) -> tuple[int, int, int, int] | None:
-    """Return the smallest part of a tile that has all its contrast; None if it is blank."""
+    """Return the smallest part of a tile that has all its contrast; None if it is blank.
+
+    A sliver that is too thin for a network is None, too: it is the rim of what the neighbouring tile shows whole.
+    """
     rows, columns = busy.shape
     across, down = columns / size[0], rows / size[1]
     left, top = math.floor(tile[0] * across), math.floor(tile[1] * down)
@@ -190,4 +193,4 @@ def _shrunk(
     edges = (left + x[0]) / across, (top + y[0]) / down, (left + x[-1] + 1) / across, (top + y[-1] + 1) / down
     x1, y1 = max(tile[0], math.floor(edges[0])), max(tile[1], math.floor(edges[1]))
     x2, y2 = min(tile[2], math.ceil(edges[2])), min(tile[3], math.ceil(edges[3]))
-    return x1, y1, x2, y2
+    return (x1, y1, x2, y2) if min(x2 - x1, y2 - y1) >= LEAST else None
