@@ -266,7 +266,7 @@ def test_an_error_is_one_line(tmp_path):
     )
 
     assert done.returncode == 1
-    assert done.stderr == "accuracy: preset 'best': expected one of default, fast, paper, paper-resnet101\n"
+    assert done.stderr == "accuracy: preset 'best': expected one of default, fast, fine, paper, paper-resnet101\n"
 
 
 COLOURS = {"red.png": (255, 0, 0), "red2.png": (250, 5, 0), "green.png": (0, 255, 0), "blue.png": (0, 0, 255)}

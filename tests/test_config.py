@@ -90,7 +90,7 @@ def test_a_file_that_is_not_toml_is_refused(data, tmp_path):
 
 
 def test_an_unknown_preset_is_refused_with_the_known_names():
-    with pytest.raises(InputError, match="expected one of default, fast, paper, paper-resnet101"):
+    with pytest.raises(InputError, match="expected one of default, fast, fine, paper, paper-resnet101"):
         preset("best")
 
 

@@ -301,7 +301,9 @@ def test_a_wrong_box_is_one_line_and_usage(udq, collection, photos, box, says):
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--codewords", "100"], 2, "expected one of 16, 32"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--refine", "best"], 2, "expected one of none, bfr, pbr, cbr"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--lambda", "-1"], 2, "expected 0 or more, found -1"),
-        (["index", "{photos}", "-o", "{tmp}/x.udq", "--preset", "best"], 2, "expected one of default, fast, paper"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--preset", "best"], 2, "expected one of default, fast, fine"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--smallest", "tiny"], 2, "expected a percentage, such as 5%"),
+        (["index", "{photos}", "-o", "{tmp}/x.udq", "--smallest", "0.1%"], 2, "expected 0.5 to 100, in percent"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--backbone", "lenet"], 2, "expected one of efficientnet-lite0"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--weights", "{tmp}/w.pt"], 2, "no such weights file"),
         (["index", "{photos}", "-o", "{tmp}/x.udq", "--weights", "{tmp}/truth.csv"], 2, "expected a state_dict"),
@@ -358,7 +360,7 @@ def test_a_network_trained_on_ones_own_boxes_proposes_the_regions_of_a_collectio
     assert "IoU 0.5" in out
     assert f"--rpn {tmp_path / 'x.npz'}" in out
 
-    options = "--proposals", "rpn", "--regions", "20", "--rpn", tmp_path / "x.npz"
+    options = "--proposals", "rpn", "--smallest", "0", "--regions", "20", "--rpn", tmp_path / "x.npz"
     assert udq("index", photos, "-o", tmp_path / "x.udq", *options)[0] == 0
     facts = json.loads(udq("info", tmp_path / "x.udq", "--json")[1])
     assert facts["rpn"]["path"] == str((tmp_path / "x.npz").resolve())

@@ -36,6 +36,7 @@ QUICK = """
 [images]
 shorter = 160
 longer = 224
+smallest = 0.0
 [features]
 regions = 40
 [quantizer]

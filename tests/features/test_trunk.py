@@ -108,7 +108,7 @@ def test_vgg16_has_its_pretrained_fully_connected_layers(paper, random_weights):
 @pytest.mark.parametrize("name", ["paper", "paper-resnet101", "default"])
 def test_search_and_training_compute_the_same_features(paper, photos, name):
     if name == "default":
-        image = ImageConfig(**SMALL["images"])
+        image = ImageConfig(**SMALL["images"], smallest=0.0)
         extractor = Extractor(image, FeatureConfig(), device="cpu")
     else:
         image, extractor = paper(name).config.images, paper(name).extractor
@@ -127,7 +127,7 @@ def test_the_default_pooling_is_the_generalised_mean(photos):
     entry = REGISTRY["efficientnet-lite0"]
     network = entry.build(None).convolutions.to(dtype=fast_precision(torch.device("cpu")))
     photo = load(photos / "coffee.png", shorter=160, longer=240)
-    extractor = Extractor(ImageConfig(shorter=160, longer=240), FeatureConfig(), device="cpu")
+    extractor = Extractor(ImageConfig(shorter=160, longer=240, smallest=0.0), FeatureConfig(), device="cpu")
     (extracted,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
     with torch.inference_mode():
         mean, spread = (torch.tensor(values).view(1, 3, 1, 1) * 255.0 for values in (entry.mean, entry.spread))

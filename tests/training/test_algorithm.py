@@ -38,7 +38,8 @@ def photos_of_objects(seed=0):
     noise = rng.gamma(0.5, 0.5, (len(shown), DIMENSIONS))
     vectors = (centres[shown] + light + noise).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Sample(Features(vectors), boxes(len(vectors)), np.repeat(np.arange(PHOTOS), REGIONS)), shown
+    images, of_view = np.repeat(np.arange(PHOTOS), REGIONS), np.zeros(len(vectors), int)
+    return Sample(Features(vectors), boxes(len(vectors)), images, of_view), shown
 
 
 SAMPLE, SHOWN = photos_of_objects()
@@ -200,7 +201,8 @@ def test_a_last_step_that_diverges_stops_training_too():
 
 @pytest.mark.parametrize("regions", [1, 2, 9])
 def test_a_sample_of_few_regions_can_be_trained(regions):
-    few = Sample(Features(SAMPLE.features.vectors[:regions].copy()), boxes(regions), SAMPLE.images[:regions])
+    vectors = SAMPLE.features.vectors[:regions].copy()
+    few = Sample(Features(vectors), boxes(regions), SAMPLE.images[:regions], SAMPLE.of_view[:regions])
     trained = run(sample=few)
 
     assert np.isfinite(trained.head.apply(few.features).vectors).all()

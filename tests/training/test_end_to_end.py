@@ -44,15 +44,18 @@ def prepared(photos):
     extractor = Extractor(config.images, config.features, device="cpu")
     sources = find([photos])[0]
     sample = sampling.draw(extractor.extract(sources), len(sources), config.sample)
-    pooled = EndToEnd(Trunk(config.features), sources, sample.images, sample.regions, config.images)
+    pooled = EndToEnd(Trunk(config.features), sources, sample, config.images)
     return sample, pooled
 
 
 def test_pooled_features_are_those_of_the_extractor(prepared):
     sample, pooled = prepared
 
-    assert pooled.all().vectors == pytest.approx(sample.features.vectors, abs=0.03)  # bfloat16 may be at work there
-    assert np.abs(pooled.all().vectors - sample.features.vectors).mean() < 1e-3
+    difference = np.abs(pooled.all().vectors - sample.features.vectors)  # bfloat16 may be at work there
+
+    assert (difference > 0.03).mean() < 1e-3
+    assert difference.mean() < 1e-3
+    assert len(set(sample.of_view.tolist())) > 1
 
 
 def test_an_epoch_has_every_region_once_in_batches_of_whole_photos(prepared):

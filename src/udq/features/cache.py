@@ -101,6 +101,7 @@ def to_bytes(photos: Sequence[ExtractedPhoto]) -> bytes:
             "facts": np.array(json.dumps(facts)),
             "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
             "vectors": np.concatenate([photo.features.vectors for photo in photos]),
+            "of_view": np.concatenate([photo.of_view for photo in photos]),
         }
     )
 
@@ -127,11 +128,12 @@ def from_bytes(data: bytes, sources: Iterator[Source]) -> list[ExtractedPhoto]:
     """Read ``to_bytes``; the sources of the photos are taken from an iterator."""
     arrays = npz.from_bytes(data)
     facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
+    of_view = arrays["of_view"]
     photos, start = [], 0
     # Facts first: zip ends with them before it takes a source that belongs to the next file.
     for (width, height, count, broken, described), source in zip(facts, sources, strict=False):
         rows = slice(start, start := start + count)
         content = described and Content(described[0], described[1], bytes.fromhex(described[2]))
         regions, features = Regions(boxes[rows]), Features(vectors[rows])
-        photos.append(ExtractedPhoto(source, width, height, regions, features, broken, content))
+        photos.append(ExtractedPhoto(source, width, height, regions, features, of_view[rows], broken, content))
     return photos

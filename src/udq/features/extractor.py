@@ -43,6 +43,7 @@ class ExtractedPhoto:
         width, height: its size in pixels as a viewer shows it; 0 if it is broken.
         regions: R regions.
         features: (R, D) pooled features of unit length.
+        of_view: (R,) int64, index of the view of the photo (``pyramid.views``) that each region is pooled from.
         broken: why the photo could not be decoded, or None.
         content: size, time and digest of its file; None if the file could not even be read.
     """
@@ -52,6 +53,7 @@ class ExtractedPhoto:
     height: int
     regions: Regions
     features: Features
+    of_view: NDArray[np.int64]
     broken: str | None = None
     content: Content | None = None
 
@@ -222,12 +224,15 @@ class Extractor:
             photo = self._decode(source, decoder)
         except ImageError as error:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
+            nowhere = np.empty(0, np.int64)
             content = error.content if isinstance(error, UnreadableError) else None
-            return ExtractedPhoto(source, 0, 0, *nothing, str(error), content)
-        regions, features = self._regions(photo, propose, at_once)
-        return ExtractedPhoto(source, photo.width, photo.height, regions, features, content=photo.content)
+            return ExtractedPhoto(source, 0, 0, *nothing, nowhere, str(error), content)
+        found = self._regions(photo, propose, at_once)
+        return ExtractedPhoto(source, photo.width, photo.height, *found, content=photo.content)
 
-    def _regions(self, photo: decoding.Photo, propose: Proposer, at_once: int) -> tuple[Regions, Features]:
+    def _regions(
+        self, photo: decoding.Photo, propose: Proposer, at_once: int
+    ) -> tuple[Regions, Features, NDArray[np.int64]]:
         """Return the regions of all views of a photo, each pooled from the view that it was proposed in."""
         views, feature_maps, proposals = [], [], []
         size = photo.width, photo.height
@@ -242,7 +247,7 @@ class Extractor:
             rows = np.flatnonzero(of_view == number)
             boxes = regions.boxes[rows] - np.array(view.window[:2] * 2, np.float32)
             vectors[rows] = self._pool(feature_map, boxes, view.width, view.height)
-        return regions, Features(vectors)
+        return regions, Features(vectors), of_view
 
     def _levels(self, size: tuple[int, int]) -> tuple[float, ...]:
         """Return the scales of the views of a photo of this size."""

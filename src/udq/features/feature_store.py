@@ -25,7 +25,7 @@ from udq.photos.source import Source
 # Settings of [images] that change what is extracted from a query, but not from a photo.
 _QUERY_SETTINGS = "least", "mirror"
 # Version of the stored files; raise it when their layout changes.
-_FORMAT = 1
+_FORMAT = 2
 # Packages whose code decides what is extracted.
 _CODE = "features", "photos"
 _ROOT = Path(__file__).resolve().parents[1]

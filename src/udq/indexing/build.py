@@ -235,7 +235,7 @@ class _Build:
         pooled = None
         if self.config.training.enabled and self.config.training.end_to_end:
             trunk = Trunk(self.config.features, weights=self.extractor.weights, device=self.extractor.device)
-            pooled = EndToEnd(trunk, self._features.sources, sample.images, sample.regions, self.config.images)
+            pooled = EndToEnd(trunk, self._features.sources, sample, self.config.images)
         return fitting.learn(
             sample,
             self.config,

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from udq.config import ImageConfig
 from udq.features.trunk import Trunk
-from udq.photos import sandbox
+from udq.photos import pyramid, sandbox
+from udq.photos.pyramid import View
 from udq.photos.source import Source
-from udq.types import Arrays, Features, Regions
+from udq.training.sampling import Sample
+from udq.types import Arrays, Features
 
 
 class EndToEnd:
@@ -29,8 +30,7 @@ class EndToEnd:
         self,
         trunk: Trunk,
         sources: Sequence[Source],
-        of_photo: NDArray[np.int64],
-        regions: Regions,
+        sample: Sample,
         scale: ImageConfig,
     ) -> None:
         """Prepare to train.
@@ -38,17 +38,17 @@ class EndToEnd:
         Args:
             trunk: the network, in float32.
             sources: the photos of the sample.
-            of_photo: (G,) place in ``sources`` of each region's photo, ascending.
-            regions: G regions.
+            sample: G regions; ``images`` are places in ``sources``.
             scale: to which photos are scaled for the network.
         """
         self._trunk = trunk
         self._sources = sources
         self._scale = scale
-        self._boxes = torch.from_numpy(regions.boxes.copy())
-        self._of_photo = of_photo
-        borders = np.flatnonzero(np.diff(of_photo)) + 1
-        self._parts = [torch.from_numpy(rows) for rows in np.split(np.arange(len(of_photo)), borders)]
+        self._boxes = torch.from_numpy(sample.regions.boxes.copy())
+        self._of_view = torch.from_numpy(sample.of_view.copy())
+        self._of_photo = sample.images
+        borders = np.flatnonzero(np.diff(sample.images)) + 1
+        self._parts = [torch.from_numpy(rows) for rows in np.split(np.arange(len(sample.images)), borders)]
 
     def all(self) -> Features:
         """Return the current pooled features (G, D)."""
@@ -69,14 +69,30 @@ class EndToEnd:
 
     def pooled(self, rows: Tensor) -> Tensor:
         """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled."""
-        source = self._sources[self._of_photo[int(rows[0])]]
+        source, scale = self._sources[self._of_photo[int(rows[0])]], self._scale
+        coarse, smallest = {"shorter": scale.shorter, "longer": scale.longer}, scale.smallest
         with source.local() as file:
-            photo = sandbox.shared().decode(file, shorter=self._scale.shorter, longer=self._scale.longer)
+            photo = sandbox.shared().decode(file, **coarse, smallest=smallest)
+        size = photo.width, photo.height
+        seen = pyramid.views(photo.pixels, size, pyramid.levels(*size, **coarse, smallest=smallest))
+        of_view = self._of_view[rows]
+        found, places = [], []
+        for number, view in enumerate(seen):
+            here = torch.nonzero(of_view == number)[:, 0]
+            if len(here):
+                found.append(self._pooled(view, self._boxes[rows[here]]))
+                places.append(here)
+        order = torch.argsort(torch.cat(places))
+        return torch.cat(found)[order.to(self._trunk.device)]
+
+    def _pooled(self, view: View, boxes: Tensor) -> Tensor:
+        """Return the features of boxes (R, 4), in pixels of the photo, from one view of it."""
         device = self._trunk.device
         # On a GPU that is fast at bfloat16, the convolutions compute in it; weights and later layers stay float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=_mixed(device)):
-            feature_map = self._trunk.feature_map(torch.from_numpy(photo.pixels.copy()))
-        return self._trunk.pool(feature_map, self._boxes[rows], width=photo.width, height=photo.height)
+            feature_map = self._trunk.feature_map(torch.from_numpy(view.pixels.copy()))
+        inside = boxes - torch.tensor(view.window[:2] * 2, dtype=boxes.dtype)
+        return self._trunk.pool(feature_map, inside, width=view.width, height=view.height)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters to train: convolutions except the first two groups, and the trunk's top."""

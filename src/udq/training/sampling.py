@@ -21,17 +21,19 @@ class Sample:
         features: (G, D) pooled features.
         regions: G regions.
         images: (G,) int64, index of the photo that each region belongs to; ascending.
+        of_view: (G,) int64, index of the view of its photo that each region is pooled from.
     """
 
     features: Features
     regions: Regions
     images: NDArray[np.int64]
+    of_view: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if not len(self.images) == len(self.regions) == len(self.features):
+        if not len(self.images) == len(self.of_view) == len(self.regions) == len(self.features):
             raise ValueError(
                 f"sample: expected as many regions as features, found {len(self.regions)}, "
-                f"{len(self.features)} features and {len(self.images)} photos"
+                f"{len(self.features)} features, {len(self.images)} photos and {len(self.of_view)} views"
             )
 
 
@@ -54,7 +56,7 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
     """
     rng = np.random.default_rng(settings.seed)
     share = max(1, settings.regions // expected)
-    kept, boxes, images = [], [], []
+    kept, boxes, images, views = [], [], [], []
     for i, photo in enumerate(photos):
         sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
         # The regions with the smallest exponential waiting times are a weighted sample without replacement.
@@ -63,4 +65,6 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
         kept.append(photo.features.vectors[rows])
         boxes.append(photo.regions.boxes[rows])
         images.append(np.full(len(rows), i))
-    return Sample(Features(np.concatenate(kept)), Regions(np.concatenate(boxes)), np.concatenate(images))
+        views.append(photo.of_view[rows])
+    features, regions = Features(np.concatenate(kept)), Regions(np.concatenate(boxes))
+    return Sample(features, regions, np.concatenate(images), np.concatenate(views))

@@ -87,7 +87,7 @@ class Workbench:
         pooled = None
         if end_to_end:
             trunk = Trunk(config.features, weights=self.extractor.weights, device=self.extractor.device)
-            pooled = EndToEnd(trunk, sources, sample.images, sample.regions, config.images)
+            pooled = EndToEnd(trunk, sources, sample, config.images)
         checkpoint = RoundCheckpoints(self._checkpoint_folder(config), config.training.iterations)
         threads = self.extractor.engine.threads
         trained = fitting.learn(
