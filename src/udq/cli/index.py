@@ -21,6 +21,7 @@ from udq.cli.options import (
     GroundTruthFile,
     Iterations,
     Json,
+    MaxMegapixels,
     Preset,
     Refine,
     Seed,
@@ -87,6 +88,7 @@ def index(
     config_file: ConfigFile = None,
     backbone: Backbone = None,
     weights: Weights = None,
+    max_megapixels: MaxMegapixels = None,
     proposals: Proposals = None,
     rpn: RpnFile = None,
     regions: Regions = None,
@@ -113,6 +115,7 @@ def index(
     settings = settings_of(
         config.preset(preset),
         config_file,
+        images={"max_megapixels": max_megapixels},
         features={"backbone": backbone, "proposals": proposals, "regions": regions},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
@@ -141,6 +144,7 @@ def index(
 def retrain(
     collection: CollectionPath,
     config_file: ConfigFile = None,
+    max_megapixels: MaxMegapixels = None,
     subspaces: Subspaces = None,
     codewords: Codewords = None,
     seed: Seed = None,
@@ -163,6 +167,7 @@ def retrain(
     settings = settings_of(
         Collection.open(collection).config.replace({"training": {"enabled": True}}),
         config_file,
+        images={"max_megapixels": max_megapixels},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
         training=_training(iterations, refine, weight, end_to_end),

@@ -77,7 +77,7 @@ class Extractor:
         """Build the network.
 
         Args:
-            image: scale of photos.
+            image: scale of photos, and the limit of their size.
             feature: backbone, proposer and pooling.
             weights: file of weights to use instead of the backbone's default ones.
             rpn: a file that ``udq train-rpn`` wrote, instead of the network shipped for the backbone.
@@ -167,8 +167,9 @@ class Extractor:
             thread_limits.one_core_each(),
             ThreadPoolExecutor(at_once, "extract") as pool,
             # Closed first, so that busy workers do not wait for their photos any more.
-            Decoder() if decoder is None else nullcontext(decoder) as opened,
+            Decoder() if decoder is None else nullcontext(decoder) as open_decoder,
         ):
+            opened = open_decoder.limited(self._image.max_megapixels)
             waiting: deque[Future[ExtractedPhoto]] = deque()
             try:
                 for source in sources:
@@ -195,7 +196,8 @@ class Extractor:
             decoder: decodes the photo; that of this process if None.
         """
         scale = {"shorter": self._image.shorter, "longer": self._image.longer, "least": self._image.least}
-        photo, cropped = (decoder or sandbox.shared()).load_crop(path, box, **scale)
+        limited = (decoder or sandbox.shared()).limited(self._image.max_megapixels)
+        photo, cropped = limited.load_crop(path, box, **scale)
         whole = np.array([[0.0, 0.0, photo.width, photo.height]], np.float32)
         views = [photo, photo.mirrored()] if self._image.mirror else [photo]
         features = np.concatenate(list(self._views.map(lambda view: self._describe(view, whole), views)))

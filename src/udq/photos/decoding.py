@@ -1,8 +1,8 @@
 """Photo files -> pixels: decoded as a viewer shows them, at the scale of the network.
 
 A photo is decoded to sRGB: EXIF orientation applied, colours converted by the ICC profile (``colour``), more than 8
-bits scaled to 8 (``levels``), transparency laid on white, the first frame of an animation. A file that cannot be
-decoded raises UnreadableError with the reason in one line.
+bits scaled to 8 (``formats.levels``), transparency laid on white, the first frame of an animation (``scaling``). A file
+that cannot be decoded raises UnreadableError with the reason in one line.
 
 These functions decode in the calling process, which ends if a decoder crashes. ``sandbox.Decoder`` decodes untrusted
 photos, and photos in bulk, in processes of their own.
@@ -24,9 +24,10 @@ from udq.common.files import open_regular
 from udq.common.text import shown
 from udq.config import MAX_MEGAPIXELS
 from udq.errors import InputError
-from udq.photos import opening, scaling
+from udq.photos import scaling
 from udq.photos.boxes import check_box, listed, pixels_of
-from udq.photos.opening import MAX_SIDE, Opened
+from udq.photos.formats import opening
+from udq.photos.formats.opening import MAX_SIDE, Opened
 from udq.photos.source import Content, check_unchanged, max_bytes, read, unreadable
 from udq.types import Box
 

@@ -13,8 +13,9 @@ from typing import TypeAlias, TypeVar
 
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from udq.photos import colour, levels, opening, tiff
-from udq.photos.opening import Opened
+from udq.photos import colour
+from udq.photos.formats import levels, opening, tiff
+from udq.photos.formats.opening import Opened
 from udq.types import Box
 
 # Blocks are so small that at least so many of them are left for each pixel: as in ``resize``.
@@ -85,7 +86,7 @@ def drawn(opened: Opened, size: tuple[int, int], part: _Pixels | None = None) ->
 
 
 def _in_bands(opened: Opened, size: tuple[int, int] | None) -> _Stored | None:
-    """Return a large TIFF, to be read in bands, for the size that the whole will be scaled to; None for other photos."""
+    """Return a large TIFF, to be read in bands, for the size that the whole will be scaled to; None for others."""
     if opened.raw is not None or not isinstance(opened.picture, TiffImagePlugin.TiffImageFile):
         return None
     turn = opening.orientation(opened)

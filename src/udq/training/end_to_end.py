@@ -71,7 +71,8 @@ class EndToEnd:
         """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled."""
         source = self._sources[self._of_photo[int(rows[0])]]
         with source.local() as file:
-            photo = sandbox.shared().decode(file, shorter=self._scale.shorter, longer=self._scale.longer)
+            decoder = sandbox.shared().limited(self._scale.max_megapixels)
+            photo = decoder.decode(file, shorter=self._scale.shorter, longer=self._scale.longer)
         device = self._trunk.device
         # On a GPU that is fast at bfloat16, the convolutions compute in it; weights and later layers stay float32.
         with torch.autocast(device.type, torch.bfloat16, enabled=_mixed(device)):

@@ -16,7 +16,7 @@ from typing import IO, Self, TypeAlias
 from PIL import Image, ImageFile, Jpeg2KImagePlugin, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from udq.config import LARGEST_MEGAPIXELS
-from udq.photos import levels, tiff
+from udq.photos.formats import levels, tiff
 from udq.types import Box
 
 # Boxes are stored as uint16 pixels. It is also JPEG's own limit.

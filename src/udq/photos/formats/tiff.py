@@ -33,6 +33,8 @@ _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 273, 277, 278
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _SUBFILE_TYPE, _SUBIFDS = 254, 330
 _RAW, _OLD_JPEG = 1, 6
+# The version number of BigTIFF, whose header is longer. Pillow does not read the SubIFDs of most, but their pages.
+_BIG = 43
 # Tags that say how samples are stored: bits, compression, colours, order of bits, samples, planes, fax options,
 # predictor, palette, inks, extra samples, format, JPEG tables, and how YCbCr is coded.
 _STORED = (258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 332, 338, 339, 347, 529, 530, 531, 532)
@@ -139,7 +141,8 @@ def level_for(picture: ImageFile.ImageFile, file: IO[bytes], size: tuple[int, in
 def _smaller(file: IO[bytes], tags: TiffImagePlugin.ImageFileDirectory_v2, own: Level) -> Iterator[Level]:
     """Yield the levels of a pyramid below the photo itself: of its shape, and stored in samples as its own."""
     file.seek(0)
-    header = file.read(16)
+    header = file.read(8)
+    header += file.read(8) if header[2] == _BIG else b""
     waiting = [*_numbers(tags.get(_SUBIFDS, ()))] or [tags.next]
     subifds, seen = _SUBIFDS in tags, set[int]()
     while waiting and len(seen) < _MOST_LEVELS:
