@@ -22,6 +22,9 @@ from udq.errors import InputError
 
 SUBSPACES = (2, 4, 8, 16)
 CODEWORDS = (16, 32, 64, 128, 256, 512)
+# Megapixels that a photo may have: 150 decode to 450 MB, above any camera's photo, below what would exhaust a small
+# machine. And the most that this limit can be set to.
+MAX_MEGAPIXELS, LARGEST_MEGAPIXELS = 150, 2000
 POOLINGS = ("gem", "roi")
 # Codes of at least this many bits keep the gain of the default share of training; coarser codes take a lower share
 # (docs/training.md).
@@ -62,7 +65,7 @@ def _listed(values: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """Scale of photos in pixels (sec. 4.2), and the views of a query."""
+    """Size and scale of photos (sec. 4.2), and the views of a query."""
 
     shorter: int = 336  # INSTRE's 448 x 336 at its own size; larger costs time in proportion to its area
     longer: int = 448  # limit of the longer side, which takes precedence
@@ -70,6 +73,7 @@ class ImageConfig:
     query_views: int = 2  # scales that a boxed query is seen at, sides of 192, 384, ...; 0: the scale of its photo
     least: int = 96  # smallest shorter side of a crop at that scale, which is enlarged to it: less leaves few cells
     mirror: bool = True  # average the features of a query crop and its mirror image (docs/training.md)
+    max_megapixels: int = MAX_MEGAPIXELS  # larger photos are listed as unreadable; sets the memory for decoding too
 
     def __post_init__(self) -> None:
         _check_numbers("images", self)
@@ -83,6 +87,10 @@ class ImageConfig:
             )
         if not 0 <= self.query_views <= _QUERY_VIEWS:
             raise InputError(f"images.query_views: expected 0 to {_QUERY_VIEWS}, found {self.query_views}")
+        if not 1 <= self.max_megapixels <= LARGEST_MEGAPIXELS:
+            raise InputError(
+                f"images.max_megapixels: expected 1 to {LARGEST_MEGAPIXELS}, found {self.max_megapixels}"
+            )
 
 
 @dataclass(frozen=True)

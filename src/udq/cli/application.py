@@ -70,7 +70,7 @@ def run() -> None:
     """Run the command line; errors become one line on stderr and an exit code (0 done, 1 failed, 2 usage)."""
     threads.wait_passively()
     signal.signal(signal.SIGINT, _interrupt)
-    # Pillow warns of photos above 89 megapixels; ours have a limit of their own (``photos.source.MAX_PIXELS``).
+    # Pillow warns of photos above 89 megapixels; ours have a limit of their own (``config.ImageConfig``).
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     # Otherwise Python collects garbage once more at exit, which takes half a second after importing torch.
     atexit.register(gc.freeze)

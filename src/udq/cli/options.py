@@ -35,6 +35,15 @@ Preset = Annotated[str, typer.Option(metavar="NAME", help=f"Preset of all settin
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings; options override it.")
 ]
+MaxMegapixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-megapixels",
+        metavar="N",
+        help=f"Largest photo in megapixels, 1 to {config.LARGEST_MEGAPIXELS}; larger ones are listed as unreadable. "
+        f"Default: {config.MAX_MEGAPIXELS}.",
+    ),
+]
 Backbone = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Feature network: {', '.join(backbones.REGISTRY)}.")
 ]

@@ -82,7 +82,8 @@ def search(
         from udq.reports import match_lines
 
         files = {each.id: each.file for each in opened.images}
-        drawn = match_lines.sheet(result, [files[match.id] for match in result.matches if match.id is not None])
+        found = [files[match.id] for match in result.matches if match.id is not None]
+        drawn = match_lines.sheet(result, found, opened.decoder)
         if drawn is not None:
             sheet.save(drawn, lines)
     if as_json:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from udq.common.progress import Progress, silent
 from udq.common.provenance import provenance
 from udq.common.threads import one_core_each
+from udq.config import MAX_MEGAPIXELS
 from udq.datasets import GroundTruth, matching, protocol
 from udq.errors import InputError
 from udq.evaluation import scoring, truth_boxes
 from udq.evaluation.scoring import Outcome
 from udq.features import proposals
+from udq.photos.sandbox import Decoder
 from udq.photos.source import Source
 from udq.search import rerank
 from udq.search.database import Database
@@ -75,11 +77,15 @@ def evaluate(
     photos = {photo.name: photo.path for photo in collection.images}
     broken = {entry["image"] for entry in collection.broken}
     sizes = {photo.name: (photo.width, photo.height) for photo in collection.images}
-    resolved = protocol_queries(truth, photos, broken, keep_query=keep_query, queries=queries, sizes=sizes)
+    limit = collection.config.images.max_megapixels
+    resolved = protocol_queries(
+        truth, photos, broken, keep_query=keep_query, queries=queries, sizes=sizes, limit=limit
+    )
     database = collection.database
     pooled = _query_features(collection, resolved, progress)
     vectors = database.model.head.apply(Features(pooled)).vectors
-    outcomes = score(database, resolved, rankings(database, resolved, vectors, stages, progress=progress))
+    ranked = rankings(database, resolved, vectors, stages, decoder=collection.decoder, progress=progress)
+    outcomes = score(database, resolved, ranked)
     report: dict[str, Any] = {
         "dataset": resolved.truth.dataset,
         "queries": len(outcomes),
@@ -128,6 +134,7 @@ def protocol_queries(
     keep_query: bool = False,
     queries: Path | None = None,
     sizes: Mapping[str, tuple[int, int]] | None = None,
+    limit: int = MAX_MEGAPIXELS,
 ) -> ProtocolQueries:
     """Resolve the queries of a benchmark against the photos of a database, by the protocol of the benchmark.
 
@@ -137,6 +144,7 @@ def protocol_queries(
         broken: names of photos that could not be read.
         keep_query, queries: as in ``evaluate``.
         sizes: width and height in pixels of each photo of the database; read from the files if None.
+        limit: the largest number of megapixels of a query photo.
 
     Raises:
         InputError: as in ``evaluate``.
@@ -148,7 +156,7 @@ def protocol_queries(
     keep_query = keep_query or truth.own_photo == "kept"
     if not keep_query:
         protocol.check_positives(truth)
-    return ProtocolQueries(truth, paths, truth_boxes.inside(truth, paths, photos, sizes), keep_query)
+    return ProtocolQueries(truth, paths, truth_boxes.inside(truth, paths, photos, sizes, limit=limit), keep_query)
 
 
 def rankings(
@@ -157,6 +165,7 @@ def rankings(
     vectors: NDArray[np.float32],
     stages: Sequence[str] = (),
     *,
+    decoder: Decoder | None = None,
     progress: Progress = silent,
 ) -> Iterator[Ranking]:
     """Rank all photos by each query of a benchmark.
@@ -166,6 +175,7 @@ def rankings(
         queries: of the benchmark; if the protocol leaves the photo of a query out, its ranking does not contain it.
         vectors: (Q, d) unit features of the queries.
         stages: names of ``udq.search.rerank.STAGES``, which rerank each ranking.
+        decoder: decodes photos for stages that need their pixels; that of this process if None.
         progress: called for each query.
     """
     places = {image.name: place for place, image in enumerate(database.images)}
@@ -173,7 +183,7 @@ def rankings(
         for query, box, vector in zip(queries.truth.queries, queries.boxes, vectors, strict=True):
             own = () if queries.keep_query or query.image not in places else (places[query.image],)
             examples = (Example(queries.paths[query.image], box),)
-            ranked = RankedQuery.search(database, vector, wanted=None, without=own, examples=examples)
+            ranked = RankedQuery.search(database, vector, wanted=None, without=own, examples=examples, decoder=decoder)
             yield rerank.apply_stages(ranked, stages).ranking
             step()
 

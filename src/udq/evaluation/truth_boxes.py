@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from udq.common.text import counted, shown
+from udq.config import MAX_MEGAPIXELS
 from udq.datasets import GroundTruth, Query
 from udq.errors import ImageError, InputError
 from udq.photos import boxes, decoding
@@ -22,6 +23,8 @@ def inside(
     paths: Mapping[str, Path],
     photos: Mapping[str, Path],
     sizes: Mapping[str, tuple[int, int]] | None = None,
+    *,
+    limit: int = MAX_MEGAPIXELS,
 ) -> tuple[Box | None, ...]:
     """Return the box of each query, x1, y1, x2, y2 inside its photo; None for the whole photo.
 
@@ -32,6 +35,7 @@ def inside(
         paths: path of each query photo, by name.
         photos: path of each photo of the database, by name.
         sizes: width and height in pixels of each, as a viewer shows it; read from the files if None.
+        limit: the largest number of megapixels of a query photo.
 
     Raises:
         InputError: a box of a query, or one of a positive in a ground truth of one's own, is not inside its photo. The
@@ -42,7 +46,10 @@ def inside(
     faults: list[str] = []
     for query in truth.queries:
         try:
-            found.append(None if query.box is None else _clipped(query.box, *decoding.shown_size(paths[query.image])))
+            if query.box is None:
+                found.append(None)
+            else:
+                found.append(_clipped(query.box, *decoding.shown_size(paths[query.image], limit=limit)))
         except InputError as error:
             faults.append(f"{_place(query)}: {error}")
         if truth.official is None:

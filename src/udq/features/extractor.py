@@ -82,7 +82,7 @@ class Extractor:
         """Build the network.
 
         Args:
-            image: scale of photos.
+            image: scale of photos, and the limit of their size.
             feature: backbone, proposer and pooling.
             weights: file of weights to use instead of the backbone's default ones.
             rpn: a file that ``udq train-rpn`` wrote, instead of the network shipped for the backbone.
@@ -172,8 +172,9 @@ class Extractor:
             thread_limits.one_core_each(),
             ThreadPoolExecutor(at_once, "extract") as pool,
             # Closed first, so that busy workers do not wait for their photos any more.
-            Decoder() if decoder is None else nullcontext(decoder) as opened,
+            Decoder() if decoder is None else nullcontext(decoder) as open_decoder,
         ):
+            opened = open_decoder.limited(self._image.max_megapixels)
             waiting: deque[Future[ExtractedPhoto]] = deque()
             try:
                 for source in sources:
@@ -204,7 +205,8 @@ class Extractor:
         scale = {"shorter": self._image.shorter, "longer": self._image.longer, "least": self._image.least}
         scales = 1 if box is None else max(1, self._image.query_views)
         side = None if box is None or not self._image.query_views else QUERY_SIDE * 2 ** (scales - 1)
-        crop, cropped = (decoder or sandbox.shared()).load_crop(path, box, **scale, side=side)
+        limited = (decoder or sandbox.shared()).limited(self._image.max_megapixels)
+        crop, cropped = limited.load_crop(path, box, **scale, side=side)
         views = [replace(crop, pixels=pyramid.reduced(crop.pixels, 2**i)) for i in range(scales)]
         if self._image.mirror:
             views += [view.mirrored() for view in views]

@@ -1,8 +1,8 @@
 """Photo files -> pixels: decoded as a viewer shows them, at the scale of the network.
 
 A photo is decoded to sRGB: EXIF orientation applied, colours converted by the ICC profile (``colour``), more than 8
-bits scaled to 8 (``levels``), transparency laid on white, the first frame of an animation. A file that cannot be
-decoded raises UnreadableError with the reason in one line.
+bits scaled to 8 (``formats.levels``), transparency laid on white, the first frame of an animation (``scaling``). A file
+that cannot be decoded raises UnreadableError with the reason in one line.
 
 These functions decode in the calling process, which ends if a decoder crashes. ``sandbox.Decoder`` decodes untrusted
 photos, and photos in bulk, in processes of their own.
@@ -10,53 +10,31 @@ photos, and photos in bulk, in processes of their own.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import math
 import os
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from typing import IO, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from udq.common.files import open_regular
 from udq.common.text import shown
+from udq.config import MAX_MEGAPIXELS
 from udq.errors import InputError
-from udq.photos import colour, levels
+from udq.photos import scaling
 from udq.photos.boxes import check_box, listed, pixels_of
+from udq.photos.formats import opening
+from udq.photos.formats.opening import MAX_SIDE, Opened
 from udq.photos.pyramid import LEAST, scale_for
 from udq.photos.pyramid import levels as levels_of
-from udq.photos.source import MAX_BYTES, MAX_PIXELS, Content, read, unreadable
+from udq.photos.source import Content, check_unchanged, max_bytes, read, unreadable
 from udq.types import Box
 
-# Boxes are stored as uint16 pixels. It is also JPEG's own limit.
-MAX_SIDE = 65_535
-
-# Pillow's format and plugin for each suffix in ``source.SUFFIXES`` but those of HEIF. Files are identified by their
-# content, whatever their name. Other decoders stay out of reach of untrusted files (that of PostScript runs another
-# program), and not importing them saves time.
-_PLUGINS = {
-    "JPEG": "Jpeg",
-    "PNG": "Png",
-    "WEBP": "WebP",
-    "BMP": "Bmp",
-    "GIF": "Gif",
-    "TIFF": "Tiff",
-    "PPM": "Ppm",
-    "JPEG2000": "Jpeg2K",
-    "AVIF": "Avif",
-}
-# Major brands of HEIF files; those of "mif1" and "msf1" may hold AVIF as well, which is tried first.
-_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"))
-# Opens a file, given its name; whether the first 16 bytes may be of the format (a str is a reason why not).
-_Codec: TypeAlias = tuple[Callable[[IO[bytes], str | bytes], ImageFile.ImageFile], Callable[[bytes], bool | str] | None]
+__all__ = ("MAX_SIDE", "Crop", "Photo", "load", "load_crop", "load_full", "load_window", "shown_size")
 
 
 @dataclass(frozen=True)
@@ -95,28 +73,7 @@ class Crop:
     height: int
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A photo whose header was read; a context that closes it.
-
-    Attributes:
-        file: the file, which can be read again.
-        picture: reads the pixels.
-        raw: raw mode of 16-bit colours, of which Pillow reads the upper bytes; None for any other photo.
-    """
-
-    file: IO[bytes]
-    picture: ImageFile.ImageFile
-    raw: str | None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self.picture.__exit__(*failure)
-
-
-def load(path: Path, *, shorter: int, longer: int, smallest: float = 0) -> Photo:
+def load(path: Path, *, shorter: int, longer: int, smallest: float = 0, limit: int = MAX_MEGAPIXELS) -> Photo:
     """Decode a photo and scale it (sec. 4.2), to the finest of its views (``pyramid.levels``).
 
     A panorama longer than 14 times its height is stretched, which does not affect boxes: they are in pixels of the
@@ -127,40 +84,47 @@ def load(path: Path, *, shorter: int, longer: int, smallest: float = 0) -> Photo
         shorter: pixels of the shorter side of the coarse view.
         longer: limit of its longer side, which takes precedence.
         smallest: side of the smallest objects, in percent of the shorter side; 0 for the coarse view.
+        limit: the largest number of megapixels, before scaling.
 
     Raises:
         UnreadableError: the photo cannot be read or decoded.
     """
-    data, content = read(path)
-    try:
-        with _open(io.BytesIO(data)) as opened:
-            (width, height), transposed = _shown_size(opened)
-            scale = scale_for(width, height, shorter=shorter, longer=longer)
-            scale *= levels_of(width, height, shorter=shorter, longer=longer, smallest=smallest)[-1]
-            size = _scaled_size(width, height, scale, least=min(shorter, LEAST))
-            _draft(opened, size[::-1] if transposed else size)
-            picture = _as_shown(opened)
-            pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
-    except Exception as error:
-        raise unreadable(path, error, content) from error
+    with _reading(path, limit) as (opened, content):
+        (width, height), transposed = opening.shown_size(opened)
+        scale = scale_for(width, height, shorter=shorter, longer=longer)
+        scale *= levels_of(width, height, shorter=shorter, longer=longer, smallest=smallest)[-1]
+        size = _scaled_size(width, height, scale, least=min(shorter, LEAST))
+        drafted = opening.draft(opened, size[::-1] if transposed else size)
+        picture, span = scaling.drawn(drafted, size)
+        pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=span, reducing_gap=3.0))
     return Photo(pixels, width, height, content)
 
 
-def shown_size(path: Path) -> tuple[int, int]:
+def shown_size(path: Path, *, limit: int = MAX_MEGAPIXELS) -> tuple[int, int]:
     """Return width and height of a photo as a viewer shows it; raises UnreadableError if that is not possible.
 
     Reads the header alone, except for a PNG, whose orientation may follow the pixels: damage in the pixels of other
     formats is only found by ``load``.
     """
     try:
-        with open_regular(path, limit=MAX_BYTES, follow=True) as file, _open(file) as opened:
-            return _shown_size(opened)[0]
+        with (
+            open_regular(path, limit=max_bytes(limit), follow=True) as file,
+            opening.identify(file, limit) as opened,
+        ):
+            return opening.shown_size(opened)[0]
     except Exception as error:
         raise unreadable(path, error) from error
 
 
 def load_crop(
-    path: Path, box: Sequence[float] | None, *, shorter: int, longer: int, least: int, side: int | None = None
+    path: Path,
+    box: Sequence[float] | None,
+    *,
+    shorter: int,
+    longer: int,
+    least: int,
+    side: int | None = None,
+    limit: int = MAX_MEGAPIXELS,
 ) -> tuple[Photo, Box]:
     """Decode the part of a photo inside ``box``, at the scale at which ``load`` returns the whole photo, or its own.
 
@@ -169,7 +133,7 @@ def load_crop(
     Args:
         path: the photo.
         box: x1, y1, x2, y2 in its pixels; the whole photo if None.
-        shorter, longer: as in ``load``.
+        shorter, longer, limit: as in ``load``.
         least: a crop whose shorter side would be smaller is enlarged to these pixels, within ``longer``.
         side: root of the area of the crop in pixels, whatever the scale of the photo; its longer side is at most
             four times that. None for the scale of the photo.
@@ -181,22 +145,31 @@ def load_crop(
         InputError: there is no such photo, or the box is not inside it.
         UnreadableError: the photo cannot be read or decoded.
     """
-    picture = load_full(path)
-    whole = (0.0, 0.0, float(picture.width), float(picture.height))
-    found = whole if box is None else check_box(box, picture.width, picture.height)
-    crop = _cropped(picture, pixels_of(found, picture.width, picture.height))
-    if side is None:
-        scale = scale_for(picture.width, picture.height, shorter=shorter, longer=longer)
-        scale = max(scale, min(least / min(crop.size), longer / max(crop.size)))
-    else:
-        scale = min(side / math.sqrt(crop.width * crop.height), 4 * side / max(crop.size))
-    size = _scaled_size(*crop.size, scale, least=min(shorter, LEAST))
-    pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
-    return Photo(pixels, *crop.size), found
+    with _reading(_existing(path), limit) as (opened, _):
+        (width, height), _ = opening.shown_size(opened)
+        found = (0.0, 0.0, float(width), float(height)) if box is None else check_box(box, width, height)
+        x1, y1, x2, y2 = part = pixels_of(found, width, height)
+        across, down = x2 - x1, y2 - y1
+        if side is None:
+            scale = scale_for(width, height, shorter=shorter, longer=longer)
+            scale = max(scale, min(least / min(across, down), longer / max(across, down)))
+        else:
+            scale = min(side / math.sqrt(across * down), 4 * side / max(across, down))
+        size = _scaled_size(across, down, scale, least=min(shorter, LEAST))
+        crop, span = scaling.drawn(opened, size, part)
+        pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, box=span, reducing_gap=3.0))
+    return Photo(pixels, across, down), found
 
 
 def load_window(
-    path: Path, box: Sequence[float] | None, *, margin: float, longer: int, enlarged: float, most: int
+    path: Path,
+    box: Sequence[float] | None,
+    *,
+    margin: float,
+    longer: int,
+    enlarged: float,
+    most: int,
+    limit: int = MAX_MEGAPIXELS,
 ) -> Crop:
     """Decode the part of a photo in and around ``box``, at a scale of its own.
 
@@ -207,160 +180,63 @@ def load_window(
         longer: pixels of the longer side of the part after scaling.
         enlarged: largest factor by which the part is enlarged.
         most: longer side of the whole photo in pixels above which it is decoded at a smaller scale.
+        limit: as in ``load``.
 
     Raises:
         UnreadableError: the photo cannot be read or decoded, or the box is outside it.
     """
-    data, content = read(path)
-    try:
-        with _open(io.BytesIO(data)) as opened:
-            (width, height), transposed = _shown_size(opened)
-            x1, y1, x2, y2 = (0.0, 0.0, float(width), float(height)) if box is None else map(float, box)
-            around = margin * max(x2 - x1, y2 - y1)
-            left, top = max(x1 - around, 0.0), max(y1 - around, 0.0)
-            right, bottom = min(x2 + around, float(width)), min(y2 + around, float(height))
-            if not (right - left >= 1 and bottom - top >= 1):
-                raise ValueError(f"{width} x {height} pixels, and the box {listed((x1, y1, x2, y2))} is outside them")
-            scale = min(longer / max(right - left, bottom - top), enlarged * min(1.0, most / max(width, height)))
-            coarse = _scaled_size(width, height, min(scale, most / max(width, height)), least=LEAST)
-            _draft(opened, coarse[::-1] if transposed else coarse)
-            picture = _as_shown(opened)
-            across, down = picture.width / width, picture.height / height
-            size = _scaled_size(right - left, bottom - top, scale, least=LEAST)
-            part = (left * across, top * down, right * across, bottom * down)
-            pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
-    except Exception as error:
-        raise unreadable(path, error, content) from error
+    with _reading(path, limit) as (opened, _):
+        (width, height), transposed = opening.shown_size(opened)
+        x1, y1, x2, y2 = (0.0, 0.0, float(width), float(height)) if box is None else map(float, box)
+        around = margin * max(x2 - x1, y2 - y1)
+        left, top = max(x1 - around, 0.0), max(y1 - around, 0.0)
+        right, bottom = min(x2 + around, float(width)), min(y2 + around, float(height))
+        if not (right - left >= 1 and bottom - top >= 1):
+            raise ValueError(f"{width} x {height} pixels, and the box {listed((x1, y1, x2, y2))} is outside them")
+        scale = min(longer / max(right - left, bottom - top), enlarged * min(1.0, most / max(width, height)))
+        coarse = _scaled_size(width, height, min(scale, most / max(width, height)), least=LEAST)
+        drafted = opening.draft(opened, coarse[::-1] if transposed else coarse)
+        picture, span = scaling.drawn(drafted, _scaled_size(width, height, scale, least=LEAST))
+        across, down = (span[2] - span[0]) / width, (span[3] - span[1]) / height
+        size = _scaled_size(right - left, bottom - top, scale, least=LEAST)
+        part = (
+            *(span[0] + left * across, span[1] + top * down),
+            *(min(span[0] + right * across, span[2]), min(span[1] + bottom * down, span[3])),
+        )
+        pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=part, reducing_gap=3.0))
     return Crop(pixels, (left, top, right, bottom), width, height)
 
 
-def load_full(path: Path) -> Image.Image:
-    """Decode a photo at full size, RGB, as a viewer shows it.
+def load_full(path: Path, *, limit: int = MAX_MEGAPIXELS) -> Image.Image:
+    """Decode a photo at full size, RGB, as a viewer shows it; ``limit`` as in ``load``.
 
     Raises:
         InputError: there is no such photo.
         UnreadableError: the photo cannot be read or decoded.
     """
-    if not os.path.lexists(path):
-        raise InputError(f"{shown(str(path))}: no such photo; check the spelling")
-    data, content = read(path)
+    with _reading(_existing(path), limit) as (opened, _):
+        picture, _ = scaling.drawn(opened, opening.shown_size(opened)[0])
+        return picture.copy() if picture is opened.picture else picture  # which will be closed
+
+
+@contextmanager
+def _reading(path: Path, limit: int) -> Iterator[tuple[Opened, Content]]:
+    """Open a photo; errors while the context is open become UnreadableError, but for those of the user's input."""
+    file, content = read(path, limit)
     try:
-        with _open(io.BytesIO(data)) as opened:
-            picture = _as_shown(opened)
-            return picture.copy() if picture is opened.picture else picture  # which will be closed
+        with file, opening.identify(file, limit) as opened:
+            yield opened, content
+            check_unchanged(file, content)
+    except InputError:
+        raise
     except Exception as error:
         raise unreadable(path, error, content) from error
 
 
-@cache
-def _codecs() -> tuple[_Codec, ...]:
-    """Import Pillow's plugins for our formats, and return how each opens a file."""
-    for plugin in _PLUGINS.values():
-        with contextlib.suppress(ImportError):  # older versions of Pillow have no AVIF
-            importlib.import_module(f"PIL.{plugin}ImagePlugin")
-    return (*(Image.OPEN[name] for name in _PLUGINS if name in Image.OPEN), (_open_heif, _is_heif))
-
-
-def _is_heif(start: bytes) -> bool:
-    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
-
-
-def _open_heif(file: IO[bytes], name: str | bytes) -> ImageFile.ImageFile:
-    """Open a HEIF photo, whose size is as shown and whose pixels will be: libheif applies the orientation."""
-    from pillow_heif import HeifImageFile  # here, since few collections need it
-
-    return HeifImageFile(file, name)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def _open(file: IO[bytes]) -> _Opened:
-    """Identify a photo by its first bytes and read its header; raises ValueError if it exceeds a limit.
-
-    ``Image.open`` is not used because it warns of photos above 89 megapixels, which we allow. A filter for the warning
-    would be one of the whole process: that is up to the application.
-    """
-    start = file.read(16)
-    if not start:
-        raise ValueError("empty file")
-    for open_as, accepts in _codecs():
-        if accepts is not None and accepts(start) is not True:
-            continue
-        file.seek(0)
-        try:
-            picture = open_as(file, "")
-        except (SyntaxError, IndexError, TypeError, struct.error):  # not this format, as ``Image.open`` has it
-            continue
-        width, height = picture.size
-        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            picture.close()
-            raise ValueError(
-                f"{width} x {height} pixels, more than the limit of {MAX_PIXELS // 10**6} megapixels "
-                f"and {MAX_SIDE} a side; scale it down"
-            )
-        levels.repair(picture)
-        return _Opened(file, picture, levels.sixteen_bits(picture))
-    raise UnidentifiedImageError
-
-
-def _shown_size(opened: _Opened) -> tuple[tuple[int, int], bool]:
-    """Return width and height as a viewer shows them, and whether they are exchanged in the file."""
-    picture = opened.picture
-    width, height = picture.size
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        # Pillow has applied the orientation to the size of a TIFF, but not to that of other formats.
-        width, height = picture.tag_v2[TiffImagePlugin.IMAGEWIDTH], picture.tag_v2[TiffImagePlugin.IMAGELENGTH]
-    transposed = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return ((height, width) if transposed else (width, height)), transposed
-
-
-def _draft(opened: _Opened, size: tuple[int, int]) -> None:
-    """Let a JPEG be decoded directly to 1/2, 1/4 or 1/8: large photos cost little more than small ones.
-
-    Drafts of HEIF are other pictures, thumbnails that editors may have left as they were.
-    """
-    if isinstance(opened.picture, JpegImagePlugin.JpegImageFile):
-        opened.picture.draft("RGB", size)
-
-
-def _as_shown(opened: _Opened) -> Image.Image:
-    """Apply the orientation and convert any colour mode to 8-bit sRGB, with as few copies as possible."""
-    picture = _turned(opened.picture)
-    if levels.is_deep(picture):
-        picture = levels.grey(picture, levels.samples(opened.picture))
-    elif opened.raw is not None and levels.is_dark(picture):
-        picture = levels.joined(picture, _lower_bytes(opened), opened.raw)
-    picture = colour.ink(picture, opened.picture)
-    profile = opened.picture.info.get("icc_profile")
-    if picture.has_transparency_data:
-        if picture.mode not in ("LA", "RGBA"):
-            picture = picture.convert("RGBA")
-        picture = colour.to_srgb(picture, profile)
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return colour.to_srgb(picture, profile)
-
-
-def _lower_bytes(opened: _Opened) -> Image.Image | None:
-    """Read a photo of 16-bit colours again, for the lower byte of each sample; None if Pillow cannot read it."""
-    if levels.hides_lower_bytes(opened.picture):
-        return None
-    opened.file.seek(0)
-    with _open(opened.file) as again:
-        levels.read_lower_bytes(again.picture)
-        return _turned(again.picture)
-
-
-def _turned(opened: ImageFile.ImageFile) -> Image.Image:
-    """Read the pixels, and apply the orientation."""
-    size = opened.size
-    opened.load()  # the orientation of a PNG may follow its pixels
-    if opened.format == "HEIF" and opened.size != size:
-        raise ValueError("damaged: its pixels are {} x {}, its header says {} x {}".format(*opened.size, *size))
-    turned = opened.getexif().get(0x0112, 1) != 1
-    return ImageOps.exif_transpose(opened) if turned else opened
-
-
-def _cropped(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """Return what ``Image.crop`` does, without its warning about crops above 89 megapixels."""
-    return picture.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.NEAREST, box=box)
+def _existing(path: Path) -> Path:
+    if not os.path.lexists(path):
+        raise InputError(f"{shown(str(path))}: no such photo; check the spelling")
+    return path
 
 
 def _scaled_size(width: float, height: float, scale: float, *, least: int) -> tuple[int, int]:

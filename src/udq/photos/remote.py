@@ -19,12 +19,15 @@ from urllib.parse import urlsplit
 from udq.common.files import existing, open_regular
 from udq.common.tar import Member, TarReader, abridged, why_refused
 from udq.common.text import one_line, shown
+from udq.config import LARGEST_MEGAPIXELS
 from udq.errors import DependencyError, ImageError, InputError, UdqError
 from udq.photos import source as files
 from udq.photos.listing import Excludes, PassedOver
-from udq.photos.source import MAX_BYTES, SUFFIXES, Source
+from udq.photos.source import SUFFIXES, Source, max_bytes
 
 _TAR = ".tar"
+# Bytes that are copied at a time.
+_BLOCK = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -75,20 +78,28 @@ class StoredSource(Source):
         """
         if self.fault:
             raise ImageError(f"{shown(self.place)}: {self.fault}")
+        with tempfile.TemporaryDirectory(prefix="udq-") as folder:
+            file = Path(folder, f"photo{self.path.suffix}")
+            with file.open("wb") as copy:
+                for block in self._blocks():
+                    copy.write(block)
+            os.utime(file, ns=(self.modified, self.modified))
+            yield file
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Yield the bytes of the photo; errors as ``local``."""
+        # One byte above the limit is enough for the photo to be refused.
+        left = min(self.size, max_bytes(LARGEST_MEGAPIXELS) + 1)
         try:
             with _open(self.storage, self.file) as opened:
                 opened.seek(self.offset)
-                # One byte above the limit is enough for the photo to be refused.
-                data = opened.read(min(self.size, MAX_BYTES + 1))
+                while left > 0 and (block := opened.read(min(left, _BLOCK))):
+                    yield block
+                    left -= len(block)
         except FileNotFoundError as error:
             raise ImageError(f"{shown(self.place)}: no such file") from error
         except (OSError, ValueError) as error:
             raise UdqError(f"{shown(self.place)}: cannot be read ({one_line(error)})") from error
-        with tempfile.TemporaryDirectory(prefix="udq-") as folder:
-            file = Path(folder, f"photo{self.path.suffix}")
-            file.write_bytes(data)
-            os.utime(file, ns=(self.modified, self.modified))
-            yield file
 
 
 def find(arguments: Sequence[str | os.PathLike[str]], exclude: Iterable[str] = ()) -> tuple[list[Source], PassedOver]:

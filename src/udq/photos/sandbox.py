@@ -1,12 +1,12 @@
 """Decodes photos in worker processes, so that a decoder that crashes or hangs affects one photo alone.
 
-    with Decoder() as decoder:
+    with Decoder(limit=150) as decoder:
         photo = decoder.decode(path, shorter=600, longer=1000)
         crop, box = decoder.load_crop(path, (120, 80, 340, 300), shorter=600, longer=1000, least=224)
 
 Searches, verification and reports share one decoder, ``shared()``, whose processes are kept between photos; a server
-and an index have their own. A photo of a collection is given as ``indexed.IndexedFile``: a link that leads out of its
-folder is not followed.
+and an index have their own. ``limited`` gives a decoder the limit of a collection. A photo of a collection is given as
+``indexed.IndexedFile``: a link that leads out of its folder is not followed.
 
 Decoders are C code, and damaged or hostile files are their input. Each worker process has a limit of memory and of
 time, and is replaced when it ends. Workers run ``sandbox_worker`` alone, which imports neither torch nor the user's
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import os
 import signal
 import struct
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Self
@@ -33,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.common.text import shown
+from udq.config import MAX_MEGAPIXELS
 from udq.errors import InputError, UdqError
 from udq.photos import boxes
 from udq.photos.decoding import MAX_SIDE, Crop, Photo
@@ -40,17 +42,18 @@ from udq.photos.indexed import PhotoPath, located
 from udq.photos.source import DIGEST_BYTES, Content, UnreadableError
 from udq.types import Box
 
-# Seconds a photo may take, file to pixels. A whole photo of 150 megapixels takes at most a third of it, on half a core
-# (JPEG 2000; benchmarks/robustness/mutated_photos.py --largest).
+# Seconds a photo may take, file to pixels, with the default limit of megapixels; a higher limit raises it in
+# proportion. A whole photo of 150 megapixels takes at most a third of it, on half a core (JPEG 2000;
+# benchmarks/robustness/mutated_photos.py --largest).
 TIME_LIMIT = 60.0
 # Seconds a process may take to start: usually a quarter of one, but more if memory is swapped or the disk is slow.
 _START_LIMIT = 120.0
 
 # The protocol of the pipes, in native byte order: the process writes READY once, then answers each request.
 READY = b"udq decodes\n"
-# What to decode, and whether a box is given; shorter, longer, least, most, side and smallest (0 for none); x1, y1, x2,
-# y2; margin, enlarged; seconds it may take; bytes of the path. The path follows.
-REQUEST = struct.Struct("=B?IIIIId4ddddI")
+# What to decode, and whether a box is given; limit of megapixels; shorter, longer, least, most, side, smallest (0 for
+# none); x1, y1, x2, y2; margin, enlarged; seconds it may take; bytes of the path. The path follows.
+REQUEST = struct.Struct("=B?IIIIIId4ddddI")
 # What to decode: what ``decoding.load``, ``decoding.load_crop`` or ``decoding.load_window`` returns.
 WHOLE, CROP, WINDOW = 0, 1, 2
 # Flags; size, modification time and digest of the file; width and height of the photo as shown, and of the pixels; the
@@ -60,19 +63,31 @@ HAS_CONTENT, HAS_PHOTO, WRONG_INPUT = 1, 2, 4
 
 
 class Decoder:
-    """Decodes photos in worker processes, one for each thread that decodes at the same time."""
+    """Decodes photos in worker processes, one for each thread that decodes at the same time.
 
-    def __init__(self, *, time_limit: float = TIME_LIMIT) -> None:
+    Attributes:
+        limit: the largest number of megapixels of a photo.
+    """
+
+    def __init__(self, *, time_limit: float = TIME_LIMIT, limit: int = MAX_MEGAPIXELS) -> None:
         """Create a decoder; processes start on demand.
 
         Args:
-            time_limit: seconds that a photo may take, from file to pixels.
+            time_limit: seconds that a photo may take, from file to pixels; in proportion more above the default limit.
+            limit: as in the attributes.
         """
+        self.limit = limit
         self._time_limit = time_limit
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
-        self._closed = False
+        self._closed = threading.Event()
+
+    def limited(self, limit: int) -> Self:
+        """Return a decoder with another limit of megapixels that shares the processes; closing one closes both."""
+        other = copy.copy(self)
+        other.limit = limit
+        return other
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +98,7 @@ class Decoder:
     def prepare(self) -> None:
         """Start a process for the first photo without waiting for it; does nothing if there is one."""
         with self._lock:
-            if not self._all and not self._closed:
+            if not self._all and not self._closed.is_set():
                 process = _Process()
                 self._all.add(process)
                 self._idle.append(process)
@@ -156,8 +171,9 @@ class Decoder:
     def close(self) -> None:
         """Kill all processes; photos that other threads are waiting for raise UnreadableError."""
         with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
+            self._closed.set()
+            idle = self._idle.copy()
+            self._idle.clear()
             killed = list(self._all)
         for process in killed:
             process.kill()
@@ -168,7 +184,9 @@ class Decoder:
         path = located(photo)
         process = self._acquire()
         try:
-            return process.decode(path, request, seconds=self._time_limit if seconds is None else seconds)
+            if seconds is None:
+                seconds = self._time_limit * max(1.0, self.limit / MAX_MEGAPIXELS)
+            return process.decode(path, replace(request, limit=self.limit), seconds=seconds)
         finally:
             self._release(process)
 
@@ -183,7 +201,7 @@ class Decoder:
                 process.end()
         process = _Process()
         with self._lock:
-            if not self._closed:
+            if not self._closed.is_set():
                 self._all.add(process)
                 return process
         process.end()
@@ -191,7 +209,7 @@ class Decoder:
 
     def _release(self, process: _Process) -> None:
         with self._lock:
-            if process.alive() and not self._closed:
+            if process.alive() and not self._closed.is_set():
                 self._idle.append(process)
                 return
             self._all.discard(process)
@@ -215,6 +233,7 @@ class _DecodeRequest:
 
     what: int = field(kw_only=False)
     box: Box | None = field(default=None, kw_only=False)
+    limit: int = MAX_MEGAPIXELS
     shorter: int = 0
     longer: int = 0
     least: int = 0
@@ -225,11 +244,11 @@ class _DecodeRequest:
     enlarged: float = 0.0
 
     def packed(self, seconds: float, name_bytes: int) -> bytes:
-        scale = self.shorter, self.longer, self.least, self.most, self.side
+        sizes = self.limit, self.shorter, self.longer, self.least, self.most, self.side
         box = self.box or (0.0,) * 4
         has_box = self.box is not None
         measures = self.smallest, *box, self.margin, self.enlarged
-        return REQUEST.pack(self.what, has_box, *scale, *measures, seconds, name_bytes)
+        return REQUEST.pack(self.what, has_box, *sizes, *measures, seconds, name_bytes)
 
 
 class _Process:

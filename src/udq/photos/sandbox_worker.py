@@ -6,6 +6,7 @@ by an alarm if a photo takes too long and there is no parent left to kill it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -18,8 +19,9 @@ from typing import BinaryIO
 import numpy as np
 import pillow_heif
 from numpy.typing import NDArray
-from PIL import features
+from PIL import Image, features
 
+from udq.config import LARGEST_MEGAPIXELS, MAX_MEGAPIXELS
 from udq.errors import InputError
 from udq.photos import decoding
 from udq.photos.decoding import Photo
@@ -27,9 +29,9 @@ from udq.photos.sandbox import CROP, HAS_CONTENT, HAS_PHOTO, READY, REPLY, REQUE
 from udq.photos.source import Content, UnreadableError
 from udq.types import Box
 
-# Limit of address space in bytes. The largest photos take 3 GiB (HEIC, WebP and JPEG 2000), those of JPEG 2000 with
-# transparency 3.7 GiB, extrapolated from 16 megapixels, and the file itself up to half a GiB more
-# (benchmarks/robustness/mutated_photos.py --largest).
+# Limit of address space in bytes for the default limit of megapixels. The largest photos take 3 GiB (HEIC, WebP and
+# JPEG 2000), those of JPEG 2000 with transparency 3.7 GiB, extrapolated from 16 megapixels, and the file itself up to
+# half a GiB more (benchmarks/robustness/mutated_photos.py --largest).
 MEMORY = 5 * 2**30
 _NO_WINDOW = (0.0, 0.0, 0.0, 0.0)
 # Seconds that the parent has to kill this process before it ends itself.
@@ -46,10 +48,11 @@ def main() -> None:
     replies.write(READY)
     replies.flush()
     while len(header := requests.read(REQUEST.size)) == REQUEST.size:
-        *request, seconds, name_bytes = REQUEST.unpack(header)
+        what, has_box, limit, *measures, seconds, name_bytes = REQUEST.unpack(header)
         path = Path(os.fsdecode(requests.read(name_bytes)))
         _set_alarm(math.ceil(seconds) + _GRACE)
-        _answer(replies, partial(_decode, path, *request))
+        _limit_memory(memory(limit))
+        _answer(replies, partial(_decode, path, what, has_box, limit, *measures))
         _set_alarm(0)
 
 
@@ -57,6 +60,7 @@ def _decode(
     path: Path,
     what: int,
     has_box: bool,
+    limit: int,
     shorter: int,
     longer: int,
     least: int,
@@ -69,11 +73,11 @@ def _decode(
     *sides, margin, enlarged = measures
     box = sides if has_box else None
     if what == WHOLE:
-        return decoding.load(path, shorter=shorter, longer=longer, smallest=smallest), _NO_WINDOW
+        return decoding.load(path, shorter=shorter, longer=longer, smallest=smallest, limit=limit), _NO_WINDOW
     if what == CROP:
         scale = {"shorter": shorter, "longer": longer, "least": least}
-        return decoding.load_crop(path, box, **scale, side=side or None)[0], _NO_WINDOW
-    crop = decoding.load_window(path, box, margin=margin, longer=longer, enlarged=enlarged, most=most)
+        return decoding.load_crop(path, box, **scale, side=side or None, limit=limit)[0], _NO_WINDOW
+    crop = decoding.load_window(path, box, margin=margin, longer=longer, enlarged=enlarged, most=most, limit=limit)
     return Photo(crop.pixels, crop.width, crop.height), crop.window
 
 
@@ -116,17 +120,33 @@ def _limit_resources() -> None:
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pillow_heif.options.DECODE_THREADS = 1
+    # Not Pillow's limit of pixels, but ours.
+    Image.MAX_IMAGE_PIXELS = None
+    _limit_memory(MEMORY)
+    _set_limit("RLIMIT_CORE", 0, 0)
+
+
+def memory(limit: int) -> int:
+    """Return the limit of address space in bytes for a limit of megapixels."""
+    return MEMORY * max(limit, MAX_MEGAPIXELS) // MAX_MEGAPIXELS
+
+
+def _limit_memory(most: int) -> None:
+    """Limit the address space of a request; the hard limit, which stays, is that of the largest photos ever allowed."""
+    _set_limit("RLIMIT_AS", most, memory(LARGEST_MEGAPIXELS))
+
+
+def _set_limit(name: str, soft: int, hard: int) -> None:
+    """Set a limit of this process, within those that it was started with."""
     try:
         import resource
     except ImportError:  # Windows has no such limits
         return
-    for limit, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
-        _, hard = resource.getrlimit(limit)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        try:
-            resource.setrlimit(limit, (most, most))
-        except (ValueError, OSError):  # macOS has the limit of address space but refuses to set it
-            continue
+    limit = getattr(resource, name)
+    _, present = resource.getrlimit(limit)
+    hard = hard if present == resource.RLIM_INFINITY else min(hard, present)
+    with contextlib.suppress(ValueError, OSError):  # macOS has the limit of address space but refuses to set it
+        resource.setrlimit(limit, (min(soft, hard), hard))
 
 
 def _set_alarm(seconds: int) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
 from udq.common.files import TooLargeError, existing, open_regular
 from udq.common.text import shown
+from udq.config import LARGEST_MEGAPIXELS, MAX_MEGAPIXELS
 from udq.errors import ImageError, InputError, NoPhotosError
 from udq.photos.listing import Excludes, PassedOver
 
@@ -24,10 +27,11 @@ SUFFIXES = frozenset(
         *(".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".heic", ".heif", ".hif"),
     )
 )
-# Files are read whole, so that what is decoded is what was hashed. 512 MiB hold the raw pixels of the largest photo.
+# Most bytes of a file for the default limit of megapixels: they hold the raw pixels of the largest photo.
 MAX_BYTES = 512 * 2**20
-# 150 megapixels decode to 450 MB: above any camera's photo, below what would exhaust a small machine.
-MAX_PIXELS = 150_000_000
+# Files of at most so many bytes are read whole, so that what is decoded is what was hashed. Larger ones are read twice.
+_IN_MEMORY = 64 * 2**20
+_BLOCK = 2**20
 # Length of a digest: among a million photos, two different ones collide with a probability of 1e-27.
 DIGEST_BYTES = 16
 
@@ -191,21 +195,57 @@ def _walk(folder: Path, excludes: Excludes) -> tuple[list[Path], PassedOver]:
     return found, passed_over
 
 
-def read(path: Path) -> tuple[bytes, Content]:
-    """Return a file's bytes and their identity; raises UnreadableError if it cannot be read or is too large."""
+def max_bytes(limit: int) -> int:
+    """Return the most bytes of a file for a limit of megapixels."""
+    return MAX_BYTES * max(limit, MAX_MEGAPIXELS) // MAX_MEGAPIXELS
+
+
+def read(path: Path, limit: int = MAX_MEGAPIXELS) -> tuple[IO[bytes], Content]:
+    """Return a file, open at its start, and its identity.
+
+    Args:
+        path: the file.
+        limit: the largest number of megapixels, which limits the bytes too (``max_bytes``).
+
+    Raises:
+        UnreadableError: it cannot be read or is too large.
+    """
     try:
-        with open_regular(path, limit=MAX_BYTES, follow=True) as file:
+        file: IO[bytes] = open_regular(path, limit=max_bytes(limit), follow=True)
+        try:
             # Before the bytes: if the file changes while it is read, its time will differ from the one returned.
-            modified = os.fstat(file.fileno()).st_mtime_ns
-            data = file.read()
+            status = os.fstat(file.fileno())
+            digest, size = hashlib.blake2b(digest_size=DIGEST_BYTES), 0
+            if status.st_size <= _IN_MEMORY:
+                with file:
+                    data = file.read()
+                file = io.BytesIO(data)
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                size += len(block)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
     except Exception as error:
         raise unreadable(path, error) from error
-    return data, Content(len(data), modified, hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())
+    return file, Content(size, status.st_mtime_ns, digest.digest())
+
+
+def check_unchanged(file: IO[bytes], content: Content) -> None:
+    """Raise ValueError if a file that ``read`` returned has changed since: what was decoded is not what was hashed."""
+    if isinstance(file, io.BytesIO):
+        return
+    status = os.fstat(file.fileno())
+    if (status.st_size, status.st_mtime_ns) != (content.size, content.modified):
+        raise ValueError("changed while it was read; try again")
 
 
 def content(path: Path) -> Content:
     """Return the identity of a file's bytes without decoding them; raises UnreadableError as ``read`` does."""
-    return read(path)[1]
+    file, found = read(path, LARGEST_MEGAPIXELS)
+    file.close()
+    return found
 
 
 def unreadable(path: Path, error: Exception, content: Content | None = None) -> UnreadableError:
@@ -218,7 +258,7 @@ def _reason(error: Exception, path: Path | None = None) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a photo this decoder knows, or damaged at its start"
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than the limit of {MAX_PIXELS // 10**6} megapixels; scale it down"
+        return "a frame with more pixels than this decoder takes; scale it down"
     if isinstance(error, TooLargeError):
         return f"{error}; scale it down or compress it"
     if isinstance(error, MemoryError):

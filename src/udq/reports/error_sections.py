@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 from udq.common.text import counted
@@ -13,6 +13,7 @@ from udq.evaluation import metrics
 from udq.evaluation.failures import KEPT, Failures
 from udq.evaluation.scoring import TOP, Outcome
 from udq.photos import decoding
+from udq.photos.sandbox import Decoder
 from udq.reports import thumbnails
 from udq.reports.html import Card, Kind, Photo
 from udq.store.segments import Image
@@ -65,10 +66,11 @@ class Section:
 class SectionBuilder:
     """Builds the sections of one report; thumbnails are cached across them."""
 
-    def __init__(self, photos: Sequence[Image]) -> None:
-        """Index the photos of the collection by name."""
+    def __init__(self, photos: Sequence[Image], decoder: Decoder) -> None:
+        """Index the photos of the collection by name; ``decoder`` decodes them and those of queries."""
         self._photos = {photo.name: photo for photo in photos}
-        self._thumbnail = lru_cache(maxsize=_CACHED)(thumbnails.whole)
+        self._decoder = decoder
+        self._thumbnail = lru_cache(maxsize=_CACHED)(partial(thumbnails.whole, decoder=decoder))
 
     def section(self, anchor: str, outcome: Outcome, real_valued_ap: float | None) -> Section:
         """Return the section of a query.
@@ -100,7 +102,7 @@ class SectionBuilder:
         alt = f"Query: {query.image}"
         indexed = self._photos.get(query.image)
         try:
-            size = (indexed.width, indexed.height) if indexed else decoding.shown_size(outcome.photo)
+            size = (indexed.width, indexed.height) if indexed else self._size(outcome)
         except ImageError:  # deleted or overwritten since the search
             return (Card(Photo(None, _UNKNOWN_SIZE, (), alt), "Query", name=query.image),)
         source = self._thumbnail(outcome.photo)
@@ -108,10 +110,13 @@ class SectionBuilder:
             return (Card(Photo(source, size, (), alt), "Query: the whole photo", name=query.image),)
         photo = Photo(source, size, ((query.box, "drawn"),), f"{alt}, with the drawn box")
         card = Card(photo, "Query: the drawn box", name=query.image)
-        inside = thumbnails.cut(outcome.photo, _clipped(query.box, size))
+        inside = thumbnails.cut(outcome.photo, _clipped(query.box, size), self._decoder)
         if inside is None:
             return (card,)
         return card, Card(Photo(*inside, (), "What is in the drawn box"), "What is searched for")
+
+    def _size(self, outcome: Outcome) -> tuple[int, int]:
+        return decoding.shown_size(outcome.photo, limit=self._decoder.limit)
 
     def _groups(self, failures: Failures, boxes: Mapping[str, Box]) -> tuple[Group, ...]:
         wrong, misses, misplaced = failures.false_positives, failures.misses, failures.misplaced

@@ -71,7 +71,7 @@ def write(collection: Reader, evaluation: Evaluation, path: Path, *, progress: P
 
 def _sections(collection: Reader, worst: Sequence[ScoredQuery], step: Callable[[], object]) -> Iterator[Section]:
     """Build the sections one at a time, as the page is written."""
-    builder = SectionBuilder(collection.images)
+    builder = SectionBuilder(collection.images, collection.decoder)
     for number, each in enumerate(worst, start=1):
         yield builder.section(f"q{number}", each.outcome, each.facts.get("ap_real_valued"))
         step()

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from udq.photos import decoding, sandbox
 from udq.photos.indexed import PhotoPath
+from udq.photos.sandbox import Decoder
 from udq.reports.palette import INK, LIGHT_SERIES, QUERY, RIGHT
 from udq.types import Box, SearchResult, Verification
 
@@ -21,19 +22,23 @@ _LINES = 60
 _ROWS, _ROW_HEIGHT = 8, 320
 
 
-def sheet(result: SearchResult, photos: Sequence[PhotoPath]) -> Image.Image | None:
+def sheet(
+    result: SearchResult, photos: Sequence[PhotoPath], decoder: Decoder | None = None
+) -> Image.Image | None:
     """Draw the first verified matches of a search below each other; return None if no match is verified.
 
     Args:
         result: of a search with the stage ``verify``.
         photos: the file of each match.
+        decoder: as in ``draw``.
     """
     rows: list[Image.Image] = []
     for match, photo in zip(result.matches, photos, strict=True):
         if match.verified is not None and len(rows) < _ROWS:
             example = result.examples[match.verified.example]
             x1, y1, x2, y2 = example.box or ()
-            rows.append(draw(Path(example.photo), (x1, y1, x2, y2), photo, match.verified, height=_ROW_HEIGHT))
+            query, box = Path(example.photo), (x1, y1, x2, y2)
+            rows.append(draw(query, box, photo, match.verified, height=_ROW_HEIGHT, decoder=decoder))
     if not rows:
         return None
     height = sum(row.height + _GAP for row in rows) - _GAP
@@ -45,7 +50,15 @@ def sheet(result: SearchResult, photos: Sequence[PhotoPath]) -> Image.Image | No
     return picture
 
 
-def draw(query: Path, box: Box, photo: PhotoPath, verification: Verification, *, height: int = 480) -> Image.Image:
+def draw(
+    query: Path,
+    box: Box,
+    photo: PhotoPath,
+    verification: Verification,
+    *,
+    height: int = 480,
+    decoder: Decoder | None = None,
+) -> Image.Image:
     """Draw a query with its box beside a photo with the verified polygon, and lines between matching points.
 
     Args:
@@ -54,6 +67,7 @@ def draw(query: Path, box: Box, photo: PhotoPath, verification: Verification, *,
         photo: the photo that was verified.
         verification: the matching points and the polygon.
         height: of both photos in the picture, in pixels; a photo wider than 2:1 gets the width ``2 * height``.
+        decoder: decodes the photos; that of this process if None.
 
     Returns:
         An RGB picture on white; ``sheet.save`` writes it.
@@ -61,7 +75,7 @@ def draw(query: Path, box: Box, photo: PhotoPath, verification: Verification, *,
     Raises:
         ImageError: one of the photos cannot be decoded now.
     """
-    decode = sandbox.shared().decode
+    decode = (decoder or sandbox.shared()).decode
     one, other = (decode(each, shorter=height, longer=2 * height) for each in (query, photo))
     left, right = (Image.fromarray(each.pixels) for each in (one, other))
     x1, y1, x2, y2 = box

@@ -14,6 +14,7 @@ from udq.errors import ImageError, InputError
 from udq.evaluation import metrics
 from udq.photos import sandbox
 from udq.photos.indexed import IndexedFile, OutsideFolderError, PhotoPath
+from udq.photos.sandbox import Decoder
 from udq.reports.palette import QUERY, RIGHT, WRONG
 from udq.reports.sheet import Tile, sheet
 from udq.types import Box, SearchResult
@@ -32,11 +33,12 @@ _LONGER = 960
 def search_sheet(collection: Reader, result: SearchResult) -> PillowImage.Image:
     """Draw the query and its first matches, with the boxes found."""
     by_name = {image.name: image for image in collection.images}
-    tiles = [_tile(Path(result.image), result.box, QUERY, "query")]
+    decoder = collection.decoder
+    tiles = [_tile(decoder, Path(result.image), result.box, QUERY, "query")]
     for match in result.matches:
         copies = f"  +{counted(len(match.copies), 'copy', 'copies')}" if match.copies else ""
         caption = f"{match.rank}  score {match.score:.3f}{copies}\n{match.image}"
-        tiles.append(_tile(by_name[match.image].file, match.box, RIGHT, caption))
+        tiles.append(_tile(decoder, by_name[match.image].file, match.box, RIGHT, caption))
     rows = [tiles[start : start + _SHOWN + 1] for start in range(0, len(tiles), _SHOWN + 1)]
     return sheet(rows)
 
@@ -46,11 +48,14 @@ def evaluation_sheet(collection: Reader, evaluation: Evaluation) -> PillowImage.
     ordered = sorted(evaluation.outcomes, key=lambda outcome: (-outcome.ap, outcome.query.image))
     if len(ordered) > 2 * _BEST_AND_WORST:
         ordered = ordered[:_BEST_AND_WORST] + ordered[-_BEST_AND_WORST:]
-    return outcomes_sheet(ordered, {image.name: image.file for image in collection.images})
+    return outcomes_sheet(ordered, {image.name: image.file for image in collection.images}, decoder=collection.decoder)
 
 
 def outcomes_sheet(
-    outcomes: Sequence[Outcome], photos: Mapping[str, PhotoPath], shown: int = _SHOWN
+    outcomes: Sequence[Outcome],
+    photos: Mapping[str, PhotoPath],
+    shown: int = _SHOWN,
+    decoder: Decoder | None = None,
 ) -> PillowImage.Image:
     """Draw queries of a benchmark, each with its first matches marked right or wrong.
 
@@ -58,17 +63,19 @@ def outcomes_sheet(
         outcomes: the queries, from top to bottom.
         photos: name of each photo of the database -> its file.
         shown: number of matches per query.
+        decoder: decodes the photos; that of this process if None.
     """
     titles = [
         f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}   {len(outcome.query.positives)} positives"
         for outcome in outcomes
     ]
-    return sheet([_row(outcome, photos, shown) for outcome in outcomes], titles=titles)
+    opened = decoder or sandbox.shared()
+    return sheet([_row(opened, outcome, photos, shown) for outcome in outcomes], titles=titles)
 
 
-def _row(outcome: Outcome, photos: Mapping[str, PhotoPath], shown: int) -> list[Tile]:
+def _row(decoder: Decoder, outcome: Outcome, photos: Mapping[str, PhotoPath], shown: int) -> list[Tile]:
     query = outcome.query
-    tiles = [_tile(outcome.photo, query.box, QUERY, f"query\n{query.image}")]
+    tiles = [_tile(decoder, outcome.photo, query.box, QUERY, f"query\n{query.image}")]
     for match in outcome.matches[:shown]:
         right = match.image in query.positives
         overlap = ""
@@ -76,14 +83,17 @@ def _row(outcome: Outcome, photos: Mapping[str, PhotoPath], shown: int) -> list[
             overlap = f"  IoU {metrics.intersection_over_union(match.box, query.boxes[match.image]):.2f}"
         mark = "right" if right else "junk" if match.image in query.junk else "wrong"
         caption = f"{match.rank}{overlap}\n{match.image}"
-        tiles.append(_tile(photos[match.image], match.box, RIGHT if right else WRONG, caption, mark))
+        colour = RIGHT if right else WRONG
+        tiles.append(_tile(decoder, photos[match.image], match.box, colour, caption, mark))
     return tiles
 
 
-def _tile(photo: PhotoPath, box: Box | None, colour: str, caption: str, mark: str = "") -> Tile:
+def _tile(
+    decoder: Decoder, photo: PhotoPath, box: Box | None, colour: str, caption: str, mark: str = ""
+) -> Tile:
     """Load a photo for a sheet; a photo that cannot be read now becomes a grey tile, not an error."""
     try:
-        decoded = sandbox.shared().decode(photo, shorter=_LONGER, longer=_LONGER)
+        decoded = decoder.decode(photo, shorter=_LONGER, longer=_LONGER)
     except OutsideFolderError:
         return _grey(f"{caption}\n(a link out of its folder)", mark)
     except (ImageError, InputError):

@@ -12,6 +12,7 @@ from PIL import Image
 from udq.errors import ImageError, InputError
 from udq.photos import sandbox
 from udq.photos.indexed import PhotoPath
+from udq.photos.sandbox import Decoder
 from udq.types import Box
 
 # Longer side in pixels: twice the CSS width of a card, for screens with two device pixels per CSS pixel.
@@ -22,21 +23,21 @@ MOST_BYTES = 24_000
 _QUALITIES = (75, 60, 45, 30, 15, 5)
 
 
-def whole(photo: PhotoPath) -> str | None:
-    """Return a photo as a ``data:`` URL, or None if it cannot be read now."""
+def whole(photo: PhotoPath, decoder: Decoder | None = None) -> str | None:
+    """Return a photo as a ``data:`` URL, or None if it cannot be read now; by the decoder of this process if None."""
     try:
-        return _data_url(sandbox.shared().decode(photo, shorter=SIDE, longer=SIDE).pixels)
+        return _data_url((decoder or sandbox.shared()).decode(photo, shorter=SIDE, longer=SIDE).pixels)
     except (ImageError, InputError):
         return None
 
 
-def cut(photo: PhotoPath, box: Box) -> tuple[str, tuple[int, int]] | None:
+def cut(photo: PhotoPath, box: Box, decoder: Decoder | None = None) -> tuple[str, tuple[int, int]] | None:
     """Return the part of a photo inside a box as a ``data:`` URL, with its width and height in pixels of the photo.
 
     None if the photo cannot be read now or has become smaller than the box.
     """
     try:
-        crop, _ = sandbox.shared().load_crop(photo, box, shorter=SIDE, longer=SIDE, least=SIDE)
+        crop, _ = (decoder or sandbox.shared()).load_crop(photo, box, shorter=SIDE, longer=SIDE, least=SIDE)
     except (ImageError, InputError):
         return None
     return _data_url(crop.pixels), (crop.width, crop.height)

@@ -80,7 +80,7 @@ def search(
         min_score: photos of a lower score are left out.
         stages: names of ``udq.search.rerank.STAGES`` to rerank by, in this order.
         extract_feature: computes the feature of an example; the network of the collection if None.
-        decoder: decodes photos for stages that need their pixels; that of this process if None.
+        decoder: decodes photos for stages that need their pixels; that of the collection if None.
         stack: whether copies of a photo are one match (``udq.search.copies``); if False, each is a match of its own.
         progress: reports the steps of stages that take long.
     """
@@ -95,7 +95,7 @@ def search(
         encoded.vector,
         wanted=_wanted(max(offset + k, contents)),
         examples=encoded.examples,
-        decoder=decoder or sandbox.shared(),
+        decoder=decoder or collection.decoder,
         contents=contents,
         progress=progress,
     )

@@ -13,6 +13,8 @@ from udq.common.files import checksum
 from udq.common.threads import count
 from udq.config import IndexConfig
 from udq.errors import CollectionError, UdqError
+from udq.photos import sandbox
+from udq.photos.sandbox import Decoder
 from udq.quantization.model import Model
 from udq.search.database import Database, LocalDatabase
 from udq.store.manifest import GIVEN, Manifest, UnreadablePhoto, given_file, read_backbone, read_manifest, read_model
@@ -138,6 +140,11 @@ class Reader:
     def config(self) -> IndexConfig:
         """The settings that the collection was built with."""
         return self.manifest.config
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder of this process, with this collection's limit of megapixels."""
+        return sandbox.shared().limited(self.config.images.max_megapixels)
 
     @property
     def broken(self) -> list[UnreadablePhoto]:

@@ -72,7 +72,8 @@ class EndToEnd:
         source, scale = self._sources[self._of_photo[int(rows[0])]], self._scale
         coarse, smallest = {"shorter": scale.shorter, "longer": scale.longer}, scale.smallest
         with source.local() as file:
-            photo = sandbox.shared().decode(file, **coarse, smallest=smallest)
+            decoder = sandbox.shared().limited(scale.max_megapixels)
+            photo = decoder.decode(file, **coarse, smallest=smallest)
         size = photo.width, photo.height
         seen = pyramid.views(photo.pixels, size, pyramid.levels(*size, **coarse, smallest=smallest))
         of_view = self._of_view[rows]

@@ -127,7 +127,7 @@ def file_of(image: Image) -> PhotoFile:
 def media_type(head: bytes) -> str | None:
     """Return the content type of a photo by its first 25 bytes; None if browsers cannot show it as it is decoded.
 
-    HEIC is shown by few, and a PNG of 16 bits may use a small part of them (``udq.photos.levels``).
+    HEIC is shown by few, and a PNG of 16 bits may use a small part of them (``udq.photos.formats.levels``).
     """
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
@@ -162,7 +162,7 @@ class Renditions:
     def media_type(self, photo: PhotoFile) -> str | None:
         """Return the content type of a photo's file; None if browsers cannot show it."""
         try:
-            with open_regular(photo.path, limit=source.MAX_BYTES, follow=True) as file:
+            with open_regular(photo.path, limit=source.max_bytes(self._decoder.limit), follow=True) as file:
                 return media_type(file.read(25))
         except (OSError, ValueError) as error:
             raise ImageError(f"{shown(photo.name)}: {error}") from error

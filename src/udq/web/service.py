@@ -75,7 +75,8 @@ class Service:
             write_to: folder for photos added over HTTP; None serves the collection read-only.
         """
         live = LiveCollection(collection)
-        decoder, metrics, workers = Decoder(), Metrics(), threads.count(collection.threads)
+        decoder = Decoder(limit=collection.config.images.max_megapixels)
+        metrics, workers = Metrics(), threads.count(collection.threads)
         service = Service(
             live=live,
             decoder=decoder,

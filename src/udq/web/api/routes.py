@@ -16,7 +16,7 @@ from starlette.responses import Response
 from udq._version import __version__
 from udq.common.text import shown
 from udq.errors import InputError
-from udq.photos import boxes, source
+from udq.photos import boxes
 from udq.store.segments import Image
 from udq.types import Box, Example, SearchResult
 from udq.web import uploads
@@ -50,7 +50,7 @@ async def collection(service: AppService) -> Response:
     facts = service.facts(await service.view())
     limits = facts["limits"] | {
         "upload_bytes": uploads.MAX_BYTES,
-        "upload_pixels": source.MAX_PIXELS,
+        "upload_pixels": service.decoder.limit * 10**6,
         "matches": schema.MAX_MATCHES,
         "examples": schema.MAX_EXAMPLES,
     }
