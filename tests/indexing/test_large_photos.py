@@ -22,9 +22,10 @@ def folder(tmp_path_factory, photos):
     cup = Image.open(photos / "coffee.png").convert("RGB").crop((80, 20, 478, 386)).resize((800, 735))
     sheet = Image.new("RGB", (20_000, 10_000), (90, 110, 100))
     sheet.paste(cup, (14_000, 3000))
-    sheet.save(folder / "sheet.tif", compression="packbits")
+    sheet.save(folder / "sheet.tif", compression="tiff_deflate")
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (20, 6500), np.uint8)).resize((65_000, 200)).save(folder / "panorama.jpg")
+    rows = np.repeat(np.repeat(rng.integers(0, 255, (2, 650), np.uint8), 100, axis=0), 100, axis=1)
+    Image.fromarray(rows).save(folder / "panorama.jpg")
     Image.new("RGB", (1, 1), "red").save(folder / "pixel.png")
     Image.new("RGB", (2400, 1800), (200, 200, 210)).save(folder / "blank.png")
     for name in ("coffee", "chelsea", "rocket"):

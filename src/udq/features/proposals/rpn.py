@@ -43,6 +43,10 @@ _SHAPES = (0.5, 1.0, 2.0)
 _OBJECT, _BACKGROUND = 0.6, 0.3
 # Anchors of the coarse view before suppression: this many at least, and ten for each region that is kept.
 _CANDIDATES, _PER_REGION = 1000, 10
+# Of the anchors of any view, at most one in so many is a candidate: suppression takes time in proportion to its square.
+_ANCHORS_PER_CANDIDATE = 8
+# Regions of a view before those of all views are suppressed together: this many times the share that it adds to them.
+_SPARE = 3.0
 _ANCHORS, _OBJECTS = 256, 0.5  # anchors in the loss of a photo, and the largest share of objects among them
 
 
@@ -145,8 +149,9 @@ def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
         height, width = view.pixels.shape[:2]
         objectness, moves = convolve(feature_map, fine_map)
         candidates = round(max(_CANDIDATES, _PER_REGION * feature.regions) * max(1.0, view.area))
+        candidates = min(candidates, max(_CANDIDATES, objectness.numel() // _ANCHORS_PER_CANDIDATE))
         boxes, scores = network.scored(objectness, moves, height, width, candidates=candidates)
-        most = math.ceil(feature.regions * view.area)
+        most = math.ceil(feature.regions * view.area * min(1.0, _SPARE / view.factor))
         return Proposals(boxes[:most].cpu().numpy(), scores[:most].cpu().numpy())
 
     return propose
