@@ -1,13 +1,14 @@
 """What the decoding of photos makes of thousands of damaged and hostile files: none may be lost, nothing may crash.
 
-    python benchmarks/robustness/mutated_photos.py [--count 5000] [--seed 0] [--largest] [--json OUT]
+    python benchmarks/robustness/mutated_photos.py [--count 5000] [--seed 0] [--largest] [--megapixels 150] [--json OUT]
 
 Photos that scikit-image ships are written in every format that udq reads, mutated and given to the extractor of
 `udq index` at a small scale. A file is decoded or listed as broken with a reason; what crashes its decoder or takes too
 long is listed too, and counted apart. Files that are neither are lost, which must not happen.
 
-`--largest` decodes a whole photo of 150 megapixels of every kind too, each in a process of its own, and says what
-memory and time it takes: the limits of `udq.photos.sandbox` and `udq.photos.sandbox_worker` are chosen by it.
+`--largest` decodes a whole photo of 150 megapixels (`--megapixels`) of every kind too, each in a process of its own,
+and says what memory and time it takes: the limits of `udq.photos.sandbox` and `udq.photos.sandbox_worker` are chosen
+by it.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ import pillow_heif
 from PIL import Image, ImageCms
 
 from udq.common.provenance import provenance
-from udq.config import FeatureConfig, ImageConfig
+from udq.config import MAX_MEGAPIXELS, FeatureConfig, ImageConfig
 from udq.errors import ImageError
 from udq.experiments.demo.cutouts import photo
 from udq.features.extractor import Extractor
 from udq.photos.decoding import MAX_SIDE
 from udq.photos.sandbox import TIME_LIMIT, Decoder
 from udq.photos.sandbox_worker import MEMORY
-from udq.photos.source import MAX_BYTES, MAX_PIXELS, Source, find
+from udq.photos.source import MAX_BYTES, Source, find
 
 SMALL = ImageConfig(shorter=64, longer=96)
 SIDE = 200  # pixels of the photos that are mutated, so that a mutation hits what matters
@@ -201,7 +202,7 @@ def _zeros(count: int) -> bytes:
 
 def bombs() -> Iterator[tuple[str, bytes]]:
     """Yield files that are small and say, or unpack to, something large: suffix and bytes."""
-    side = int(MAX_PIXELS**0.5)
+    side = int((MAX_MEGAPIXELS * 10**6) ** 0.5)
     for bits, colour, row in (
         (1, 0, side // 8 + 1),
         (8, 0, side),
@@ -320,15 +321,16 @@ def fuzz(count: int, seed: int) -> dict[str, object]:
     }
 
 
-def largest_photos(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Write one photo of 150 megapixels after the other, in every kind that takes memory in its own way."""
-    side = int(MAX_PIXELS**0.5)
+def largest_photos(folder: Path, megapixels: int) -> Iterator[tuple[str, Path]]:
+    """Write one photo of that size after the other, in every kind that takes memory in its own way."""
+    side = int((megapixels * 10**6) ** 0.5)
     tile = np.asarray(photo("chelsea").convert("RGB"))
     times = [-(-side // length) for length in tile.shape[:2]]
     rgb = Image.fromarray(np.tile(tile, (*times, 1))[:side, :side])
     exif = Image.Exif()
     exif[0x0112] = 6
     deflate, ultrafast = {"compression": "tiff_adobe_deflate"}, {"preset": "ultrafast"}
+    heic = min(side, 11_900)
 
     def grey(kind: type) -> Image.Image:
         return Image.fromarray(np.asarray(rgb.convert("L")).astype(kind) * 200)
@@ -349,6 +351,7 @@ def largest_photos(folder: Path) -> Iterator[tuple[str, Path]]:
         ("PNG", "16-bit.png", lambda: grey(np.uint16), {"compress_level": 1}),
         ("GIF", "palette.gif", lambda: rgb.convert("P"), {}),
         ("TIFF", "rgb.tif", lambda: rgb, {}),
+        ("TIFF", "rgb, deflated strips.tif", lambda: rgb, deflate),
         ("TIFF", "rgba.tif", lambda: alpha("RGB"), deflate),
         ("TIFF", "cmyk.tif", lambda: rgb.convert("CMYK"), deflate),
         ("TIFF", "float, turned.tif", lambda: grey(np.float32), {**deflate, "exif": exif}),
@@ -359,8 +362,8 @@ def largest_photos(folder: Path) -> Iterator[tuple[str, Path]]:
         ("WEBP", "rgba.webp", lambda: alpha("RGB"), {"method": 0, "quality": 0, "lossless": True}),
         ("AVIF", "rgb.avif", lambda: rgb, {"speed": 10}),
         ("AVIF", "rgba.avif", lambda: alpha("RGB"), {"speed": 10}),
-        # The encoder takes 142 megapixels at most.
-        ("HEIF", "rgb.heic", lambda: rgb.crop((0, 0, 11_900, 11_900)), {"quality": 10, "enc_params": ultrafast}),
+        # ``heic``: the encoder takes 142 megapixels at most.
+        ("HEIF", "rgb.heic", lambda: rgb.crop((0, 0, heic, heic)), {"quality": 10, "enc_params": ultrafast}),
         ("JPEG", "profile.jpg", lambda: rgb, {"icc_profile": _profile()}),
         ("JPEG2000", "rgb.jp2", lambda: rgb, {"quality_mode": "rates", "quality_layers": [20]}),
     ]
@@ -369,14 +372,40 @@ def largest_photos(folder: Path) -> Iterator[tuple[str, Path]]:
         make().save(path, kind, **options)
         yield f"{kind}, {path.stem}", path
         path.unlink()
+    write_tiles(folder / "rgb, deflated tiles.tif", rgb)
+    yield "TIFF, rgb, deflated tiles", folder / "rgb, deflated tiles.tif"
 
 
-def largest() -> list[dict[str, object]]:
+def write_tiles(path: Path, rgb: Image.Image, side: int = 256) -> None:
+    """Write a TIFF of deflated tiles, which Pillow does not write."""
+    pixels = np.asarray(rgb)
+    down, across = (-(-length // side) * side for length in pixels.shape[:2])
+    padded = np.zeros((down, across, 3), np.uint8)
+    padded[: pixels.shape[0], : pixels.shape[1]] = pixels
+    corners = [(top, left) for top in range(0, down, side) for left in range(0, across, side)]
+    parts = [zlib.compress(padded[top : top + side, left : left + side].tobytes(), 1) for top, left in corners]
+    sizes = [len(part) for part in parts]
+    start = 8 + 2 + 12 * 10 + 4
+    places = np.cumsum([start + 6 + 8 * len(parts), *sizes[:-1]]).tolist()
+    entries = (
+        *((256, 4, 1, rgb.width), (257, 4, 1, rgb.height), (258, 3, 3, start), (259, 3, 1, 8), (262, 3, 1, 2)),
+        *((277, 3, 1, 3), (322, 3, 1, side), (323, 3, 1, side), (324, 4, len(parts), start + 6)),
+        (325, 4, len(parts), start + 6 + 4 * len(parts)),
+    )
+    with path.open("wb") as file:
+        file.write(struct.pack("<2sHIH", b"II", 42, 8, len(entries)))
+        for entry in entries:
+            file.write(struct.pack("<HHII", *entry))
+        file.write(struct.pack(f"<I3H{2 * len(parts)}I", 0, 8, 8, 8, *places, *sizes))
+        file.writelines(parts)
+
+
+def largest(megapixels: int) -> list[dict[str, object]]:
     """Return memory and time of the largest photos."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for kind, path in largest_photos(Path(scratch)):
-            with Decoder() as decoder:
+        for kind, path in largest_photos(Path(scratch), megapixels):
+            with Decoder(limit=max(megapixels, MAX_MEGAPIXELS)) as decoder:
                 started = time.perf_counter()
                 try:
                     decoder.decode(path, shorter=600, longer=1000)
@@ -407,14 +436,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--largest", action="store_true")
+    parser.add_argument("--megapixels", type=int, default=MAX_MEGAPIXELS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     facts = fuzz(arguments.count, arguments.seed)
     if arguments.largest:
-        facts["largest"] = largest()
+        facts["largest"] = largest(arguments.megapixels)
     for name, value in facts.items():
         print(f"{name}: {json.dumps(value, indent=1) if isinstance(value, dict) else value}")
-    limits = {"pixels": MAX_PIXELS, "side": MAX_SIDE, "bytes": MAX_BYTES, "memory": MEMORY, "seconds": TIME_LIMIT}
+    limits = {"pixels": MAX_MEGAPIXELS * 10**6, "side": MAX_SIDE, "bytes": MAX_BYTES}
+    limits |= {"memory": MEMORY, "seconds": TIME_LIMIT}
     if arguments.json:
         written = {**facts, "limits": limits, "provenance": provenance(seed=arguments.seed)}
         arguments.json.write_text(json.dumps(written, indent=1) + "\n")

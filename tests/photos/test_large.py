@@ -200,7 +200,7 @@ def test_the_smallest_adequate_level_of_a_pyramid_is_read(tmp_path, picture, ban
 @pytest.mark.parametrize(
     ("sizes", "kind"),
     [([(502, 300)], 1), ([(502, 379)], 0), ([(502, 379)], 2)],
-    ids=["another shape", "a page", "part of several"],
+    ids=["another shape", "a page", "one of several pages"],
 )
 def test_pages_that_are_no_smaller_level_are_not_read(tmp_path, picture, banded, sizes, kind):
     write_pyramid(tmp_path / "x.tif", picture, sizes=sizes, kind=kind)

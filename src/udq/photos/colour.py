@@ -44,7 +44,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     alpha = picture.getchannel("A") if picture.mode in ("LA", "RGBA") else None
     if picture.mode == "LA":
         picture = picture.convert("L")
-    elif picture.mode not in ("L", "CMYK", "RGBA"):
+    elif picture.mode not in ("L", "RGB", "CMYK", "RGBA"):
         picture = picture.convert("RGB")
     if profile and len(profile) <= _MAX_PROFILE:
         space = _space(profile)

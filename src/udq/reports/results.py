@@ -34,11 +34,11 @@ def search_sheet(collection: Reader, result: SearchResult) -> PillowImage.Image:
     """Draw the query and its first matches, with the boxes found."""
     by_name = {image.name: image for image in collection.images}
     decoder = collection.decoder
-    tiles = [_tile(decoder, Path(result.image), result.box, QUERY, "query")]
+    tiles = [_tile(Path(result.image), result.box, QUERY, "query", decoder=decoder)]
     for match in result.matches:
         copies = f"  +{counted(len(match.copies), 'copy', 'copies')}" if match.copies else ""
         caption = f"{match.rank}  score {match.score:.3f}{copies}\n{match.image}"
-        tiles.append(_tile(decoder, by_name[match.image].file, match.box, RIGHT, caption))
+        tiles.append(_tile(by_name[match.image].file, match.box, RIGHT, caption, decoder=decoder))
     rows = [tiles[start : start + _SHOWN + 1] for start in range(0, len(tiles), _SHOWN + 1)]
     return sheet(rows)
 
@@ -69,13 +69,12 @@ def outcomes_sheet(
         f"AP {outcome.ap:.3f}   {outcome.query.label or outcome.query.image}   {len(outcome.query.positives)} positives"
         for outcome in outcomes
     ]
-    opened = decoder or sandbox.shared()
-    return sheet([_row(opened, outcome, photos, shown) for outcome in outcomes], titles=titles)
+    return sheet([_row(outcome, photos, shown, decoder) for outcome in outcomes], titles=titles)
 
 
-def _row(decoder: Decoder, outcome: Outcome, photos: Mapping[str, PhotoPath], shown: int) -> list[Tile]:
+def _row(outcome: Outcome, photos: Mapping[str, PhotoPath], shown: int, decoder: Decoder | None) -> list[Tile]:
     query = outcome.query
-    tiles = [_tile(decoder, outcome.photo, query.box, QUERY, f"query\n{query.image}")]
+    tiles = [_tile(outcome.photo, query.box, QUERY, f"query\n{query.image}", decoder=decoder)]
     for match in outcome.matches[:shown]:
         right = match.image in query.positives
         overlap = ""
@@ -84,16 +83,16 @@ def _row(decoder: Decoder, outcome: Outcome, photos: Mapping[str, PhotoPath], sh
         mark = "right" if right else "junk" if match.image in query.junk else "wrong"
         caption = f"{match.rank}{overlap}\n{match.image}"
         colour = RIGHT if right else WRONG
-        tiles.append(_tile(decoder, photos[match.image], match.box, colour, caption, mark))
+        tiles.append(_tile(photos[match.image], match.box, colour, caption, mark, decoder))
     return tiles
 
 
 def _tile(
-    decoder: Decoder, photo: PhotoPath, box: Box | None, colour: str, caption: str, mark: str = ""
+    photo: PhotoPath, box: Box | None, colour: str, caption: str, mark: str = "", decoder: Decoder | None = None
 ) -> Tile:
     """Load a photo for a sheet; a photo that cannot be read now becomes a grey tile, not an error."""
     try:
-        decoded = decoder.decode(photo, shorter=_LONGER, longer=_LONGER)
+        decoded = (decoder or sandbox.shared()).decode(photo, shorter=_LONGER, longer=_LONGER)
     except OutsideFolderError:
         return _grey(f"{caption}\n(a link out of its folder)", mark)
     except (ImageError, InputError):

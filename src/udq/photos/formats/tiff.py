@@ -125,7 +125,7 @@ def level_for(picture: ImageFile.ImageFile, file: IO[bytes], size: tuple[int, in
     if not isinstance(picture, TiffImagePlugin.TiffImageFile) or picture.mode.startswith(("I", "F")):
         return None
     tags = picture.tag_v2
-    if max(_numbers(tags.get(_BITS, 1))) > 8:  # the range of their levels is that of the whole photo
+    if max(_numbers(tags.get(_BITS, 1)), default=16) > 8:  # the range of their levels is that of the whole photo
         return None
     own = _level(file, tags)
     if own is None or own.width * own.height < LARGE:
@@ -150,13 +150,16 @@ def _smaller(file: IO[bytes], tags: TiffImagePlugin.ImageFileDirectory_v2, own: 
         if not offset or offset in seen:
             continue
         seen.add(offset)
-        found = TiffImagePlugin.ImageFileDirectory_v2(header)
-        file.seek(offset)
-        found.load(file)
-        if not subifds:
-            waiting.append(found.next)
-        same = all(_numbers(found.get(tag, 1)) == _numbers(tags.get(tag, 1)) for tag in (_BITS, _SAMPLES))
-        level = _level(file, found) if found.get(_SUBFILE_TYPE) == 1 and same else None
+        try:
+            found = TiffImagePlugin.ImageFileDirectory_v2(header)
+            file.seek(offset)
+            found.load(file)
+            if not subifds:
+                waiting.append(found.next)
+            same = all(_numbers(found.get(tag, 1)) == _numbers(tags.get(tag, 1)) for tag in (_BITS, _SAMPLES))
+            level = _level(file, found) if found.get(_SUBFILE_TYPE) == 1 and same else None
+        except (OSError, OverflowError, TypeError, ValueError, struct.error):  # damaged: the photo itself may not be
+            continue
         if level is not None and level.width < own.width and _is_shape(level, own):
             yield level
 
