@@ -6,14 +6,12 @@ import shutil
 import struct
 import sys
 import zlib
-from functools import partial
 from pathlib import Path
 
 import pytest
 from clients import number_of, serving
 
 from udq import Collection
-from udq.photos import sandbox
 from udq.reports import match_lines, results, thumbnails
 from udq.web.service import Service
 
@@ -84,8 +82,7 @@ def test_the_library_verifies_and_draws_replaced_photos_in_the_sandbox(hostile):
     before = peak_memory()
     result = opened.search(hostile / "photos" / "coffee.png", BOX, rerank=["verify"])
     files = {image.name: image.file for image in opened.images}
-    tile = partial(results._tile, sandbox.shared())
-    tiles = {name: tile(file, (0.0, 0.0, 9.0, 9.0), "red", name) for name, file in files.items()}
+    tiles = {name: results._tile(file, (0.0, 0.0, 9.0, 9.0), "red", name) for name, file in files.items()}
     lines = match_lines.sheet(result, [files[match.image] for match in result.matches])
     growth = peak_memory() - before
 
@@ -104,5 +101,4 @@ def test_a_photo_that_is_gone_is_named_by_its_path(place):
     (place / "photos" / "coins.png").unlink()
     (image,) = (image for image in opened.images if image.name == "coins.png")
 
-    tile = results._tile(sandbox.shared(), image.file, None, "red", "coins")
-    assert tile.caption == "coins\n(photo is gone)\nmoved? udq relocate"
+    assert results._tile(image.file, None, "red", "coins").caption == "coins\n(photo is gone)\nmoved? udq relocate"
