@@ -147,15 +147,42 @@ def test_anchors_are_centred_on_their_cells_if_the_map_is_rounded_up(network):
     assert centres[-1, -1].max(dim=0).values.tolist() == pytest.approx([27 * 16, 18 * 16], abs=1)
 
 
+def test_anchors_are_in_proportion_to_the_scale_and_kept_in_the_card(network):
+    sides = rpn.sides_for(600)
+    scaled = rpn.ProposalNetwork(LITE, sides=sides).eval()
+    data = rpn.to_bytes(scaled, {"backbone": LITE.name, "images": {"shorter": 600}, "anchors": list(sides)})
+    again, _ = rpn.from_bytes(data, LITE.name, "rpn.npz")
+    old, _ = rpn.from_bytes(
+        rpn.to_bytes(network, {"backbone": LITE.name, "images": {"shorter": 600}}), LITE.name, "old.npz"
+    )
+
+    assert sides == pytest.approx([side * 600 / 336 for side in (48, 96, 160, 256, 384)], abs=0.05)
+    assert rpn.sides_for(336) == (48, 96, 160, 256, 384)
+    assert again.proposals.anchor_generator.sizes == (sides,)
+    assert old.proposals.anchor_generator.sizes == (rpn.sides_for(336),)  # a file from before sides were in the card
+    widest = {each: float(each.proposals.anchor_generator.cell_anchors[0][:, 2].max()) for each in (again, old)}
+    assert widest[again] == pytest.approx(widest[old] * 600 / 336, abs=1)
+
+
+@pytest.mark.parametrize("anchors", [[48.0], [48, 96, 160, 256, 0.5], [48, 96, 160, 256, float("nan")], "wide", 7])
+def test_a_card_with_anchors_that_are_none_is_refused(network, anchors):
+    data = rpn.to_bytes(network, {"backbone": LITE.name, "anchors": anchors})
+    with pytest.raises(InputError, match="expected a file that udq train-rpn wrote"):
+        rpn.from_bytes(data, LITE.name, "rpn.npz")
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(1, 12),
     columns=st.integers(1, 12),
     scale=st.sampled_from([0.0, 0.3, 1.0, 30.0]),  # nothing, all scores alike ... and all of them saturated
     cut=st.integers(0, 31),
+    shorter=st.sampled_from([336, 600]),
     seed=st.integers(0, 2**16),
 )
-def test_boxes_equal_those_of_torchvision_to_the_last_bit(shipped, rows, columns, scale, cut, seed):
+def test_boxes_equal_those_of_torchvision_to_the_last_bit(shipped, rows, columns, scale, cut, shorter, seed):
+    network = rpn.ProposalNetwork(LITE, sides=rpn.sides_for(shorter)).eval()
+    network.load_state_dict(shipped.state_dict())
     generator = torch.Generator().manual_seed(seed)
     maps = (
         scale * torch.rand(1280, rows, columns, generator=generator),
@@ -163,9 +190,9 @@ def test_boxes_equal_those_of_torchvision_to_the_last_bit(shipped, rows, columns
     )
     height, width = 32 * rows - cut, 32 * columns - cut
     with torch.inference_mode():
-        one = shipped.merged(*maps)
-        expected, _ = shipped.proposals(rpn.image_list(one, height, width), {"0": one})
-        found = shipped(*maps, height, width)
+        one = network.merged(*maps)
+        expected, _ = network.proposals(rpn.image_list(one, height, width), {"0": one})
+        found = network(*maps, height, width)
 
     assert torch.equal(found, expected[0])
 
