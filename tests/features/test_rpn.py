@@ -107,6 +107,28 @@ def test_the_number_of_candidates_grows_with_the_regions_asked_for(shipped):
     assert (scores.diff() <= 0).all()
 
 
+def test_the_papers_scale_keeps_200_regions_even_if_suppression_leaves_few(photos, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        random = rpn.ProposalNetwork(LITE, sides=rpn.sides_for(600)).eval()
+    # The best boxes are those of the largest anchors, which overlap most.
+    random.proposals.head.cls_logits.bias.data[len(rpn.sides_for(600)) - 1 :: len(rpn.sides_for(600))] = 10.0
+    file = tmp_path / "rpn.npz"
+    file.write_bytes(rpn.to_bytes(random, {"backbone": LITE.name, "anchors": list(rpn.sides_for(600))}))
+    feature = FeatureConfig(regions=200)
+    image = ImageConfig(shorter=600, longer=1000, smallest=0.0)
+    extractor = Extractor(image, feature, rpn=file, device="cpu")
+    photo = load(photos / "coffee.png", shorter=600, longer=1000)
+    maps = extractor.maps(photo.pixels)
+    with torch.inference_mode():
+        found = random.convolve(*(each.float() for each in maps))
+        _, ten_per_region = random.scored(*found, *photo.pixels.shape[:2], candidates=2000)
+    (extracted,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
+
+    assert len(ten_per_region) < 200
+    assert len(extracted.regions) == 201  # and the whole photo
+
+
 def test_photos_of_any_shape_have_a_region(network):
     for rows, columns in ((2, 60), (60, 2), (2, 2)):
         boxes = network(*maps(rows, columns), 32 * rows, 32 * columns)
