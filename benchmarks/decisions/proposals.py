@@ -3,10 +3,10 @@
     python benchmarks/decisions/proposals.py DATA [--sets NAME ...] [--rpn FILE] [--cache FOLDER] [--recall OUT]
                                              [--seeds N] [--retrieval OUT]
 
-DATA and --cache are those of benchmarks/accuracy. Recall is of the true boxes of a set, in queries and positives, by
-the object's share of its photo, for numbers of regions in proportion to the pixels of the photos. It is measured on
-what ``Extractor.extract`` returns, on at most 40 photos of a set. Each retrieval row builds and evaluates a collection
-of instre_dev with the default preset but for the proposer.
+DATA and --cache are those of benchmarks/accuracy. Recall is of the true boxes of a set, in queries and positives, at an
+intersection over union of 0.5, by the object's share of its photo, for numbers of regions in proportion to the pixels
+of the photo: the first ones of what ``Extractor.extract`` returns, on at most ``--photos`` photos of a set. Each
+retrieval row builds and evaluates a collection of instre_dev with the default preset but for the proposer.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torchvision.ops import box_iou
 
@@ -33,27 +31,28 @@ from accuracy import sets
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.config import ImageConfig, IndexConfig, preset
+from udq.config import IndexConfig, preset
 from udq.errors import UdqError
 from udq.evaluation.benchmark import evaluate
 from udq.evaluation.by_size import SIZES, size_class
 from udq.features.extractor import Extractor
-from udq.photos import decoding, pyramid
+from udq.photos import decoding
 from udq.photos.source import Source
 from udq.types import Box
 
 RATES = (50, 100, 200, 500, 1000)
 """Regions per megapixel of the photo."""
-OVERLAPS = (0.5, 0.7)
-MOST_PHOTOS, MOST_MEGAPIXELS = 40, 300.0  # of a set
-MOST_REGIONS = 5000  # of a photo on average: rates that need more are left out
-MEASURED = ("instre_dev", "instre_dev-2x2", "instre_dev-4x4", "logos_dev", "covers_dev", "composites", "demo")
+OVERLAP = 0.5
+MOST_PHOTOS = 100  # of a set
+MEASURED = ("instre_dev", "instre_dev-2x2", "instre_dev-4x4", "logos_dev", "covers_dev")
+# More than most rates take. In one view, photos above 2 megapixels have fewer than the highest rate asks for.
+_MANY = {"regions": 2000}
 PROPOSERS = {
-    "rpn, one view": preset("default").replace({"images": {"smallest": 0.0}}),
-    "rpn": preset("default"),
-    "rpn, fine": preset("fine"),
+    "grid": IndexConfig().replace({"images": {"smallest": 0.0}, "features": {"proposals": "grid"}}),
+    "rpn, one view": IndexConfig().replace({"images": {"smallest": 0.0}, "features": _MANY}),
+    "rpn": IndexConfig().replace({"features": _MANY}),
+    "rpn, fine": preset("fine").replace({"features": _MANY}),
 }
-GRID = preset("default").replace({"features": {"proposals": "grid"}})
 RETRIEVED: dict[str, dict[str, object]] = {
     "grid": {"proposals": "grid"},
     "rpn, 100": {"proposals": "rpn", "regions": 100},
@@ -81,40 +80,7 @@ class Boxed(NamedTuple):
         return self.size[0] * self.size[1] / 1e6
 
 
-class Covered(NamedTuple):
-    """An object.
-
-    Attributes:
-        size: key of its class.
-        overlap: its IoU with the best region.
-    """
-
-    size: str
-    overlap: float
-
-
-class Measured(NamedTuple):
-    """One proposer on the photos of one set, or of several.
-
-    Attributes:
-        objects: all objects of the photos.
-        regions: number of regions of each photo.
-        seconds: of decoding and extraction.
-    """
-
-    objects: list[Covered]
-    regions: list[int]
-    seconds: float
-
-    @staticmethod
-    def together(parts: Sequence[Measured]) -> Measured:
-        """Return several sets as one."""
-        objects = [each for part in parts for each in part.objects]
-        regions = [number for part in parts for number in part.regions]
-        return Measured(objects, regions, sum(part.seconds for part in parts))
-
-
-def boxed(found: sets.DevelopmentSet) -> list[Boxed]:
+def boxed(found: sets.DevelopmentSet, most: int) -> list[Boxed]:
     """Return the photos of a set that have true boxes; a sample of them, the same each time, if there are many."""
     boxes: dict[str, set[Box]] = {}
     for query in found.truth.queries:
@@ -123,14 +89,7 @@ def boxed(found: sets.DevelopmentSet) -> list[Boxed]:
             boxes.setdefault(name, set()).add(box)
     photos = [source for source in found.sources if source.name in boxes]
     random.Random(0).shuffle(photos)
-    sample: list[Boxed] = []
-    megapixels = 0.0
-    for photo in photos[:MOST_PHOTOS]:
-        sample.append(Boxed(photo, _size(photo), tuple(sorted(boxes[photo.name]))))
-        megapixels += sample[-1].megapixels
-        if megapixels >= MOST_MEGAPIXELS:
-            break
-    return sample
+    return [Boxed(photo, _size(photo), tuple(sorted(boxes[photo.name]))) for photo in photos[:most]]
 
 
 def _size(photo: Source) -> tuple[int, int]:
@@ -138,96 +97,52 @@ def _size(photo: Source) -> tuple[int, int]:
         return decoding.shown_size(file)
 
 
-def regions_for(rate: float, photos: Sequence[Boxed], image: ImageConfig) -> int:
-    """Return the setting ``features.regions`` that keeps this many regions per megapixel on average."""
-    wanted = rate * sum(photo.megapixels for photo in photos)
-    scale = {"shorter": image.shorter, "longer": image.longer, "smallest": image.smallest}
-    levels = sum(sum(pyramid.levels(*photo.size, **scale)) for photo in photos)
-    return max(1, round(wanted / levels))
+def measure(photos: Sequence[Boxed], config: IndexConfig, rpn: Path | None) -> dict[str, Any]:
+    """Extract the photos once, and compare the first regions of each, for every rate, with its objects.
 
-
-def measure(photos: Sequence[Boxed], config: IndexConfig, rpn: Path | None) -> Measured:
-    """Extract the photos and compare their regions with their objects."""
+    Returns:
+        ``regions``: found per photo, on average; ``ms``: of decoding and extraction per photo; ``recall``: rate -> key
+        of the class -> share of its objects that a region overlaps by ``OVERLAP``.
+    """
     extractor = Extractor(config.images, config.features, rpn=rpn, device="cpu").proposing()
-    objects: list[Covered] = []
+    covered: dict[int, dict[str, list[bool]]] = {rate: {size.key: [] for size in SIZES} for rate in RATES}
     numbers = []
     started = time.perf_counter()
     for photo, found in zip(photos, extractor.extract([photo.source for photo in photos]), strict=True):
         if found.broken:
             raise UdqError(found.broken)
         numbers.append(len(found.regions))
-        boxes = torch.tensor(photo.boxes, dtype=torch.float32)
-        best = box_iou(boxes, torch.from_numpy(found.regions.boxes.copy())).amax(dim=1).tolist()
-        for box, overlap in zip(photo.boxes, best, strict=True):
+        # The last region is the whole photo, which every collection has besides.
+        overlaps = box_iou(torch.tensor(photo.boxes), torch.from_numpy(found.regions.boxes[:-1].copy())).numpy()
+        for box, row in zip(photo.boxes, overlaps, strict=True):
             if size := size_class(box, *photo.size):
-                objects.append(Covered(size, overlap))
-    return Measured(objects, numbers, time.perf_counter() - started)
-
-
-def shares(objects: Iterable[Covered]) -> dict[str, dict[str, float]]:
-    """Return the share of the objects of each class that have a region of an IoU: IoU -> key of the class -> 0..1."""
-    of_class: dict[str, list[float]] = {size.key: [] for size in SIZES}
-    for each in objects:
-        of_class[each.size].append(each.overlap)
+                for rate, of_class in covered.items():
+                    first = row[: max(1, round(rate * photo.megapixels))]
+                    of_class[size].append(bool(first.max(initial=0.0) >= OVERLAP))
     return {
-        f"{least:g}": {
-            key: round(float((np.array(overlaps) >= least).mean()), 4) for key, overlaps in of_class.items() if overlaps
-        }
-        for least in OVERLAPS
+        "regions": round(fmean(numbers), 1),
+        "ms": round(1e3 * (time.perf_counter() - started) / len(photos), 1),
+        "recall": {
+            str(rate): {key: round(fmean(hits), 4) for key, hits in of_class.items() if hits}
+            for rate, of_class in covered.items()
+        },
     }
 
 
-def counted(objects: Iterable[Covered]) -> dict[str, int]:
-    """Return the number of objects of each class that has any."""
-    keys = [each.size for each in objects]
-    return {size.key: keys.count(size.key) for size in SIZES if size.key in keys}
-
-
-def recall(found: Sequence[sets.DevelopmentSet], rpn: Path | None, output: Path) -> None:
-    """Measure recall by size of each proposer and rate on each set, and write it after each.
-
-    ``all`` is on the objects of the sets together that have every rate.
-    """
+def recall(found: Sequence[sets.DevelopmentSet], rpn: Path | None, most: int, output: Path) -> None:
+    """Measure recall by size of each proposer on each set, and write it after each set."""
     report: dict[str, Any] = {}
-    together: dict[tuple[str, str], list[Measured]] = {}
     for each in found:
-        photos = boxed(each)
-        megapixels = fmean(photo.megapixels for photo in photos)
-        rates = [rate for rate in RATES if rate * megapixels <= MOST_REGIONS]
-        measured: dict[tuple[str, str], Measured] = {}
-        for name, rate, config in _settings(photos, rates):
-            done = measured[name, rate] = measure(photos, config, rpn)
-            print(f"{each.name:<15} {name:<15} {rate:<5} {done.seconds:5.0f} s {shares(done.objects)}", flush=True)
-            if len(rates) == len(RATES):
-                together.setdefault((name, rate), []).append(done)
-        report[each.name] = {"megapixels": round(megapixels, 2), **_figures(measured)}
-        pooled = {key: Measured.together(parts) for key, parts in together.items()}
-        write(output, {"sets": report, "all": _figures(pooled) if pooled else None})
-
-
-def _settings(photos: Sequence[Boxed], rates: Sequence[float]) -> Iterable[tuple[str, str, IndexConfig]]:
-    """Yield name, rate and settings of what is measured; the number of the grid depends on shape and size alone."""
-    yield "grid", "", GRID
-    for name, config in PROPOSERS.items():
-        for rate in rates:
-            regions = regions_for(rate, photos, config.images)
-            yield name, str(rate), replace(config, features=replace(config.features, regions=regions))
-
-
-def _figures(measured: Mapping[tuple[str, str], Measured]) -> dict[str, Any]:
-    """Return the figures of a report."""
-    rows = [
-        {
-            "proposer": name,
-            "rate": rate,
-            "regions_per_photo": round(fmean(done.regions), 1),
-            "ms_per_photo": round(1e3 * done.seconds / len(done.regions), 1),
-            "recall": shares(done.objects),
-        }
-        for (name, rate), done in measured.items()
-    ]
-    first = next(iter(measured.values()))
-    return {"photos": len(first.regions), "objects": counted(first.objects), "rows": rows}
+        photos = boxed(each, most)
+        keys = [size_class(box, *photo.size) for photo in photos for box in photo.boxes]
+        rows = {}
+        for name, config in PROPOSERS.items():
+            rows[name] = measure(photos, config, rpn if config.features.proposals == "rpn" else None)
+            print(f"{each.name:<15} {name:<15} {rows[name]}", flush=True)
+        objects = {size.key: keys.count(size.key) for size in SIZES if size.key in keys}
+        megapixels = round(fmean(photo.megapixels for photo in photos), 2)
+        report[each.name] = {"photos": len(photos), "megapixels": megapixels, "objects": objects, "proposers": rows}
+        write(output, {"sets": report})
 
 
 def retrieval(found: sets.DevelopmentSet, changes: dict[str, object], seed: int) -> dict[str, Any]:
@@ -255,12 +170,13 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=MEASURED, metavar="NAME", help=", ".join(MEASURED))
     parser.add_argument("--rpn", type=Path, metavar="FILE", help="a network of udq train-rpn, for recall")
     parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
+    parser.add_argument("--photos", type=int, default=MOST_PHOTOS, metavar="N", help="of a set, at most, for recall")
     parser.add_argument("--recall", type=Path, metavar="OUT", help="measure recall, and write it here")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="of retrieval")
     parser.add_argument("--retrieval", type=Path, metavar="OUT", help="measure retrieval, and write it here")
     given = parser.parse_args()
     if given.recall:
-        recall(sets.load(given.data, given.sets, given.cache / "sets"), given.rpn, given.recall)
+        recall(sets.load(given.data, given.sets, given.cache / "sets"), given.rpn, given.photos, given.recall)
     if given.retrieval:
         (objects,) = sets.load(given.data, [sets.OBJECTS], given.cache / "sets")
         report: dict[str, Any] = {}
