@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -31,12 +33,12 @@ from accuracy import sets
 
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.config import IndexConfig, preset
+from udq.config import ImageConfig, IndexConfig, preset
 from udq.errors import UdqError
 from udq.evaluation.benchmark import evaluate
 from udq.evaluation.by_size import SIZES, size_class
 from udq.features.extractor import Extractor
-from udq.photos import decoding
+from udq.photos import decoding, pyramid
 from udq.photos.source import Source
 from udq.types import Box
 
@@ -45,13 +47,11 @@ RATES = (50, 100, 200, 500, 1000)
 OVERLAP = 0.5
 MOST_PHOTOS = 100  # of a set
 MEASURED = ("instre_dev", "instre_dev-2x2", "instre_dev-4x4", "logos_dev", "covers_dev")
-# More than most rates take. In one view, photos above 2 megapixels have fewer than the highest rate asks for.
-_MANY = {"regions": 2000}
 PROPOSERS = {
     "grid": IndexConfig().replace({"images": {"smallest": 0.0}, "features": {"proposals": "grid"}}),
-    "rpn, one view": IndexConfig().replace({"images": {"smallest": 0.0}, "features": _MANY}),
-    "rpn": IndexConfig().replace({"features": _MANY}),
-    "rpn, fine": preset("fine").replace({"features": _MANY}),
+    "rpn, one view": IndexConfig().replace({"images": {"smallest": 0.0}}),
+    "rpn": IndexConfig(),
+    "rpn, fine": preset("fine"),
 }
 RETRIEVED: dict[str, dict[str, object]] = {
     "grid": {"proposals": "grid"},
@@ -97,6 +97,12 @@ def _size(photo: Source) -> tuple[int, int]:
         return decoding.shown_size(file)
 
 
+def enough(photos: Sequence[Boxed], image: ImageConfig) -> int:
+    """Return the setting ``features.regions`` that keeps as many regions of each photo as the highest rate takes."""
+    scale = {"shorter": image.shorter, "longer": image.longer, "smallest": image.smallest}
+    return max(math.ceil(RATES[-1] * photo.megapixels / sum(pyramid.levels(*photo.size, **scale))) for photo in photos)
+
+
 def measure(photos: Sequence[Boxed], config: IndexConfig, rpn: Path | None) -> dict[str, Any]:
     """Extract the photos once, and compare the first regions of each, for every rate, with its objects.
 
@@ -104,7 +110,8 @@ def measure(photos: Sequence[Boxed], config: IndexConfig, rpn: Path | None) -> d
         ``regions``: found per photo, on average; ``ms``: of decoding and extraction per photo; ``recall``: rate -> key
         of the class -> share of its objects that a region overlaps by ``OVERLAP``.
     """
-    extractor = Extractor(config.images, config.features, rpn=rpn, device="cpu").proposing()
+    feature = replace(config.features, regions=enough(photos, config.images))
+    extractor = Extractor(config.images, feature, rpn=rpn, device="cpu").proposing()
     covered: dict[int, dict[str, list[bool]]] = {rate: {size.key: [] for size in SIZES} for rate in RATES}
     numbers = []
     started = time.perf_counter()
