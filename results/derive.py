@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from udq.evaluation.by_size import SIZES
 from udq.indexing.drift import Drift
 
 HERE = Path(__file__).resolve().parent
@@ -294,3 +295,11 @@ def experiments() -> Iterator[Row]:
         yield {"name": name, "what": what, "data": data, "trainings": trainings, "papers": papers,
                "cells": sum(cell.status != "published" for cell in found[0]),
                "took": " / ".join(f"{sum(seconds):,.0f}" for seconds in each)}  # fmt: skip
+
+
+def recalls(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each proposer on each set, with the number of objects of each size."""
+    for name, found in figures["sets"].items():
+        objects = " / ".join(str(found["objects"].get(size.key, 0)) for size in SIZES)
+        for proposer, row in found["proposers"].items():
+            yield {"set": name, "proposer": proposer, "objects": objects, **row}

@@ -55,7 +55,7 @@ def compose(source: Path, output: Path, n: int) -> None:
     cells: dict[str, Cell] = {}
     for number, photos in enumerate(groups):
         rng.shuffle(photos)
-        cells |= _paste(source / "images", photos, n, output / "images" / f"m{number:04d}.jpg")
+        cells |= paste(source / "images", photos, n, output / "images" / f"m{number:04d}.jpg")
     for name in {row["query_image"] for row in rows}:
         with Image.open(source / "images" / name) as photo:
             photo.save(output / "queries" / f"q{name}", quality=95)
@@ -95,8 +95,8 @@ def _groups(photos: list[str], shown: dict[str, set[str]], size: int, rng: rando
     return groups
 
 
-def _paste(folder: Path, photos: list[str], n: int, file: Path) -> dict[str, Cell]:
-    """Write a collage and return where its photos are."""
+def paste(folder: Path, photos: list[str], n: int, file: Path) -> dict[str, Cell]:
+    """Write a collage of at most n x n photos, and return where they are: name -> cell."""
     width, height = CELL
     canvas = Image.new("RGB", (width * n, height * n), _GREY)
     cells = {}

@@ -107,6 +107,28 @@ def test_the_number_of_candidates_grows_with_the_regions_asked_for(shipped):
     assert (scores.diff() <= 0).all()
 
 
+def test_the_papers_scale_keeps_200_regions_even_if_suppression_leaves_few(photos, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        random = rpn.ProposalNetwork(LITE, sides=rpn.sides_for(600)).eval()
+    # The best boxes are those of the largest anchors, which overlap most.
+    random.proposals.head.cls_logits.bias.data[len(rpn.sides_for(600)) - 1 :: len(rpn.sides_for(600))] = 10.0
+    file = tmp_path / "rpn.npz"
+    file.write_bytes(rpn.to_bytes(random, {"backbone": LITE.name, "anchors": list(rpn.sides_for(600))}))
+    feature = FeatureConfig(regions=200)
+    image = ImageConfig(shorter=600, longer=1000, smallest=0.0)
+    extractor = Extractor(image, feature, rpn=file, device="cpu")
+    photo = load(photos / "coffee.png", shorter=600, longer=1000)
+    maps = extractor.maps(photo.pixels)
+    with torch.inference_mode():
+        found = random.convolve(*(each.float() for each in maps))
+        _, ten_per_region = random.scored(*found, *photo.pixels.shape[:2], candidates=2000)
+    (extracted,) = extractor.extract([Source("coffee.png", photos / "coffee.png")])
+
+    assert len(ten_per_region) < 200
+    assert len(extracted.regions) == 201  # and the whole photo
+
+
 def test_photos_of_any_shape_have_a_region(network):
     for rows, columns in ((2, 60), (60, 2), (2, 2)):
         boxes = network(*maps(rows, columns), 32 * rows, 32 * columns)
@@ -147,15 +169,42 @@ def test_anchors_are_centred_on_their_cells_if_the_map_is_rounded_up(network):
     assert centres[-1, -1].max(dim=0).values.tolist() == pytest.approx([27 * 16, 18 * 16], abs=1)
 
 
+def test_anchors_are_in_proportion_to_the_scale_and_kept_in_the_card(network):
+    sides = rpn.sides_for(600)
+    scaled = rpn.ProposalNetwork(LITE, sides=sides).eval()
+    data = rpn.to_bytes(scaled, {"backbone": LITE.name, "images": {"shorter": 600}, "anchors": list(sides)})
+    again, _ = rpn.from_bytes(data, LITE.name, "rpn.npz")
+    old, _ = rpn.from_bytes(
+        rpn.to_bytes(network, {"backbone": LITE.name, "images": {"shorter": 600}}), LITE.name, "old.npz"
+    )
+
+    assert sides == pytest.approx([side * 600 / 336 for side in (48, 96, 160, 256, 384)], abs=0.05)
+    assert rpn.sides_for(336) == (48, 96, 160, 256, 384)
+    assert again.proposals.anchor_generator.sizes == (sides,)
+    assert old.proposals.anchor_generator.sizes == (rpn.sides_for(336),)  # a file from before sides were in the card
+    widest = {each: float(each.proposals.anchor_generator.cell_anchors[0][:, 2].max()) for each in (again, old)}
+    assert widest[again] == pytest.approx(widest[old] * 600 / 336, abs=1)
+
+
+@pytest.mark.parametrize("anchors", [[48.0], [48, 96, 160, 256, 0.5], [48, 96, 160, 256, float("nan")], "wide", 7])
+def test_a_card_with_anchors_that_are_none_is_refused(network, anchors):
+    data = rpn.to_bytes(network, {"backbone": LITE.name, "anchors": anchors})
+    with pytest.raises(InputError, match="expected a file that udq train-rpn wrote"):
+        rpn.from_bytes(data, LITE.name, "rpn.npz")
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     rows=st.integers(1, 12),
     columns=st.integers(1, 12),
     scale=st.sampled_from([0.0, 0.3, 1.0, 30.0]),  # nothing, all scores alike ... and all of them saturated
     cut=st.integers(0, 31),
+    shorter=st.sampled_from([336, 600]),
     seed=st.integers(0, 2**16),
 )
-def test_boxes_equal_those_of_torchvision_to_the_last_bit(shipped, rows, columns, scale, cut, seed):
+def test_boxes_equal_those_of_torchvision_to_the_last_bit(shipped, rows, columns, scale, cut, shorter, seed):
+    network = rpn.ProposalNetwork(LITE, sides=rpn.sides_for(shorter)).eval()
+    network.load_state_dict(shipped.state_dict())
     generator = torch.Generator().manual_seed(seed)
     maps = (
         scale * torch.rand(1280, rows, columns, generator=generator),
@@ -163,9 +212,9 @@ def test_boxes_equal_those_of_torchvision_to_the_last_bit(shipped, rows, columns
     )
     height, width = 32 * rows - cut, 32 * columns - cut
     with torch.inference_mode():
-        one = shipped.merged(*maps)
-        expected, _ = shipped.proposals(rpn.image_list(one, height, width), {"0": one})
-        found = shipped(*maps, height, width)
+        one = network.merged(*maps)
+        expected, _ = network.proposals(rpn.image_list(one, height, width), {"0": one})
+        found = network(*maps, height, width)
 
     assert torch.equal(found, expected[0])
 

@@ -89,6 +89,7 @@ def test_training_finds_what_an_untrained_network_does_not(labelled, tmp_path):
     assert stored == card
     assert card["trained_on"] == "12 photos with 12 boxes (csv)"
     assert card["held_out_photos"] == 3
+    assert card["anchors"] == list(rpn.sides_for(card["images"]["shorter"]))
     trunk = Trunk(FeatureConfig())
     best = {}
     for name, each in (("trained", trained), ("untrained", network)):

@@ -89,10 +89,12 @@ def train(
         tested = [key for key in keys if key[0] in held_out and key[0] not in unreadable]
         trained_on = [key for key in keys if key[0] not in held_out and key[0] not in unreadable]
         _check_enough(labels, tested, trained_on, unreadable)
-        network = _trained(feature.backbone, trained_on, settings, cache, extractor.device, progress)
+        sides = rpn.sides_for(image.shorter)
+        network = _trained(feature.backbone, sides, trained_on, settings, cache, extractor.device, progress)
         card = {
             "backbone": feature.backbone,
             "images": dataclasses.asdict(image),
+            "anchors": list(sides),
             "trained_on": labels.summary(),
             "unreadable": sorted(unreadable.values()),
             "held_out_photos": len(tested),
@@ -187,6 +189,7 @@ def _check_enough(
 
 def _trained(
     backbone: str,
+    sides: tuple[float, ...],
     keys: Sequence[ViewKey],
     settings: ProposalTraining,
     cache: ViewCache,
@@ -196,7 +199,8 @@ def _trained(
     """Train a network on views."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
-        network = rpn.ProposalNetwork(backbones.backbone(backbone), dropout=settings.dropout).to(device)
+        network = rpn.ProposalNetwork(backbones.backbone(backbone), sides=sides, dropout=settings.dropout)
+        network.to(device)
         _optimise(network, keys, settings, cache, progress)
     return network
 
@@ -219,7 +223,8 @@ def _optimise(
         return min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / (settings.epochs * steps))) / 2
 
     # A saved state is resumed only if it was trained with the same settings on the same views.
-    facts = json.dumps([dataclasses.asdict(settings), keys])
+    anchors = network.proposals.anchor_generator.sizes
+    facts = json.dumps([dataclasses.asdict(settings), anchors, keys])
     done = _resume(cache.state, facts, network, optimiser)
     network.train()
     with progress("training", settings.epochs * steps) as step:

@@ -35,13 +35,16 @@ from udq.photos.pyramid import View
 _WIDTH = 256
 _MAX_BYTES = 2**30  # of a file of a network; the shipped one has 2 MB
 _STRIDE = 16  # of the map that anchors are centred on
-# Sides of anchors in pixels of the scaled photo, whose shorter side has 336 pixels by default; and height by width.
-_SIDES = (48, 96, 160, 256, 384)
+# Sides of anchors in pixels of a photo whose shorter side is scaled to ``_SIDES_AT`` pixels, and height by width. A
+# network whose card names no sides has these, whatever the scale that it was trained at.
+_SIDES, _SIDES_AT = (48.0, 96.0, 160.0, 256.0, 384.0), 336
 _SHAPES = (0.5, 1.0, 2.0)
+_LARGEST = 2**16  # pixels of a side
 # IoU with an object from which on an anchor is an object, and below which it is background. Faster R-CNN's 0.7 leaves
 # too few anchors in a collection with one box per photo.
 _OBJECT, _BACKGROUND = 0.6, 0.3
-# Anchors of the coarse view before suppression: this many at least, and ten for each region that is kept.
+# Anchors of the coarse view before suppression: this many at least, and ten for each region that is kept; more if
+# suppression leaves too few.
 _CANDIDATES, _PER_REGION = 1000, 10
 # Of the anchors of any view, at most one in so many is a candidate: suppression takes time in proportion to its square.
 _ANCHORS_PER_CANDIDATE = 8
@@ -57,11 +60,14 @@ class ProposalNetwork(nn.Module):
         deep, fine: 1 x 1 convolutions that bring the two maps to one depth; ``fine`` is None if they are the same map.
     """
 
-    def __init__(self, backbone: backbones.Backbone, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, backbone: backbones.Backbone, *, sides: tuple[float, ...] = _SIDES, dropout: float = 0.0
+    ) -> None:
         """Initialise weights at random.
 
         Args:
             backbone: the backbone that computes the maps.
+            sides: of anchors, in pixels of the scaled photo, as ``sides_for`` returns them.
             dropout: share of the feature map's channels that are dropped in a step of training.
         """
         super().__init__()
@@ -70,8 +76,8 @@ class ProposalNetwork(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         kept = {"training": _CANDIDATES, "testing": _CANDIDATES}
         self.proposals = RegionProposalNetwork(
-            AnchorGenerator((_SIDES,), (_SHAPES,)),
-            RPNHead(_WIDTH, len(_SIDES) * len(_SHAPES)),
+            AnchorGenerator((sides,), (_SHAPES,)),
+            RPNHead(_WIDTH, len(sides) * len(_SHAPES)),
             _OBJECT,
             _BACKGROUND,
             _ANCHORS,
@@ -131,6 +137,11 @@ class ProposalNetwork(nn.Module):
         return relu(one)
 
 
+def sides_for(shorter: int) -> tuple[float, ...]:
+    """Return the sides of anchors, in pixels, for photos whose shorter side is scaled to ``shorter`` pixels."""
+    return tuple(round(side * shorter / _SIDES_AT, 1) for side in _SIDES)
+
+
 def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
     """Return the proposer of a file that ``udq train-rpn`` wrote, or of the one shipped for the backbone.
 
@@ -148,10 +159,14 @@ def load(feature: FeatureConfig, file: Path | None, engine: Engine) -> Proposer:
     def propose(view: View, feature_map: Tensor, fine_map: Tensor) -> Proposals:
         height, width = view.pixels.shape[:2]
         objectness, moves = convolve(feature_map, fine_map)
+        most = math.ceil(feature.regions * view.area * min(1.0, _SPARE / view.factor))
         candidates = round(max(_CANDIDATES, _PER_REGION * feature.regions) * max(1.0, view.area))
         candidates = min(candidates, max(_CANDIDATES, objectness.numel() // _ANCHORS_PER_CANDIDATE))
         boxes, scores = network.scored(objectness, moves, height, width, candidates=candidates)
-        most = math.ceil(feature.regions * view.area * min(1.0, _SPARE / view.factor))
+        # More regions than by default: as many as are asked for. The default stays as it was measured.
+        while _CANDIDATES < candidates < objectness.numel() and view.factor == 1 and len(scores) < most:
+            candidates *= 2  # the regions so far stay the first
+            boxes, scores = network.scored(objectness, moves, height, width, candidates=candidates)
         return Proposals(boxes[:most].cpu().numpy(), scores[:most].cpu().numpy())
 
     return propose
@@ -182,21 +197,30 @@ def read(backbone: str, file: Path | None) -> tuple[ProposalNetwork, dict[str, A
 
 def from_bytes(data: bytes, backbone: str, name: str) -> tuple[ProposalNetwork, dict[str, Any]]:
     """Read the output of ``to_bytes``; raises InputError if it is something else, or of another backbone."""
-    network = ProposalNetwork(backbones.backbone(backbone))
+    network = None
     try:
         arrays = npz.from_bytes(data)
         card = json.loads(str(arrays.pop("card")))
         trained_on = card["backbone"]
         if trained_on == backbone:
+            network = ProposalNetwork(backbones.backbone(backbone), sides=_sides(card))
             network.load_state_dict({key: torch.from_numpy(array).float() for key, array in arrays.items()})
     except (ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(f"{name}: expected a file that udq train-rpn wrote, found something else") from error
-    if trained_on != backbone:
+    if network is None:
         raise InputError(
             f"{name}: expected a region proposal network for the backbone {backbone}, found one for {trained_on}; "
             f"use --backbone {trained_on}, or train one on {backbone}"
         )
     return network.eval(), card
+
+
+def _sides(card: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the sides of a network's anchors; raises ValueError if they are none."""
+    sides = tuple(float(side) for side in card.get("anchors", _SIDES))
+    if len(sides) != len(_SIDES) or not all(1 <= side <= _LARGEST for side in sides):
+        raise ValueError(f"anchors: expected {len(_SIDES)} sides of 1 to {_LARGEST} pixels, found {sides}")
+    return sides
 
 
 def to_bytes(network: ProposalNetwork, card: Mapping[str, Any]) -> bytes:
