@@ -71,10 +71,9 @@ class Case(NamedTuple):
     truth: Box
 
 
-def cases(found: sets.DevelopmentSet, cache: Path) -> Iterator[Case]:
+def cases(found: sets.DevelopmentSet, setup: Setup, collections: Path) -> Iterator[Case]:
     """Yield the right photos with a known box among the first ones of each query of a set."""
-    setup = Setup(IndexConfig(), (), None, None, "cpu", cache / "features")
-    collection, workers = kept(found, setup, cache / "collections", seed=0, progress=progress)
+    collection, workers = kept(found, setup, collections, seed=0, progress=progress)
     queries, database = protocol_queries(found, collection), collection.database
     vectors = database.model.head.apply(Features(describe(workers, queries, progress))).vectors
     names = [image.name for image in database.images]
@@ -166,7 +165,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="OUT")
     given = parser.parse_args()
     loaded = sets.load(given.data, given.sets, given.cache / "sets")
-    of_sets = {found.name: list(cases(found, given.cache)) for found in loaded}
+    setup = Setup(IndexConfig(), (), None, None, "cpu", given.cache / "features")
+    of_sets = {found.name: list(cases(found, setup, given.cache / "collections")) for found in loaded}
     measured = rows(of_sets)
     if given.json:
         facts = {
