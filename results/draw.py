@@ -64,9 +64,7 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     """Write the picture."""
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "udq", "svg.fonttype": "none"})
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
-    usual, finest = next((row["regions"], row["smallest"]) for row in figures["rows"] if row["preset"] == "fine")
-    # Finer settings cost more, but collages have no more pixels, so they would only show a flat line.
-    rows = [row for row in figures["rows"] if row["regions"] == usual and not 0 < row["smallest"] < finest]
+    rows = figures["rows"]
     rate = f"photos of {_SIZE} a second, {figures['setting']['threads']} threads"
     panel(left, rows, lambda row: row[_SIZE]["photos_per_second"], rate, up=1)
     panel(right, rows, lambda row: row[_SIZE]["bytes"] / 1000, f"kB of codes and boxes of a photo of {_SIZE}", up=-1)

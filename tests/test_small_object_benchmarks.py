@@ -135,13 +135,15 @@ def test_one_choice_is_the_default(views):
     assert default[1] == extractor.QUERY_SIDE
 
 
-def test_rows_of_the_curve_differ_in_views_or_regions(detail):
+def test_rows_of_the_curve_differ_in_views(detail):
     rows = detail.settings()
 
     assert len({detail.key(row, "12 MP") for row in rows}) == len(rows)
     assert {PRESETS[name].images.smallest for name in ("default", "fine")} < {row.smallest for row in rows}
-    work = [row.views(detail.SIZES["12 MP"])[1] for row in rows]
-    assert [levels[-1] for levels in work] == [1, 1.54, 2, 3.08, 4, 6.06, 2, 2]
+    assert [row.views(detail.SIZES["12 MP"])[-1] for row in rows] == [1, 1.54, 2, 3.08, 4]
+    for size in detail.SIZES:
+        assert detail.key(detail.Setting(20), size) == detail.key(detail.Setting(14), size) == detail.key(rows[0], size)
+        assert detail.key(detail.Setting(7), size) == detail.key(detail.Setting(10), size)
     fine = next(row for row in rows if row.smallest == 5)
     assert detail.key(fine, "1 MP") == detail.key(rows[2], "1 MP") != detail.key(rows[1], "1 MP")
 

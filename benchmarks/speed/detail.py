@@ -1,24 +1,27 @@
 """What small objects cost: photos a second, bytes a photo and query time, against mAP on collages of small objects.
 
-    python benchmarks/speed/detail.py DATA [--cache FOLDER] [--photos 48] [--large 16] [--turns 3] [--json OUT]
+    python benchmarks/speed/detail.py DATA [--cache FOLDER] [--photos 24] [--large 8] [--turns 2] [--json OUT]
 
 DATA holds instre_dev and landmarks, as for benchmarks/accuracy. A row is a value of ``--smallest``, the side of the
-smallest objects in percent of a photo's shorter side, or a number of ``--regions``.
+smallest objects in percent of a photo's shorter side.
 
 Photos a second are those of extraction, from file to regions and features, with two threads: photos of landmarks,
 enlarged to 1 and to 12 megapixels. All rows take turns, so that the machine's noise meets all; figures are medians
-over the turns. mAP is that of benchmarks/accuracy on collages of 2 x 2 and 4 x 4 photos, with training, seed 0;
-features and collections are kept in --cache, so an interrupted run goes on. Query time is that of
+over the turns. Other work on the machine reduces them; the processor time of a photo, without that of decoding, in
+another process, depends on it less. mAP is that of benchmarks/accuracy on collages of 2 x 2 and 4 x 4 photos, with
+training, seed 0; features and collections are kept in --cache, so an interrupted run goes on. Query time is that of
 ``Collection.search`` on the 4 x 4 collages, warm.
 
 Rows whose photos have the same views (``udq.photos.pyramid.levels``) are measured once: a level is left out unless it
-is 1.5 times the one before, and no photo is enlarged.
+is 1.5 times the one before, and no photo is enlarged. So 20 and 14 % give the views of 0, one view, and 7 % gives those
+of 10 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -43,12 +46,11 @@ from udq.config import PRESETS, IndexConfig
 from udq.evaluation.benchmark import ProtocolQueries
 from udq.features.extractor import Extractor
 from udq.photos import pyramid
+from udq.photos.sandbox import Decoder
 from udq.photos.source import Source, find
 
-PERCENT = (0.0, 13.0, 10.0, 6.5, 5.0, 3.3)
+PERCENT = (0.0, 13.0, 10.0, 6.5, 5.0)
 """Values of ``--smallest`` that give photos of 12 megapixels different views; between them, the views stay the same."""
-REGIONS = (50, 200)
-"""Numbers of regions other than the default."""
 SIZES = {"1 MP": (1155, 866), "12 MP": (4000, 3000)}
 COLLAGES = {"instre_dev-2x2": (896, 672), "instre_dev-4x4": (1792, 1344)}
 """Sets, and the width and height of their photos in pixels."""
@@ -59,28 +61,24 @@ SEARCHES = 50
 
 
 class Setting(NamedTuple):
-    """A row: the value of ``--smallest`` in percent, and of ``--regions``."""
+    """A row: the value of ``--smallest`` in percent."""
 
     smallest: float
-    regions: int
 
     @property
     def config(self) -> IndexConfig:
-        """The default preset with these changes."""
-        return IndexConfig().replace({"images": {"smallest": self.smallest}, "features": {"regions": self.regions}})
+        """The default preset with this change."""
+        return IndexConfig().replace({"images": {"smallest": self.smallest}})
 
-    def views(self, size: tuple[int, int]) -> tuple[object, ...]:
-        """Return what decides the work on a photo of this size."""
+    def views(self, size: tuple[int, int]) -> tuple[float, ...]:
+        """Return the scales of the views of a photo of this size, which decide the work on it."""
         images = self.config.images
-        scale = {"shorter": images.shorter, "longer": images.longer, "smallest": images.smallest}
-        return self.regions, pyramid.levels(*size, **scale)
+        return pyramid.levels(*size, shorter=images.shorter, longer=images.longer, smallest=images.smallest)
 
 
 def settings() -> list[Setting]:
-    """Return the rows, coarse to fine, then those with other numbers of regions."""
-    default = IndexConfig()
-    usual, smallest = default.features.regions, default.images.smallest
-    return [*(Setting(percent, usual) for percent in PERCENT), *(Setting(smallest, count) for count in REGIONS)]
+    """Return the rows, coarse to fine."""
+    return [Setting(percent) for percent in PERCENT]
 
 
 def enlarged(folder: Path, size: tuple[int, int], count: int, into: Path) -> list[Source]:
@@ -96,7 +94,7 @@ def enlarged(folder: Path, size: tuple[int, int], count: int, into: Path) -> lis
 
 
 def rates(photos: Mapping[str, Sequence[Source]], rows: Sequence[Setting], turns: int) -> dict[str, dict[str, Any]]:
-    """Return for each row and size, as ``key``, photos a second of each turn, their median, and regions a photo."""
+    """Return for each row and size, as ``key``, photos a second and processor seconds a photo, and regions a photo."""
     extractors: dict[str, Extractor] = {}
     for size in photos:
         for row in rows:
@@ -105,24 +103,26 @@ def rates(photos: Mapping[str, Sequence[Source]], rows: Sequence[Setting], turns
                 made = Extractor(config.images, config.features, device="cpu", threads=THREADS).proposing()
                 extractors[key(row, size)] = made
                 deque(made.extract(photos[size][:2]), maxlen=0)  # warm up
-    found: dict[str, dict[str, Any]] = {name: {"turns": []} for name in extractors}
-    for turn in range(turns):
-        for name, extractor in extractors.items():
-            some = photos[name.split(":")[0]]
-            started = time.perf_counter()
-            regions = [len(photo.regions) for photo in extractor.extract(some)]
-            found[name]["turns"].append(round(len(some) / (time.perf_counter() - started), 3))
-            found[name]["regions"] = round(statistics.fmean(regions), 1)
-            print(f"turn {turn}: {name}: {found[name]['turns'][-1]:.2f} photos/s", file=sys.stderr, flush=True)
+    found: dict[str, dict[str, Any]] = {name: {"turns": [], "processor": []} for name in extractors}
+    with Decoder() as decoder:
+        for turn in range(turns):
+            for name, extractor in extractors.items():
+                some = photos[name.split(":")[0]]
+                started, used = time.perf_counter(), time.process_time()
+                regions = [len(photo.regions) for photo in extractor.extract(some, decoder)]
+                found[name]["turns"].append(round(len(some) / (time.perf_counter() - started), 3))
+                found[name]["processor"].append(round((time.process_time() - used) / len(some), 4))
+                found[name]["regions"] = round(statistics.fmean(regions), 1)
+                print(f"turn {turn}: {name}: {found[name]['turns'][-1]:.2f} photos/s", file=sys.stderr, flush=True)
     for each in found.values():
         each["photos_per_second"] = round(statistics.median(each["turns"]), 2)
+        each["processor_seconds"] = round(statistics.median(each["processor"]), 3)
     return found
 
 
 def key(row: Setting, size: str) -> str:
     """Return a name of the work that a row means for photos of a size of ``SIZES``: rows of the same work share it."""
-    regions, levels = row.views(SIZES[size])
-    return f"{size}: {regions} regions, views {levels}"
+    return f"{size}: views {row.views(SIZES[size])}"
 
 
 def query_times(collection: Collection, queries: ProtocolQueries) -> dict[str, float]:
@@ -140,7 +140,7 @@ def query_times(collection: Collection, queries: ProtocolQueries) -> dict[str, f
 def accuracies(data: Path, rows: Sequence[Setting], cache: Path) -> Iterator[tuple[str, Setting, dict[str, Any]]]:
     """Yield set, row and figures of each row on each set of ``COLLAGES``; rows of the same views share them."""
     for found in sets.load(data, list(COLLAGES), cache / "sets"):
-        done: dict[tuple[object, ...], dict[str, Any]] = {}
+        done: dict[tuple[float, ...], dict[str, Any]] = {}
         for row in rows:
             views = row.views(COLLAGES[found.name])
             if views not in done:
@@ -165,9 +165,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER", help="default: %(default)s"
     )
-    parser.add_argument("--photos", type=int, default=48, help="of 1 megapixel; default: %(default)s")
-    parser.add_argument("--large", type=int, default=16, help="of 12 megapixels; default: %(default)s")
-    parser.add_argument("--turns", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--photos", type=int, default=24, help="of 1 megapixel; default: %(default)s")
+    parser.add_argument("--large", type=int, default=8, help="of 12 megapixels; default: %(default)s")
+    parser.add_argument("--turns", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args()
 
@@ -189,8 +189,7 @@ def main() -> None:
     names = {config.images.smallest: name for name, config in PRESETS.items() if name in ("default", "fine")}
     table = []
     for row in rows:
-        found: dict[str, Any] = {"smallest": row.smallest, "regions": row.regions}
-        found["preset"] = names.get(row.smallest) if row.regions == default.features.regions else None
+        found: dict[str, Any] = {"smallest": row.smallest, "preset": names.get(row.smallest)}
         for size in SIZES:
             measured = speeds[key(row, size)]
             found[size] = measured | {"bytes": round(measured["regions"] * bytes_each)}
@@ -198,7 +197,7 @@ def main() -> None:
             name: figures | {"bytes": round(figures["regions"] * bytes_each)} for name, figures in of_sets[row].items()
         }
         table.append(found)
-        print(f"{row.smallest:4g} %, {row.regions:3} regions: " + ", ".join(
+        print(f"{row.smallest:4g} %: " + ", ".join(
             f"{size} {found[size]['photos_per_second']:.1f}/s {found[size]['bytes'] / 1000:.1f} kB" for size in SIZES
         ) + ", " + ", ".join(f"{name} {each['mAP']:.3f}" for name, each in found["sets"].items()))  # fmt: skip
     if given.json:
@@ -206,7 +205,7 @@ def main() -> None:
             "benchmark": "detail",
             "setting": {
                 "threads": THREADS, "turns": given.turns, "photos": {size: len(some) for size, some in photos.items()},
-                "bytes_per_region": bytes_each, "searches": SEARCHES,
+                "bytes_per_region": bytes_each, "searches": SEARCHES, "load": round(os.getloadavg()[0], 1),
             },
             "rows": table,
             "provenance": provenance(seed=0),
