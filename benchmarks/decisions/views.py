@@ -1,12 +1,13 @@
 """At which scales a query is seen, and what the surroundings of its box would bring: mAP of each choice.
 
-    python benchmarks/decisions/views.py DATA [--sets NAME ...] [--cache FOLDER] [--json OUT]
+    python benchmarks/decisions/views.py DATA [--sets NAME ...] [--queries N] [--cache FOLDER] [--json OUT]
 
 Collections are those of benchmarks/accuracy with the default preset and seed 0, whose features and collections are kept
 in --cache; they are built once, because photos do not depend on the choice. Only the queries are described again. The
 last row enlarges each box by a tenth of its width and height on every side, within the photo. The protocol of object
 instance search forbids that: the row says what it would bring, and is not an option of udq. Queries without a box, as
-those of landmarks, are the same in all rows. JSON is written after each set.
+those of landmarks, are the same in all rows. With --queries, only some of a set's queries are measured, at equal steps
+over its ground truth. JSON is written after each set.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +69,13 @@ CHOICES = (
 NAMES = tuple(name for name in sets.NAMES if name != sets.COMPOSITES)
 
 
+def some_queries(found: sets.DevelopmentSet, most: int) -> sets.DevelopmentSet:
+    """Return a set with at most this number of its queries, at equal steps over them."""
+    queries = found.truth.queries
+    kept_ones = [queries[i] for i in np.linspace(0, len(queries) - 1, min(most, len(queries))).round().astype(int)]
+    return replace(found, truth=replace(found.truth, queries=type(queries)(kept_ones)))
+
+
 @contextmanager
 def query_side(side: int) -> Iterator[None]:
     """Change the scale of a query's first view for a while."""
@@ -113,8 +122,10 @@ def measure(found: sets.DevelopmentSet, extractors: dict[int, Extractor], cache:
     return rows
 
 
-def write(file: Path, measured: dict[str, dict[str, dict[str, Any]]], boxed: Sequence[str]) -> None:
-    """Write the figures of the sets so far."""
+def write(
+    file: Path, measured: dict[str, dict[str, dict[str, Any]]], boxed: Sequence[str], counts: dict[str, int]
+) -> None:
+    """Write the figures of the sets so far, and the numbers of their queries."""
     rows = []
     for choice in CHOICES:
         of_choice = {name: rows[choice.name] for name, rows in measured.items()}
@@ -126,7 +137,8 @@ def write(file: Path, measured: dict[str, dict[str, dict[str, Any]]], boxed: Seq
                 "milliseconds": statistics.median(of_choice[name]["ms"] for name in boxed) if boxed else None,
             }
         )
-    facts = {"benchmark": "views", "sets": list(measured), "rows": rows, "provenance": provenance(seed=0)}
+    of_sets = {name: {"queries": counts[name]} for name in measured}
+    facts = {"benchmark": "views", "sets": of_sets, "rows": rows, "provenance": provenance(seed=0)}
     file.write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -135,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", type=Path, help="the folder of development sets")
     parser.add_argument("--sets", nargs="+", default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--queries", type=int, default=10**9, metavar="N", help="of a set, at most; default: all")
     parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="OUT")
     given = parser.parse_args()
@@ -143,12 +156,15 @@ def main() -> None:
         config = IndexConfig().replace({"images": {"query_views": views}})
         extractors[views] = Extractor(config.images, config.features, device="cpu")
     measured: dict[str, dict[str, dict[str, Any]]] = {}
+    counts: dict[str, int] = {}
     boxed = []
-    for found in sets.load(given.data, given.sets, given.cache / "sets"):
+    for whole in sets.load(given.data, given.sets, given.cache / "sets"):
+        found = some_queries(whole, given.queries)
+        counts[found.name] = len(found.truth.queries)
         measured[found.name] = measure(found, extractors, given.cache)
         boxed += [found.name] * any(query.box for query in found.truth.queries)
         if given.json:
-            write(given.json, measured, boxed)
+            write(given.json, measured, boxed, counts)
 
 
 if __name__ == "__main__":
