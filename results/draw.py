@@ -26,6 +26,7 @@ _LABELLED = "instre_dev-4x4"
 _SIZE = "12 MP"
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 _GREY = "#444444"
+_NEAR = 1.2  # a point with one to its right by less than this factor has its label lower
 
 Row = dict[str, Any]
 
@@ -36,25 +37,27 @@ def title(row: Row) -> str:
     return f"{percent}, {row['preset']}" if row["preset"] else percent
 
 
-def panel(axes: Axes, rows: Sequence[Row], across: Callable[[Row], float], below: str, *, up: int) -> None:
-    """Draw mAP of the sets against a cost, with labels above (``up`` = 1) or below (-1) the points."""
+def panel(axes: Axes, rows: Sequence[Row], across: Callable[[Row], float], below: str, *, left: bool) -> None:
+    """Draw mAP of the sets against a cost, with labels below the points, to their left or right."""
     for name, (called, colour, marker) in _SETS.items():
         x, y = [across(row) for row in rows], [row["sets"][name]["mAP"] for row in rows]
         axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.5, label=called)
-        for row, *point in zip(rows, x, y, strict=True):
+        for number, (row, *point) in enumerate(zip(rows, x, y, strict=True)):
             if row["preset"]:
                 axes.plot(*point, color=colour, marker=marker, markersize=9, linestyle="none")
             if name == _LABELLED:
+                near = not left and number + 1 < len(x) and x[number + 1] < _NEAR * x[number]
                 axes.annotate(
-                    title(row), point, xytext=(5, 6 * up), textcoords="offset points", fontsize=8, color=_GREY,
-                    va="bottom" if up > 0 else "top", fontweight="bold" if row["preset"] == "default" else "normal",
+                    title(row), point, xytext=(-6 if left else 6, -18 if near else -5), textcoords="offset points",
+                    fontsize=8, color=_GREY, va="top", ha="right" if left else "left",
+                    fontweight="bold" if row["preset"] == "default" else "normal",
                 )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel(below)
     axes.set_xticks(_TICKS, [f"{tick:g}" for tick in _TICKS])
     axes.set_xticks([], minor=True)
     least, most = min(map(across, rows)), max(map(across, rows))
-    axes.set_xlim(least / 1.3, most * 1.8)
+    axes.set_xlim(least / 1.8, most * 1.8)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -66,8 +69,8 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
     rows = figures["rows"]
     rate = f"photos of {_SIZE} a second, {figures['setting']['threads']} threads"
-    panel(left, rows, lambda row: row[_SIZE]["photos_per_second"], rate, up=1)
-    panel(right, rows, lambda row: row[_SIZE]["bytes"] / 1000, f"kB of codes and boxes of a photo of {_SIZE}", up=-1)
+    panel(left, rows, lambda row: row[_SIZE]["photos_per_second"], rate, left=True)
+    panel(right, rows, lambda row: row[_SIZE]["bytes"] / 1000, f"kB of codes and boxes of a photo of {_SIZE}", left=False)
     left.set_ylabel("mAP")
     left.set_ylim(0, 1)
     left.legend(loc="lower left", frameon=False)
