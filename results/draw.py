@@ -70,7 +70,8 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     rows = figures["rows"]
     rate = f"photos of {_SIZE} a second, {figures['setting']['threads']} threads"
     panel(left, rows, lambda row: row[_SIZE]["photos_per_second"], rate, left=True)
-    panel(right, rows, lambda row: row[_SIZE]["bytes"] / 1000, f"kB of codes and boxes of a photo of {_SIZE}", left=False)
+    size = f"kB of codes and boxes of a photo of {_SIZE}"
+    panel(right, rows, lambda row: row[_SIZE]["bytes"] / 1000, size, left=False)
     left.set_ylabel("mAP")
     left.set_ylim(0, 1)
     left.legend(loc="lower left", frameon=False)
