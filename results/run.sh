@@ -35,6 +35,11 @@ measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/grou
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
 python benchmarks/accuracy "$data" --cache "$scratch/accuracy" --json "$here/accuracy.json"
 [ "${2:-}" = accuracy ] && exit
+# After accuracy, whose features they share.
+python benchmarks/speed/detail.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_detail.json"
+python results/draw.py
+python benchmarks/decisions/localisation.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_localisation.json"
+python benchmarks/decisions/views.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_views.json"
 
 reproduce() { # NAME DATA: tables and figures of the paper, without the images that contain photos
     udq reproduce all --data "$2" -o "$scratch/$1"

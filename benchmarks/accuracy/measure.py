@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,17 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import udq
 from accuracy.sets import DevelopmentSet
 from udq.collection import Collection
 from udq.common.progress import Progress
+from udq.common.provenance import versions
 from udq.config import IndexConfig
 from udq.evaluation import benchmark, scoring
+from udq.evaluation.benchmark import ProtocolQueries
 from udq.features.extractor import ExtractedPhoto, Extractor
 from udq.features.feature_store import FeatureStore
 from udq.indexing import build
 from udq.indexing.workers import LocalWorkers
 from udq.photos.source import Source
 from udq.types import Arrays, Box, Features
+
+_ROOT = Path(udq.__file__).parent
+# Packages whose code decides what a collection holds.
+_BUILDING = "photos", "features", "quantization", "training", "store", "indexing"
 
 
 @dataclass(frozen=True)
@@ -93,23 +102,10 @@ class CachedWorkers(LocalWorkers):
 def measure(found: DevelopmentSet, setup: Setup, *, seed: int, progress: Progress) -> Run:
     """Build a collection as ``udq index`` does, and evaluate it as ``udq evaluate`` does."""
     started = time.perf_counter()
-    config = setup.config.replace({"sample": {"seed": seed}})
-    made: list[tuple[CachedWorkers, FeatureStore]] = []
-
-    def make_workers(extractor: Extractor, config: IndexConfig) -> AbstractContextManager[CachedWorkers]:
-        cache = FeatureStore(setup.features, extractor, config)
-        made.append((CachedWorkers(extractor, cache), cache))
-        return nullcontext(made[0][0])
-
     with TemporaryDirectory(prefix="udq-accuracy-") as scratch:
-        path = Path(scratch, "collection.udq")
-        files = {"weights": setup.weights, "rpn": setup.rpn}
-        build.build(
-            found.sources, path, config=config, **files, device=setup.device, workers=make_workers, progress=progress
-        )
-        workers, cache = made[0]
-        collection = Collection.open(path, device=setup.device)
-        summary = _evaluate(collection, found, workers, setup.stages, progress)
+        collection, workers, cache = _built(found, setup, Path(scratch, "collection.udq"), seed, progress)
+        queries = protocol_queries(found, collection)
+        summary = summary_of(collection, queries, describe(workers, queries, progress), setup.stages)
         top = summary["localisation"][f"top_{scoring.TOP}"]
         return Run(
             {"mAP": summary["mAP"], "mP@1": summary["mP@1"], "mP@5": summary["mP@5"], "mean IoU": top["mean_iou"]},
@@ -122,18 +118,68 @@ def measure(found: DevelopmentSet, setup: Setup, *, seed: int, progress: Progres
         )
 
 
-def _evaluate(
-    collection: Collection, found: DevelopmentSet, workers: CachedWorkers, stages: Sequence[str], progress: Progress
-) -> dict[str, Any]:
-    """Return ``scoring.summary`` of the set."""
+def kept(
+    found: DevelopmentSet, setup: Setup, folder: Path, *, seed: int, progress: Progress
+) -> tuple[Collection, CachedWorkers]:
+    """Open the collection of a set that an earlier call built in a folder; build it there if it is missing.
+
+    It is found again as long as the photos, the settings, the code that builds collections and the versions of packages
+    are the same. Not for end-to-end training, after which stored features of queries are wrong.
+    """
+    config = setup.config.replace({"sample": {"seed": seed}})
+    photos = [(photo.root, photo.name, photo.state()) for photo in found.sources]
+    code = [(file.name, file.read_text("utf-8")) for name in _BUILDING for file in sorted((_ROOT / name).rglob("*.py"))]
+    facts = [found.name, photos, config.to_dict(), str(setup.weights), str(setup.rpn), setup.device, code, versions()]
+    digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+    path = folder / f"{found.name}-{digest[:16]}.udq"
+    if path.exists():
+        collection = Collection.open(path, device=setup.device)
+        store = FeatureStore(setup.features, collection.extractor, config)
+        return collection, CachedWorkers(collection.extractor, store)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _built(found, setup, path, seed, progress)[:2]
+
+
+def protocol_queries(found: DevelopmentSet, collection: Collection) -> ProtocolQueries:
+    """Return the queries of a set, resolved against its collection."""
     photos = {image.name: image.path for image in collection.images}
     broken = {entry["image"] for entry in collection.broken}
-    queries = benchmark.protocol_queries(found.truth, photos, broken, queries=found.queries)
+    return benchmark.protocol_queries(found.truth, photos, broken, queries=found.queries)
+
+
+def describe(workers: CachedWorkers, queries: ProtocolQueries, progress: Progress) -> NDArray[np.float32]:
+    """Return the pooled features (Q, D) of queries."""
     features = []
     with progress("queries", len(queries.boxes)) as step:
         for query, box in zip(queries.truth.queries, queries.boxes, strict=True):
             features.append(workers.describe(queries.paths[query.image], box))
             step()
+    return np.stack(features)
+
+
+def summary_of(
+    collection: Collection, queries: ProtocolQueries, features: NDArray[np.float32], stages: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return ``scoring.summary`` of queries with these pooled features (Q, D)."""
     database = collection.database
-    vectors = database.model.head.apply(Features(np.stack(features))).vectors
+    vectors = database.model.head.apply(Features(features)).vectors
     return scoring.summary(benchmark.score(database, queries, benchmark.rankings(database, queries, vectors, stages)))
+
+
+def _built(
+    found: DevelopmentSet, setup: Setup, path: Path, seed: int, progress: Progress
+) -> tuple[Collection, CachedWorkers, FeatureStore]:
+    """Build a collection; return it, and the workers and the store that it was built with."""
+    made: list[tuple[CachedWorkers, FeatureStore]] = []
+
+    def make_workers(extractor: Extractor, config: IndexConfig) -> AbstractContextManager[CachedWorkers]:
+        cache = FeatureStore(setup.features, extractor, config)
+        made.append((CachedWorkers(extractor, cache), cache))
+        return nullcontext(made[0][0])
+
+    config = setup.config.replace({"sample": {"seed": seed}})
+    files = {"weights": setup.weights, "rpn": setup.rpn}
+    build.build(
+        found.sources, path, config=config, **files, device=setup.device, workers=make_workers, progress=progress
+    )
+    return Collection.open(path, device=setup.device), *made[0]
