@@ -41,7 +41,7 @@ FITTED = ("instre_dev", "instre_dev-2x2", "paintings_dev")
 CHECKED = ("instre_dev-4x4", "logos_dev", "covers_dev", "demo")
 _ALL = 10**9
 CHANGES: tuple[tuple[str, str, Sequence[float]], ...] = (
-    ("_WHOLE", "weight of the whole photo", (1.0, 3.0, 5.0)),
+    ("_WHOLE", "weight of the whole photo", (3.6, 14.6)),
     ("_LARGE", "quantile for objects of the size of the photo", (0.1, 0.3)),
     ("_SMALL", "quantile for small objects", (0.45,)),
     ("_NEAR", "least IoU with the best supported region", (0.1, 0.3)),

@@ -288,7 +288,7 @@ PRESETS: dict[str, IndexConfig] = {
     "default": IndexConfig(),
     # About twice as fast, to try things out.
     "fast": IndexConfig(images=ImageConfig(shorter=240, longer=320, smallest=0.0)),
-    # Smaller objects, for about three times the time and twice the disk space of large photos (docs/regions.md).
+    # Objects of half the size, for about five times the time and three times the disk space of large photos.
     "fine": IndexConfig(images=ImageConfig(smallest=5.0)),
     "paper": _VGG16,
     "paper-resnet101": _RESNET101,

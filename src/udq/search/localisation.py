@@ -12,9 +12,13 @@ the region with the most support: the one of the heaviest regions whose overlap 
 weights, sums to the most. Each edge of the box is a weighted quantile of that edge over them. Regions that match a
 large object are often windows of a part of it, so its edges are farther out than their median; those that match a
 small object are as often larger. The quantile therefore falls from the median for small objects to a fifth for an
-object as large as the photo. The whole photo is a region, too: if it matches almost as well as the best one, it has
-the weight of several, so that a photo that is the object gets a box of the whole photo. The ranking (eq. 1 and 2) is
-not affected.
+object as large as the photo. The whole photo is a region, too. It matches to some degree whatever it shows, so its
+weight is
+
+    w = W exp(-(d - d_min) / T' - d_90),
+
+with a lower T', and the distance d_90 that nine of ten regions are below: it is low for a photo that is the object,
+such as a scan of a painting, which gets a box of the whole photo. The ranking (eq. 1 and 2) is not affected.
 """
 
 from __future__ import annotations
@@ -32,22 +36,20 @@ _TEMPERATURE = 0.1
 # Exponent by which the weight of a region falls with its rank, if the proposer returns its best regions first: these
 # are whole objects more often than later ones, but the hundredth still has a tenth of the weight of the first.
 _RANK = 0.5
-# Weight of the whole photo at d_min, and its T: it falls faster than that of other regions, because the whole photo
-# matches to some degree whatever it shows.
-_WHOLE, _WHOLE_TEMPERATURE = 3.5, 0.05
+# W and T' of the whole photo, and the share of the regions that are below the distance of the third term.
+_WHOLE, _WHOLE_TEMPERATURE, _MOST = 7.3, 0.05, 0.9
 # Number of heaviest regions of which one has the most support, and the IoU with it from which on a region counts.
-_HEAVIEST, _NEAR = 16, 0.2
+_HEAVIEST, _NEAR = 16, 0.15
 # Share of the weight before the left and upper edges, and after the right and lower ones: for the first estimate, for
 # objects of no size, and for those of the size of the photo. At most a half, or a box could be empty.
-_FIRST, _SMALL, _LARGE = 0.4, 0.5, 0.2
+_FIRST, _SMALL, _LARGE = 0.35, 0.5, 0.2
 
 
 def localise(distance: NDArray[np.float32], boxes: NDArray[Any], *, ranked: bool) -> NDArray[np.float32]:
     """Return the box of the object of each of Q queries in one photo of R regions.
 
-    Edges are edges of regions, so a box is inside the hull of the regions. The constants were fitted to the boxes of
-    instre_dev, its 2 x 2 collages and paintings_dev, and checked on the other development sets
-    (benchmarks/decisions/localisation.py).
+    Edges are edges of regions, so a box is inside the hull of the regions. The constants were chosen on
+    all development sets with boxes together (benchmarks/decisions/localisation.py).
 
     Args:
         distance: (Q, R) float32, finite; expected squared distance of each query and region, unit features.
@@ -71,14 +73,14 @@ def _localised(distance: NDArray[np.float64], boxes: NDArray[np.float64], *, ran
         weights *= (1.0 + np.arange(len(boxes))) ** -_RANK
     hull = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
     whole = (boxes == hull).all(axis=1)
-    weights[whole] = _WHOLE * np.exp(-excess[whole] / _WHOLE_TEMPERATURE)
+    weights[whole] = _WHOLE * np.exp(-excess[whole] / _WHOLE_TEMPERATURE - np.quantile(distance, _MOST))
     heaviest = np.argsort(-weights, kind="stable")[:_HEAVIEST]
     overlap = _overlap(boxes[heaviest], boxes)
     near = overlap[(overlap @ weights).argmax()] >= _NEAR
     boxes, weights = boxes[near], weights[near]
     first = _quantiles(boxes, weights, _FIRST)
     side = np.sqrt((first[2:] - first[:2]).prod() / (hull[2:] - hull[:2]).prod())
-    found = _quantiles(boxes, weights, _SMALL - (_SMALL - _LARGE) * side**2)
+    found = _quantiles(boxes, weights, _SMALL - (_SMALL - _LARGE) * side**1.5)
     return found if (found[:2] < found[2:]).all() else first
 
 
