@@ -26,7 +26,7 @@ _LABELLED = "instre_dev-4x4"
 _SIZE = "12 MP"
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 _GREY = "#444444"
-_NEAR = 1.2  # a point with one to its right by less than this factor has its label lower
+_NEAR = 1.6  # a point with one to its right by less than this factor has its label lower
 
 Row = dict[str, Any]
 
