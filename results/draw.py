@@ -26,7 +26,7 @@ _LABELLED = "instre_dev-4x4"
 _SIZE = "12 MP"
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 _GREY = "#444444"
-_NEAR = 1.6  # a point with one to its right by less than this factor has its label lower
+_NEAR = 1.6  # a point that the next one is closer to than by this factor has its label lower
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def panel(axes: Axes, rows: Sequence[Row], across: Callable[[Row], float], below
             if row["preset"]:
                 axes.plot(*point, color=colour, marker=marker, markersize=9, linestyle="none")
             if name == _LABELLED:
-                near = not left and number + 1 < len(x) and x[number + 1] < _NEAR * x[number]
+                near = number + 1 < len(x) and 1 / _NEAR < x[number + 1] / x[number] < _NEAR
                 axes.annotate(
                     title(row), point, xytext=(-6 if left else 6, -18 if near else -5), textcoords="offset points",
                     fontsize=8, color=_GREY, va="top", ha="right" if left else "left",
