@@ -57,8 +57,6 @@ COLLAGES = {"instre_dev-2x2": (896, 672), "instre_dev-4x4": (1792, 1344)}
 """Sets, and the width and height of their photos in pixels."""
 SEARCHED = "instre_dev-4x4"
 """The set whose queries are timed."""
-SEARCHED = "instre_dev-4x4"
-"""The set that searches are timed on."""
 THREADS = 2
 BOX_BYTES = 8
 """Of a region on disk, besides its code: four edges of two bytes."""
