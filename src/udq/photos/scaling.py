@@ -18,7 +18,7 @@ from udq.photos.formats import levels, opening, tiff
 from udq.photos.formats.opening import Opened
 from udq.types import Box
 
-# Blocks are so small that at least so many of them are left for each pixel: as in ``resize``.
+# Blocks are so small that at least this many of them are left for each pixel: as in ``resize``.
 _REDUCING_GAP = 3.0
 # Pixels of a band of a photo that was decoded as a whole.
 _BAND = 2_000_000

@@ -21,7 +21,7 @@ from udq.types import Box
 
 # Boxes are stored as uint16 pixels. It is also JPEG's own limit.
 MAX_SIDE = 65_535
-# A photo that is decoded at a reduced scale has at least so many times the wanted size on each side.
+# A photo that is decoded at a reduced scale has at least this many times the wanted size on each side.
 _GAP = 2
 
 # Pillow's format and plugin for each suffix in ``source.SUFFIXES`` but those of HEIF. Files are identified by their

@@ -22,7 +22,7 @@ from PIL import ImageFile, TiffImagePlugin
 LARGE = 16_000_000
 # Pixels of a band, unless a strip or a row of tiles has more.
 _BAND = 2_000_000
-# A smaller level has at least so many times the wanted size on each side: it was scaled down by a filter of its own,
+# A smaller level has at least this many times the wanted size on each side: it was scaled down by a filter of its own,
 # which then hardly shows.
 _GAP = 2
 # Most levels that are looked at, and the largest difference of their shape, in pixels on a side.
