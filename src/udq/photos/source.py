@@ -29,7 +29,7 @@ SUFFIXES = frozenset(
 )
 # Most bytes of a file for the default limit of megapixels: they hold the raw pixels of the largest photo.
 MAX_BYTES = 512 * 2**20
-# Files of at most this size in bytes are read whole, so that what is decoded is what was hashed. Larger ones are read twice.
+# Files of at most this many bytes are read whole, so that what is decoded is what was hashed; larger ones, twice.
 _IN_MEMORY = 64 * 2**20
 _BLOCK = 2**20
 # Length of a digest: among a million photos, two different ones collide with a probability of 1e-27.

@@ -46,7 +46,8 @@ _OBJECT, _BACKGROUND = 0.6, 0.3
 # Anchors of the coarse view before suppression: this many at least, and ten for each region that is kept; more if
 # suppression leaves too few.
 _CANDIDATES, _PER_REGION = 1000, 10
-# Of the anchors of any view, at most one in this number is a candidate: suppression takes time in proportion to its square.
+# Of the anchors of any view, at most one in this number is a candidate: suppression takes time in proportion to the
+# square of the candidates.
 _ANCHORS_PER_CANDIDATE = 8
 # Regions of a view before those of all views are suppressed together: this many times the share that it adds to them.
 _SPARE = 3.0
