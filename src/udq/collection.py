@@ -439,10 +439,10 @@ class Collection(Reader):
 
     def info(self) -> dict[str, Any]:
         """Return what ``udq info --json`` prints: contents, settings and training, JSON-serialisable."""
-        document = self.manifest.document
-        size = sum(manifest.sizes_of(document).values())
         from udq.photos import pyramid
 
+        document = self.manifest.document
+        size = sum(manifest.sizes_of(document).values())
         measured, images = self.drift, self.config.images
         return {
             "path": str(self.path),

@@ -237,8 +237,7 @@ class Extractor:
     ) -> tuple[Regions, Features, NDArray[np.int64]]:
         """Return the regions of all views of a photo, each pooled from the view that it was proposed in."""
         views, feature_maps, proposals = [], [], []
-        size = photo.width, photo.height
-        for view in pyramid.views(photo.pixels, size, self._levels(size)):
+        for view in pyramid.views_of(photo.pixels, (photo.width, photo.height), self._image):
             feature_map, fine_map = self.maps(view.pixels, at_once=at_once)
             proposals.append(propose(view, feature_map, fine_map))
             views.append(view)
@@ -250,11 +249,6 @@ class Extractor:
             boxes = regions.boxes[rows] - np.array(view.window[:2] * 2, np.float32)
             vectors[rows] = self._pool(feature_map, boxes, view.width, view.height)
         return regions, Features(vectors), of_view
-
-    def _levels(self, size: tuple[int, int]) -> tuple[float, ...]:
-        """Return the scales of the views of a photo of this size."""
-        image = self._image
-        return pyramid.levels(*size, shorter=image.shorter, longer=image.longer, smallest=image.smallest)
 
     def _decode(self, source: Source, decoder: Decoder) -> decoding.Photo:
         with source.local() as file:

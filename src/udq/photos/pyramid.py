@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from udq.config import ImageConfig
 from udq.types import Box
 
 VISIBLE = 67.2
@@ -108,6 +109,12 @@ def smallest_seen(*, shorter: int, smallest: float) -> float:
     return min(smallest, in_coarse_view) if smallest else in_coarse_view
 
 
+def views_of(pixels: NDArray[np.uint8], size: tuple[int, int], image: ImageConfig) -> Iterator[View]:
+    """Yield the views of a photo that was decoded by these settings; ``pixels`` and ``size`` as in ``views``."""
+    scales = levels(*size, shorter=image.shorter, longer=image.longer, smallest=image.smallest)
+    return views(pixels, size, scales)
+
+
 def views(pixels: NDArray[np.uint8], size: tuple[int, int], scales: Sequence[float]) -> Iterator[View]:
     """Yield the views of a photo, coarse to fine; the first is the whole photo.
 
@@ -124,15 +131,16 @@ def views(pixels: NDArray[np.uint8], size: tuple[int, int], scales: Sequence[flo
         return
     busy = _busy(coarse)
     for factor in scales[1:]:
-        level = _scaled(fine, factor / scales[-1])
-        ratio = np.array([size[0] / level.width, size[1] / level.height] * 2)
-        for tile in _tiles(level.size):
-            part = _shrunk(tile, level.size, busy)
+        level = np.asarray(_scaled(fine, factor / scales[-1]))
+        height, width = level.shape[:2]
+        ratio = np.array([size[0] / width, size[1] / height] * 2)
+        for tile in _tiles((width, height)):
+            part = _shrunk(tile, (width, height), busy)
             if part is not None:
+                left, top, right, bottom = part
                 x1, y1, x2, y2 = (ratio * part).tolist()
-                seen = level.resize((part[2] - part[0], part[3] - part[1]), Image.Resampling.NEAREST, box=part)
-                area = seen.width * seen.height / (coarse.width * coarse.height)
-                yield View(np.asarray(seen), (x1, y1, x2, y2), factor, area, size)
+                area = (right - left) * (bottom - top) / (coarse.width * coarse.height)
+                yield View(level[top:bottom, left:right], (x1, y1, x2, y2), factor, area, size)
 
 
 def reduced(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

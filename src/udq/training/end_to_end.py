@@ -70,12 +70,10 @@ class EndToEnd:
     def pooled(self, rows: Tensor) -> Tensor:
         """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled."""
         source, scale = self._sources[self._of_photo[int(rows[0])]], self._scale
-        coarse, smallest = {"shorter": scale.shorter, "longer": scale.longer}, scale.smallest
         with source.local() as file:
             decoder = sandbox.shared().limited(scale.max_megapixels)
-            photo = decoder.decode(file, **coarse, smallest=smallest)
-        size = photo.width, photo.height
-        seen = pyramid.views(photo.pixels, size, pyramid.levels(*size, **coarse, smallest=smallest))
+            photo = decoder.decode(file, shorter=scale.shorter, longer=scale.longer, smallest=scale.smallest)
+        seen = pyramid.views_of(photo.pixels, (photo.width, photo.height), scale)
         of_view = self._of_view[rows]
         found, places = [], []
         for number, view in enumerate(seen):
