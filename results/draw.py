@@ -1,6 +1,6 @@
 """Draw docs/detail.svg from benchmark_detail.json: python results/draw.py [FILE].
 
-What small objects cost: mAP on collages of small objects against photos a second and bytes a photo, a point for each
+What small objects cost: mAP on sets of small objects against photos a second and bytes a photo, a point for each
 value of ``--smallest``, those with names of presets are larger. The suffix of FILE is the format.
 """
 
@@ -20,9 +20,10 @@ FILE = derive.HERE.parent / "docs" / "detail.svg"
 _SETS = {
     "instre_dev-2x2": ("collages of 2 x 2 photos", "#1b6ca8", "o"),
     "instre_dev-4x4": ("collages of 4 x 4 photos", "#c2570c", "s"),
+    "composites": ("composites of 12 and 24 megapixels", "#3d7a37", "^"),
 }
 _LABELLED = "instre_dev-4x4"
-"""The set whose points have labels; points of the other are above or below them."""
+"""The set whose points have labels; the other sets have the same values of ``--smallest``."""
 _SIZE = "12 MP"
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 _GREY = "#444444"
@@ -74,7 +75,7 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     panel(right, rows, lambda row: row[_SIZE]["bytes"] / 1000, size, left=False)
     left.set_ylabel("mAP")
     left.set_ylim(0, 1)
-    left.legend(loc="lower left", frameon=False)
+    left.legend(loc="upper right", frameon=False)
     picture.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=110)
 
 

@@ -360,7 +360,7 @@ GREY = (60, 60, 60)
 
 @pytest.fixture
 def objects(tmp_path):
-    """Two objects, a red one with three boxes and a blue one with one, in the format of instre_dev; grey places."""
+    """Two objects, a red one with three queries and a blue one with one, in the format of instre_dev; grey places."""
     (tmp_path / "data" / "instre_dev" / "images").mkdir(parents=True)
     (tmp_path / "data" / "landmarks" / "lund").mkdir(parents=True)
     for i in range(20):
@@ -368,7 +368,7 @@ def objects(tmp_path):
         Image.new("RGB", (160, 120), GREY).save(tmp_path / "data" / "landmarks" / "lund" / f"l{i:02d}.png")
     # The box of the first red photo is darker than that of the second.
     shown = {"r0.png": (255, 0, 0), "r1.png": (200, 0, 0), "r2.png": (240, 0, 0), "b0.png": (0, 0, 255)}
-    for name, colour in {**shown, "b1.png": (0, 0, 200)}.items():
+    for name, colour in {**shown, "r3.png": (220, 0, 0), "b1.png": (0, 0, 200)}.items():
         Image.new("RGB", (120, 90), colour).save(tmp_path / "data" / "instre_dev" / "images" / name)
     with (tmp_path / "data" / "instre_dev" / "ground_truth.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(
@@ -376,6 +376,7 @@ def objects(tmp_path):
                 ["query_image", "x1", "y1", "x2", "y2", "object", "positives", "positive_boxes"],
                 ["r0.png", 1, 2, 100, 80, "red", "r1.png|r2.png", "10 10 30 20|0 0 80 40"],
                 ["r1.png", 10, 10, 30, 20, "red", "r0.png|r2.png", "1 2 100 80|0 0 80 40"],
+                ["r3.png", 2, 3, 60, 70, "red", "r0.png|r2.png", "1 2 100 80|0 0 80 40"],
                 ["b0.png", 5, 5, 50, 50, "blue", "b1.png", "4 6 44 86"],
             ]
         )
@@ -394,10 +395,13 @@ def test_composites_hold_the_cut_outs_where_the_ground_truth_says(accuracy, obje
     folder, rows = composed(accuracy, objects, tmp_path / "made")
 
     assert [(row["query_image"], row["object"], row["junk"]) for row in rows] == [
-        ("qb0.png", "blue", ""), ("qr0.png", "red", "")
-    ]  # fmt: skip
+        ("qb0.png", "blue", ""), ("qr0.png", "red", ""), ("qr3.png", "red", "")
+    ]  # fmt: skip  # composites hold cut-outs of r1.png, which is no query therefore
     assert [rows[1][key] for key in ("x1", "y1", "x2", "y2")] == ["1", "2", "100", "80"]
-    assert sorted(path.name for path in (folder / "queries").iterdir()) == ["qb0.png", "qr0.png"]
+    assert sorted(path.name for path in (folder / "queries").iterdir()) == ["qb0.png", "qr0.png", "qr3.png"]
+    assert [rows[1][key] for key in ("positives", "positive_boxes")] == [
+        rows[2][key] for key in ("positives", "positive_boxes")
+    ]
     names = sorted(path.name for path in (folder / "images").iterdir())
     composites = [name for name in names if name[0] == "c"]
     assert (len(names), composites) == (16, [f"c{i:04d}.jpg" for i in range(8)])
@@ -405,7 +409,7 @@ def test_composites_hold_the_cut_outs_where_the_ground_truth_says(accuracy, obje
     # The largest box is first, then the other, then the largest again; blue has one.
     colours = [[(0, 0, 200)] * 4, [(240, 0, 0), (200, 0, 0)] * 2]
     places = set()
-    for row, cuts in zip(rows, colours, strict=True):
+    for row, cuts in zip(rows[:2], colours, strict=True):
         boxes = [tuple(map(int, box.split())) for box in row["positive_boxes"].split("|")]
         kinds = [(0.01, (400, 300)), (0.01, (600, 400)), (0.003, (400, 300)), (0.003, (600, 400))]
         for name, box, colour, (share, size) in zip(row["positives"].split("|"), boxes, cuts, kinds, strict=True):
@@ -432,7 +436,7 @@ def test_the_same_data_gives_the_same_composites(accuracy, objects, tmp_path):
     second, _ = composed(accuracy, objects, tmp_path / "second")
 
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(files) == 16 + 2 + 1
+    assert len(files) == 16 + 3 + 1
     assert [(first / file).read_bytes() for file in files] == [(second / file).read_bytes() for file in files]
 
 
@@ -442,9 +446,9 @@ def test_composites_are_a_development_set(accuracy, objects, tmp_path, monkeypat
     [found] = accuracy.sets.load(objects, ["composites"], tmp_path / "cache")
 
     assert len(found.sources) == 10
-    assert sorted(path.name for path in found.queries.iterdir()) == ["qb0.png", "qr0.png"]
+    assert sorted(path.name for path in found.queries.iterdir()) == ["qb0.png", "qr0.png", "qr1.png", "qr3.png"]
     assert [(query.label, *query.positives) for query in found.truth.queries] == [
-        ("blue", "c0000.jpg"), ("red", "c0001.jpg")
+        ("blue", "c0000.jpg"), *[("red", "c0001.jpg")] * 3
     ]  # fmt: skip
     Image.new("RGB", (300, 300)).save(objects / "landmarks" / "lund" / "l00.png")
     [other] = accuracy.sets.load(objects, ["composites"], tmp_path / "cache")

@@ -140,10 +140,10 @@ def test_rows_of_the_curve_differ_in_views(detail):
 
     assert len({detail.key(row, "12 MP") for row in rows}) == len(rows)
     assert {PRESETS[name].images.smallest for name in ("default", "fine")} < {row.smallest for row in rows}
-    assert [row.views(detail.SIZES["12 MP"])[-1] for row in rows] == [1, 1.54, 2, 3.08, 4]
+    assert [row.views(detail.SIZES["12 MP"])[-1] for row in rows] == [1, 1.54, 2, 3.08, 4, 6.15, 8]
     for size in detail.SIZES:
-        assert detail.key(detail.Setting(20), size) == detail.key(detail.Setting(14), size) == detail.key(rows[0], size)
-        assert detail.key(detail.Setting(7), size) == detail.key(detail.Setting(10), size)
+        assert detail.key(detail.Setting(40), size) == detail.key(detail.Setting(28), size) == detail.key(rows[0], size)
+        assert detail.key(detail.Setting(8), size) == detail.key(detail.Setting(10), size)
     fine = next(row for row in rows if row.smallest == 5)
     assert detail.key(fine, "1 MP") == detail.key(rows[2], "1 MP") != detail.key(rows[1], "1 MP")
 

@@ -2,9 +2,9 @@
 
 Real photos of that size with exact boxes are not among the development sets. The backgrounds are real photos without
 any of the objects, enlarged, then sharpened and given noise, so that they are not blank at full size. The collection
-holds other photos of the data set too, which show none of the objects. Queries are whole photos of the data set; no
-composite holds a cut-out of them. The same data gives the same photos: everything is drawn from one seed, in a fixed
-order.
+holds other photos of the data set too, which show none of the objects. Queries are those of the data set, but for
+photos that a composite holds a cut-out of. The same data gives the same photos: everything is drawn from one seed, in a
+fixed order.
 """
 
 from __future__ import annotations
@@ -80,26 +80,28 @@ def compose(
     with (source / "ground_truth.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     firsts = {row["object"]: row for row in reversed(rows)}
-    queries = [firsts[name] for name in sorted(firsts)]
     kinds = [(size, share) for share in shares for size in sizes]
     rng = random.Random(_SEED)
-    backgrounds, others = _divided(source, places, rows, len(queries) * len(kinds), photos, rng)
+    backgrounds, others = _divided(source, places, rows, len(firsts) * len(kinds), photos, rng)
     (output / "images").mkdir(parents=True)
     (output / "queries").mkdir()
     answers: list[list[str]] = []
-    for query in queries:
+    for number, shown in enumerate(sorted(firsts)):
         made: list[tuple[str, str]] = []
-        for (size, share), cut_out in zip(kinds, _cut_outs(query, len(kinds)), strict=True):
-            name = f"c{len(answers) * len(kinds) + len(made):04d}.jpg"
+        cuts = cut_outs(firsts[shown], len(kinds))
+        for (size, share), cut_out in zip(kinds, cuts, strict=True):
+            name = f"c{number * len(kinds) + len(made):04d}.jpg"
             with Image.open(source / "images" / cut_out.name) as photo:
                 cut = photo.convert("RGB").crop(tuple(map(round, cut_out.box)))
             box = _paste(next(backgrounds), cut, size, share, rng, output / "images" / name)
             made.append((name, " ".join(map(str, box))))
-        with Image.open(source / "images" / query["query_image"]) as photo:
-            photo.save(output / "queries" / f"q{query['query_image']}", quality=95)
-        corners = [query[name] for name in ("x1", "y1", "x2", "y2")]
         positives, boxes = ("|".join(part) for part in zip(*made, strict=True))
-        answers.append([f"q{query['query_image']}", *corners, query["object"], positives, boxes, ""])
+        known = {cut_out.name for cut_out in cuts}
+        for query in (row for row in rows if row["object"] == shown and row["query_image"] not in known):
+            with Image.open(source / "images" / query["query_image"]) as photo:
+                photo.save(output / "queries" / f"q{query['query_image']}", quality=95)
+            corners = [query[name] for name in ("x1", "y1", "x2", "y2")]
+            answers.append([f"q{query['query_image']}", *corners, shown, positives, boxes, ""])
     for other in others:
         shutil.copyfile(other.path, output / "images" / other.name)
     with (output / "ground_truth.csv").open("w", newline="", encoding="utf-8") as file:
@@ -127,7 +129,7 @@ def _divided(
     return iter(backgrounds), drawn[from_source:]
 
 
-def _cut_outs(query: dict[str, str], count: int) -> list[CutOut]:
+def cut_outs(query: dict[str, str], count: int) -> list[CutOut]:
     """Return the largest known boxes of a query's object in other photos, again from the first if they are few."""
     pairs = zip(query["positives"].split("|"), query["positive_boxes"].split("|"), strict=True)
     known = [CutOut(name, tuple(map(float, box.split()))) for name, box in pairs if box]

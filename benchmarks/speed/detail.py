@@ -1,4 +1,4 @@
-"""What small objects cost: photos a second, bytes a photo and query time, against mAP on collages of small objects.
+"""What small objects cost: photos a second, bytes a photo and query time, against mAP on sets of small objects.
 
     python benchmarks/speed/detail.py DATA [--cache FOLDER] [--photos 24] [--large 8] [--turns 2] [--json OUT]
 
@@ -8,12 +8,12 @@ smallest objects in percent of a photo's shorter side.
 Photos a second are those of extraction, from file to regions and features, with two threads: photos of landmarks,
 enlarged to 1 and to 12 megapixels. All rows take turns, so that the machine's noise meets all; figures are medians
 over the turns. Other work on the machine reduces them; the processor time of a photo, without that of decoding, in
-another process, depends on it less. mAP is that of benchmarks/accuracy on collages of 2 x 2 and 4 x 4 photos, with
-training, seed 0; features and collections are kept in --cache, so an interrupted run goes on. Query time is that of
-``Collection.search`` on the 4 x 4 collages, warm.
+another process, depends on it less. mAP is that of benchmarks/accuracy on collages of 2 x 2 and 4 x 4 photos and on
+composites of 12 and 24 megapixels, with training, seed 0; features and collections are kept in --cache, so an
+interrupted run goes on. Query time is that of ``Collection.search`` on the 4 x 4 collages, warm.
 
 Rows whose photos have the same views (``udq.photos.pyramid.levels``) are measured once: a level is left out unless it
-is 1.5 times the one before, and no photo is enlarged. So 20 and 14 % give the views of 0, one view, and 7 % gives those
+is 1.5 times the one before, and no photo is enlarged. So 40 and 28 % give the views of 0, one view, and 8 % gives those
 of 10 %.
 """
 
@@ -50,11 +50,11 @@ from udq.photos import pyramid
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source, find
 
-PERCENT = (0.0, 13.0, 10.0, 6.5, 5.0)
+PERCENT = (0.0, 26.0, 20.0, 13.0, 10.0, 6.5, 5.0)
 """Values of ``--smallest`` that give photos of 12 megapixels different views; between them, the views stay the same."""
 SIZES = {"1 MP": (1155, 866), "12 MP": (4000, 3000)}
-COLLAGES = {"instre_dev-2x2": (896, 672), "instre_dev-4x4": (1792, 1344)}
-"""Sets, and the width and height of their photos in pixels."""
+SMALL = {"instre_dev-2x2": (896, 672), "instre_dev-4x4": (1792, 1344), "composites": (4000, 3000)}
+"""Sets, and width and height of their photos in pixels; the views of larger composites differ between the same rows."""
 SEARCHED = "instre_dev-4x4"
 """The set whose queries are timed."""
 THREADS = 2
@@ -141,15 +141,15 @@ def query_times(collection: Collection, queries: ProtocolQueries) -> dict[str, f
 
 
 def accuracies(data: Path, rows: Sequence[Setting], cache: Path) -> Iterator[tuple[str, Setting, dict[str, Any]]]:
-    """Yield set, row and figures of each row on each set of ``COLLAGES``; rows of the same views share them."""
+    """Yield set, row and figures of each row on each set of ``SMALL``; rows of the same views share them."""
     default = Setup(IndexConfig(), (), None, None, "cpu", cache / "features")
-    for found in sets.load(data, list(COLLAGES), cache / "sets"):
+    for found in sets.load(data, list(SMALL), cache / "sets"):
         collection, workers = kept(found, default, cache / "collections", seed=0, progress=progress)
         # A query is described the same way in all rows, which differ in the views of photos only.
         features = describe(workers, protocol_queries(found, collection), progress)
         done: dict[tuple[float, ...], dict[str, Any]] = {}
         for row in rows:
-            views = row.views(COLLAGES[found.name])
+            views = row.views(SMALL[found.name])
             if views not in done:
                 setup = replace(default, config=row.config)
                 collection, _ = kept(found, setup, cache / "collections", seed=0, progress=progress)

@@ -47,14 +47,14 @@ def test_a_photo_above_the_limit_is_listed_with_the_option_that_raises_it(udq, f
 
 
 def test_photos_of_any_size_up_to_the_limit_are_found(folder, photos, tmp_path):
-    config = IndexConfig().replace({**QUICK, "images": {"max_megapixels": 250, "smallest": 6.0}})
+    config = IndexConfig().replace({**QUICK, "images": {"max_megapixels": 250, "smallest": 12.0}})
     built = Collection.build(folder, tmp_path / "x.udq", config=config, device="cpu")
     found = built.search(photos / "coffee.png", (80, 20, 478, 386), k=7)
 
     assert built.broken == []
     assert len(built) == 7
     assert built.config.images.max_megapixels == 250
-    assert Collection.open(tmp_path / "x.udq").info()["smallest_object"] == {"percent": 6.0, "pixels": 67}
+    assert Collection.open(tmp_path / "x.udq").info()["smallest_object"] == {"percent": 12.0, "pixels": 134}
     assert [match.image for match in found.matches[:2]] == ["coffee.png", "sheet.tif"]
     x1, y1, x2, y2 = found.matches[1].box
     assert 13_000 < x1 < 14_600

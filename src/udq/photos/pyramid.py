@@ -20,15 +20,16 @@ from PIL import Image
 from udq.config import ImageConfig
 from udq.types import Box
 
-VISIBLE = 67.2
-"""Side in pixels from which on an object is recognised: a fifth of the shorter side of the default coarse view."""
+VISIBLE = 134.4
+"""Side in pixels from which on an object is recognised: two fifths of the shorter side of the default coarse view."""
 
 # Each level enlarges the one before by this factor. The last one may enlarge less, but not by less than ``_WORTH``: it
 # would show hardly more, for more than twice the time.
 _STEP = 2.0
 _WORTH = 1.5
-# Longest side of a tile in pixels, and by how many neighbours overlap: objects up to that size, which is almost three
-# times ``VISIBLE``, are whole in one of them. Larger ones are seen by the level before.
+# Longest side of a tile in pixels, and by how many neighbours overlap: objects up to that size, which is 1.4 times
+# ``VISIBLE``, are whole in one of them. Of one of twice ``VISIBLE``, which the level before shows large enough, at least
+# 85 % of each side is.
 _TILE, _OVERLAP = 1024, 192
 # Contrast is measured in cells of the coarse view of this side in pixels. A cell is blank if its brightness, of 0..255,
 # varies by less than ``_BLANK``: the noise of a sky is below that.
