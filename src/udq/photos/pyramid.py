@@ -28,8 +28,8 @@ VISIBLE = 134.4
 _STEP = 2.0
 _WORTH = 1.5
 # Longest side of a tile in pixels, and by how many neighbours overlap: objects up to that size, which is 1.4 times
-# ``VISIBLE``, are whole in one of them. Of one of twice ``VISIBLE``, which the level before shows large enough, at least
-# 85 % of each side is.
+# ``VISIBLE``, are whole in one of them. Of one of twice ``VISIBLE``, which the level before shows large enough, 85 % of
+# each side are.
 _TILE, _OVERLAP = 1024, 192
 # Contrast is measured in cells of the coarse view of this side in pixels. A cell is blank if its brightness, of 0..255,
 # varies by less than ``_BLANK``: the noise of a sky is below that.
