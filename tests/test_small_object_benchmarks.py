@@ -42,6 +42,13 @@ def views(scripts):
 
 
 @pytest.fixture
+def visible(scripts):
+    import visible
+
+    return visible
+
+
+@pytest.fixture
 def detail(scripts):
     import detail
 
@@ -140,12 +147,12 @@ def test_rows_of_the_curve_differ_in_views(detail):
 
     assert len({detail.key(row, "12 MP") for row in rows}) == len(rows)
     assert {PRESETS[name].images.smallest for name in ("default", "fine")} < {row.smallest for row in rows}
-    assert [row.views(detail.SIZES["12 MP"])[-1] for row in rows] == [1, 1.54, 2, 3.08, 4, 6.15, 8]
+    assert [row.views(detail.SIZES["12 MP"])[-1] for row in rows] == [1, 2, 3.08, 4, 6.15, 8]
     for size in detail.SIZES:
         assert detail.key(detail.Setting(40), size) == detail.key(detail.Setting(28), size) == detail.key(rows[0], size)
         assert detail.key(detail.Setting(8), size) == detail.key(detail.Setting(10), size)
     fine = next(row for row in rows if row.smallest == 5)
-    assert detail.key(fine, "1 MP") == detail.key(rows[2], "1 MP") != detail.key(rows[1], "1 MP")
+    assert detail.key(fine, "1 MP") == detail.key(rows[1], "1 MP") != detail.key(rows[0], "1 MP")
 
 
 def test_photos_of_the_curve_have_their_size(detail, photos, tmp_path):
@@ -156,3 +163,27 @@ def test_photos_of_the_curve_have_their_size(detail, photos, tmp_path):
     assert len(made) == 3
     sizes = [Image.open(source.path).size for source in made]
     assert set(sizes) <= {(330, 240), (240, 330)}
+
+
+@pytest.mark.parametrize("side", [67, 134, 190])
+def test_a_cut_out_has_the_stated_side_in_each_way(visible, photos, side):
+    import itertools
+
+    from PIL import Image
+
+    photo = Image.new("RGB", (400, 300), (0, 0, 255))
+    photo.paste((255, 0, 0), (50, 60, 250, 220))
+    cut = visible.CutOut("red.png", (50, 60, 250, 220))
+    frames = itertools.repeat(Image.new("RGB", visible.FRAME, (0, 255, 0)))
+
+    for name, way in visible.WAYS.items():
+        seen, box = way(photo, cut, side, (frame.copy() for frame in frames))
+        assert ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5 == pytest.approx(side, abs=3), name
+        pixels = np.asarray(seen).astype(int)
+        assert 0 <= box[0] < box[2] <= seen.width
+        assert 0 <= box[1] < box[3] <= seen.height
+        x1, y1, x2, y2 = (round(edge) for edge in box)
+        assert (np.abs(pixels[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4] - [255, 0, 0]) <= 2).all(), name
+        outside = [0, 0, 255] if name == "in its own photo" else [0, 255, 0]
+        pixels[max(0, y1 - 4) : y2 + 4, max(0, x1 - 4) : x2 + 4] = outside
+        assert (np.abs(pixels - outside) <= 2).all(), name

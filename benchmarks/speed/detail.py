@@ -50,7 +50,7 @@ from udq.photos import pyramid
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Source, find
 
-PERCENT = (0.0, 26.0, 20.0, 13.0, 10.0, 6.5, 5.0)
+PERCENT = (0.0, 20.0, 13.0, 10.0, 6.5, 5.0)
 """Values of ``--smallest`` that give photos of 12 megapixels different views; between them, the views stay the same."""
 SIZES = {"1 MP": (1155, 866), "12 MP": (4000, 3000)}
 SMALL = {"instre_dev-2x2": (896, 672), "instre_dev-4x4": (1792, 1344), "composites": (4000, 3000)}
