@@ -33,7 +33,7 @@ measure demo-end-to-end "$scratch/demo/photos" "$scratch/demo/ground_truth.csv" 
 measure instre_dev-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --subspaces 4
 measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --no-train --subspaces 4
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
-python benchmarks/accuracy "$data" --cache "$scratch/accuracy" --json "$here/accuracy.json"
+python benchmarks/accuracy "$data" --seeds 3 --cache "$scratch/accuracy" --json "$here/accuracy.json"
 [ "${2:-}" = accuracy ] && exit
 # After accuracy, whose features they share.
 python benchmarks/speed/detail.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_detail.json"
