@@ -75,7 +75,7 @@ def draw(figures: dict[str, Any], file: Path) -> None:
     panel(right, rows, lambda row: row[_SIZE]["bytes"] / 1000, size, left=False)
     left.set_ylabel("mAP")
     left.set_ylim(0, 1)
-    left.legend(loc="upper right", frameon=False)
+    left.legend(loc="center left", frameon=False)
     picture.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=110)
 
 

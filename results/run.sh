@@ -65,7 +65,7 @@ python benchmarks/decisions/options.py --collection INSTRE "$data/instre_dev/ima
     --collection buildings "$data/landmarks" places --json "$here/benchmark_options.json"
 python benchmarks/decisions/refine.py --json "$here/benchmark_refine.json"
 python benchmarks/decisions/places.py "$data/landmarks" --seeds 1 --json "$here/benchmark_places.json"
-python benchmarks/decisions/proposals.py "$data" --cache "$scratch/accuracy" --photos 20 \
+python benchmarks/decisions/proposals.py "$data" --cache "$scratch/accuracy" --photos 40 \
     --recall "$here/benchmark_recall.json"
 python benchmarks/decisions/choices.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     --json "$here/benchmark_choices.json"

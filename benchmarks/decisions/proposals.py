@@ -46,7 +46,7 @@ RATES = (50, 100, 200, 500, 1000)
 """Regions per megapixel of the photo."""
 OVERLAP = 0.5
 MOST_PHOTOS = 100  # of a set
-MEASURED = ("instre_dev", "instre_dev-2x2", "instre_dev-4x4", "logos_dev", "covers_dev")
+MEASURED = ("instre_dev", "instre_dev-2x2", "instre_dev-4x4", "logos_dev", "covers_dev", "paintings_dev")
 PROPOSERS = {
     "grid": IndexConfig().replace({"images": {"smallest": 0.0}, "features": {"proposals": "grid"}}),
     "rpn, one view": IndexConfig().replace({"images": {"smallest": 0.0}}),

@@ -288,7 +288,7 @@ PRESETS: dict[str, IndexConfig] = {
     "default": IndexConfig(),
     # About twice as fast, to try things out.
     "fast": IndexConfig(images=ImageConfig(shorter=240, longer=320, smallest=0.0)),
-    # Somewhat smaller objects, for half as much time again for photos of 12 megapixels.
+    # Somewhat smaller objects, for a third more time for photos of 12 megapixels.
     "fine": IndexConfig(images=ImageConfig(smallest=5.0)),
     "paper": _VGG16,
     "paper-resnet101": _RESNET101,
