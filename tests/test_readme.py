@@ -24,16 +24,17 @@ UDQ = Path(sys.executable).with_name("udq")
 CONSOLE = re.compile(r"(?<=^```console\n).*?(?=^```)", re.DOTALL | re.MULTILINE)
 
 # The only parts of the output that may differ between machines; everything else is compared exactly.
-# Times and sizes: only their format is compared.
+# Times, sizes and rounds of training, which stops as soon as one does not help: only their format is compared.
 FORMAT_ONLY = {
     "SECONDS": r"\b\d+\.\d s\b",
     "MILLISECONDS": r"\b\d+ ms\b|(?<=query )\d+\b|(?<=scan )\d+\.\d\b",
     "SIZE": r"\b\d+\.\d MB\b",
     "CONFIDENCE": r"\b\d+ %",
+    "ROUNDS": r"\b\d of \d rounds? kept(?:; the \w+ did not help)?(?=$)",
 }
 # Results of the network, whose rounding differs: compared with a tolerance, relative or absolute.
 CLOSE = {
-    "BOX": (r"\b\d+,\d+,\d+,\d+(?= \S+\.jpg$)", {"abs": 32}),  # pixels
+    "BOX": (r"\b\d+,\d+,\d+,\d+(?= \S+\.jpg$)", {"abs": 96}),  # pixels: with another number of rounds, boxes are other ones
     "SCORE": (r"\b\d\.\d{4}\b", {"rel": 0.35}),
     "REGIONS": (r"\b\d+,\d+(?= regions\b)|(?<=^regions )\d+,\d+\b", {"rel": 0.01}),
 }
