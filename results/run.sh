@@ -38,6 +38,11 @@ python benchmarks/accuracy "$data" --seeds 3 --cache "$scratch/accuracy" --json 
 # After accuracy, whose features they share.
 python benchmarks/speed/detail.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_detail.json"
 python results/draw.py
+python benchmarks/decisions/visible.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_visible.json"
+python benchmarks/decisions/rpn_labels.py "$data" "$scratch/labels"
+udq train-rpn "$scratch/labels/boxes.csv" "$scratch/labels/collages" "$data/coco128" --images "$data" --views 6 \
+    -o "$scratch/rpn.npz"
+python benchmarks/accuracy "$data" --rpn "$scratch/rpn.npz" --cache "$scratch/accuracy" --json "$here/accuracy_rpn.json"
 python benchmarks/decisions/localisation.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_localisation.json"
 python benchmarks/decisions/views.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_views.json"
 

@@ -34,7 +34,7 @@ FORMAT_ONLY = {
 }
 # Results of the network, whose rounding differs: compared with a tolerance, relative or absolute.
 CLOSE = {
-    "BOX": (r"\b\d+,\d+,\d+,\d+(?= \S+\.jpg$)", {"abs": 96}),  # pixels: with another number of rounds, boxes are other ones
+    "BOX": (r"\b\d+,\d+,\d+,\d+(?= \S+\.jpg$)", {"abs": 96}),  # pixels; rounds of training change boxes
     "SCORE": (r"\b\d\.\d{4}\b", {"rel": 0.35}),
     "REGIONS": (r"\b\d+,\d+(?= regions\b)|(?<=^regions )\d+,\d+\b", {"rel": 0.01}),
 }
