@@ -59,12 +59,12 @@ def pasted(
     photo: Image.Image, cut: CutOut, side: int, frames: Iterator[Image.Image], enlarged: int = 1
 ) -> tuple[Image.Image, Box]:
     """Return a frame that holds the object at this side after it is enlarged, and its box."""
-    frame, shape = next(frames), random.Random(f"{cut.name} {_SEED}")
+    frame, chosen = next(frames), random.Random(f"{cut.name} {_SEED}")
     picture = photo.crop(tuple(map(round, cut.box)))
     scale = side / enlarged / math.sqrt(picture.width * picture.height)
     scale = min(scale, (FRAME[0] - _RIM) / picture.width, (FRAME[1] - _RIM) / picture.height)
     width, height = int(picture.width * scale), int(picture.height * scale)
-    x, y = shape.randrange(FRAME[0] - width + 1), shape.randrange(FRAME[1] - height + 1)
+    x, y = chosen.randrange(FRAME[0] - width + 1), chosen.randrange(FRAME[1] - height + 1)
     frame.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (x, y))
     seen = frame.resize((FRAME[0] * enlarged, FRAME[1] * enlarged), Image.Resampling.BICUBIC)
     return seen, (x * enlarged, y * enlarged, (x + width) * enlarged, (y + height) * enlarged)
