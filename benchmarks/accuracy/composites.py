@@ -79,16 +79,16 @@ def compose(
     """
     with (source / "ground_truth.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    firsts = {row["object"]: row for row in reversed(rows)}
+    firsts = first_queries(rows)
     kinds = [(size, share) for share in shares for size in sizes]
     rng = random.Random(_SEED)
     backgrounds, others = _divided(source, places, rows, len(firsts) * len(kinds), photos, rng)
     (output / "images").mkdir(parents=True)
     (output / "queries").mkdir()
     answers: list[list[str]] = []
-    for number, shown in enumerate(sorted(firsts)):
+    for number, first in enumerate(firsts):
         made: list[tuple[str, str]] = []
-        cuts = cut_outs(firsts[shown], len(kinds))
+        cuts = cut_outs(first, len(kinds))
         for (size, share), cut_out in zip(kinds, cuts, strict=True):
             name = f"c{number * len(kinds) + len(made):04d}.jpg"
             with Image.open(source / "images" / cut_out.name) as photo:
@@ -97,11 +97,11 @@ def compose(
             made.append((name, " ".join(map(str, box))))
         positives, boxes = ("|".join(part) for part in zip(*made, strict=True))
         known = {cut_out.name for cut_out in cuts}
-        for query in (row for row in rows if row["object"] == shown and row["query_image"] not in known):
+        for query in (row for row in rows if row["object"] == first["object"] and row["query_image"] not in known):
             with Image.open(source / "images" / query["query_image"]) as photo:
                 photo.save(output / "queries" / f"q{query['query_image']}", quality=95)
             corners = [query[name] for name in ("x1", "y1", "x2", "y2")]
-            answers.append([f"q{query['query_image']}", *corners, shown, positives, boxes, ""])
+            answers.append([f"q{query['query_image']}", *corners, query["object"], positives, boxes, ""])
     for other in others:
         shutil.copyfile(other.path, output / "images" / other.name)
     with (output / "ground_truth.csv").open("w", newline="", encoding="utf-8") as file:
@@ -127,6 +127,12 @@ def _divided(
     backgrounds = [*rng.sample(far, from_places), *(photo.path for photo in drawn[:from_source])]
     rng.shuffle(backgrounds)
     return iter(backgrounds), drawn[from_source:]
+
+
+def first_queries(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the first row of each object of a ground truth, in the order of the objects' names."""
+    firsts = {row["object"]: row for row in reversed(rows)}
+    return [firsts[name] for name in sorted(firsts)]
 
 
 def cut_outs(query: dict[str, str], count: int) -> list[CutOut]:

@@ -19,10 +19,12 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -70,17 +72,10 @@ def pasted(
     return seen, (x * enlarged, y * enlarged, (x + width) * enlarged, (y + height) * enlarged)
 
 
-def enlarged_twice(
-    photo: Image.Image, cut: CutOut, side: int, frames: Iterator[Image.Image]
-) -> tuple[Image.Image, Box]:
-    """Return what ``pasted`` returns for a frame that is enlarged to twice its size."""
-    return pasted(photo, cut, side, frames, enlarged=2)
-
-
 WAYS: dict[str, Callable[[Image.Image, CutOut, int, Iterator[Image.Image]], tuple[Image.Image, Box]]] = {
     "in its own photo": in_its_photo,
     "pasted into another photo": pasted,
-    "pasted, then enlarged to twice the size": enlarged_twice,
+    "pasted, then enlarged to twice the size": partial(pasted, enlarged=2),
 }
 
 
@@ -110,9 +105,7 @@ def measure(extractor: Extractor, data: Path, cache: Path) -> list[dict[str, Any
     (found,) = sets.load(data, [sets.COMPOSITES], cache / "sets")
     source = data / sets.OBJECTS
     with (source / "ground_truth.csv").open(newline="", encoding="utf-8") as file:
-        rows = {row["query_image"]: row for row in csv.DictReader(file)}
-    firsts = {query.label: query for query in reversed(list(found.truth.queries))}
-    asked = [rows[firsts[name].image.removeprefix("q")] for name in sorted(firsts)]
+        asked = composites.first_queries(list(csv.DictReader(file)))
     boxes = [tuple(float(row[corner]) for corner in ("x1", "y1", "x2", "y2")) for row in asked]
     images = [source / "images" / row["query_image"] for row in asked]
     queries = np.stack([extractor.describe(path, box)[1] for path, box in zip(images, boxes, strict=True)])
@@ -138,8 +131,6 @@ def measure(extractor: Extractor, data: Path, cache: Path) -> list[dict[str, Any
 
 def feature(extractor: Extractor, picture: Image.Image, box: Box) -> NDArray[np.float32]:
     """Return the feature (D,) of a box in a picture that is seen at its own scale."""
-    import torch
-
     feature_map, _ = extractor.maps(np.asarray(picture))
     corners = torch.tensor([box], dtype=torch.float32)
     with torch.inference_mode():
