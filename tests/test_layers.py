@@ -19,7 +19,9 @@ LAYERS = [
     {"config"},
     {"photos"},
     {"datasets"},
-    {"features", "quantization"},
+    {"quantization"},
+    {"keypoints"},
+    {"features"},
     {"training", "store"},
     {"search"},
     {"indexing", "evaluation"},
@@ -29,7 +31,7 @@ LAYERS = [
     {"web", "experiments"},
     {"cli"},
 ]
-TORCH_FREE = {"common", "photos", "datasets", "quantization", "store"}
+TORCH_FREE = {"common", "photos", "datasets", "quantization", "keypoints", "store"}
 HEAVY = {"torch", "torchvision"}
 
 

@@ -9,7 +9,8 @@ of instre_dev's objects. Both are composed once, and so are the photos of `udq d
 the others of its folder. A set is built as `udq index` does and measured as `udq evaluate` does, for each seed of
 sample, training and k-means.
 
-The table has a column a set, and the mean of the sets last; below each metric the difference from a baseline, by
+A collection is searched by its codes alone, and by the default pipeline of `udq search`, which also verifies matches by
+local features: the rows 'best'. The table has a column a set, and the mean of the sets last; below each metric the difference from a baseline, by
 default from the committed results. A second table has mAP, mean IoU and the number of positives by the size of the
 object, its share of the photo's area, for the sets that have true boxes.
 
@@ -51,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML, changes to them")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="of the backbone")
     parser.add_argument("--rpn", type=Path, metavar="FILE", help="a region proposal network of udq train-rpn")
-    parser.add_argument("--rerank", default="", metavar="NAMES", help="stages, joined by commas, as in udq search")
+    parser.add_argument("--rerank", metavar="NAMES", help="stages of 'best', joined by commas, as in udq search")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="0 to N - 1; default: 1")
     parser.add_argument("--sets", nargs="+", default=sets.NAMES, metavar="NAME", help=", ".join(sets.NAMES))
     parser.add_argument("--baseline", type=Path, metavar="FILE", help="of --json; default: results/accuracy.json")
@@ -99,7 +100,7 @@ def write(file: Path, measured: dict[str, Any], setup: Setup, seeds: int) -> Non
         "sets": measured,
         "mean": {title: values[table.MEAN] for title, values in rows if title in table.METRICS},
         "seeds": seeds,
-        "rerank": list(setup.stages),
+        "rerank": list(rerank.DEFAULT if setup.stages is None else setup.stages),
         "config": setup.config.to_dict(),
         "provenance": provenance(seed=0),
     }
@@ -111,7 +112,7 @@ def run(given: argparse.Namespace) -> None:
     baseline = read_baseline(given.baseline)
     config = preset(given.preset)
     config = IndexConfig.from_toml(given.config, config) if given.config else config
-    stages = rerank.check([name for name in given.rerank.split(",") if name])
+    stages = None if given.rerank is None else rerank.check(given.rerank.split(","))
     setup = Setup(config, stages, given.weights, given.rpn, given.device, given.cache / "features")
     measured: dict[str, Any] = {}
     for found in sets.load(given.data, given.sets, given.cache / "sets"):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import udq
 from accuracy.sets import DevelopmentSet
+from accuracy import table
 from udq.collection import Collection
 from udq.common.progress import Progress
 from udq.common.provenance import versions
@@ -28,6 +29,7 @@ from udq.features.feature_store import FeatureStore
 from udq.indexing import build
 from udq.indexing.workers import LocalWorkers
 from udq.photos.source import Source
+from udq.search import rerank
 from udq.types import Arrays, Box, Features
 
 _ROOT = Path(udq.__file__).parent
@@ -41,14 +43,14 @@ class Setup:
 
     Attributes:
         config: settings of the collection.
-        stages: names of ``udq.search.rerank.STAGES``.
+        stages: names of ``udq.search.rerank.STAGES``, of the ranking beside that by codes alone; None for the default.
         weights, rpn: files instead of the usual weights of backbone and region proposal network.
         device: where the network runs.
         features: the folder of the feature cache.
     """
 
     config: IndexConfig
-    stages: Sequence[str]
+    stages: Sequence[str] | None
     weights: Path | None
     rpn: Path | None
     device: str
@@ -105,17 +107,24 @@ def measure(found: DevelopmentSet, setup: Setup, *, seed: int, progress: Progres
     with TemporaryDirectory(prefix="udq-accuracy-") as scratch:
         collection, workers, cache = _built(found, setup, Path(scratch, "collection.udq"), seed, progress)
         queries = protocol_queries(found, collection)
-        summary = summary_of(collection, queries, describe(workers, queries, progress), setup.stages)
-        top = summary["localisation"][f"top_{scoring.TOP}"]
+        features = describe(workers, queries, progress)
+        plain = summary_of(collection, queries, features)
+        best = summary_of(collection, queries, features, rerank.resolve(setup.stages, collection.database))
         return Run(
-            {"mAP": summary["mAP"], "mP@1": summary["mP@1"], "mP@5": summary["mP@5"], "mean IoU": top["mean_iou"]},
-            summary["by_size"],
+            _figures(plain) | _figures(best, table.BEST),
+            plain["by_size"],
             photos=len(collection),
             regions=collection.regions,
             queries=len(found.truth.queries),
             extracted=cache.extracted,
             seconds=round(time.perf_counter() - started, 1),
         )
+
+
+def _figures(summary: dict[str, Any], prefix: str = "") -> dict[str, float | None]:
+    """Return the metrics of a summary, by their titles in the table."""
+    iou = summary["localisation"][f"top_{scoring.TOP}"]["mean_iou"]
+    return {prefix + name: iou if name == "mean IoU" else summary[name] for name in table.PLAIN}
 
 
 def kept(

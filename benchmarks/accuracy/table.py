@@ -9,8 +9,11 @@ from typing import Any
 from udq.evaluation.by_size import SIZES
 from udq.evaluation.scoring import TOP
 
-METRICS = ("mAP", "mP@1", "mP@5", "mean IoU")
+PLAIN = ("mAP", "mP@1", "mP@5", "mean IoU")
 """``mean IoU`` is of the reported boxes of right photos among the first 20, where the true box is known."""
+BEST = "best "
+METRICS = (*PLAIN, *(BEST + name for name in PLAIN))
+"""Of the ranking by codes alone, and of the default pipeline of ``udq search``."""
 
 Figures = Mapping[str, float | None]
 MEAN = "mean"
@@ -22,7 +25,7 @@ def over_seeds(runs: Sequence[Figures]) -> dict[str, dict[str, float | None]]:
     means: dict[str, float | None] = {}
     spreads: dict[str, float | None] = {}
     for metric in METRICS:
-        values = [value for run in runs if (value := run[metric]) is not None]
+        values = [value for run in runs if (value := run.get(metric)) is not None]
         means[metric] = round(statistics.fmean(values), 6) if values else None
         spreads[metric] = round(max(values) - min(values), 6) if values else None
     return {"means": means, "spread": spreads}

@@ -40,7 +40,7 @@ from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
 from udq.photos import source as photo_source
 from udq.search.ranking import ranking_by_feature
-from udq.search.rerank import local_features
+from udq.keypoints import matching, sift
 from udq.search.rerank import verify as verification
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Box, Verification
@@ -132,7 +132,7 @@ def folder_queries(folder: Path, same: Sequence[str]) -> list[Query]:
 
 def ways() -> dict[str, tuple[Way, bool]]:
     """Return what is measured, by name, and whether it looks round the index's box alone."""
-    sift = local_features.extract, local_features.match
+    sift = sift.extract, matching.match
     found: dict[str, tuple[Way, bool]] = {
         "SIFT, agreeing movements, round the box": (lambda asked: Verifier(asked.path, asked.box, least=COUNTED), True),
         "SIFT, agreeing movements, whole photo": (lambda asked: Verifier(asked.path, asked.box, least=COUNTED), False),

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from udq.common.threads import one_core_each
 from udq.photos import decoding
-from udq.search.rerank import geometry
-from udq.search.rerank.local_features import LocalFeatures
+from udq.keypoints import geometry
+from udq.keypoints.sift import LocalFeatures
 from udq.search.rerank.verifier import MARGIN
 from udq.types import Box, Verification
 

@@ -32,6 +32,8 @@ _FINE_BITS = 64
 REFINEMENTS = ("none", "bfr", "pbr", "cbr")
 # Smallest objects in percent: half a percent of a photo of 50 megapixels is 30 pixels. Most views of a query.
 _SMALLEST, _QUERY_VIEWS = 0.5, 4
+# Most local features of a photo: 100 kB.
+_KEYPOINTS = 4096
 # Whole numbers reach libraries in C, whose ``int`` has 32 bits.
 _MAX_INTEGER = 2**31 - 1
 # Most bytes of a file of settings, which has about 2 kB.
@@ -109,6 +111,18 @@ class FeatureConfig:
             raise InputError(f"features.pooling: expected one of {', '.join(POOLINGS)}, found {self.pooling!r}")
         _at_least("features.p", self.p, 1)
         _at_least("features.regions", self.regions, 1)
+
+
+@dataclass(frozen=True)
+class KeypointConfig:
+    """Local features, by which matches are verified; a photo takes 24 bytes for each (docs/rerank.md)."""
+
+    most: int = 400  # local features of a photo, at most; 0: none are stored
+
+    def __post_init__(self) -> None:
+        _check_numbers("keypoints", self)
+        if not 0 <= self.most <= _KEYPOINTS:
+            raise InputError(f"keypoints.most: expected 0 to {_KEYPOINTS}, found {self.most}")
 
 
 @dataclass(frozen=True)
@@ -212,6 +226,7 @@ class IndexConfig:
 
     images: ImageConfig = field(default_factory=ImageConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    keypoints: KeypointConfig = field(default_factory=KeypointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
@@ -273,6 +288,7 @@ class IndexConfig:
 _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000, smallest=0.0, query_views=0, mirror=False),
     features=FeatureConfig(backbone="vgg16", pooling="roi", regions=200),
+    keypoints=KeypointConfig(most=0),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
     training=TrainConfig(
         end_to_end=True, hidden=0, refine_from=0, elsewhere=False, fine=False, share=1.0, stop_early=False

@@ -114,6 +114,7 @@ class Verification:
             lower left of the object, which may be rotated; corners may be outside the photo.
         box: upright box around the polygon (``geometry.upright``), clipped to the photo.
         query_points, photo_points: (inliers, 2) float32, matching points, in pixels of each photo.
+        coverage: share of the query's box, 0..1, that has inliers: of its 6 x 6 cells.
         example: index of the query's example that matches.
     """
 
@@ -123,6 +124,7 @@ class Verification:
     box: Box
     query_points: NDArray[np.float32]
     photo_points: NDArray[np.float32]
+    coverage: float = 0.0
     example: int = 0
 
     def __post_init__(self) -> None:

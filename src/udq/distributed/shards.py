@@ -93,6 +93,10 @@ class Shard:
         """Return the records, codes and boxes of the photos at these places."""
         return self._database.photos(places)
 
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return those of its photos that local features vote for, by their places here."""
+        return self._database.most_voted(descriptors, count)
+
 
 @dataclass(frozen=True)
 class _Share:
@@ -208,6 +212,20 @@ class ShardedDatabase:
                 answers.pop(number, None)
         missing = sum(share.size for number, share in enumerate(self._shares) if number not in answers)
         return [replace(found, missing=missing) for found in merged]
+
+    @property
+    def has_points(self) -> bool:
+        """Whether local features of photos are stored."""
+        return any(segments.POINTS in entry["files"] for entry in self._manifest.segments)
+
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the photos that local features vote for; those of shards that do not answer are left out."""
+        answers = self._ask([(share, "most_voted", (descriptors, count)) for share in self._shares])
+        given = [(share.start, *answer) for share, answer in zip(self._shares, answers, strict=True) if answer]
+        places = np.concatenate([np.empty(0, np.int64), *(start + found for start, found, _ in given)])
+        total = np.concatenate([np.empty(0, np.float32), *(votes for _, _, votes in given)])
+        order = np.lexsort((places, -total))[:count]
+        return places[order], total[order]
 
     def _expect_none(self, failed: Sequence[int]) -> None:
         """Raise UdqError if there are shards that do not answer, given by their numbers."""

@@ -54,7 +54,12 @@ class ExtractorSpec:
     def extractor(self) -> Extractor:
         """Build the extractor; raises UdqError if this machine computes in another way than the first one."""
         extractor = Extractor(
-            self.config.images, self.config.features, weights=self.weights, rpn=self.rpn, device=self.device
+            self.config.images,
+            self.config.features,
+            self.config.keypoints,
+            weights=self.weights,
+            rpn=self.rpn,
+            device=self.device,
         ).proposing()
         if (facts := tuple(extractor.engine.facts())) != self.facts:
             raise UdqError(

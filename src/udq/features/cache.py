@@ -14,6 +14,7 @@ from udq.common import npz
 from udq.common.files import MAX_FEATURES, guarded, read_regular, reason, write_whole
 from udq.errors import UdqError
 from udq.features.extractor import ExtractedPhoto
+from udq.keypoints.codebook import joined
 from udq.photos.source import Content, Source
 from udq.types import Features, Regions
 
@@ -91,6 +92,7 @@ def to_bytes(photos: Sequence[ExtractedPhoto]) -> bytes:
             photo.width,
             photo.height,
             len(photo.regions),
+            len(photo.points),
             photo.broken,
             photo.content and [photo.content.size, photo.content.modified, photo.content.digest.hex()],
         ]
@@ -102,6 +104,7 @@ def to_bytes(photos: Sequence[ExtractedPhoto]) -> bytes:
             "boxes": np.concatenate([photo.regions.boxes for photo in photos]),
             "vectors": np.concatenate([photo.features.vectors for photo in photos]),
             "of_view": np.concatenate([photo.of_view for photo in photos]),
+            "points": joined([photo.points for photo in photos]),
         }
     )
 
@@ -128,12 +131,13 @@ def from_bytes(data: bytes, sources: Iterator[Source]) -> list[ExtractedPhoto]:
     """Read ``to_bytes``; the sources of the photos are taken from an iterator."""
     arrays = npz.from_bytes(data)
     facts, boxes, vectors = json.loads(str(arrays["facts"])), arrays["boxes"], arrays["vectors"]
-    of_view = arrays["of_view"]
-    photos, start = [], 0
+    of_view, points = arrays["of_view"], arrays["points"]
+    photos, start, first = [], 0, 0
     # Facts first: zip ends with them before it takes a source that belongs to the next file.
-    for (width, height, count, broken, described), source in zip(facts, sources, strict=False):
+    for (width, height, count, local, broken, described), source in zip(facts, sources, strict=False):
         rows = slice(start, start := start + count)
+        own = points[first : (first := first + local)]
         content = described and Content(described[0], described[1], bytes.fromhex(described[2]))
         regions, features = Regions(boxes[rows]), Features(vectors[rows])
-        photos.append(ExtractedPhoto(source, width, height, regions, features, of_view[rows], broken, content))
+        photos.append(ExtractedPhoto(source, width, height, regions, features, of_view[rows], own, broken, content))
     return photos

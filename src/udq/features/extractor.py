@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -19,17 +19,20 @@ from torch import Tensor
 
 from udq.common import threads as thread_limits
 from udq.common.text import shown
-from udq.config import FeatureConfig, ImageConfig
+from udq.config import FeatureConfig, ImageConfig, KeypointConfig
 from udq.errors import CollectionError, ImageError
 from udq.features import proposals
 from udq.features.device import Engine
 from udq.features.proposals.base import Proposer, merged
 from udq.features.trunk import Trunk
+from udq.keypoints import extraction, sift
+from udq.keypoints.codebook import NONE, Codebook
 from udq.photos import decoding, pyramid, sandbox
 from udq.photos.sandbox import Decoder
 from udq.photos.source import Content, Source, UnreadableError
 from udq.types import Arrays, Box, Features, Regions
 
+NO_KEYPOINTS = KeypointConfig(most=0)
 QUERY_SIDE = 192
 """Root of the area in pixels at which a boxed query is seen first; each further view has twice the side."""
 
@@ -44,6 +47,7 @@ class ExtractedPhoto:
         regions: R regions.
         features: (R, D) pooled features of unit length.
         of_view: (R,) int64, index of the view of the photo (``pyramid.views``) that each region is pooled from.
+        points: (P, 24) uint8, local features as they are stored (``udq.keypoints.codebook``).
         broken: why the photo could not be decoded, or None.
         content: size, time and digest of its file; None if the file could not even be read.
     """
@@ -54,6 +58,7 @@ class ExtractedPhoto:
     regions: Regions
     features: Features
     of_view: NDArray[np.int64]
+    points: NDArray[np.uint8] = field(default_factory=NONE.copy)
     broken: str | None = None
     content: Content | None = None
 
@@ -72,6 +77,7 @@ class Extractor:
         self,
         image: ImageConfig,
         feature: FeatureConfig,
+        keypoints: KeypointConfig = NO_KEYPOINTS,
         *,
         weights: Path | None = None,
         rpn: Path | None = None,
@@ -84,6 +90,7 @@ class Extractor:
         Args:
             image: scale of photos, and the limit of their size.
             feature: backbone, proposer and pooling.
+            keypoints: local features that are extracted with the regions of a photo; none by default.
             weights: file of weights to use instead of the backbone's default ones.
             rpn: a file that ``udq train-rpn`` wrote, instead of the network shipped for the backbone.
             device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
@@ -93,6 +100,7 @@ class Extractor:
         self.rpn = rpn
         self._image = image
         self._feature = feature
+        self._keypoints = keypoints
         self.engine = Engine.fastest(device, network, threads)
         # Distributing the weights of a light network takes longer than the work on them.
         with thread_limits.limit_this_thread():
@@ -130,8 +138,10 @@ class Extractor:
         return proposals.build(self._feature, rpn=self.rpn, engine=self.engine)
 
     def proposing(self) -> Self:
-        """Return the extractor with its proposer built, so that a file that does not fit is refused at once."""
+        """Return the extractor ready for photos, so that a file that does not fit, or no OpenCV, is refused at once."""
         _ = self.propose
+        if self._keypoints.most:
+            sift.require()
         return self
 
     def load(self, convolutions: Arrays) -> None:
@@ -223,14 +233,14 @@ class Extractor:
 
     def _extract(self, source: Source, propose: Proposer, decoder: Decoder, at_once: int) -> ExtractedPhoto:
         try:
-            photo = self._decode(source, decoder)
+            photo, points = self._decode(source, decoder)
         except ImageError as error:
             nothing = Regions(np.empty((0, 4), np.float32)), Features(np.empty((0, self.channels), np.float32))
             nowhere = np.empty(0, np.int64)
             content = error.content if isinstance(error, UnreadableError) else None
-            return ExtractedPhoto(source, 0, 0, *nothing, nowhere, str(error), content)
+            return ExtractedPhoto(source, 0, 0, *nothing, nowhere, broken=str(error), content=content)
         found = self._regions(photo, propose, at_once)
-        return ExtractedPhoto(source, photo.width, photo.height, *found, content=photo.content)
+        return ExtractedPhoto(source, photo.width, photo.height, *found, points, content=photo.content)
 
     def _regions(
         self, photo: decoding.Photo, propose: Proposer, at_once: int
@@ -250,12 +260,16 @@ class Extractor:
             vectors[rows] = self._pool(feature_map, boxes, view.width, view.height)
         return regions, Features(vectors), of_view
 
-    def _decode(self, source: Source, decoder: Decoder) -> decoding.Photo:
+    def _decode(self, source: Source, decoder: Decoder) -> tuple[decoding.Photo, NDArray[np.uint8]]:
+        """Return a photo for the network, and its local features as they are stored."""
         with source.local() as file:
             try:
-                return decoder.decode(
+                photo = decoder.decode(
                     file, shorter=self._image.shorter, longer=self._image.longer, smallest=self._image.smallest
                 )
+                if not self._keypoints.most:
+                    return photo, NONE
+                return photo, Codebook.shipped().encode(extraction.extract(file, decoder, self._keypoints.most))
             except UnreadableError as error:
                 message = str(error).replace(shown(str(file)), shown(source.place))
                 raise UnreadableError(message, error.content) from error

@@ -25,9 +25,9 @@ from udq.photos.source import Source
 # Settings of [images] that change what is extracted from a query, but not from a photo.
 _QUERY_SETTINGS = "least", "mirror"
 # Version of the stored files; raise it when their layout changes.
-_FORMAT = 2
+_FORMAT = 3
 # Packages whose code decides what is extracted.
-_CODE = "features", "photos"
+_CODE = "features", "keypoints", "photos"
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -119,6 +119,7 @@ def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:
         "format": _FORMAT,
         "images": {name: value for name, value in settings.items() if name not in _QUERY_SETTINGS},
         "features": dataclasses.asdict(config.features),
+        "keypoints": dataclasses.asdict(config.keypoints),
         "weights": _weights(extractor.trunk),
         "rpn": (given := fingerprint(extractor.rpn)) and given["sha256"],
         "engine": extractor.engine.facts(),

@@ -87,7 +87,7 @@ def build(
         ImageError: not one photo can be read.
     """
     extractor = Extractor(
-        config.images, config.features, weights=weights, rpn=rpn, device=device, threads=threads
+        config.images, config.features, config.keypoints, weights=weights, rpn=rpn, device=device, threads=threads
     ).proposing()
     given = {"weights": files.fingerprint(weights), "rpn": files.fingerprint(rpn)}
     with (
@@ -143,7 +143,7 @@ def rebuild(
         given["rpn"] = None  # another proposer is used now
     weights, rpn = (given_file(given, name) for name in ("weights", "rpn"))
     extractor = Extractor(
-        config.images, config.features, weights=weights, rpn=rpn, device=device, threads=threads
+        config.images, config.features, config.keypoints, weights=weights, rpn=rpn, device=device, threads=threads
     ).proposing()
     same = fingerprint(sources, config, extractor, given, manifest.document["sha256"])
     with CollectionBuilder(path, fingerprint=same, replaces=manifest) as builder:

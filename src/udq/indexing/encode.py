@@ -27,7 +27,7 @@ def encode(photo: ExtractedPhoto, number: int, model: Model) -> StoredPhoto:
     """
     codes, error = model.measured(photo.features)
     image = Image(photo.source.name, photo.source.root, photo.width, photo.height, number)
-    return StoredPhoto(image, photo.content, _whole_pixels(photo.regions), codes.values, error)
+    return StoredPhoto(image, photo.content, _whole_pixels(photo.regions), codes.values, error, photo.points)
 
 
 def unreadable(photo: ExtractedPhoto) -> UnreadablePhoto:

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.features import proposals
+from udq.keypoints.sift import DIMENSIONS
 from udq.quantization.model import Model
 from udq.search.confidence import Calibration
-from udq.search.scan import exhaustive
+from udq.search.scan import exhaustive, votes
 from udq.search.scan.exhaustive import NearestImages, Part
 from udq.search.scan.inverted import InvertedIndex
+from udq.search.scan.votes import PointPart
 from udq.store import segments
 from udq.store.manifest import Manifest
 from udq.store.segments import Image, Segment, StoredPhoto
@@ -60,6 +62,18 @@ class Database(Protocol):
 
     def nearest_images(self, lookups: NDArray[np.float32], k: int) -> list[NearestImages]:
         """Return the ``k`` nearest photos of each of Q queries, by their tables (Q, M, K); ``image`` holds places."""
+
+    @property
+    def has_points(self) -> bool:
+        """Whether local features of photos are stored."""
+
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the places (n,) of the photos that a query's local features vote for most, and their votes (n,).
+
+        Args:
+            descriptors: (P, 128) float32, of the query.
+            count: number of photos at most; photos without a vote are left out.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +132,8 @@ class LocalDatabase:
     def ready(self) -> None:
         """Compute everything that the first search would have to wait for."""
         _ = self.calibration
+        if self.has_points:
+            _ = self.most_voted(np.zeros((1, DIMENSIONS), np.float32), 1)
         if self.looked_at is not None and self.segments:
             _ = self.index
 
@@ -153,6 +169,27 @@ class LocalDatabase:
             batch = exhaustive.nearest_images_batch(lookups, self._parts, k, threads=self.threads)
         return [replace(nearest, image=self._places(nearest.image)) for nearest in batch]
 
+    @property
+    def has_points(self) -> bool:
+        """Whether local features of photos are stored."""
+        return any(len(segment.points) for segment in self.segments)
+
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the photos that local features vote for, as in ``Database.most_voted``."""
+        with self._lock:
+            parts = self._point_parts
+        found = votes.votes(parts, descriptors)
+        living = [total[segment.living] for total, segment in zip(found, self._with_points, strict=True)]
+        places = [
+            start + np.arange(len(segment.living))
+            for start, segment in zip(self._starts.tolist(), self.segments, strict=False)
+            if len(segment.points)
+        ]
+        total = np.concatenate([np.empty(0, np.float32), *living])
+        order = np.argsort(-total, kind="stable")[:count]
+        order = order[total[order] > 0]
+        return np.concatenate([np.empty(0, np.int64), *places])[order], total[order]
+
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of photos that are numbered through all segments, removed photos included."""
         starts = np.cumsum([0, *(len(segment.removed) for segment in self.segments)])
@@ -175,6 +212,18 @@ class LocalDatabase:
     def _parts(self) -> list[Part]:
         """The codes as the scan takes them, with removed photos masked out."""
         return [Part(s.codes, s.offsets, ~s.removed if s.removed.any() else None) for s in self.segments]
+
+    @property
+    def _with_points(self) -> list[Segment]:
+        return [segment for segment in self.segments if len(segment.points)]
+
+    @cached_property
+    def _point_parts(self) -> list[PointPart]:
+        """The local features as they are searched; the lists of cells take a few seconds for 400 million."""
+        parts = [PointPart(segment.points, segment.starts) for segment in self._with_points]
+        for part in parts:
+            _ = part.lists, part.photo_of
+        return parts
 
     @cached_property
     def _index(self) -> InvertedIndex:

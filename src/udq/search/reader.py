@@ -54,6 +54,7 @@ def extractor_of(
     extractor = Extractor(
         manifest.config.images,
         manifest.config.features,
+        manifest.config.keypoints,
         weights=given_file(manifest.given, "weights"),
         rpn=given_file(manifest.given, "rpn"),
         device=device,

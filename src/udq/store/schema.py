@@ -158,6 +158,8 @@ _SEGMENT_FILES = ("codes.npy", "boxes.npy", "offsets.npy", "images.json")  # for
 
 def _segment_files(value: Any, where: str) -> None:
     _files(_SEGMENT_FILES, _record({"bytes": _count, "sha256": _text}))(value, where)
+    if ("points.npy" in value) != ("starts.npy" in value):
+        raise ValueError(f"{where}: expected both points.npy and starts.npy, or neither")
     size = value["images.json"]["bytes"]
     if size > MAX_JSON:
         raise _unexpected(f"at most {MAX_JSON:,} bytes", size, f"{where}.images.json.bytes")

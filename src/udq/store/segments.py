@@ -1,4 +1,4 @@
-"""Segments: the codes and boxes of up to 4,096 photos each, in a folder of five files.
+"""Segments: the codes and boxes of up to 4,096 photos each, in a folder of seven files.
 
 A segment is written once and never changed; the manifest lists the photos that were removed since. Reading a segment
 compares every byte with its checksum, so that damage is an error and never a wrong result.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from udq.common import npz
 from udq.common.files import MAX_JSON, guarded, npy, sync_folder, write_new
 from udq.common.text import shown
 from udq.errors import CollectionError
+from udq.keypoints.codebook import BYTES, NONE, joined
 from udq.photos.indexed import IndexedFile
 from udq.photos.source import Content, Source
 from udq.store import layout
@@ -36,6 +37,8 @@ PHOTO = np.dtype([("id", "<i8"), ("size", "<i8"), ("modified", "<i8"), ("digest"
 # Most photos per segment: about 400,000 regions, 7 MB of codes and boxes in memory until it is written.
 PHOTOS = 4096
 FILES = ("codes.npy", "boxes.npy", "offsets.npy", "photos.npy", "images.json")
+# Local features of the photos, and where those of each begin; segments without any have neither file.
+POINTS, STARTS = "points.npy", "starts.npy"
 READERS = 4  # threads that compute checksums
 OUT_OF_ORDER = "its ids do not follow those of the photos before"
 _DISAGREE = "its files disagree"
@@ -79,6 +82,7 @@ class StoredPhoto:
         boxes: (R, 4) uint16, R >= 1.
         codes: (R, M) uint8 or uint16.
         error: mean squared quantization error of its regions; nan if unknown.
+        points: (P, 24) uint8, its local features (``udq.keypoints.codebook``); P is 0 if none are stored.
     """
 
     image: Image
@@ -86,6 +90,7 @@ class StoredPhoto:
     boxes: NDArray[np.uint16]
     codes: NDArray[np.uint8] | NDArray[np.uint16]
     error: float
+    points: NDArray[np.uint8] = field(default_factory=NONE.copy)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class Segment:
         images: N photos.
         photos: (N,) of ``PHOTO``.
         removed: (N,) bool, photos that were removed from the collection.
+        points: (P, 24) uint8, memory-mapped; local features of all photos, empty if none are stored.
+        starts: (N+1,) int64; local features of photo i are rows starts[i] to starts[i+1]. Empty if none are stored.
     """
 
     folder: str
@@ -109,6 +116,8 @@ class Segment:
     images: tuple[Image, ...]
     photos: NDArray[Any]
     removed: NDArray[np.bool_]
+    points: NDArray[np.uint8] = field(default_factory=NONE.copy)
+    starts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     @staticmethod
     def of(folder: str, photos: Sequence[StoredPhoto]) -> Segment:
@@ -131,6 +140,8 @@ class Segment:
             tuple(photo.image for photo in photos),
             table,
             np.zeros(len(photos), np.bool_),
+            joined([photo.points for photo in photos]),
+            np.cumsum([0, *(len(photo.points) for photo in photos)], dtype=np.int64),
         )
 
     @cached_property
@@ -147,7 +158,12 @@ class Segment:
         """Return the photo of a row with its codes and boxes."""
         regions = slice(self.offsets[row], self.offsets[row + 1])
         error = float(self.photos["error"][row])
-        return StoredPhoto(self.images[row], self.content(row), self.boxes[regions], self.codes[regions], error)
+        content, points = self.content(row), self.points_of(row)
+        return StoredPhoto(self.images[row], content, self.boxes[regions], self.codes[regions], error, points)
+
+    def points_of(self, row: int) -> NDArray[np.uint8]:
+        """Return the local features (P, 24) of the photo of a row."""
+        return self.points[self.starts[row] : self.starts[row + 1]] if len(self.starts) else NONE
 
 
 def read(path: Path, manifest: Manifest, *, subspaces: int, codewords: int) -> Iterator[Segment]:
@@ -248,7 +264,25 @@ def read_one(
     ):
         raise DamagedError(folder / "offsets.npy", _DISAGREE)
     is_removed = np.isin(photos["id"], removed, assume_unique=True)
-    return Segment(entry["folder"], codes, boxes, offsets, images, photos, is_removed)
+    return Segment(entry["folder"], codes, boxes, offsets, images, photos, is_removed, *_points(folder, entry))
+
+
+def _points(folder: Path, entry: Mapping[str, Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Read the local features of a segment, and where those of each photo begin; both empty if none are stored."""
+    if POINTS not in entry["files"]:
+        return NONE, np.empty(0, np.int64)
+    points, starts = _array(folder, POINTS, entry, mapped=True), _array(folder, STARTS, entry)
+    if points.dtype != np.uint8 or points.ndim != 2 or points.shape[1] != BYTES:
+        raise DamagedError(folder / POINTS, f"expected local features of {BYTES} bytes")
+    if not (
+        starts.dtype == np.int64
+        and starts.shape == (entry["images"] + 1,)
+        and starts[0] == 0
+        and starts[-1] == len(points)
+        and (starts[1:] >= starts[:-1]).all()
+    ):
+        raise DamagedError(folder / STARTS, _DISAGREE)
+    return points, starts
 
 
 def _array(folder: Path, name: str, entry: Mapping[str, Any], *, mapped: bool = False) -> NDArray[Any]:
@@ -399,6 +433,8 @@ def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: in
         # Escaped, so that a name that is not valid Unicode can be stored too.
         "images.json": json.dumps(listed).encode(),
     }
+    if len(segment.points):
+        files |= {POINTS: npy(segment.points), STARTS: npy(segment.starts)}
     if len(files["images.json"]) > MAX_JSON:
         raise CollectionError(f"{folder}: not written, as the names of its photos take more than {MAX_JSON:,} bytes")
     entry = {

@@ -1,6 +1,7 @@
 """Reranking: stages that reorder a ranking by what its first photos show, applied one after another.
 
-``STAGES`` are those that improved accuracy in docs/rerank.md; ``udq search --rerank alpha-qe,diffusion`` runs two.
+``STAGES`` are those that improved accuracy in docs/rerank.md; ``udq search --rerank alpha-qe,diffusion`` runs two,
+``--rerank none`` no stage.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from udq.errors import InputError
-from udq.search.rerank import diffusion, query_expansion, verify
+from udq.search.database import Database
+from udq.search.rerank import diffusion, query_expansion, verified_expansion, verify
 from udq.search.rerank.ranked import RankedQuery
 
 
@@ -30,7 +32,19 @@ STAGES = {
     "alpha-qe": Stage(query_expansion.alpha, query_expansion.DEPTH),
     "diffusion": Stage(diffusion.diffuse, diffusion.DEPTH),
     "verify": Stage(verify.verify, verify.DEPTH),
+    "verified-qe": Stage(verified_expansion.expand, verify.DEPTH),
 }
+
+
+DEFAULT = ("verify", "verified-qe")
+"""Stages of a search in a collection that stores local features, unless others are named."""
+
+
+def resolve(names: Sequence[str] | None, database: Database) -> tuple[str, ...]:
+    """Return the stages to apply: those that are named, or the default of a collection for None."""
+    if names is None:
+        return DEFAULT if database.has_points else ()
+    return check(names)
 
 
 def check(names: Sequence[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,13 +129,34 @@ class RankedQuery:
     def reordered(self, order: NDArray[np.int64]) -> RankedQuery:
         """Return the same with the first stacks in another order: ``order`` contains their ranks, from 0.
 
-        Copies follow the first photo of their stack.
+        Copies follow the first photo of their stack. The photos that the examples come from stay before all others.
         """
         stacks = self.stacks(len(order))
-        first = np.array([place for rank in order.tolist() for place in stacks[rank].places], np.int64)
+        ranks = sorted(order.tolist(), key=lambda rank: not self.shows_example(stacks[rank]))
+        first = np.array([place for rank in ranks for place in stacks[rank].places], np.int64)
         others = self.ranking.order[~np.isin(self.ranking.order, first)]
         ranking = replace(self.ranking, order=np.concatenate([first, others]))
         return replace(self, ranking=ranking, original=self.original or self)
+
+    def including(self, places: NDArray[np.int64], count: int) -> tuple[RankedQuery, int]:
+        """Return the same with other photos behind the first stacks, and the number of stacks with them.
+
+        Args:
+            places: of photos, in any order; those that are left out of every ranking are ignored.
+            count: number of first stacks.
+        """
+        ranking = self.ranking
+        first = [place for stack in self.stacks(count) for place in stack.places]
+        more = np.setdiff1d(places, [*first, *self.without])
+        distance = ranking.distance.copy()
+        unknown = more[np.isnan(distance[more])].tolist()
+        for place, photo in zip(unknown, self.database.photos(unknown), strict=True):
+            distance[place] = exhaustive.distances(self.lookup, photo.codes).min()
+        more = more[np.argsort(distance[more], kind="stable")]
+        rest = ranking.order[~np.isin(ranking.order, [*first, *more.tolist()])]
+        order = np.concatenate([np.array(first, np.int64), more, rest])
+        included = replace(self, ranking=replace(ranking, order=order, distance=distance))
+        return included, len(self.stacks(count)) + len(more)
 
     @cached_property
     def confidence(self) -> Confidence:
@@ -148,7 +169,7 @@ class RankedQuery:
             return self.original.confidence
         # Photos after the first DEPTH change no confidence before them.
         stacks = self.stacks(max(self.wanted or 0, DEPTH))
-        own = [any(map(self._is_example, stack.photos)) for stack in stacks]
+        own = [self.shows_example(stack) for stack in stacks]
         nearest = [stack.places[0] for stack, is_own in zip(stacks, own, strict=True) if not is_own]
         values = self.database.calibration.confidence(self.lookup, self.ranking.distance[nearest]).tolist()
         left = iter(values)
@@ -158,21 +179,31 @@ class RankedQuery:
         last = values[-1] if values else 0.0
         return lambda place: round(known.get(place, last), 4)
 
+    def shows_example(self, stack: Stack) -> bool:
+        """Whether a stack contains a photo that an example comes from."""
+        return any(map(self._is_example, stack.photos))
+
     def best_regions(self, count: int, *, least: float = 0.0) -> NDArray[np.float32]:
-        """Return the best region of each of the first ``count`` photos, decoded from its code; of copies, the first.
+        """Return the best region of each of the first ``count`` photos, of copies, the first; as ``regions_of``.
 
         Photos of a confidence below ``least`` are left out.
+        """
+        stacks = self.stacks(count)
+        return self._regions(
+            stack.photos[0] for stack in stacks if least <= 0 or self.confidence(stack.places[0]) >= least
+        )
+
+    def regions_of(self, places: Sequence[int]) -> NDArray[np.float32]:
+        """Return the best region of each of some photos, decoded from its code.
 
         Returns:
             (n, d) float32 of unit length, in the space of the query.
         """
+        return self._regions(self.database.photos(places))
+
+    def _regions(self, photos: Iterable[StoredPhoto]) -> NDArray[np.float32]:
         quantizer = self.database.model.quantizer
-        best = []
-        for stack in self.stacks(count):
-            if least > 0 and self.confidence(stack.places[0]) < least:
-                continue
-            photo = stack.photos[0]
-            best.append(photo.codes[exhaustive.distances(self.lookup, photo.codes).argmin()])
+        best = [photo.codes[exhaustive.distances(self.lookup, photo.codes).argmin()] for photo in photos]
         if not best:
             return np.empty((0, quantizer.dimensions), np.float32)
         return quantizer.reconstruct(Codes(np.stack(best), quantizer.codewords)).unit().vectors

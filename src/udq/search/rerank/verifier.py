@@ -1,34 +1,41 @@
 """Spatial verification: whether a photo shows the object in the box of a query, by matches of local features.
 
-The matches must agree with one homography.
+The matches must agree with one homography. Local features come from the collection; photos of a collection that stores
+none are decoded, and searched in and around the box by the index.
 
     verifier = Verifier(Path("query.jpg"), (120, 80, 340, 300))
-    for verification in verifier.verify([(Path("one.jpg"), (10, 20, 200, 180)), (Path("other.jpg"), None)]):
+    for verification in verifier.verify([Candidate(Path("one.jpg"), (10, 20, 200, 180)), Candidate(Path("two.jpg"))]):
         print(verification.inliers if verification else "not verified")
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from udq.common import threads as thread_limits
 from udq.common.progress import tracked
 from udq.errors import ImageError
+from udq.keypoints import geometry, sift
+from udq.keypoints.codebook import NONE, Codebook
+from udq.keypoints.matching import match
+from udq.keypoints.sift import LocalFeatures
 from udq.photos import boxes, sandbox
 from udq.photos.indexed import PhotoPath
 from udq.photos.sandbox import Decoder
-from udq.search.rerank import geometry, local_features
 from udq.types import Box, Verification
 
-# Number of inliers from which a photo counts as verified. Far fewer than 1 % of the wrong photos among the first 50
-# have 6; about 1 % have 5 (benchmarks/decisions/verification.py).
+# Number of inliers from which a photo counts as verified (benchmarks/decisions/verification.py).
 LEAST = 6
 # Longer side in pixels to which a view of a photo and of the query is scaled, and the largest enlargement of each. SIFT
 # finds more features in a larger view, and takes longer.
 _LONGER, _QUERY_LONGER, _ENLARGED, _QUERY_ENLARGED = 384, 448, 1.5, 2.0
+# The strongest features of a view: bounds the time for a photo with very many, such as one of leaves.
+_MOST_FEATURES = 600
 # How far a view extends beyond the box by the index on each side, as a share of the longer side of the box: boxes are
 # too small as often as too large.
 MARGIN = 0.25
@@ -38,6 +45,29 @@ _MOST = 1600
 # Seconds that decoding one photo may take: only photos of tens of megapixels in a format without a smaller scale exceed
 # it, and 50 of these would block a search for minutes.
 _SECONDS = 10.0
+# Cells of the query's box across and down, in which inliers are counted.
+_GRID = 6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A photo to verify.
+
+    Attributes:
+        file: the photo.
+        box: the object by the index, x1, y1, x2, y2 in pixels; the whole photo if None.
+        width, height: of the photo in pixels; 0 if unknown.
+        points: (P, 24) uint8, its stored local features.
+        step: pixels of the photo per pixel of the view that these were extracted from; 0 if none are stored for any
+            photo, and the photo is decoded instead.
+    """
+
+    file: PhotoPath
+    box: Box | None = None
+    width: int = 0
+    height: int = 0
+    points: NDArray[np.uint8] = field(default_factory=NONE.copy)
+    step: float = 0.0
 
 
 class Verifier:
@@ -70,7 +100,7 @@ class Verifier:
             ImageError: the photo cannot be decoded.
             DependencyError: OpenCV is not installed.
         """
-        local_features.require()
+        sift.require()
         if least < 3:
             raise ValueError(f"least: expected 3 or more, because any two matches agree, found {least}")
         self._least = least
@@ -83,11 +113,13 @@ class Verifier:
         # The crop has whole pixels; the box may have fractions.
         left, top = round(self.box[0]), round(self.box[1])
         with thread_limits.one_core_each():
-            self.features = local_features.extract(crop.pixels, (left, top, left + crop.width, top + crop.height))
+            window = left, top, left + crop.width, top + crop.height
+            self.features = sift.extract(crop.pixels, window, _MOST_FEATURES)
+            self._rotated = Codebook.shipped().rotated(self.features)
 
     def verify(
         self,
-        photos: Sequence[tuple[PhotoPath, Box | None]],
+        photos: Sequence[Candidate],
         *,
         threads: int | None = None,
         step: Callable[[], None] = lambda: None,
@@ -95,8 +127,8 @@ class Verifier:
         """Verify photos in parallel; the results do not depend on the number of threads.
 
         Args:
-            photos: the file of each photo and the box of the object by the index, x1, y1, x2, y2 in its pixels. The
-                object is searched for in the box and a margin around it, or in the whole photo if the box is None.
+            photos: to verify. If their local features are stored, the object is searched for everywhere; otherwise in
+                the box by the index and a margin around it.
             threads: number of photos to process in parallel; as many as there are cores if None.
             step: called for each photo.
 
@@ -107,29 +139,43 @@ class Verifier:
         if not photos:
             return []
         with thread_limits.pool(min(thread_limits.count(threads), len(photos))) as workers:
-            return list(tracked(workers.map(self._verify, *zip(*photos, strict=True)), step))
+            return list(tracked(workers.map(self._verify, photos), step))
 
-    def _verify(self, photo: PhotoPath, box: Box | None) -> Verification | None:
+    def _verify(self, photo: Candidate) -> Verification | None:
+        if photo.step:
+            stored = Codebook.shipped().decode(photo.points, photo.step)
+            return self._verified(self._rotated, stored, photo.width, photo.height)
         try:
             view = self._decoder.load_window(
-                photo, box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST, seconds=_SECONDS
+                photo.file, photo.box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST, seconds=_SECONDS
             )
         except ImageError:
             return None
-        features = local_features.extract(view.pixels, view.window)
+        found = sift.extract(view.pixels, view.window, _MOST_FEATURES)
+        return self._verified(self.features, found, view.width, view.height)
+
+    def _verified(self, query: LocalFeatures, photo: LocalFeatures, width: int, height: int) -> Verification | None:
+        """Verify a photo of that size by its local features; both with descriptors in the same space."""
         x1, y1, x2, y2 = self.box
-        pairs = local_features.match(self.features, features)
-        pairs = geometry.agreeing(self.features, features, pairs, float(np.hypot(x2 - x1, y2 - y1)))
+        pairs = geometry.agreeing(query, photo, match(query, photo), float(np.hypot(x2 - x1, y2 - y1)))
         if len(pairs) < self._least:
             return None
-        start, end = self.features.points[pairs[:, 0]], features.points[pairs[:, 1]]
-        homography, near = geometry.fit(start, end, self.box, features.step)
+        start, end = query.points[pairs[:, 0]], photo.points[pairs[:, 1]]
+        homography, near = geometry.fit(start, end, self.box, photo.step)
         inliers = int(near.sum())
         # Matches of which less than half fit the homography agreed by chance.
         if inliers < max(self._least, len(pairs) / 2) or not geometry.possible(homography, self.box):
             return None
         polygon = geometry.projected(homography, geometry.corners(self.box))
-        upright = geometry.upright(polygon, view.width, view.height)
+        upright = geometry.upright(polygon, width, height)
         if upright is None:
             return None
-        return Verification(inliers, homography, polygon.astype(np.float32), upright, start[near], end[near])
+        start, end = start[near], end[near]
+        covered = self._coverage(start)
+        return Verification(inliers, homography, polygon.astype(np.float32), upright, start, end, covered)
+
+    def _coverage(self, points: NDArray[np.float32]) -> float:
+        """Return the share of the cells of the query's box that contain points (n, 2)."""
+        x1, y1, x2, y2 = self.box
+        cells = ((points - (x1, y1)) * _GRID / (x2 - x1, y2 - y1)).astype(np.int64).clip(0, _GRID - 1)
+        return len(np.unique(cells @ (1, _GRID))) / _GRID**2

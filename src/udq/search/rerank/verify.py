@@ -1,7 +1,12 @@
 """The ``verify`` stage: the score of a verified photo is raised, and its box is merged with the verified one.
 
-Both were chosen by measuring (benchmarks/decisions/verification.py). Ordering photos by inliers alone ignores what the
-index says about photos that cannot be verified, and the two boxes are inaccurate in different ways.
+If the collection stores local features, candidates are the first photos of the ranking and those that the query's local
+features vote for, wherever they are in the ranking. Otherwise the first photos are decoded.
+
+How the score is raised was chosen by measuring (benchmarks/decisions/verification.py). Ordering photos by inliers alone
+ignores what the index says about photos that cannot be verified, and the two boxes are inaccurate in different ways.
+What counts is the share of the query's box that has inliers: a sister package or another film of the same publisher
+shares a logo with as many points as the right one, but not the rest.
 """
 
 from __future__ import annotations
@@ -13,57 +18,75 @@ from pathlib import Path
 
 import numpy as np
 
+from udq.keypoints import extraction
+from udq.search.copies import Stack
 from udq.search.ranking import Verified
 from udq.search.rerank.ranked import RankedQuery
-from udq.search.rerank.verifier import LEAST, Verifier
+from udq.search.rerank.verifier import Candidate, Verifier
 from udq.types import Box, Verification
 
-# Number of first photos that are verified.
-DEPTH = 50
-# How much inliers raise a score.
-WEIGHT = 0.2
+# Number of first photos that are verified, and of photos that local features vote for.
+DEPTH, VOTED = 200, 100
+# The same if photos have to be decoded.
+_DECODED = 50
+# How much a covered box raises a score.
+WEIGHT = 0.4
 # Weight of the verified box in the merged one.
 SHARE = 2 / 3
 
 
 def verify(ranked: RankedQuery) -> RankedQuery:
-    """Verify the first photos, one of each content, and reorder them by their raised scores; others stay behind."""
-    ranking = ranked.ranking
-    stacks = ranked.stacks(DEPTH)
-    first = [stack.places[0] for stack in stacks]
-    photos = [(stack.photos[0].image.file, ranking.box(stack.places[0])) for stack in stacks]
+    """Verify candidates, one of each content, and reorder them by their raised scores; others stay behind."""
+    database = ranked.database
     right = [(number, example) for number, example in enumerate(ranked.examples) if not example.wrong]
+    verifiers = [Verifier(Path(example.photo), example.box, decoder=ranked.decoder) for _, example in right]
+    count = DEPTH if database.has_points else _DECODED
+    if database.has_points:
+        voted = [database.most_voted(verifier.features.descriptors, VOTED)[0] for verifier in verifiers]
+        ranked, count = ranked.including(np.concatenate(voted), count)
+    stacks = ranked.stacks(count)
+    photos = _candidates(ranked, stacks)
     by_example = []
-    threads = ranked.database.threads
     with ranked.progress("verifying", len(right) * len(photos)) as step:
-        for number, example in right:
-            verifier = Verifier(Path(example.photo), example.box, decoder=ranked.decoder)
-            by_photo = verifier.verify(photos, threads=threads, step=step)
+        for (number, _), verifier in zip(right, verifiers, strict=True):
+            by_photo = verifier.verify(photos, threads=database.threads, step=step)
             by_example.append([each and replace(each, example=number) for each in by_photo])
-    verified = {}
-    for row, (place, (_, box)) in enumerate(zip(first, photos, strict=True)):
+    ranking, verified = ranked.ranking, {}
+    for row, stack in enumerate(stacks):
+        place = stack.places[0]
         best = _best([verifications[row] for verifications in by_example])
         if best is not None:
-            verified[place] = Verified(raised(ranking.score(place), best.inliers), merged(box, best), best)
+            score = raised(ranking.score(place), best.coverage)
+            verified[place] = Verified(score, merged(ranking.box(place), best), best)
     # After diffusion, photos are not in the order of their scores. The scores are then assigned to the photos in their
     # present order, so that a verification moves a photo up from there.
-    factors = np.array([raised(1.0, verified[p].verification.inliers) if p in verified else 1.0 for p in first])
+    first = [stack.places[0] for stack in stacks]
+    factors = np.array([raised(1.0, verified[p].verification.coverage) if p in verified else 1.0 for p in first])
     scores = np.sort([ranking.score(place) for place in first])[::-1]
     ranked = replace(ranked, ranking=replace(ranking, verified={**ranking.verified, **verified}))
     return ranked.reordered(np.argsort(-factors * scores, kind="stable"))
 
 
-def raised(score: float, inliers: int, *, weight: float = WEIGHT, least: int = LEAST) -> float:
-    """Return the score of a photo after verification: score (1 + weight log(2 + inliers - least)).
+def _candidates(ranked: RankedQuery, stacks: Sequence[Stack]) -> list[Candidate]:
+    """Return what is to be verified of stacks of photos: the first photo of each."""
+    candidates = []
+    for stack in stacks:
+        photo, box = stack.photos[0], ranked.ranking.box(stack.places[0])
+        image = photo.image
+        step = extraction.step(image.width, image.height) if ranked.database.has_points else 0.0
+        candidates.append(Candidate(image.file, box, image.width, image.height, photo.points, step))
+    return candidates
+
+
+def raised(score: float, coverage: float, *, weight: float = WEIGHT) -> float:
+    """Return the score of a verified photo: score (1 + weight log(2 + max(0, 36 coverage - 5))).
 
     Args:
         score: by the index, eq. 2.
-        inliers: of the verification; the score is unchanged if they are fewer than ``least``, as for a photo that is
-            not verified (0).
-        weight: how much inliers raise it.
-        least: smallest number of inliers of a verified photo.
+        coverage: share of the query's box that has inliers.
+        weight: how much it raises the score.
     """
-    return score if inliers < least else score * (1 + weight * math.log(2 + inliers - least))
+    return score * (1 + weight * math.log(2 + max(0.0, 36 * coverage - 5)))
 
 
 def merged(box: Box, verification: Verification, *, share: float = SHARE) -> Box:
@@ -74,5 +97,5 @@ def merged(box: Box, verification: Verification, *, share: float = SHARE) -> Box
 
 
 def _best(verifications: Sequence[Verification | None]) -> Verification | None:
-    """Return the verification with the most inliers; the first of equals."""
-    return max((each for each in verifications if each is not None), key=lambda each: each.inliers, default=None)
+    """Return the verification of the largest coverage; the first of equals."""
+    return max((each for each in verifications if each is not None), key=lambda each: each.coverage, default=None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.search.rerank.local_features import LocalFeatures, opencv
+from udq.keypoints.sift import LocalFeatures, opencv
 from udq.types import Box
 
 # Tolerances for a match that agrees with a similarity: an error of a tenth of the diagonal of the box, as few objects
@@ -37,7 +37,7 @@ def agreeing(
 
     Args:
         query, photo: features of both.
-        pairs: (m, 2), as ``local_features.match`` returns them.
+        pairs: (m, 2), as ``matching.match`` returns them.
         diagonal: of the box of the query, in pixels.
 
     Returns:

@@ -1,0 +1,1 @@
+"""Local features of photos: extraction, codes of a few bytes, matching, and the geometry that matches agree on."""

@@ -1,0 +1,43 @@
+"""Query expansion by verified photos: search again by the mean of the query and the object in photos that surely show it.
+
+    q' = unit(q + sum_i f_i)
+
+where f_i is the best region of the i-th photo with at least SURE inliers, decoded from its code. Without such a photo
+the ranking stays as it is. The raised scores of verified photos keep their factors.
+
+O. Chum et al.: Total recall: automatic query expansion with a generative feature model for object retrieval. ICCV 2007.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from udq.search.ranking import Verified
+from udq.search.rerank import verify
+from udq.search.rerank.query_expansion import expanded
+from udq.search.rerank.ranked import RankedQuery
+
+# Photos that expand a query at most, and inliers from which on a photo does.
+PHOTOS, SURE = 10, 8
+
+
+def expand(ranked: RankedQuery) -> RankedQuery:
+    """Search again by the query and what verified photos show, and order photos by their new, raised scores."""
+    verified = ranked.ranking.verified
+    sure = [stack.places[0] for stack in ranked.stacks(verify.DEPTH) if not ranked.shows_example(stack)]
+    sure = [place for place in sure if place in verified and verified[place].verification.inliers >= SURE][:PHOTOS]
+    if not sure:
+        return ranked
+    regions = ranked.regions_of(sure)
+    again = ranked.search_again(expanded(ranked.query, regions, alpha=0.0))
+    again, count = again.including(np.array(sorted(verified), np.int64), verify.DEPTH)
+    ranking = again.ranking
+    kept = {}
+    for place, each in verified.items():
+        score = verify.raised(ranking.score(place), each.verification.coverage)
+        kept[place] = Verified(score, verify.merged(ranking.box(place), each.verification), each.verification)
+    again = replace(again, ranking=replace(ranking, verified=kept))
+    scores = np.array([again.ranking.score(stack.places[0]) for stack in again.stacks(count)])
+    return again.reordered(np.argsort(-scores, kind="stable"))

@@ -1,0 +1,108 @@
+"""Votes of a query's local features for the photos of a collection, by an inverted multi-index.
+
+Each feature visits the nearest cells of the codebook until they hold ``VISITED`` features of the collection, so the
+time of a search hardly depends on the size of the collection. A visited feature votes for its photo with
+
+    w = max(0, 1 - d^2 / FARTHEST)^2
+
+where d^2 is the squared distance by its code. Of one photo, only the best vote counts, so that repeated patterns do not
+(H. Jégou, M. Douze and C. Schmid: On the burstiness of visual elements. CVPR 2009). Votes know no geometry: they find
+candidates, which are verified afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.keypoints.codebook import Codebook, points
+from udq.search.scan.numba_kernels import compiled
+
+VISITED = 1000
+"""Features of the collection that each feature of a query visits, about."""
+FARTHEST = 0.7
+"""Squared distance from which on a feature does not vote; descriptors have unit length."""
+
+_CELLS = 1 << 16
+# Most cells that a feature visits: small collections have few features in each.
+_MOST_CELLS = 256
+
+
+@dataclass(frozen=True)
+class PointPart:
+    """Local features of some photos.
+
+    Attributes:
+        points: (P, 24) uint8, as stored.
+        starts: (N+1,) int64, where those of each photo begin.
+    """
+
+    points: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+
+    @cached_property
+    def lists(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Rows of the features, sorted by cell, (P,), and the first of each cell, (65,537,)."""
+        cells = points(self.points)["cell"]
+        starts = np.zeros(_CELLS + 1, np.uint32)
+        np.cumsum(np.bincount(cells, minlength=_CELLS), out=starts[1:])
+        return np.argsort(cells, kind="stable").astype(np.uint32), starts
+
+    @cached_property
+    def photo_of(self) -> NDArray[np.uint32]:
+        """The photo of each feature, (P,)."""
+        return np.repeat(np.arange(len(self.starts) - 1, dtype=np.uint32), np.diff(self.starts))
+
+
+def votes(parts: Sequence[PointPart], descriptors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return the sum of the votes for each photo of each part, (N,) float32.
+
+    Args:
+        parts: the collection.
+        descriptors: (n, 128) float32 of the query.
+    """
+    found = [np.zeros(len(part.starts) - 1, np.float32) for part in parts]
+    if not len(descriptors) or not any(len(part.points) for part in parts):
+        return found
+    codebook = Codebook.shipped()
+    cells = codebook.nearest_cells(descriptors, _MOST_CELLS)
+    sizes = sum(np.diff(part.lists[1].astype(np.int64)) for part in parts)
+    reached = np.cumsum(sizes[cells], axis=1)
+    visited = np.minimum((reached < VISITED).sum(axis=1) + 1, _MOST_CELLS)
+    tables = codebook.tables(descriptors)
+    for part, total in zip(parts, found, strict=True):
+        rows, starts = part.lists
+        _vote(cells, visited, tables, rows, starts, part.photo_of, part.points, np.float32(FARTHEST), total)
+    return found
+
+
+@compiled
+def _vote(cells, visited, tables, rows, starts, photo_of, stored, farthest, total):  # type: ignore[no-untyped-def]
+    """Add the votes of each feature to ``total`` (N,)."""
+    photos = len(total)
+    best = np.zeros(photos, np.float32)
+    touched = np.empty(photos, np.int64)
+    for i in range(len(cells)):
+        count = 0
+        for j in range(visited[i]):
+            cell = cells[i, j]
+            for place in range(starts[cell], starts[cell + 1]):
+                row = rows[place]
+                distance = np.float32(0)
+                for m in range(16):
+                    distance += tables[i, m, stored[row, 8 + m]]
+                if distance < farthest:
+                    vote = (np.float32(1) - distance / farthest) ** 2
+                    photo = photo_of[row]
+                    if best[photo] == 0:
+                        touched[count] = photo
+                        count += 1
+                    best[photo] = max(best[photo], vote)
+        for place in range(count):
+            photo = touched[place]
+            total[photo] += best[photo]
+            best[photo] = 0
