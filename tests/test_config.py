@@ -45,7 +45,7 @@ def test_changes_affect_only_the_named_fields(subspaces, codewords, p, shorter, 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"quantiser": {}}, "unknown table [quantiser]; expected one of images, features, sample, quantizer"),
+        ({"quantiser": {}}, "unknown table [quantiser]; expected one of images, features, keypoints, sample"),
         ({"images": 3}, "expected [images] to be a table, found 3"),
         ({"quantizer": {"m": 8}}, "unknown key 'm' in [quantizer]; expected one of dimensions"),
         ({"sample": {"seed": True}}, "sample.seed: expected int, found True"),

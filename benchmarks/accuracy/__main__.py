@@ -10,9 +10,9 @@ the others of its folder. A set is built as `udq index` does and measured as `ud
 sample, training and k-means.
 
 A collection is searched by its codes alone, and by the default pipeline of `udq search`, which also verifies matches by
-local features: the rows 'best'. The table has a column a set, and the mean of the sets last; below each metric the difference from a baseline, by
-default from the committed results. A second table has mAP, mean IoU and the number of positives by the size of the
-object, its share of the photo's area, for the sets that have true boxes.
+local features: the rows 'best'. The table has a column a set, and the mean of the sets last; below each metric the
+difference from a baseline, by default from the committed results. A second table has mAP, mean IoU and the number of
+positives by the size of the object, its share of the photo's area, for the sets that have true boxes.
 
 Features of photos and queries are kept in the folder --cache: about 0.5 MB per photo, 2.3 GB for all sets but
 composites, and the default preset. The first run extracts them; a later one reads them if nothing that they depend on

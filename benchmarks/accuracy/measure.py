@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import udq
-from accuracy.sets import DevelopmentSet
 from accuracy import table
+from accuracy.sets import DevelopmentSet
 from udq.collection import Collection
 from udq.common.progress import Progress
 from udq.common.provenance import versions

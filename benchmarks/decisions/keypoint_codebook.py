@@ -1,4 +1,4 @@
-"""Fit the codebook of local features that udq ships: python benchmarks/decisions/keypoint_codebook.py PHOTOS... -o FILE.
+"""Fit the codebook of local features that udq ships.
 
     python benchmarks/decisions/keypoint_codebook.py DATA/instre_dev DATA/landmarks \
         -o src/udq/keypoints/weights/sift.npz

@@ -38,9 +38,9 @@ from udq.common import threads
 from udq.common.provenance import provenance
 from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
+from udq.keypoints import matching, sift
 from udq.photos import source as photo_source
 from udq.search.ranking import ranking_by_feature
-from udq.keypoints import matching, sift
 from udq.search.rerank import verify as verification
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Box, Verification
@@ -132,11 +132,11 @@ def folder_queries(folder: Path, same: Sequence[str]) -> list[Query]:
 
 def ways() -> dict[str, tuple[Way, bool]]:
     """Return what is measured, by name, and whether it looks round the index's box alone."""
-    sift = sift.extract, matching.match
+    own = sift.extract, matching.match
     found: dict[str, tuple[Way, bool]] = {
         "SIFT, agreeing movements, round the box": (lambda asked: Verifier(asked.path, asked.box, least=COUNTED), True),
         "SIFT, agreeing movements, whole photo": (lambda asked: Verifier(asked.path, asked.box, least=COUNTED), False),
-        "SIFT, MAGSAC++ on all matches, round the box": (partial(magsac, *sift, 448), True),
+        "SIFT, MAGSAC++ on all matches, round the box": (partial(magsac, *own, 448), True),
     }
     learned = others.xfeat()
     if learned is not None:

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from udq.common.threads import one_core_each
-from udq.photos import decoding
 from udq.keypoints import geometry
 from udq.keypoints.sift import LocalFeatures
+from udq.photos import decoding
 from udq.search.rerank.verifier import MARGIN
 from udq.types import Box, Verification
 

@@ -93,9 +93,7 @@ def enlarged(box: Box, margin: float, size: tuple[int, int]) -> Box:
     return max(0.0, box[0] - x), max(0.0, box[1] - y), min(size[0], box[2] + x), min(size[1], box[3] + y)
 
 
-def described(
-    extractor: Extractor, queries: ProtocolQueries, choice: Choice
-) -> tuple[NDArray[np.float32], float]:
+def described(extractor: Extractor, queries: ProtocolQueries, choice: Choice) -> tuple[NDArray[np.float32], float]:
     """Return the pooled features (Q, D) of queries, and the median milliseconds that one took."""
     features, took = [], []
     with query_side(choice.side), progress(choice.name, len(queries.boxes)) as step:

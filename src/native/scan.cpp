@@ -9,6 +9,7 @@
 //     filters.h    chunks of codes, and which of their rows may be near enough
 //     nearest.h    the k nearest images, or the best region of every image, in the order of codes
 //     inverted.h   the k nearest images by cells of codes, most of which are never scanned
+//     votes.h      votes of local features for photos
 //     scan.cpp     the Python module
 //
 // One binary contains every kernel; the caller chooses one of those that `kernels()` returns for this processor.
@@ -23,6 +24,7 @@
 #include <new>
 
 #include "inverted.h"
+#include "votes.h"
 
 namespace {
 
@@ -218,6 +220,25 @@ PyObject *py_nearest_by_cell(PyObject *, PyObject *args) {
     return enough ? PyLong_FromLongLong(count) : nullptr;
 }
 
+PyObject *py_vote(PyObject *, PyObject *args) {
+    Buffer cells, visited, tables, rows, starts, photo_of, stored, total;
+    float farthest;
+    int subspaces;
+    if (!PyArg_ParseTuple(args, "y*y*y*iy*y*y*y*fw*", &cells, &visited, &tables, &subspaces, &rows, &starts, &photo_of,
+                          &stored, &farthest, &total))
+        return nullptr;
+    const int64_t n = visited.bytes() / int64_t(sizeof(int64_t)), features = rows.bytes() / int64_t(sizeof(uint32_t));
+    const Points points{stored.as<const uint8_t>(), stored.bytes() / std::max<int64_t>(features, 1),
+                        rows.as<const uint32_t>(), starts.as<const uint32_t>(), photo_of.as<const uint32_t>()};
+    const int64_t most = cells.bytes() / int64_t(sizeof(uint16_t)) / std::max<int64_t>(n, 1);
+    if (!unlocked([&] {
+            vote(points, cells.as<const uint16_t>(), n, most, visited.as<const int64_t>(), tables.as<const float>(),
+                 subspaces, farthest, total.as<float>(), total.bytes() / int64_t(sizeof(float)));
+        }))
+        return nullptr;
+    Py_RETURN_NONE;
+}
+
 PyObject *py_sort(PyObject *, PyObject *args) {
     Buffer keys;
     if (!PyArg_ParseTuple(args, "w*", &keys)) return nullptr;
@@ -231,6 +252,7 @@ PyMethodDef METHODS[] = {
     {"best", py_best, METH_VARARGS, "Find the best region of images; return whether all codes are in range."},
     {"sort_by_cell", py_sort_by_cell, METH_VARARGS, "Move codes to their cells; return whether all are in range."},
     {"nearest_by_cell", py_nearest_by_cell, METH_VARARGS, "Find the nearest images of a share of all cells."},
+    {"vote", py_vote, METH_VARARGS, "Add the votes of a query's local features to photos."},
     {"sort_by_high_half", py_sort, METH_VARARGS, "Sort uint64 keys whose low halves already rise, in place."},
     {nullptr, nullptr, 0, nullptr},
 };

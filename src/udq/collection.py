@@ -219,7 +219,7 @@ class Collection(Reader):
         box: Sequence[float] | None = None,
         *,
         k: int = 20,
-        rerank: Sequence[str] = (),
+        rerank: Sequence[str] | None = None,
         stack: bool = True,
         progress: Progress = silent,
     ) -> SearchResult:
@@ -229,7 +229,8 @@ class Collection(Reader):
             query: a photo, in the collection or not.
             box: x1, y1, x2, y2 in pixels of that photo as a viewer shows it; the whole photo if None.
             k: number of matches to return, >= 1; fewer if the collection is smaller.
-            rerank: stages of post-processing, names in ``udq.search.rerank.STAGES``, applied in this order.
+            rerank: stages of post-processing, names in ``udq.search.rerank.STAGES``, applied in this order; none if
+                empty. None verifies matches if the collection stores local features (``rerank.DEFAULT``).
             stack: whether copies of one photo are one match, which lists the others as ``copies``.
             progress: reports the photos that are verified.
         """
@@ -240,7 +241,7 @@ class Collection(Reader):
         examples: Sequence[Example],
         *,
         k: int = 20,
-        rerank: Sequence[str] = (),
+        rerank: Sequence[str] | None = None,
         stack: bool = True,
         progress: Progress = silent,
     ) -> SearchResult:
@@ -257,18 +258,24 @@ class Collection(Reader):
         return search(self, examples, k=k, stages=rerank, stack=stack, progress=progress)
 
     def search_many(
-        self, queries: Sequence[tuple[PathLike, Sequence[float] | None]], *, k: int = 20, stack: bool = True
+        self,
+        queries: Sequence[tuple[PathLike, Sequence[float] | None]],
+        *,
+        k: int = 20,
+        rerank: Sequence[str] | None = None,
+        stack: bool = True,
     ) -> list[SearchResult]:
         """Return what ``search`` returns for each of several queries, which share one pass over the codes.
 
         Args:
             queries: pairs of a photo and a box in it, or None for the whole photo.
             k: number of matches to return for each, >= 1.
-            stack: as in ``search``.
+            rerank, stack: as in ``search``.
         """
         from udq.search.query import search_many
 
-        return search_many(self, [[Example(query, box)] for query, box in queries], k=k, stack=stack)
+        examples = [[Example(query, box)] for query, box in queries]
+        return search_many(self, examples, k=k, stages=rerank, stack=stack)
 
     def add(
         self,
@@ -389,7 +396,7 @@ class Collection(Reader):
         queries: PathLike | None = None,
         real_valued: bool = False,
         features: PathLike | None = None,
-        stages: Sequence[str] = (),
+        stages: Sequence[str] | None = None,
         progress: Progress = silent,
     ) -> Evaluation:
         """Run every query of a benchmark, by its protocol, and return mean average precision and localisation.
@@ -402,7 +409,7 @@ class Collection(Reader):
             real_valued: whether to also rank by features before quantization, which shows the loss of the codes. It
                 extracts all photos again, which takes about as long as building the collection.
             features: with ``real_valued``, a folder that keeps these features for the next time.
-            stages: names in ``udq.search.rerank.STAGES``, applied to the rankings by codes.
+            stages: as ``rerank`` of ``search``, applied to the rankings by codes.
             progress: reports stages, queries and photos.
 
         Returns:

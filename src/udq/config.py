@@ -90,9 +90,7 @@ class ImageConfig:
         if not 0 <= self.query_views <= _QUERY_VIEWS:
             raise InputError(f"images.query_views: expected 0 to {_QUERY_VIEWS}, found {self.query_views}")
         if not 1 <= self.max_megapixels <= LARGEST_MEGAPIXELS:
-            raise InputError(
-                f"images.max_megapixels: expected 1 to {LARGEST_MEGAPIXELS}, found {self.max_megapixels}"
-            )
+            raise InputError(f"images.max_megapixels: expected 1 to {LARGEST_MEGAPIXELS}, found {self.max_megapixels}")
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_search_json_is_the_contract(udq, collection, photos):
     shown = {"image": str(query), "box": [47, 20, 628, 451]}
     assert found["query"] == {**shown, "examples": [{**shown, "wrong": False}]}
     assert found["k"] == 2
-    assert list(found["elapsed_ms"]) == ["encode", "scan", "total"]
+    assert list(found["elapsed_ms"]) == ["encode", "scan", "rerank", "total"]
     assert [list(match) for match in found["matches"]] == [
         [
             "rank",

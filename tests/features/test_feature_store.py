@@ -173,7 +173,7 @@ def test_other_weights_versions_and_code_have_features_of_their_own(extractor, t
     extractor.rpn = rpn
     folders.add(folder_of(tmp_path, extractor, CONFIG))
     code = tmp_path / "udq"
-    for package in ("features", "photos"):
+    for package in feature_store._CODE:
         shutil.copytree(feature_store._ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(feature_store, "_ROOT", code)
     feature_store._code.cache_clear()

@@ -56,9 +56,7 @@ def test_matches_that_agree_are_found_among_wrong_ones(angle, scale, shift, wron
     moved = np.where(np.arange(count) < right, angles + angle, rng.uniform(-np.pi, np.pi, count))
     descriptors = np.zeros((count, 128), np.float32)
     query = LocalFeatures(start, sizes.astype(np.float32), angles.astype(np.float32), descriptors, 1.0)
-    photo = LocalFeatures(
-        end, (scale * sizes).astype(np.float32), moved.astype(np.float32), descriptors, 1.0
-    )
+    photo = LocalFeatures(end, (scale * sizes).astype(np.float32), moved.astype(np.float32), descriptors, 1.0)
     pairs = np.stack([np.arange(count)] * 2, axis=1)
 
     found = geometry.agreeing(query, photo, pairs, 566.0)

@@ -157,7 +157,6 @@ def test_sixteen_bits_are_scaled_by_the_range_of_the_whole_photo(tmp_path, pictu
     assert off(found[..., 0], np.asarray(picture.convert("L").resize((159, 120))).astype(int)) < 6
 
 
-
 def test_separate_planes_are_read_in_bands(tmp_path, picture, banded):
     tifffile = pytest.importorskip("tifffile")
     planes = np.moveaxis(np.asarray(picture), 2, 0)

@@ -239,6 +239,6 @@ def test_boxes_are_computed_for_reported_photos_only(collection, photos, monkeyp
     monkeypatch.setattr(
         "udq.search.ranking.localise", lambda *given, ranked: calls.append(ranked) or localise(*given, ranked=ranked)
     )
-    collection.search(photos / "coffee.png", k=3)
+    collection.search(photos / "coffee.png", k=3, rerank=[])
 
     assert calls == [True] * 3

@@ -15,6 +15,7 @@ from udq import Collection
 from udq.datasets import REGISTRY
 from udq.errors import InputError
 from udq.evaluation.benchmark import evaluate
+from udq.search.confidence import of_verification
 from udq.search.ranking import ranking_by_tables
 from udq.search.rerank import STAGES, diffusion, query_expansion
 from udq.search.rerank.ranked import RankedQuery
@@ -117,15 +118,19 @@ def test_stages_are_applied_in_turn_and_excluded_photos_stay_out(collection):
     assert 3 not in both.ranking.order
 
 
-@pytest.mark.parametrize("stages", list(itertools.permutations(["average-qe", "diffusion", "verify"])), ids=",".join)
-def test_stages_work_in_any_order_and_do_not_change_confidence(collection, photos, stages):
-    plain = collection.search(photos / "coffee.png", BOX, k=12)
+@pytest.mark.parametrize(
+    "stages", list(itertools.permutations(["average-qe", "diffusion", "verify", "verified-qe"])), ids=",".join
+)
+def test_stages_work_in_any_order_and_only_verification_makes_surer(collection, photos, stages):
+    plain = collection.search(photos / "coffee.png", BOX, k=12, rerank=[])
     found = collection.search(photos / "coffee.png", BOX, k=12, rerank=stages)
 
     assert found.rerank == stages
     assert found.matches[0].image == "coffee.png"
     sure = {match.image: match.confidence for match in plain.matches}
-    assert {match.image: match.confidence for match in found.matches} == sure
+    for match in found.matches:
+        verified = 0.0 if match.verified is None else of_verification(match.verified.coverage)
+        assert match.confidence == pytest.approx(max(sure[match.image], verified), abs=1e-4)
 
 
 def test_a_benchmark_scores_reranked_photos(collection, photos, tmp_path):
@@ -135,7 +140,7 @@ def test_a_benchmark_scores_reranked_photos(collection, photos, tmp_path):
     )
     truth = REGISTRY["boxes"](tmp_path / "truth.csv")
 
-    plain = evaluate(collection, truth)
+    plain = evaluate(collection, truth, stages=[])
     again = evaluate(collection, truth, stages=["verify"])
 
     assert (plain.report["rerank"], again.report["rerank"]) == ([], ["verify"])
@@ -158,7 +163,7 @@ def test_only_confident_photos_expand_the_query(collection, photos, monkeypatch)
 
 def test_verification_raises_scores_and_reports_matches(collection, photos):
     box = (47, 20, 628, 451)
-    plain = collection.search(photos / "views" / "motorcycle_left.png", box, k=12)
+    plain = collection.search(photos / "views" / "motorcycle_left.png", box, k=12, rerank=[])
     found = collection.search(photos / "views" / "motorcycle_left.png", box, k=12, rerank=["verify"])
 
     assert all(match.verified is None for match in plain.matches)
@@ -191,7 +196,7 @@ def test_lines_are_drawn_on_request(collection, photos, tmp_path, udq):
     with Image.open(tmp_path / "lines.png") as picture:
         assert picture.width > 700
         assert picture.height >= 2 * 300
-    code, _, err = udq(*query, "--lines", tmp_path / "lines.png")
+    code, _, err = udq(*query, "--rerank", "none", "--lines", tmp_path / "lines.png")
     assert (code, err.count("\n")) == (2, 1)
     assert "--lines: expected --rerank verify" in err
     code, out, _ = udq("search", collection.path, photos / "brick.png", "--box", "10,10,60,60", "-k", 1,
@@ -205,7 +210,8 @@ def test_confidence_of_matches(collection, photos):
     sure = [match.confidence for match in result.matches]
 
     assert sure[0] == 1.0  # the photo that the box was drawn in
-    assert sure == sorted(sure, reverse=True)
+    plain = [match.confidence for match in collection.search(photos / "coffee.png", BOX, k=12, rerank=[]).matches]
+    assert plain == sorted(plain, reverse=True)
     assert result.found == sum(each >= result.threshold for each in sure) < 12
     noise = collection.search(photos / "brick.png", (10, 10, 200, 200), k=12, rerank=["diffusion"])
     assert {match.image: match.confidence for match in noise.matches}["brick.png"] == 1.0
@@ -231,7 +237,9 @@ def test_best_regions_are_decoded_from_their_codes(collection):
 
 
 def test_an_unknown_stage_is_an_error(collection, photos, udq):
-    with pytest.raises(InputError, match="expected some of average-qe, alpha-qe, diffusion, verify, found 'magic'"):
+    with pytest.raises(
+        InputError, match="expected some of average-qe, alpha-qe, diffusion, verify, verified-qe, found 'magic'"
+    ):
         collection.search(photos / "coffee.png", BOX, rerank=["magic"])
     code, _, err = udq("search", str(collection.path), str(photos / "coffee.png"), "--rerank", "alpha-qe,magic")
     assert code == 2

@@ -92,7 +92,7 @@ def test_search_returns_the_matches_of_the_library(client, collection, photos):
     assert (found["matches"][0]["width"], found["matches"][0]["height"]) == (600, 400)
     assert found["query"]["image"] == "coffee.png"
     assert found["query"]["box"] == BOX
-    assert set(found["elapsed_ms"]) == {"encode", "scan", "total"}
+    assert set(found["elapsed_ms"]) == {"encode", "scan", "rerank", "total"}
     again = client.post("/api/v1/search", json=body).json()
     assert again["matches"] == found["matches"]
     assert again["elapsed_ms"]["encode"] < found["elapsed_ms"]["encode"]  # the feature comes from the cache
@@ -116,8 +116,9 @@ def test_concurrent_searches_do_not_mix(client, collection, photos):
 def test_several_examples_form_one_query(client, collection, photos):
     named = [("coffee.png", BOX, False), ("chelsea.png", None, False), ("coins.png", None, True)]
     examples = [{"photo": number_of(client, name), "box": box, "wrong": wrong} for name, box, wrong in named]
-    found = client.post("/api/v1/search", json={"examples": examples, "k": 12}).json()
-    expected = collection.search_examples([Example(photos / name, box, wrong) for name, box, wrong in named], k=12)
+    found = client.post("/api/v1/search", json={"examples": examples, "k": 12, "rerank": []}).json()
+    of_library = [Example(photos / name, box, wrong) for name, box, wrong in named]
+    expected = collection.search_examples(of_library, k=12, rerank=[])
 
     assert found["matches"] == expected.to_json()["matches"]
     assert {match["image"] for match in found["matches"][:2]} == {"coffee.png", "chelsea.png"}

@@ -54,7 +54,7 @@ def evaluate(
     keep_query: KeepQuery = False,
     real_valued: RealValued = False,
     features: FeatureFolder = None,
-    rerank: Rerank = "",
+    rerank: Rerank = None,
     picture: Sheet = None,
     report: Report = None,
     device: Device = "auto",

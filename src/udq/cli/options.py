@@ -86,11 +86,12 @@ Exclude = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it without asking, even if photos may be lost.")]
 Rerank = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="STAGES",
-        help="Rerank by what the first photos show: average-qe or alpha-qe (query expansion), diffusion, verify "
-        "(local features); separate several by commas.",
+        help="Rerank by: verify (local features), verified-qe, average-qe or alpha-qe (query expansion), diffusion; "
+        "separate several by commas. Default: verify,verified-qe if the collection stores local features. none: by "
+        "codes alone.",
     ),
 ]
 
@@ -193,9 +194,11 @@ def parse_percent(text: str | None) -> float | None:
         raise InputError(f"--smallest {' '.join(text.split())}: expected a percentage, such as 5%") from None
 
 
-def parse_stages(text: str) -> list[str]:
-    """Return the names of rerank stages that commas separate."""
-    return [name.strip() for name in text.split(",")] if text.strip() else []
+def parse_stages(text: str | None) -> list[str] | None:
+    """Return the names of rerank stages that commas separate; none for ``none``, None for the default."""
+    if text is None:
+        return None
+    return [] if text.strip() == "none" else [name.strip() for name in text.split(",")]
 
 
 def parse_box(text: str, option: str = "--box") -> tuple[float, ...]:

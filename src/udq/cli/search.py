@@ -35,9 +35,7 @@ Count = Annotated[int, typer.Option("-k", metavar="K", help="Number of matches; 
 Picture = Annotated[Path | None, typer.Option(metavar="OUT.jpg", help="Write a picture of the query and the matches.")]
 Lines = Annotated[
     Path | None,
-    typer.Option(
-        metavar="OUT.jpg", help="With --rerank verify: draw lines between the matching points of query and match."
-    ),
+    typer.Option(metavar="OUT.jpg", help="With verify: draw lines between the matching points of query and match."),
 ]
 
 
@@ -47,7 +45,7 @@ def search(
     box: QueryBox = None,
     also: Also = None,
     k: Count = 20,
-    rerank: Rerank = "",
+    rerank: Rerank = None,
     picture: Picture = None,
     lines: Lines = None,
     device: Device = "auto",
@@ -56,7 +54,7 @@ def search(
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
     stages = parse_stages(rerank)
-    if lines is not None and "verify" not in stages:
+    if lines is not None and stages is not None and "verify" not in stages:
         raise InputError("--lines: expected --rerank verify, which finds the points; add it or leave --lines out")
     with _no_garbage_collection():
         from udq.collection import Collection

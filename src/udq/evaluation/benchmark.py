@@ -51,7 +51,7 @@ def evaluate(
     queries: Path | None = None,
     real_valued: bool = False,
     features: Path | None = None,
-    stages: Sequence[str] = (),
+    stages: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Run every query of a benchmark against a collection, by the protocol of the benchmark.
@@ -66,21 +66,20 @@ def evaluate(
             extracted from all photos, because a collection does not hold them: about as long as building it took.
         features: with ``real_valued``, a folder that keeps these features for the next time, about 0.5 MB per photo
             (``udq.features.feature_store.FeatureStore``).
-        stages: names of ``udq.search.rerank.STAGES``, which rerank the rankings by codes.
+        stages: names of ``udq.search.rerank.STAGES``, which rerank the rankings by codes; the default of a search if
+            None.
         progress: called for each query.
 
     Raises:
         InputError: the ground truth names photos that are not in the collection, the collection contains query photos
             that the protocol excludes, a query photo is not found, or a box is not inside its photo.
     """
-    stages = rerank.check(stages)
+    stages = rerank.resolve(stages, collection.database)
     photos = {photo.name: photo.path for photo in collection.images}
     broken = {entry["image"] for entry in collection.broken}
     sizes = {photo.name: (photo.width, photo.height) for photo in collection.images}
     limit = collection.config.images.max_megapixels
-    resolved = protocol_queries(
-        truth, photos, broken, keep_query=keep_query, queries=queries, sizes=sizes, limit=limit
-    )
+    resolved = protocol_queries(truth, photos, broken, keep_query=keep_query, queries=queries, sizes=sizes, limit=limit)
     database = collection.database
     pooled = _query_features(collection, resolved, progress)
     vectors = database.model.head.apply(Features(pooled)).vectors

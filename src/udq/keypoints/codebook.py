@@ -23,15 +23,13 @@ from udq.quantization.quantizer import Quantizer
 from udq.quantization.quantizer import fit as fit_quantizer
 from udq.types import Features
 
-POINT = np.dtype(
-    [("x", "<u2"), ("y", "<u2"), ("size", "u1"), ("angle", "u1"), ("cell", "<u2"), ("code", "u1", (16,))]
-)
+POINT = np.dtype([("x", "<u2"), ("y", "<u2"), ("size", "u1"), ("angle", "u1"), ("cell", "<u2"), ("code", "u1", (16,))])
 """One local feature as it is stored: place in whole pixels, size and angle in steps, cell and code."""
 BYTES = POINT.itemsize
 NONE: NDArray[np.uint8] = np.empty((0, BYTES), np.uint8)
 """The local features of a photo that has none."""
 
-_SUBSPACES, _CODEWORDS, _HALVES = 16, 256, 2
+SUBSPACES, _CODEWORDS, _HALVES = 16, 256, 2
 # Steps of size per octave, and of angle per turn.
 _PER_OCTAVE, _PER_TURN = 16, 256
 _ITERATIONS, _SEED = 8, 0
@@ -51,7 +49,7 @@ class Codebook:
     cells: Quantizer
 
     def __post_init__(self) -> None:
-        for name, subspaces in (("codes", _SUBSPACES), ("cells", _HALVES)):
+        for name, subspaces in (("codes", SUBSPACES), ("cells", _HALVES)):
             found = getattr(self, name).codebooks.shape
             if found != (wanted := (subspaces, _CODEWORDS, DIMENSIONS // subspaces)):
                 raise ValueError(f"{name}: expected codebooks {wanted}, found {found}")
@@ -68,7 +66,7 @@ class Codebook:
         """Fit a codebook to the descriptors (G, 128) of photos."""
         sample = Features(descriptors)
         settings = {"codewords": _CODEWORDS, "iterations": _ITERATIONS, "seed": _SEED}
-        codes, cells = (fit_quantizer(sample, subspaces=subspaces, **settings) for subspaces in (_SUBSPACES, _HALVES))
+        codes, cells = (fit_quantizer(sample, subspaces=subspaces, **settings) for subspaces in (SUBSPACES, _HALVES))
         return Codebook(codes, cells)
 
     def to_bytes(self) -> bytes:
@@ -97,6 +95,8 @@ class Codebook:
 
     def encode(self, features: LocalFeatures) -> NDArray[np.uint8]:
         """Return features (n, 24) as they are stored; ``points`` reads them."""
+        if not len(features):
+            return NONE
         stored = np.zeros(len(features), POINT)
         descriptors = Features(features.descriptors)
         place = np.clip(np.round(features.points), 0, 2**16 - 1).astype(np.uint16)
@@ -117,7 +117,7 @@ class Codebook:
         """
         read = points(stored)
         codebooks = self.codes.codebooks
-        parts = codebooks[np.arange(_SUBSPACES), read["code"]]
+        parts = codebooks[np.arange(SUBSPACES), read["code"]]
         return LocalFeatures(
             np.stack([read["x"], read["y"]], axis=1).astype(np.float32),
             np.exp2(read["size"] / np.float32(_PER_OCTAVE)).astype(np.float32),
@@ -156,7 +156,7 @@ class Codebook:
 
     def tables(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the tables (n, 16, 256) of squared distances from descriptors (n, 128) to codewords."""
-        parts = self.codes.rotate(Features(descriptors)).vectors.reshape(len(descriptors), _SUBSPACES, -1)
+        parts = self.codes.rotate(Features(descriptors)).vectors.reshape(len(descriptors), SUBSPACES, -1)
         products = np.einsum("nmd,mkd->nmk", parts, self.codes.codebooks, optimize=True)
         squares = (parts**2).sum(axis=2)[:, :, None] + (self.codes.codebooks**2).sum(axis=2)
         tables: NDArray[np.float32] = np.maximum(squares - 2 * products, 0)

@@ -22,9 +22,7 @@ _LINES = 60
 _ROWS, _ROW_HEIGHT = 8, 320
 
 
-def sheet(
-    result: SearchResult, photos: Sequence[PhotoPath], decoder: Decoder | None = None
-) -> Image.Image | None:
+def sheet(result: SearchResult, photos: Sequence[PhotoPath], decoder: Decoder | None = None) -> Image.Image | None:
     """Draw the first verified matches of a search below each other; return None if no match is verified.
 
     Args:

@@ -32,6 +32,7 @@ If most photos of a collection show the object, their distances are the bulk, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,9 @@ LOWER, UPPER = 0.65, 0.57
 Tuned on the collections of results/benchmark_absent.json and parts of them, with a safety margin.
 """
 
+# Cells of a query's box with inliers from which on a verified photo counts as found, and how many more divide the share
+# of false matches by e.
+_SURE_CELLS, _FALLING = 6, 3
 # Largest rate: if all photos are alike, the bulk has no width and the rate would be infinite.
 _MOST = 30.0
 # Quantiles of few photos may be too close to each other by chance, so the rate of a small sample is shrunk: by half at
@@ -147,6 +151,18 @@ class Calibration:
         share = 1 - self.expected(lookup, distance) / np.arange(1, len(distance) + 1)
         share[:DEPTH] = np.maximum.accumulate(share[:DEPTH][::-1])[::-1]
         return np.clip(np.minimum.accumulate(share), 0, 1).astype(np.float32)
+
+
+def of_verification(coverage: float) -> float:
+    """Return the confidence in a photo of which local features agree on the place of the object, 0..1.
+
+    The share of false matches falls with the part of the query's box that has inliers: fitted to ``instre_dev``,
+    ``logos_dev`` and ``covers_dev`` and checked on other sets (benchmarks/decisions/absent.py).
+
+    Args:
+        coverage: that part, 0..1, in cells of 1/36.
+    """
+    return 1 - (1 - THRESHOLD) * math.exp((_SURE_CELLS - 36 * coverage) / _FALLING)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

@@ -25,11 +25,11 @@ from udq.errors import InputError
 from udq.photos import sandbox
 from udq.photos.sandbox import Decoder
 from udq.search import rerank
-from udq.search.confidence import DEPTH, THRESHOLD
+from udq.search.confidence import DEPTH, THRESHOLD, of_verification
 from udq.search.copies import Stack
 from udq.search.ranking import rankings_by_tables
 from udq.search.rerank.ranked import Confidence, RankedQuery
-from udq.types import Box, Example, Features, SearchResult
+from udq.types import Box, Example, Features, SearchResult, Verification
 
 if TYPE_CHECKING:
     from udq.features.extractor import Extractor
@@ -64,7 +64,7 @@ def search(
     k: int,
     offset: int = 0,
     min_score: float | None = None,
-    stages: Sequence[str] = (),
+    stages: Sequence[str] | None = None,
     extract_feature: ExtractFeature | None = None,
     decoder: Decoder | None = None,
     stack: bool = True,
@@ -78,14 +78,15 @@ def search(
         k: number of matches to return, >= 1.
         offset: number of best matches to skip, for pagination.
         min_score: photos of a lower score are left out.
-        stages: names of ``udq.search.rerank.STAGES`` to rerank by, in this order.
+        stages: names of ``udq.search.rerank.STAGES`` to rerank by, in this order; None for ``rerank.DEFAULT`` if the
+            collection stores local features.
         extract_feature: computes the feature of an example; the network of the collection if None.
         decoder: decodes photos for stages that need their pixels; that of the collection if None.
         stack: whether copies of a photo are one match (``udq.search.copies``); if False, each is a match of its own.
         progress: reports the steps of stages that take long.
     """
     _check_k(k)
-    names = rerank.check(stages)
+    names = rerank.resolve(stages, collection.database)
     encoded = encode(collection, examples, extract_feature)
     clock = time.perf_counter
     started = clock()
@@ -101,36 +102,59 @@ def search(
     )
     confidence = ranked.confidence
     seconds = {"encode": encoded.seconds, "scan": clock() - started}
-    if names:
-        started = clock()
-        ranked = rerank.apply_stages(ranked, names)
-        seconds["rerank"] = clock() - started
+    ranked = _reranked(ranked, names, seconds)
     return _result(ranked, confidence, seconds, k, offset, min_score, names, stack=stack)
 
 
 def search_many(
-    collection: Reader, queries: Sequence[Sequence[Example]], *, k: int, stack: bool = True
+    collection: Reader,
+    queries: Sequence[Sequence[Example]],
+    *,
+    k: int,
+    stages: Sequence[str] | None = None,
+    stack: bool = True,
 ) -> list[SearchResult]:
-    """Return the results of ``search`` for several queries, in one pass over the codes."""
+    """Return the results of ``search`` for several queries, in one pass over the codes; arguments as there."""
     _check_k(k)
+    names = rerank.resolve(stages, collection.database)
     batch = [encode(collection, examples) for examples in queries]
     if not batch:
         return []
     started = time.perf_counter()
     database = collection.database
     lookups = np.stack([database.model.quantizer.lookup_tables(encoded.vector) for encoded in batch])
-    wanted, contents = _wanted(k), k if stack else 1
+    contents = max(k if stack else 1, rerank.depth(names))
+    wanted = _wanted(max(k, contents))
     results = []
     for encoded, lookup, ranking in zip(batch, lookups, rankings_by_tables(database, lookups, wanted), strict=True):
         ranked = RankedQuery(
-            database, encoded.vector, lookup, ranking, wanted, examples=encoded.examples, contents=contents
+            database,
+            encoded.vector,
+            lookup,
+            ranking,
+            wanted,
+            examples=encoded.examples,
+            decoder=collection.decoder,
+            contents=contents,
         ).deepened()
         results.append((encoded, ranked, ranked.confidence))
-    seconds = {"scan": (time.perf_counter() - started) / len(batch)}
-    return [
-        _result(ranked, confidence, {"encode": encoded.seconds, **seconds}, k, stack=stack)
-        for encoded, ranked, confidence in results
-    ]
+    scan = (time.perf_counter() - started) / len(batch)
+    found = []
+    for encoded, ranked, confidence in results:
+        seconds = {"encode": encoded.seconds, "scan": scan}
+        reranked = _reranked(ranked, names, seconds)
+        found.append(_result(reranked, confidence, seconds, k, stages=names, stack=stack))
+    return found
+
+
+def _reranked(ranked: RankedQuery, names: tuple[str, ...], seconds: dict[str, float]) -> RankedQuery:
+    """Apply stages, if there are any, and note the time that they take."""
+    if not names:
+        return ranked
+    started = time.perf_counter()
+    reranked = rerank.apply_stages(ranked, names)
+    seconds["rerank"] = time.perf_counter() - started
+    return reranked
 
 
 def encode(
@@ -197,13 +221,18 @@ def _result(
                 id=image.id,
                 width=image.width,
                 height=image.height,
-                confidence=confidence(place),
+                confidence=_confidence(confidence(place), match.verified),
                 copies=entry.copies(),
             )
         )
     total = sum(seconds.values()) + time.perf_counter() - started
     elapsed_ms = {name: 1e3 * value for name, value in {**seconds, "total": total}.items()}
     return SearchResult(ranked.examples, tuple(matches), elapsed_ms, stages, THRESHOLD, ranking.missing)
+
+
+def _confidence(by_codes: float, verified: Verification | None) -> float:
+    """Return how sure a match is: by its codes, or by what local features agree on, whichever is surer."""
+    return by_codes if verified is None else max(by_codes, round(of_verification(verified.coverage), 4))
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:

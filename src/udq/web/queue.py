@@ -154,7 +154,7 @@ class Searches:
         k: int,
         offset: int,
         min_score: float | None,
-        stages: Sequence[str] = (),
+        stages: Sequence[str] | None = None,
     ) -> SearchResult:
         """Search a collection in a worker thread; raises Problem if the queue is full.
 
@@ -198,7 +198,7 @@ class Searches:
         k: int,
         offset: int,
         min_score: float | None,
-        stages: Sequence[str] = (),
+        stages: Sequence[str] | None = None,
     ) -> SearchResult:
         with ExitStack() as stack:
             for example in examples:

@@ -167,9 +167,7 @@ def _smaller(file: IO[bytes], tags: TiffImagePlugin.ImageFileDirectory_v2, own: 
 def _is_shape(level: Level, own: Level) -> bool:
     """Return whether a level has the shape of the photo, but for rounding."""
     scale = max(own.width / level.width, own.height / level.height)
-    return (
-        abs(own.width / scale - level.width) <= _ROUNDING and abs(own.height / scale - level.height) <= _ROUNDING
-    )
+    return abs(own.width / scale - level.width) <= _ROUNDING and abs(own.height / scale - level.height) <= _ROUNDING
 
 
 def _level(file: IO[bytes], tags: Mapping[int, Any]) -> Level | None:

@@ -1,4 +1,4 @@
-"""Query expansion by verified photos: search again by the mean of the query and the object in photos that surely show it.
+"""Query expansion by verified photos: search again by the query and the object in photos that surely show it.
 
     q' = unit(q + sum_i f_i)
 
@@ -26,8 +26,8 @@ PHOTOS, SURE = 10, 8
 def expand(ranked: RankedQuery) -> RankedQuery:
     """Search again by the query and what verified photos show, and order photos by their new, raised scores."""
     verified = ranked.ranking.verified
-    sure = [stack.places[0] for stack in ranked.stacks(verify.DEPTH) if not ranked.shows_example(stack)]
-    sure = [place for place in sure if place in verified and verified[place].verification.inliers >= SURE][:PHOTOS]
+    first = [stack.places[0] for stack in ranked.stacks(verify.DEPTH)]
+    sure = [place for place in first if place in verified and verified[place].verification.inliers >= SURE][:PHOTOS]
     if not sure:
         return ranked
     regions = ranked.regions_of(sure)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from udq.common.progress import silent
 from udq.keypoints import extraction
 from udq.search.copies import Stack
 from udq.search.ranking import Verified
@@ -47,7 +48,8 @@ def verify(ranked: RankedQuery) -> RankedQuery:
     stacks = ranked.stacks(count)
     photos = _candidates(ranked, stacks)
     by_example = []
-    with ranked.progress("verifying", len(right) * len(photos)) as step:
+    progress = silent if database.has_points else ranked.progress  # without decoding, it takes a fraction of a second
+    with progress("verifying", len(right) * len(photos)) as step:
         for (number, _), verifier in zip(right, verifiers, strict=True):
             by_photo = verifier.verify(photos, threads=database.threads, step=step)
             by_example.append([each and replace(each, example=number) for each in by_photo])

@@ -55,4 +55,17 @@ def nearest_by_cell(
     found: NDArray[void],
     /,
 ) -> int: ...
+def vote(
+    cells: NDArray[uint16],
+    visited: NDArray[int64],
+    tables: NDArray[float32],
+    subspaces: int,
+    rows: NDArray[uint32],
+    starts: NDArray[uint32],
+    photo_of: NDArray[uint32],
+    stored: NDArray[uint8],
+    farthest: float,
+    total: NDArray[float32],
+    /,
+) -> None: ...
 def sort_by_high_half(keys: NDArray[uint64], /) -> None: ...

@@ -104,3 +104,31 @@ def sort_by_high_half(keys):  # type: ignore[no-untyped-def]
             starts[p, j] += 1
         source, target, spare = target, spare, target
     return source
+
+
+@compiled
+def vote(cells, visited, tables, rows, starts, photo_of, stored, farthest, total):  # type: ignore[no-untyped-def]
+    """Add the votes of each feature of a query to ``total`` (N,), as ``votes.h`` does."""
+    photos = len(total)
+    best = np.zeros(photos, np.float32)
+    touched = np.empty(photos, np.int64)
+    for i in range(len(cells)):
+        count = 0
+        for j in range(visited[i]):
+            cell = cells[i, j]
+            for place in range(starts[cell], starts[cell + 1]):
+                row = rows[place]
+                distance = np.float32(0)
+                for m in range(16):
+                    distance += tables[i, m, stored[row, stored.shape[1] - 16 + m]]
+                if distance < farthest:
+                    vote = (np.float32(1) - distance / farthest) ** 2
+                    photo = photo_of[row]
+                    if best[photo] == 0:
+                        touched[count] = photo
+                        count += 1
+                    best[photo] = max(best[photo], vote)
+        for place in range(count):
+            photo = touched[place]
+            total[photo] += best[photo]
+            best[photo] = 0

@@ -19,8 +19,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.keypoints.codebook import Codebook, points
-from udq.search.scan.numba_kernels import compiled
+from udq.keypoints.codebook import SUBSPACES, Codebook, points
+from udq.search.scan.kernels import extension, plain, read_only
 
 VISITED = 1000
 """Features of the collection that each feature of a query visits, about."""
@@ -76,33 +76,15 @@ def votes(parts: Sequence[PointPart], descriptors: NDArray[np.float32]) -> list[
     tables = codebook.tables(descriptors)
     for part, total in zip(parts, found, strict=True):
         rows, starts = part.lists
-        _vote(cells, visited, tables, rows, starts, part.photo_of, part.points, np.float32(FARTHEST), total)
+        stored = plain(part.points)
+        if extension:
+            extension.vote(
+                cells, visited, tables, SUBSPACES, rows, starts, part.photo_of, stored, float(FARTHEST), total
+            )
+        else:
+            from udq.search.scan import numba_kernels
+
+            numba_kernels.vote(
+                cells, visited, tables, rows, starts, part.photo_of, read_only(stored), np.float32(FARTHEST), total
+            )
     return found
-
-
-@compiled
-def _vote(cells, visited, tables, rows, starts, photo_of, stored, farthest, total):  # type: ignore[no-untyped-def]
-    """Add the votes of each feature to ``total`` (N,)."""
-    photos = len(total)
-    best = np.zeros(photos, np.float32)
-    touched = np.empty(photos, np.int64)
-    for i in range(len(cells)):
-        count = 0
-        for j in range(visited[i]):
-            cell = cells[i, j]
-            for place in range(starts[cell], starts[cell + 1]):
-                row = rows[place]
-                distance = np.float32(0)
-                for m in range(16):
-                    distance += tables[i, m, stored[row, 8 + m]]
-                if distance < farthest:
-                    vote = (np.float32(1) - distance / farthest) ** 2
-                    photo = photo_of[row]
-                    if best[photo] == 0:
-                        touched[count] = photo
-                        count += 1
-                    best[photo] = max(best[photo], vote)
-        for place in range(count):
-            photo = touched[place]
-            total[photo] += best[photo]
-            best[photo] = 0

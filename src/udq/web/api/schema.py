@@ -43,6 +43,9 @@ class ExampleIn(_StrictModel):
         return self
 
 
+Stage = Literal["average-qe", "alpha-qe", "diffusion", "verify", "verified-qe"]
+
+
 class SearchIn(_StrictModel):
     """A search for the object that the examples show."""
 
@@ -50,7 +53,7 @@ class SearchIn(_StrictModel):
     k: Annotated[int, Field(ge=1, le=MAX_MATCHES)] = 20
     offset: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     min_score: Number | None = None
-    rerank: Annotated[list[Literal["average-qe", "alpha-qe", "diffusion", "verify"]], Field(max_length=4)] = []
+    rerank: Annotated[list[Stage], Field(max_length=5)] | None = None
 
 
 class BoxIn(_StrictModel):

@@ -93,7 +93,7 @@ export function request({ examples, k, rerank }) {
     box,
     wrong: kind === "wrong",
   }));
-  return { examples: items, k, rerank: rerank ? rerank.split(",") : [] };
+  return { examples: items, k, rerank: rerank ? rerank.split(",").filter((stage) => stage !== "none") : null };
 }
 
 // ---- The link: #drawn=12:81,20,478,386&right=45:...&k=40&min=1.5; `photo` is an open photo without a box.
