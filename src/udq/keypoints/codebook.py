@@ -65,8 +65,10 @@ class Codebook:
     def fit(descriptors: NDArray[np.float32]) -> Codebook:
         """Fit a codebook to the descriptors (G, 128) of photos."""
         sample = Features(descriptors)
-        settings = {"codewords": _CODEWORDS, "iterations": _ITERATIONS, "seed": _SEED}
-        codes, cells = (fit_quantizer(sample, subspaces=subspaces, **settings) for subspaces in (SUBSPACES, _HALVES))
+        codes, cells = (
+            fit_quantizer(sample, subspaces=subspaces, codewords=_CODEWORDS, iterations=_ITERATIONS, seed=_SEED)
+            for subspaces in (SUBSPACES, _HALVES)
+        )
         return Codebook(codes, cells)
 
     def to_bytes(self) -> bytes:

@@ -70,7 +70,7 @@ def votes(parts: Sequence[PointPart], descriptors: NDArray[np.float32]) -> list[
         return found
     codebook = Codebook.shipped()
     cells = codebook.nearest_cells(descriptors, _MOST_CELLS)
-    sizes = sum(np.diff(part.lists[1].astype(np.int64)) for part in parts)
+    sizes = np.sum([np.diff(part.lists[1].astype(np.int64)) for part in parts], axis=0)
     reached = np.cumsum(sizes[cells], axis=1)
     visited = np.minimum((reached < VISITED).sum(axis=1) + 1, _MOST_CELLS)
     tables = codebook.tables(descriptors)
