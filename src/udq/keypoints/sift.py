@@ -75,7 +75,8 @@ def extract(pixels: NDArray[np.uint8], window: Box, most: int) -> LocalFeatures:
     sift = cv2.SIFT_create(nfeatures=most, contrastThreshold=_CONTRAST)
     large = min(height, width) >= _LEAST
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    keypoints, descriptors = sift.detectAndCompute(grey, None) if large else ((), None)
+    found: Any = sift.detectAndCompute(grey, None) if large else ((), None)
+    keypoints, descriptors = found
     if not len(keypoints):
         nothing = np.empty(0, np.float32)
         return LocalFeatures(np.empty((0, 2), np.float32), nothing, nothing, np.empty((0, DIMENSIONS), np.float32), 1.0)
