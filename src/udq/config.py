@@ -187,6 +187,7 @@ class TrainConfig:
 
     enabled: bool = True
     end_to_end: bool = False  # also train the convolutions, except their first two groups
+    verified: bool = True  # start from a projection fitted to pairs of regions that local features verify, if there are
     iterations: int = 2  # of module 2, after module 1; at most, with stop_early
     stop_early: bool = True  # stop at, and undo, the first round after which features spread over more directions
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
@@ -289,7 +290,14 @@ _VGG16 = IndexConfig(
     keypoints=KeypointConfig(most=0),
     quantizer=QuantizerConfig(dimensions=300, whiten=False),
     training=TrainConfig(
-        end_to_end=True, hidden=0, refine_from=0, elsewhere=False, fine=False, share=1.0, stop_early=False
+        verified=False,
+        end_to_end=True,
+        hidden=0,
+        refine_from=0,
+        elsewhere=False,
+        fine=False,
+        share=1.0,
+        stop_early=False,
     ),
 )
 _RESNET101 = dataclasses.replace(

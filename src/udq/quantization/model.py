@@ -120,6 +120,32 @@ def start(sample: Features, settings: QuantizerConfig, *, threads: int | None = 
     )
 
 
+def start_from_pairs(
+    sample: Features,
+    pairs: NDArray[np.int64],
+    settings: QuantizerConfig,
+    *,
+    shrinkage: float,
+    threads: int | None = None,
+) -> Head:
+    """Return the head before any training, as a projection that brings the features of pairs together.
+
+    Args:
+        sample: the pooled features (G, D).
+        pairs: (n, 2) rows of the sample that show the same, n >= 1.
+        settings: of the quantizer.
+        shrinkage, threads: as for ``pca.fit_pairs``.
+    """
+    return pca.fit_pairs(
+        sample,
+        pairs,
+        shrinkage=shrinkage,
+        dimensions=settings.dimensions,
+        multiple_of=settings.subspaces,
+        threads=threads,
+    )
+
+
 def codewords(regions: int, settings: QuantizerConfig) -> int:
     """Return K for a sample of that many regions.
 

@@ -1,4 +1,4 @@
-"""Principal components of pooled features, to which FC_S is initialised.
+"""Linear projections of pooled features, to which FC_S is initialised: principal components, or fitted to pairs.
 
 The paper reduces features "by PCA to 300" before supervision (sec. 4.2): here that projection is FC_S before training.
 """
@@ -33,6 +33,45 @@ def fit(features: Features, *, dimensions: int, whiten: bool, multiple_of: int, 
     """
     with pool(threads) as workers:
         return _fit(features, dimensions, whiten, multiple_of, workers)
+
+
+def fit_pairs(
+    features: Features,
+    pairs: NDArray[np.int64],
+    *,
+    shrinkage: float,
+    dimensions: int,
+    multiple_of: int,
+    threads: int | None = None,
+) -> Head:
+    """Return a head of one layer that brings the features of pairs together, and keeps others apart.
+
+    The covariance of the differences of pairs,
+
+        C = sum over pairs (x - y)(x - y)^T / 2n + shrinkage trace / D I,
+
+    has large entries where views of one object differ. Features are multiplied by C^(-1/2), then projected onto their
+    principal components as in ``fit``. (K. Mikolajczyk and J. Matas: Improving descriptors for fast tree matching by
+    optimal linear projection. ICCV 2007; without labels in F. Radenović, G. Tolias and O. Chum: Fine-tuning CNN image
+    retrieval with no human annotation. TPAMI 2019.)
+
+    Args:
+        features: (G, D) float32 sample.
+        pairs: (n, 2) rows of the sample, n >= 1.
+        shrinkage: > 0; the larger, the nearer is the result to the principal components alone.
+        dimensions, multiple_of, threads: as for ``fit``.
+    """
+    vectors = features.vectors
+    with pool(threads) as workers:
+        within = _scatter(vectors[pairs[:, 0]] - vectors[pairs[:, 1]], workers) / (2 * len(pairs))
+        within += shrinkage * max(np.trace(within), 1e-12) / len(within) * np.eye(len(within))
+        variance, directions = np.linalg.eigh(within)
+        # Scaled, which changes no direction of a unit feature, to numbers near 1.
+        scale = np.sqrt(variance.mean() / variance)
+        apart = ((directions * scale) @ directions.T).astype(np.float32)
+        head = _fit(Features(vectors @ apart), dimensions, False, multiple_of, workers)
+    (layer,) = head.layers
+    return Head((Layer(layer.weight @ apart, layer.bias),))
 
 
 def _fit(features: Features, dimensions: int, whiten: bool, multiple_of: int, workers: Pool) -> Head:

@@ -13,10 +13,11 @@ import torch
 
 from udq.common.files import write_whole
 from udq.common.progress import Progress, silent
-from udq.config import IndexConfig
+from udq.config import IndexConfig, QuantizerConfig
 from udq.features.device import SCALE, in_gpu_memory
 from udq.quantization import model
 from udq.quantization.head import Head
+from udq.training import verified_pairs
 from udq.training.algorithm import (
     Checkpoint,
     Trained,
@@ -27,6 +28,9 @@ from udq.training.algorithm import (
 from udq.training.pooled_features import CachedFeatures, PooledFeatures
 from udq.training.sampling import Sample
 from udq.types import Arrays
+
+# Shrinkage of the projection that is fitted to verified pairs: with many pairs of photos, and how it grows with fewer.
+_SHRINKAGE, _FEW = 0.1, 30.0
 
 Measure = Callable[[Head, Arrays], float | None]
 """Averaged head and convolutions after a round of training -> mAP of a benchmark; None if it cannot be measured."""
@@ -94,6 +98,8 @@ def learn(
     head = model.start(sample.features, supervision, threads=threads)
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
+    if config.training.verified:
+        head = _from_pairs(sample, head, supervision, progress, threads)
     job = TrainingJob(
         sample.images,
         head,
@@ -109,6 +115,18 @@ def learn(
     with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
         features = pooled or CachedFeatures(sample.features, device)
         return trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
+
+
+def _from_pairs(sample: Sample, head: Head, settings: QuantizerConfig, progress: Progress, threads: int | None) -> Head:
+    """Return the head to start training from: fitted to verified pairs of the sample, or as it is without any."""
+    if not any(len(photo.points) for photo in sample.photos):
+        return head
+    with progress("verifying pairs of photos", len(sample.photos)) as step:
+        pairs = verified_pairs.find(sample, head.apply(sample.features), threads=threads, step=step)
+    if not len(pairs.rows):
+        return head
+    shrinkage = _SHRINKAGE + _FEW / pairs.photos
+    return model.start_from_pairs(sample.features, pairs.rows, settings, shrinkage=shrinkage, threads=threads)
 
 
 def encoder(

@@ -14,6 +14,20 @@ from udq.types import Features, Regions
 
 
 @dataclass(frozen=True)
+class SampledPhoto:
+    """A photo of a sample.
+
+    Attributes:
+        width, height: its size in pixels; 0 if it could not be read.
+        points: (P, 24) uint8, its local features (``udq.keypoints.codebook``).
+    """
+
+    width: int
+    height: int
+    points: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Sample:
     """Regions that a model is fitted to, with their features.
 
@@ -22,12 +36,14 @@ class Sample:
         regions: G regions.
         images: (G,) int64, index of the photo that each region belongs to; ascending.
         of_view: (G,) int64, index of the view of its photo that each region is pooled from.
+        photos: the photos.
     """
 
     features: Features
     regions: Regions
     images: NDArray[np.int64]
     of_view: NDArray[np.int64]
+    photos: tuple[SampledPhoto, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.of_view) == len(self.regions) == len(self.features):
@@ -56,7 +72,7 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
     """
     rng = np.random.default_rng(settings.seed)
     share = max(1, settings.regions // expected)
-    kept, boxes, images, views = [], [], [], []
+    kept, boxes, images, views, sampled = [], [], [], [], []
     for i, photo in enumerate(photos):
         sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
         # The regions with the smallest exponential waiting times are a weighted sample without replacement.
@@ -66,5 +82,6 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
         boxes.append(photo.regions.boxes[rows])
         images.append(np.full(len(rows), i))
         views.append(photo.of_view[rows])
+        sampled.append(SampledPhoto(photo.width, photo.height, photo.points))
     features, regions = Features(np.concatenate(kept)), Regions(np.concatenate(boxes))
-    return Sample(features, regions, np.concatenate(images), np.concatenate(views))
+    return Sample(features, regions, np.concatenate(images), np.concatenate(views), tuple(sampled))
