@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from udq.common.files import write_whole
 from udq.common.progress import Progress, silent
@@ -118,15 +119,28 @@ def learn(
 
 
 def _from_pairs(sample: Sample, head: Head, settings: QuantizerConfig, progress: Progress, threads: int | None) -> Head:
-    """Return the head to start training from: fitted to verified pairs of the sample, or as it is without any."""
+    """Return the head to start training from: fitted to verified pairs of the sample if that is better than ``head``.
+
+    It is better if it finds pairs that it was not fitted to more often: pairs of one half judge the fit to the other.
+    """
     if not any(len(photo.points) for photo in sample.photos):
         return head
     with progress("verifying pairs of photos", len(sample.photos)) as step:
         pairs = verified_pairs.find(sample, head.apply(sample.features), threads=threads, step=step)
-    if not len(pairs.rows):
+    shrinkage = _SHRINKAGE + _FEW / max(1, pairs.photos)
+
+    def fitted(rows: NDArray[np.int64]) -> Head:
+        return model.start_from_pairs(sample.features, rows, settings, shrinkage=shrinkage, threads=threads)
+
+    one, other = pairs.halves(sample.images)
+    if not len(one) or not len(other):
         return head
-    shrinkage = _SHRINKAGE + _FEW / pairs.photos
-    return model.start_from_pairs(sample.features, pairs.rows, settings, shrinkage=shrinkage, threads=threads)
+    before = head.apply(sample.features)
+    gains = [
+        verified_pairs.gain(before, fitted(rows).apply(sample.features), judges, sample.images)
+        for rows, judges in ((one, other), (other, one))
+    ]
+    return fitted(pairs.rows) if min(gains) > 0 else head
 
 
 def encoder(

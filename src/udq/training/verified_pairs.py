@@ -35,6 +35,8 @@ _INLIERS, _INSIDE = 10, 4
 _FAR = 0.5
 # Least IoU of a mapped region and its pair.
 _OVERLAP = 0.5
+# Pairs that judge features, and random regions that they are compared with.
+_JUDGED, _OTHERS = 1000, 5000
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,55 @@ class VerifiedPairs:
 
     rows: NDArray[np.int64]
     photos: int
+
+    def halves(self, images: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows (n, 2) in two parts, which share no photo if there are several objects.
+
+        Args:
+            images: (G,) the photo of each region of the sample.
+        """
+        photos = images[self.rows]
+        group = _connected(photos, int(images.max(initial=-1)) + 1)[photos[:, 0]]
+        if len(np.unique(group)) == 1:
+            group = photos[:, 0]
+        order = np.unique(group, return_inverse=True)[1]
+        return self.rows[order % 2 == 0], self.rows[order % 2 == 1]
+
+
+def gain(
+    before: Features, after: Features, pairs: NDArray[np.int64], images: NDArray[np.int64], *, seed: int = 0
+) -> float:
+    """Return how much more often features rank a region before a random one of another photo, -1..1.
+
+    Args:
+        before, after: (G, d) features of the same regions, of unit length.
+        pairs: (n, 2) rows; the second is what the first should find.
+        images: (G,) the photo of each region.
+        seed: of the random regions.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = pairs[rng.permutation(len(pairs))[:_JUDGED]]
+    others = rng.permutation(len(images))[:_OTHERS]
+    apart = (images[others] != images[chosen[:, :1]]) & (images[others] != images[chosen[:, 1:]])
+    shares = []
+    for features in (before.vectors, after.vectors):
+        own = (features[chosen[:, 0]] * features[chosen[:, 1]]).sum(axis=1, keepdims=True)
+        nearer = (features[chosen[:, 0]] @ features[others].T >= own) & apart
+        shares.append(float(nearer.sum() / max(apart.sum(), 1)))
+    return shares[0] - shares[1]
+
+
+def _connected(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return a number (count,) for each photo, equal for photos that pairs (n, 2) connect."""
+    number = np.arange(count)
+    while True:
+        least = np.minimum(number[pairs[:, 0]], number[pairs[:, 1]])
+        reached = number.copy()
+        np.minimum.at(reached, pairs[:, 0], least)
+        np.minimum.at(reached, pairs[:, 1], least)
+        if np.array_equal(reached, number):
+            return number
+        number = reached
 
 
 def find(
