@@ -1,0 +1,139 @@
+"""udq beside the peer, an exhaustive matcher of SIFT features: python benchmarks/decisions/peer.py DATA [--json OUT].
+
+    python benchmarks/decisions/peer.py DATA --sets covers_dev paintings_dev logos_dev
+
+What VISE and similar tools do at heart: RootSIFT features of every photo, all of them, matched with those of the query
+by brute force, the ratio test, and a homography by RANSAC; photos are ranked by its inliers. The peer's features are in
+memory before it is timed, and it draws no box. udq searches a collection that was built by default, as ``udq search``
+does after its first query: encoding the query, scan, verification. Both run on one thread, query by query in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
+
+from accuracy import sets
+from accuracy.measure import Setup, kept, protocol_queries
+from accuracy.sets import DevelopmentSet
+
+from udq.cli.progress_bar import progress
+from udq.common.provenance import provenance
+from udq.common.threads import one_core_each
+from udq.config import preset
+from udq.evaluation import metrics
+from udq.photos import decoding
+from udq.types import Box
+
+SETS = ("covers_dev", "paintings_dev", "logos_dev")
+RATIO, NEAR = 0.8, 5.0
+# Longer side in pixels of photos and queries, and largest enlargement of a query, as in udq.
+LONGER, QUERY, ENLARGED = 800, 448, 2.0
+
+
+@dataclass(frozen=True)
+class Points:
+    """Features of a photo: places (n, 2) and RootSIFT descriptors (n, 128)."""
+
+    places: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+
+
+def extract(path: Path, box: Box | None, longer: int, enlarged: float) -> Points:
+    """Return all features of a photo, or of what is in a box."""
+    view = decoding.load_window(path, box, margin=0.0, longer=longer, enlarged=enlarged, most=10_000)
+    found, descriptors = cv2.SIFT_create().detectAndCompute(cv2.cvtColor(view.pixels, cv2.COLOR_RGB2GRAY), None)
+    if descriptors is None:
+        return Points(np.empty((0, 2), np.float32), np.empty((0, 128), np.float32))
+    roots = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-7))
+    return Points(np.array([each.pt for each in found], np.float32), roots)
+
+
+def inliers(query: Points, photo: Points) -> int:
+    """Return the number of matches that one homography explains."""
+    if len(query.places) < 4 or len(photo.places) < 4:
+        return 0
+    pairs = cv2.BFMatcher(cv2.NORM_L2).knnMatch(query.descriptors, photo.descriptors, k=2)
+    good = [one for one, two in pairs if one.distance < RATIO * two.distance]
+    if len(good) < 4:
+        return 0
+    start = np.array([query.places[each.queryIdx] for each in good])
+    end = np.array([photo.places[each.trainIdx] for each in good])
+    homography, mask = cv2.findHomography(start, end, cv2.RANSAC, NEAR)
+    return 0 if homography is None else int(mask.sum())
+
+
+def compare(found: DevelopmentSet, setup: Setup, folder: Path) -> dict[str, Any]:
+    """Return accuracy and milliseconds a query of both on one set."""
+    collection, _ = kept(found, setup, folder, seed=0, progress=progress)
+    collection.database.ready()
+    queries = protocol_queries(found, collection)
+    names = collection.names
+    with progress("features of the peer", len(names)) as step:
+        photos = []
+        for image in collection.images:
+            photos.append(extract(image.path, None, LONGER, 1.0))
+            step()
+    rows: dict[str, list[float]] = {"peer": [], "udq": []}
+    times: dict[str, list[float]] = {"peer": [], "udq": []}
+    with progress("queries", len(queries.boxes)) as step:
+        for query, box in zip(queries.truth.queries, queries.boxes, strict=True):
+            path = queries.paths[query.image]
+            started = time.perf_counter()
+            asked = extract(path, box, QUERY, ENLARGED)
+            counts = np.array([inliers(asked, photo) for photo in photos])
+            times["peer"].append(time.perf_counter() - started)
+            ranked = {"peer": [names[i] for i in np.argsort(-counts, kind="stable")]}
+            started = time.perf_counter()
+            result = collection.search(path, box, k=len(names), stack=False)
+            times["udq"].append(time.perf_counter() - started)
+            ranked["udq"] = [match.image for match in result.matches]
+            for name, order in ranked.items():
+                counted = [each for each in order if each != query.image and each not in query.junk]
+                rows[name].append(metrics.average_precision(counted, query.positives - {query.image}))
+            step()
+    median = {name: 1e3 * statistics.median(values) for name, values in times.items()}
+    return {
+        "photos": len(names),
+        "queries": len(queries.boxes),
+        "features_a_photo": round(statistics.fmean(len(photo.places) for photo in photos)),
+        "mAP": {name: round(statistics.fmean(values), 4) for name, values in rows.items()},
+        "ms": {name: round(value, 1) for name, value in median.items()},
+        "times_as_fast": round(median["peer"] / median["udq"], 1),
+    }
+
+
+def main() -> None:
+    """Print a table; write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--sets", nargs="+", default=SETS, metavar="NAME")
+    parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    given = parser.parse_args()
+    cv2.setNumThreads(1)
+    setup = Setup(preset("default"), None, None, None, "cpu", given.cache / "features")
+    measured = {}
+    with one_core_each():
+        for found in sets.load(given.data, given.sets, given.cache / "sets"):
+            measured[found.name] = row = compare(found, setup, given.cache / "collections")
+            print(found.name, json.dumps(row), flush=True)
+    if given.json:
+        facts = {"opencv": cv2.__version__, "sets": measured, "provenance": provenance(seed=0)}
+        given.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
