@@ -72,7 +72,8 @@ def test_cells_come_nearest_first(coffee):
     parts = (coffee.descriptors[:20] @ shipped.cells.rotation).reshape(20, 2, 64)
     high, low = (np.square(parts[:, half, None] - shipped.cells.codebooks[half]).sum(axis=2) for half in range(2))
 
-    sums = np.take_along_axis(high, (cells // 256).astype(int), 1) + np.take_along_axis(low, (cells % 256).astype(int), 1)
+    first, second = (cells // 256).astype(int), (cells % 256).astype(int)
+    sums = np.take_along_axis(high, first, 1) + np.take_along_axis(low, second, 1)
 
     assert (np.diff(sums, axis=1) >= -1e-5).all()
 

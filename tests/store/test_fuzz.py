@@ -27,7 +27,8 @@ from udq.search.ranking import ranking_by_feature
 from udq.store import manifest
 
 FILES = ("model-000001.npz", *(f"segments/000001/{name}" for name in
-         ("codes.npy", "boxes.npy", "offsets.npy", "photos.npy", "images.json")))  # fmt: skip
+         ("codes.npy", "boxes.npy", "offsets.npy", "photos.npy", "points.npy", "starts.npy",
+          "images.json")))  # fmt: skip
 SHARED = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 numbers = st.one_of(

@@ -28,7 +28,8 @@ from udq.store.transaction import Transaction
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 
-LISTED = ("model-000001.npz", "removed-000001.npy", *(f"segments/000001/{name}" for name in segments.FILES))
+STORED = (*segments.FILES, segments.POINTS, segments.STARTS)
+LISTED = ("model-000001.npz", "removed-000001.npy", *(f"segments/000001/{name}" for name in STORED))
 
 
 @pytest.fixture

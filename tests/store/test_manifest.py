@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from udq.common.files import checksum, npy
 from udq.config import CODEWORDS, SUBSPACES, IndexConfig
 from udq.errors import CollectionError, InputError, UdqError
 from udq.indexing.verify import verify
+from udq.keypoints.codebook import NONE
 from udq.photos.source import Content
 from udq.quantization.head import Head, Layer
 from udq.quantization.model import Model
@@ -51,7 +54,8 @@ def indexed(codes, counts, names):
         boxes = np.tile(np.array([[0, 0, 100, 80]], np.uint16), (counts[i], 1))
         image = segments.Image(name, "/photos/", 100, 80, first + i)
         content = Content(1000 + i, 10**18 + i, bytes([first + i]) * 16)
-        yield segments.StoredPhoto(image, content, boxes, codes.values[rows[i] : rows[i + 1]], 0.25)
+        points = np.random.default_rng(first + i).integers(0, 256, (2 + 3 * i, 24), np.uint8)
+        yield segments.StoredPhoto(image, content, boxes, codes.values[rows[i] : rows[i + 1]], 0.25, points)
 
 
 def write(path):
@@ -74,6 +78,15 @@ def change(path, **entries):
     document = json.loads((path / "collection.json").read_text()) | entries
     document["sha256"] = manifests.document_sum(document)
     (path / "collection.json").write_text(json.dumps(document))
+
+
+def forge(path, name, array):
+    """Replace a file of the first segment, with a checksum that fits, as an attacker would."""
+    data = npy(array)
+    (path / "segments" / "000001" / name).write_bytes(data)
+    document = json.loads((path / "collection.json").read_text())
+    document["segments"][0]["files"][name] = {"bytes": len(data), "sha256": checksum(data)}
+    change(path, segments=document["segments"])
 
 
 def read(path):
@@ -207,3 +220,55 @@ def test_other_files_and_folders_are_not_collections(tmp_path):
     for name in ("file", "folder", "other"):
         with pytest.raises(CollectionError, match="not a udq collection"):
             manifests.read_manifest(tmp_path / name)
+
+
+def test_local_features_are_stored_with_their_photos(tmp_path):
+    path = write(tmp_path / "x.udq")
+    expected = [photo for codes, counts, names in SEGMENTS for photo in indexed(codes, counts, names)]
+    found = [segment.indexed(row) for segment in read(path) for row in range(len(segment.images))]
+
+    assert [len(photo.points) for photo in found] == [2, 5, 2]
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.points, other.points)
+
+
+def test_a_segment_without_local_features_has_no_files_of_them(tmp_path):
+    photos = [replace(photo, points=NONE) for photo in indexed(*SEGMENTS[0])]
+    with builder.CollectionBuilder(tmp_path / "x.udq", fingerprint="one") as made:
+        made.put_model(small_model())
+        made.put_segment(photos, codewords=32, done=2)
+        made.commit(IndexConfig(), given={"weights": None, "rpn": None}, broken=[], next_id=2)
+    (segment,) = read(tmp_path / "x.udq")
+
+    assert not (tmp_path / "x.udq" / "segments" / "000001" / "points.npy").exists()
+    assert [len(segment.indexed(row).points) for row in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize("starts", [[0, 2, 6], [0, 7, 5], [1, 2, 7], [0, 2], [0.0, 2.0, 7.0]])
+def test_starts_of_local_features_that_disagree_are_damage(tmp_path, starts):
+    path = write(tmp_path / "x.udq")
+    forge(path, "starts.npy", np.array(starts))
+
+    with pytest.raises(CollectionError, match=r"starts\.npy: damaged \(its files disagree\)"):
+        list(read(path))
+
+
+@pytest.mark.parametrize(
+    "points", [np.zeros((7, 23), np.uint8), np.zeros(7 * 24, np.uint8), np.zeros((7, 24), np.int8)]
+)
+def test_local_features_of_another_shape_are_damage(tmp_path, points):
+    path = write(tmp_path / "x.udq")
+    forge(path, "points.npy", points)
+
+    with pytest.raises(CollectionError, match=r"points\.npy: damaged \(expected local features of 24 bytes\)"):
+        list(read(path))
+
+
+def test_local_features_without_their_starts_are_refused(tmp_path):
+    path = write(tmp_path / "x.udq")
+    document = json.loads((path / "collection.json").read_text())
+    del document["segments"][0]["files"]["starts.npy"]
+    change(path, segments=document["segments"])
+
+    with pytest.raises(CollectionError, match=r"both points\.npy and starts\.npy, or neither"):
+        manifests.read_manifest(path)

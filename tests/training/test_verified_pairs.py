@@ -72,9 +72,7 @@ def test_the_number_of_threads_changes_nothing(photos, coffee, moved):
     sample = sample_of(views, [BOXES] * 4)
     steps = []
 
-    one, three = (
-        verified_pairs.find(sample, sample.features, threads=n, step=lambda: steps.append(1)) for n in (1, 3)
-    )
+    one, three = (verified_pairs.find(sample, sample.features, threads=n, step=lambda: steps.append(1)) for n in (1, 3))
 
     assert np.array_equal(one.rows, three.rows)
     assert one.photos == three.photos == 3

@@ -54,7 +54,7 @@ VERSION = 3
 # Format 2 has no photo ids, no removed photos, and no facts of the photos' files.
 _OLDEST = 2
 # Settings that older collections do not list, as they were then.
-_BEFORE = {"images": {"smallest": 0.0, "query_views": 0}}
+_BEFORE = {"images": {"smallest": 0.0, "query_views": 0}, "keypoints": {"most": 0}, "training": {"verified": False}}
 # Files and folders that no manifest lists.
 _UNLISTED = (MANIFEST, COPY, LOCK, OWNER, "segments")
 # Files outside the collection that it needs: key in the manifest -> its name in messages.

@@ -30,8 +30,11 @@ from udq.training.pooled_features import CachedFeatures, PooledFeatures
 from udq.training.sampling import Sample
 from udq.types import Arrays
 
-# Shrinkage of the projection that is fitted to verified pairs: with many pairs of photos, and how it grows with fewer.
-_SHRINKAGE, _FEW = 0.1, 30.0
+# Shrinkage of the projection that is fitted to verified pairs: for a collection of which every photo is in a pair, and
+# how it grows if there are few pairs of photos.
+_SHRINKAGE, _FEW = 0.3, 30.0
+# Share of the regions that may come before a pair that did not, on the mean, when features are fitted to other pairs.
+_HARM = 0.005
 
 Measure = Callable[[Head, Arrays], float | None]
 """Averaged head and convolutions after a round of training -> mAP of a benchmark; None if it cannot be measured."""
@@ -119,15 +122,20 @@ def learn(
 
 
 def _from_pairs(sample: Sample, head: Head, settings: QuantizerConfig, progress: Progress, threads: int | None) -> Head:
-    """Return the head to start training from: fitted to verified pairs of the sample if that is better than ``head``.
+    """Return the head to start training from: fitted to verified pairs of the sample, or ``head`` as it is.
 
-    It is better if it finds pairs that it was not fitted to more often: pairs of one half judge the fit to the other.
+    The fit gains most for objects that are in the pairs, and may cost others a little: the fewer photos are in pairs,
+    the nearer it stays to the principal components. It is not used if it harms objects that it was not fitted to: pairs
+    of one half judge the fit to the other.
     """
     if not any(len(photo.points) for photo in sample.photos):
         return head
     with progress("verifying pairs of photos", len(sample.photos)) as step:
         pairs = verified_pairs.find(sample, head.apply(sample.features), threads=threads, step=step)
-    shrinkage = _SHRINKAGE + _FEW / max(1, pairs.photos)
+    if not len(pairs.rows):
+        return head
+    paired = len(np.unique(sample.images[pairs.rows])) / len(sample.photos)
+    shrinkage = _SHRINKAGE / paired + _FEW / pairs.photos
 
     def fitted(rows: NDArray[np.int64]) -> Head:
         return model.start_from_pairs(sample.features, rows, settings, shrinkage=shrinkage, threads=threads)
@@ -140,7 +148,7 @@ def _from_pairs(sample: Sample, head: Head, settings: QuantizerConfig, progress:
         verified_pairs.gain(before, fitted(rows).apply(sample.features), judges, sample.images)
         for rows, judges in ((one, other), (other, one))
     ]
-    return fitted(pairs.rows) if min(gains) > 0 else head
+    return fitted(pairs.rows) if np.mean(gains) > -_HARM else head
 
 
 def encoder(
