@@ -459,6 +459,7 @@ class Collection(Reader):
             "changed": document.get("changed"),
             "images": len(self),
             "regions": self.manifest.regions,
+            "points": self.manifest.points,
             "smallest_object": {
                 "percent": round(pyramid.smallest_seen(shorter=images.shorter, smallest=images.smallest), 1),
                 "pixels": round(pyramid.VISIBLE),

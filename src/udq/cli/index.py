@@ -56,6 +56,10 @@ Regions = Annotated[
     int | None,
     typer.Option(metavar="T", help="Regions that a region proposal network keeps of one view; finer views keep more."),
 ]
+Keypoints = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Local features of a photo, 24 bytes each, that verify matches; 0 for none."),
+]
 NoTrain = Annotated[bool, typer.Option("--no-train", help="Quantize the pretrained features, without training.")]
 Ray = Annotated[
     str | None,
@@ -96,6 +100,7 @@ def index(
     rpn: RpnFile = None,
     smallest: Smallest = None,
     regions: Regions = None,
+    keypoints: Keypoints = None,
     subspaces: Subspaces = None,
     codewords: Codewords = None,
     seed: Seed = None,
@@ -121,6 +126,7 @@ def index(
         config_file,
         images={"smallest": parse_percent(smallest), "max_megapixels": max_megapixels},
         features={"backbone": backbone, "proposals": proposals, "regions": regions},
+        keypoints={"most": keypoints},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
         training=_training(iterations, refine, weight, end_to_end) | {"enabled": enabled},
@@ -150,6 +156,7 @@ def retrain(
     config_file: ConfigFile = None,
     smallest: Smallest = None,
     max_megapixels: MaxMegapixels = None,
+    keypoints: Keypoints = None,
     subspaces: Subspaces = None,
     codewords: Codewords = None,
     seed: Seed = None,
@@ -173,6 +180,7 @@ def retrain(
         Collection.open(collection).config.replace({"training": {"enabled": True}}),
         config_file,
         images={"smallest": parse_percent(smallest), "max_megapixels": max_megapixels},
+        keypoints={"most": keypoints},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
         training=_training(iterations, refine, weight, end_to_end),

@@ -64,6 +64,7 @@ def print_info(facts: dict[str, Any]) -> None:
         "model": facts["model"],
         "training": _training(facts["training"]),
         "features": f"{features['backbone']}, {features['proposals']}, at {images['shorter']}/{images['longer']} px",
+        "keypoints": _keypoints(facts),
         "on disk": f"{size}, format {facts['format_version']}, made by udq {facts['udq']}",
     }
     if drift := facts["drift"]:
@@ -93,16 +94,25 @@ def print_built(collection: Collection, elapsed: float, *, as_json: bool) -> Non
     _warn_broken(collection.broken)
 
 
+def _keypoints(facts: dict[str, Any]) -> str:
+    """Return how many local features verify matches, such as ``49,120, 378 per photo``."""
+    if not facts["points"]:
+        return "none: matches are not verified"
+    return f"{facts['points']:,}, {facts['points'] / max(1, facts['images']):.0f} per photo"
+
+
 def _training(training: dict[str, Any] | None) -> str:
-    """Return how training went, such as ``1 of 2 rounds kept; the second did not help``."""
+    """Return how training went: ``1 of 2 rounds kept; the second did not help; 31 photo pairs verified``."""
     if training is None:
         return "none"
     kept, run = training["kept"], len(training["rounds"])
+    pairs = training.get("verified_pairs")
+    verified = "" if pairs is None else f"; {counted(pairs, 'photo pair') if pairs else 'no photo pair'} verified"
     if kept < run:  # the last one was undone
         last = {2: "second", 3: "third"}.get(run, "last")
-        return f"{kept} of {run} rounds kept; the {last} did not help"
+        return f"{kept} of {run} rounds kept; the {last} did not help{verified}"
     rounds = counted(kept, "round")
-    return f"{rounds}; {training['stopped']}" if training["stopped"] else rounds
+    return (f"{rounds}; {training['stopped']}" if training["stopped"] else rounds) + verified
 
 
 def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:

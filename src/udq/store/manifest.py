@@ -54,7 +54,11 @@ VERSION = 3
 # Format 2 has no photo ids, no removed photos, and no facts of the photos' files.
 _OLDEST = 2
 # Settings that older collections do not list, as they were then.
-_BEFORE = {"images": {"smallest": 0.0, "query_views": 0}, "keypoints": {"most": 0}, "training": {"verified": False}}
+_BEFORE: Mapping[str, Mapping[str, object]] = {
+    "images": {"smallest": 0.0, "query_views": 0},
+    "keypoints": {"most": 0},
+    "training": {"verified": False},
+}
 # Files and folders that no manifest lists.
 _UNLISTED = (MANIFEST, COPY, LOCK, OWNER, "segments")
 # Files outside the collection that it needs: key in the manifest -> its name in messages.
@@ -128,6 +132,11 @@ class Manifest:
     def images(self) -> int:
         """N, the number of photos that can be found."""
         return int(sum(segment["images"] for segment in self.segments)) - self.removed["images"]
+
+    @property
+    def points(self) -> int:
+        """Number of local features in all segments, those of removed photos included."""
+        return sum(entry.get("points", 0) for entry in self.segments)
 
     @property
     def regions(self) -> int:

@@ -167,7 +167,9 @@ def _segment_files(value: Any, where: str) -> None:
 
 _MODEL = _record({"file": _file(NAMES["model"]), "origin": _text, **_FACTS})
 _BACKBONE = _optional(_record({"file": _file(NAMES["backbone"]), **_FACTS}))
-_SEGMENT = _record({"folder": _file(NAMES["segments"]), **_NUMBERS, "files": _segment_files}, {"first_id": _id})
+_SEGMENT = _record(
+    {"folder": _file(NAMES["segments"]), **_NUMBERS, "files": _segment_files}, {"first_id": _id, "points": _count}
+)
 _SEGMENTS = _distinct("folder", _list_of(_SEGMENT))
 _BROKEN = _list_of(_record({"image": _text, "reason": _text}, {"root": _text}))
 
@@ -222,7 +224,8 @@ _HISTORY = _record(
         "rounds": _list_of(_record({"iteration": _count, "separability": _LOSSES, "discriminability": _LOSSES})),
         "kept": _count,
         "stopped": _optional(_text),
-    }
+    },
+    {"verified_pairs": _count},
 )
 
 

@@ -441,6 +441,7 @@ def write(path: Path, name: str, photos: Sequence[StoredPhoto], *, codewords: in
         "folder": name,
         "images": len(photos),
         "regions": len(segment.codes),
+        "points": len(segment.points),
         "files": {file: write_new(folder / file, data) for file, data in files.items()},
     }
     sync_folder(folder)

@@ -106,6 +106,7 @@ class Trained:
         rounds: rounds of optimisation in order; the last one may have been discarded.
         kept: number of rounds that the head is the result of.
         stopped: why training ended before its last iteration, or None.
+        pairs: number of verified pairs of photos that the initial projection was fitted to; 0 if it was not.
     """
 
     head: Head
@@ -113,6 +114,7 @@ class Trained:
     rounds: tuple[Round, ...]
     kept: int
     stopped: str | None
+    pairs: int = 0
 
     def history(self) -> dict[str, Any]:
         """Return the training curves, JSON-serialisable."""
@@ -120,6 +122,7 @@ class Trained:
             "rounds": [dataclasses.asdict(each) for each in self.rounds],
             "kept": self.kept,
             "stopped": self.stopped,
+            "verified_pairs": self.pairs,
         }
 
 

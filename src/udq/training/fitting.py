@@ -102,8 +102,9 @@ def learn(
     head = model.start(sample.features, supervision, threads=threads)
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
+    pairs = 0
     if config.training.verified:
-        head = _from_pairs(sample, head, supervision, progress, threads)
+        head, pairs = _from_pairs(sample, head, supervision, progress, threads)
     job = TrainingJob(
         sample.images,
         head,
@@ -118,22 +119,25 @@ def learn(
     # End to end, memory holds the activations of one photo, whatever the batch size is.
     with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
         features = pooled or CachedFeatures(sample.features, device)
-        return trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
+        trained = trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
+    return dataclasses.replace(trained, pairs=pairs)
 
 
-def _from_pairs(sample: Sample, head: Head, settings: QuantizerConfig, progress: Progress, threads: int | None) -> Head:
-    """Return the head to start training from: fitted to verified pairs of the sample, or ``head`` as it is.
+def _from_pairs(
+    sample: Sample, head: Head, settings: QuantizerConfig, progress: Progress, threads: int | None
+) -> tuple[Head, int]:
+    """Return the head to start training from, and the number of pairs of photos: fitted to verified pairs, or ``head``.
 
     The fit gains most for objects that are in the pairs, and may cost others a little: the fewer photos are in pairs,
     the nearer it stays to the principal components. It is not used if it harms objects that it was not fitted to: pairs
     of one half judge the fit to the other.
     """
     if not any(len(photo.points) for photo in sample.photos):
-        return head
+        return head, 0
     with progress("verifying pairs of photos", len(sample.photos)) as step:
         pairs = verified_pairs.find(sample, head.apply(sample.features), threads=threads, step=step)
     if not len(pairs.rows):
-        return head
+        return head, 0
     paired = len(np.unique(sample.images[pairs.rows])) / len(sample.photos)
     shrinkage = _SHRINKAGE / paired + _FEW / pairs.photos
 
@@ -142,13 +146,13 @@ def _from_pairs(sample: Sample, head: Head, settings: QuantizerConfig, progress:
 
     one, other = pairs.halves(sample.images)
     if not len(one) or not len(other):
-        return head
+        return head, 0
     before = head.apply(sample.features)
     gains = [
         verified_pairs.gain(before, fitted(rows).apply(sample.features), judges, sample.images)
         for rows, judges in ((one, other), (other, one))
     ]
-    return fitted(pairs.rows) if np.mean(gains) > -_HARM else head
+    return (fitted(pairs.rows), pairs.photos) if np.mean(gains) > -_HARM else (head, 0)
 
 
 def encoder(
