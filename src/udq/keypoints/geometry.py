@@ -31,7 +31,7 @@ Matrix = NDArray[np.float64]
 
 
 def agreeing(
-    query: LocalFeatures, photo: LocalFeatures, pairs: NDArray[np.int64], diagonal: float
+    query: LocalFeatures, photo: LocalFeatures, pairs: NDArray[np.int64], diagonal: float, *, least: int = 1
 ) -> NDArray[np.int64]:
     """Return the pairs that agree with the similarity that most of them agree with.
 
@@ -39,6 +39,7 @@ def agreeing(
         query, photo: features of both.
         pairs: (m, 2), as ``matching.match`` returns them.
         diagonal: of the box of the query, in pixels.
+        least: number of pairs that are of interest; fewer may be returned with several pairs for one point.
 
     Returns:
         (a, 2) int64, one pair per point: a corner with two directions is two features, but no more evidence than one.
@@ -57,6 +58,8 @@ def agreeing(
     scaled = np.abs(np.log2(scale[None] / scale[tried, None]))
     agree = (error < _FAR * diagonal) & (turned < _TURN) & (scaled < _OCTAVES)
     agreed: NDArray[np.int64] = pairs[agree[agree.sum(axis=1).argmax()]]
+    if len(agreed) < least:
+        return agreed
     for points, column in ((query.points, 0), (photo.points, 1)):
         _, first = np.unique(points[agreed[:, column]].round(1), axis=0, return_index=True)
         agreed = agreed[np.sort(first)]

@@ -289,7 +289,8 @@ def _array(folder: Path, name: str, entry: Mapping[str, Any], *, mapped: bool = 
     """Read an array of a segment, and compare its checksum."""
     layout.check(folder / name, entry["files"][name])
     try:
-        return npz.read_array(folder / name, mapped=mapped)
+        # Without the class of a memory map, whose every slice costs several times as much.
+        return npz.read_array(folder / name, mapped=mapped).view(np.ndarray)
     except ValueError as error:
         raise layout.damaged(
             folder / name, error.__cause__ if isinstance(error.__cause__, OSError) else error

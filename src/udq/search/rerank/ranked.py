@@ -45,6 +45,7 @@ class RankedQuery:
         original: the ranking before any stage; None if no stage has been applied.
         contents: number of different contents that a ranking should contain: more photos are ranked until it does.
         progress: reports the steps of a stage that takes long.
+        memo: photos that were read already, by place; shared with what stages make of this.
     """
 
     database: Database
@@ -58,6 +59,7 @@ class RankedQuery:
     original: RankedQuery | None = None
     contents: int = 0
     progress: Progress = silent
+    memo: dict[int, StoredPhoto] = field(default_factory=dict, repr=False)
 
     @classmethod
     def search(
@@ -105,7 +107,13 @@ class RankedQuery:
     @cached_property
     def _stacks(self) -> Stacks:
         database = self.database
-        return Stacks(self.ranking.order, database.photos, database.model.quantizer if database.ranked else None)
+        return Stacks(self.ranking.order, self.photos, database.model.quantizer if database.ranked else None)
+
+    def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
+        """Return what is stored of the photos at some places, each read once for all stages."""
+        unread = [place for place in places if place not in self.memo]
+        self.memo.update(zip(unread, self.database.photos(unread), strict=True))
+        return [self.memo[place] for place in places]
 
     def stacks(self, count: int | None = None) -> list[Stack]:
         """Return the first ``count`` stacks of copies, or all, in the order of the ranking (``udq.search.copies``).
@@ -150,7 +158,7 @@ class RankedQuery:
         more = np.setdiff1d(places, [*first, *self.without])
         distance = ranking.distance.copy()
         unknown = more[np.isnan(distance[more])].tolist()
-        for place, photo in zip(unknown, self.database.photos(unknown), strict=True):
+        for place, photo in zip(unknown, self.photos(unknown), strict=True):
             distance[place] = exhaustive.distances(self.lookup, photo.codes).min()
         more = more[np.argsort(distance[more], kind="stable")]
         rest = ranking.order[~np.isin(ranking.order, [*first, *more.tolist()])]
@@ -199,7 +207,7 @@ class RankedQuery:
         Returns:
             (n, d) float32 of unit length, in the space of the query.
         """
-        return self._regions(self.database.photos(places))
+        return self._regions(self.photos(places))
 
     def _regions(self, photos: Iterable[StoredPhoto]) -> NDArray[np.float32]:
         quantizer = self.database.model.quantizer

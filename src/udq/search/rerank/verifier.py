@@ -35,7 +35,7 @@ LEAST = 6
 # finds more features in a larger view, and takes longer.
 _LONGER, _QUERY_LONGER, _ENLARGED, _QUERY_ENLARGED = 384, 448, 1.5, 2.0
 # The strongest features of a view: bounds the time for a photo with very many, such as one of leaves.
-_MOST_FEATURES = 600
+_MOST_FEATURES = 400
 # How far a view extends beyond the box by the index on each side, as a share of the longer side of the box: boxes are
 # too small as often as too large.
 MARGIN = 0.25
@@ -157,7 +157,8 @@ class Verifier:
     def _verified(self, query: LocalFeatures, photo: LocalFeatures, width: int, height: int) -> Verification | None:
         """Verify a photo of that size by its local features; both with descriptors in the same space."""
         x1, y1, x2, y2 = self.box
-        pairs = geometry.agreeing(query, photo, match(query, photo), float(np.hypot(x2 - x1, y2 - y1)))
+        diagonal = float(np.hypot(x2 - x1, y2 - y1))
+        pairs = geometry.agreeing(query, photo, match(query, photo), diagonal, least=self._least)
         if len(pairs) < self._least:
             return None
         start, end = query.points[pairs[:, 0]], photo.points[pairs[:, 1]]

@@ -72,10 +72,12 @@ def verify(ranked: RankedQuery) -> RankedQuery:
 def _candidates(ranked: RankedQuery, stacks: Sequence[Stack]) -> list[Candidate]:
     """Return what is to be verified of stacks of photos: the first photo of each."""
     candidates = []
+    stored = ranked.database.has_points
     for stack in stacks:
-        photo, box = stack.photos[0], ranked.ranking.box(stack.places[0])
+        photo = stack.photos[0]
         image = photo.image
-        step = extraction.step(image.width, image.height) if ranked.database.has_points else 0.0
+        box = None if stored else ranked.ranking.box(stack.places[0])
+        step = extraction.step(image.width, image.height) if stored else 0.0
         candidates.append(Candidate(image.file, box, image.width, image.height, photo.points, step))
     return candidates
 
