@@ -34,7 +34,7 @@ from udq.types import Arrays, Box, Features
 
 _ROOT = Path(udq.__file__).parent
 # Packages whose code decides what a collection holds.
-_BUILDING = "photos", "features", "quantization", "training", "store", "indexing"
+_BUILDING = "photos", "keypoints", "features", "quantization", "training", "store", "indexing"
 
 
 @dataclass(frozen=True)

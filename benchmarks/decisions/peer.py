@@ -75,8 +75,8 @@ def inliers(query: Points, photo: Points) -> int:
     return 0 if homography is None else int(mask.sum())
 
 
-def compare(found: DevelopmentSet, setup: Setup, folder: Path) -> dict[str, Any]:
-    """Return accuracy and milliseconds a query of both on one set."""
+def compare(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> dict[str, Any]:
+    """Return accuracy and milliseconds a query of both on one set, of every ``every``-th query."""
     collection, _ = kept(found, setup, folder, seed=0, progress=progress)
     collection.database.ready()
     queries = protocol_queries(found, collection)
@@ -88,8 +88,9 @@ def compare(found: DevelopmentSet, setup: Setup, folder: Path) -> dict[str, Any]
             step()
     rows: dict[str, list[float]] = {"peer": [], "udq": []}
     times: dict[str, list[float]] = {"peer": [], "udq": []}
-    with progress("queries", len(queries.boxes)) as step:
-        for query, box in zip(queries.truth.queries, queries.boxes, strict=True):
+    chosen = list(zip(queries.truth.queries, queries.boxes, strict=True))[::every]
+    with progress("queries", len(chosen)) as step:
+        for query, box in chosen:
             path = queries.paths[query.image]
             started = time.perf_counter()
             asked = extract(path, box, QUERY, ENLARGED)
@@ -107,7 +108,7 @@ def compare(found: DevelopmentSet, setup: Setup, folder: Path) -> dict[str, Any]
     median = {name: 1e3 * statistics.median(values) for name, values in times.items()}
     return {
         "photos": len(names),
-        "queries": len(queries.boxes),
+        "queries": len(chosen),
         "features_a_photo": round(statistics.fmean(len(photo.places) for photo in photos)),
         "mAP": {name: round(statistics.fmean(values), 4) for name, values in rows.items()},
         "ms": {name: round(value, 1) for name, value in median.items()},
@@ -120,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--sets", nargs="+", default=SETS, metavar="NAME")
+    parser.add_argument("--every", type=int, default=4, metavar="N", help="every N-th query; default: 4")
     parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="OUT")
     given = parser.parse_args()
@@ -128,7 +130,7 @@ def main() -> None:
     measured = {}
     with one_core_each():
         for found in sets.load(given.data, given.sets, given.cache / "sets"):
-            measured[found.name] = row = compare(found, setup, given.cache / "collections")
+            measured[found.name] = row = compare(found, setup, given.cache / "collections", given.every)
             print(found.name, json.dumps(row), flush=True)
     if given.json:
         facts = {"opencv": cv2.__version__, "sets": measured, "provenance": provenance(seed=0)}

@@ -221,7 +221,7 @@ def _result(
                 id=image.id,
                 width=image.width,
                 height=image.height,
-                confidence=_confidence(confidence(place), match.verified),
+                confidence=confidence_of(confidence(place), match.verified),
                 copies=entry.copies(),
             )
         )
@@ -230,7 +230,7 @@ def _result(
     return SearchResult(ranked.examples, tuple(matches), elapsed_ms, stages, THRESHOLD, ranking.missing)
 
 
-def _confidence(by_codes: float, verified: Verification | None) -> float:
+def confidence_of(by_codes: float, verified: Verification | None) -> float:
     """Return how sure a match is: by its codes, or by what local features agree on, whichever is surer."""
     return by_codes if verified is None else max(by_codes, round(of_verification(verified.coverage), 4))
 

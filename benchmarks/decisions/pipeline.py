@@ -1,0 +1,152 @@
+"""The default pipeline: is it sure of the right photos, and does it help however many there are?
+
+    python benchmarks/decisions/pipeline.py DATA [--sets NAME ...] [--every N] [--cache FOLDER] [--json OUT]
+
+Each set is built by default. ``sure`` says how often a search counts photos as found (confidence of 0.95 or more): with
+the object absent, after the query's own photo and every right one are left out, and with all of them but its own photo
+present. ``positives`` has mAP with 1, 2, 3, 6, 12 and 24 right photos left in the collection, drawn with one seed, for
+the ranking by codes and for stages of reranking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
+
+from accuracy import sets
+from accuracy.measure import Setup, describe, kept, protocol_queries
+from accuracy.sets import DevelopmentSet
+
+from udq.cli.progress_bar import progress
+from udq.common.provenance import provenance
+from udq.common.threads import one_core_each
+from udq.config import preset
+from udq.evaluation import metrics
+from udq.search import rerank
+from udq.search.confidence import THRESHOLD
+from udq.search.database import Database
+from udq.search.query import confidence_of
+from udq.search.rerank.ranked import RankedQuery
+from udq.types import Example, Features
+
+SETS = ("instre_dev", "landmarks", "logos_dev", "covers_dev", "paintings_dev", "packages_dev")
+COUNTS = (1, 2, 3, 6, 12, 24)
+STAGES: dict[str, tuple[str, ...]] = {
+    "codes": (),
+    "alpha-qe": ("alpha-qe",),
+    "diffusion": ("diffusion",),
+    "verify": ("verify",),
+    "default": rerank.DEFAULT,
+}
+_SEED = 5
+
+
+def search(
+    database: Database, vector: Any, example: Example, without: Sequence[int], stages: Sequence[str]
+) -> RankedQuery:
+    """Rank all photos but some by a query."""
+    ranked = RankedQuery.search(database, vector, wanted=None, without=tuple(without), examples=(example,))
+    return rerank.apply_stages(ranked, stages)
+
+
+def sure(ranked: RankedQuery, places: Sequence[int]) -> list[bool]:
+    """Whether each of some photos counts as found."""
+    verified = ranked.ranking.verified
+    found = []
+    for place in places:
+        of_place = verified[place].verification if place in verified else None
+        found.append(confidence_of(ranked.confidence(place), of_place) >= THRESHOLD)
+    return found
+
+
+def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> dict[str, Any]:
+    """Return the figures of one set."""
+    collection, workers = kept(found, setup, folder, seed=0, progress=progress)
+    queries = protocol_queries(found, collection)
+    features = describe(workers, queries, progress)
+    database = collection.database
+    vectors = database.model.head.apply(Features(features)).vectors
+    places = {name: place for place, name in enumerate(collection.names)}
+    rng = np.random.default_rng(_SEED)
+    alarms: dict[str, list[bool]] = {"codes": [], "default": []}
+    shares: dict[str, list[float]] = {"codes": [], "default": []}
+    precision: dict[str, list[float]] = {"codes": [], "default": []}
+    scores: dict[int, dict[str, list[float]]] = {count: {name: [] for name in STAGES} for count in COUNTS}
+    rows = range(0, len(vectors), every)
+    with progress("queries", len(rows)) as step:
+        for row in rows:
+            query, vector = queries.truth.queries[row], vectors[row]
+            example = Example(queries.paths[query.image], queries.boxes[row])
+            own = [places[query.image]] if query.image in places else []
+            junk = [places[name] for name in query.junk if name in places]
+            positives = sorted(places[name] for name in query.positives if name in places and places[name] not in own)
+            for name in alarms:
+                absent = search(database, vector, example, [*own, *junk, *positives], STAGES[name])
+                alarms[name].append(any(sure(absent, absent.ranking.order[:50].tolist())))
+                present = search(database, vector, example, [*own, *junk], STAGES[name])
+                shares[name].append(statistics.fmean(sure(present, positives)))
+                first = present.ranking.order[:50].tolist()
+                certain = [place for place, is_sure in zip(first, sure(present, first), strict=True) if is_sure]
+                if certain:
+                    precision[name].append(statistics.fmean(place in positives for place in certain))
+            for count in COUNTS:
+                if count > len(positives):
+                    continue
+                left = set(rng.permutation(positives)[:count].tolist())
+                gone = [place for place in positives if place not in left]
+                for name, stages in STAGES.items():
+                    ranked = search(database, vector, example, [*own, *junk, *gone], stages)
+                    order = [str(place) for place in ranked.ranking.order.tolist()]
+                    scores[count][name].append(metrics.average_precision(order, {str(place) for place in left}))
+            step()
+    return {
+        "photos": len(places),
+        "queries": len(rows),
+        "sure": {
+            name: {
+                "false_alarms_object_absent": round(statistics.fmean(alarms[name]), 4),
+                "positives_found": round(statistics.fmean(shares[name]), 4),
+                "precision_of_found": round(statistics.fmean(precision[name]), 4) if precision[name] else None,
+            }
+            for name in alarms
+        },
+        "positives": {
+            str(count): {"queries": len(each["codes"])}
+            | {name: round(statistics.fmean(values), 4) for name, values in each.items()}
+            for count, each in scores.items()
+            if each["codes"]
+        },
+    }
+
+
+def main() -> None:
+    """Print figures of each set; write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--sets", nargs="+", default=SETS, metavar="NAME")
+    parser.add_argument("--every", type=int, default=4, metavar="N", help="every N-th query; default: 4")
+    parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    given = parser.parse_args()
+    setup = Setup(preset("default"), None, None, None, "cpu", given.cache / "features")
+    measured: dict[str, Any] = {}
+    with one_core_each():
+        for found in sets.load(given.data, given.sets, given.cache / "sets"):
+            measured[found.name] = measure(found, setup, given.cache / "collections", given.every)
+            print(found.name, json.dumps(measured[found.name], indent=1), flush=True)
+            if given.json:
+                facts = {"every": given.every, "sets": measured, "provenance": provenance(seed=_SEED)}
+                given.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
