@@ -24,7 +24,7 @@ def over_seeds(runs: Sequence[Figures]) -> dict[str, dict[str, float | None]]:
     """Return mean and spread (largest less smallest) of each metric; None if the set does not have it."""
     means: dict[str, float | None] = {}
     spreads: dict[str, float | None] = {}
-    for metric in METRICS:
+    for metric in (name for name in METRICS if any(name in run for run in runs)):
         values = [value for run in runs if (value := run.get(metric)) is not None]
         means[metric] = round(statistics.fmean(values), 6) if values else None
         spreads[metric] = round(max(values) - min(values), 6) if values else None
@@ -46,10 +46,12 @@ def rows(
     """
     found: list[tuple[str, dict[str, float | None]]] = []
     for metric in METRICS:
-        own = {name: parts["means"][metric] for name, parts in measured.items()}
+        own = {name: parts["means"].get(metric) for name, parts in measured.items()}
+        if all(value is None for value in own.values()):
+            continue
         found.append((metric, own | {MEAN: _mean(own.values())}))
         if seeds > 1:
-            found.append(("  spread", {name: parts["spread"][metric] for name, parts in measured.items()}))
+            found.append(("  spread", {name: parts["spread"].get(metric) for name, parts in measured.items()}))
         if baseline is not None:
             both = {
                 name: value

@@ -126,6 +126,12 @@ def test_an_object_that_is_upside_down_is_verified_and_a_mirrored_one_is_not(cup
 
     assert turned.polygon == pytest.approx(np.array([coffee.size]) - geometry.corners(CUP), abs=2)
     assert mirrored is None
+    (found,) = Verifier(photos / "coffee.png", CUP, mirrored=True).verify([Candidate(tmp_path / "mirrored.png")])
+    flipped = geometry.corners(CUP) * (-1, 1) + (coffee.width, 0)
+    assert found.polygon == pytest.approx(flipped, abs=2)
+    assert found.query_points * (-1, 1) + (coffee.width, 0) == pytest.approx(found.photo_points, abs=10)
+    x1, y1, x2, y2 = CUP
+    assert found.box == pytest.approx((coffee.width - x2, y1, coffee.width - x1, y2), abs=2)
 
 
 def test_a_photo_that_is_gone_or_broken_is_not_verified(cup, photos, moved, tmp_path):

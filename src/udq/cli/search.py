@@ -38,6 +38,11 @@ Lines = Annotated[
     typer.Option(metavar="OUT.jpg", help="With verify: draw lines between the matching points of query and match."),
 ]
 
+Turned = Annotated[
+    bool,
+    typer.Option("--turned", help="Find mirror images of the object, too; it may be turned by any angle in any case."),
+]
+
 
 def search(
     collection: CollectionPath,
@@ -46,6 +51,7 @@ def search(
     also: Also = None,
     k: Count = 20,
     rerank: Rerank = None,
+    turned: Turned = False,
     picture: Picture = None,
     lines: Lines = None,
     device: Device = "auto",
@@ -53,8 +59,8 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the photos that show the object in a box, best first, with its position."""
-    stages = parse_stages(rerank)
-    if lines is not None and stages is not None and "verify" not in stages:
+    stages = _stages(parse_stages(rerank), turned=turned)
+    if lines is not None and stages is not None and not any(name.startswith("verify") for name in stages):
         raise InputError("--lines: expected --rerank verify, which finds the points; add it or leave --lines out")
     with _no_garbage_collection():
         from udq.collection import Collection
@@ -92,6 +98,17 @@ def search(
         printing.say(f"picture: {picture}")
     if lines is not None:
         printing.say("lines: none drawn, because no match was verified" if drawn is None else f"lines: {lines}")
+
+
+def _stages(named: list[str] | None, *, turned: bool) -> list[str] | None:
+    """Return the stages to apply, with mirror images if they are asked for."""
+    if not turned:
+        return named
+    from udq.search import rerank
+
+    if named is not None and "verify" not in named:
+        raise InputError("--turned: expected verify among the stages of --rerank; add it or leave --rerank out")
+    return ["verify-mirrored" if name == "verify" else name for name in (named or rerank.DEFAULT)]
 
 
 @contextmanager

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from udq.errors import InputError
@@ -32,6 +33,7 @@ STAGES = {
     "alpha-qe": Stage(query_expansion.alpha, query_expansion.DEPTH),
     "diffusion": Stage(diffusion.diffuse, diffusion.DEPTH),
     "verify": Stage(verify.verify, verify.DEPTH),
+    "verify-mirrored": Stage(partial(verify.verify, mirrored=True), verify.DEPTH),
     "verified-qe": Stage(verified_expansion.expand, verify.DEPTH),
 }
 

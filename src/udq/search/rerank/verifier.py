@@ -84,6 +84,7 @@ class Verifier:
         box: Sequence[float] | None = None,
         *,
         least: int = LEAST,
+        mirrored: bool = False,
         decoder: Decoder | None = None,
     ) -> None:
         """Extract the local features of the query.
@@ -92,6 +93,8 @@ class Verifier:
             photo: the query photo.
             box: x1, y1, x2, y2 in its pixels; the whole photo if None.
             least: number of inliers from which a photo counts as verified, >= 3.
+            mirrored: search for the mirror image of the object instead. Objects that are turned by any angle are found
+                anyway.
             decoder: decodes the query and the photos to verify, each in a process with limits; that of this process
                 if None.
 
@@ -112,9 +115,11 @@ class Verifier:
         crop, self.box = self._decoder.load_crop(photo, box, shorter=side, longer=side, least=side)
         # The crop has whole pixels; the box may have fractions.
         left, top = round(self.box[0]), round(self.box[1])
+        pixels = np.ascontiguousarray(crop.pixels[:, ::-1]) if mirrored else crop.pixels
+        self._mirror = _mirror(self.box) if mirrored else np.eye(3)
         with thread_limits.one_core_each():
             window = left, top, left + crop.width, top + crop.height
-            self.features = sift.extract(crop.pixels, window, _MOST_FEATURES)
+            self.features = sift.extract(pixels, window, _MOST_FEATURES)
             self._rotated = Codebook.shipped().rotated(self.features)
 
     def verify(
@@ -171,12 +176,19 @@ class Verifier:
         upright = geometry.upright(polygon, width, height)
         if upright is None:
             return None
-        start, end = start[near], end[near]
-        covered = self._coverage(start)
-        return Verification(inliers, homography, polygon.astype(np.float32), upright, start, end, covered)
+        # Back from the mirror image of the query, if that is what was matched.
+        start, end = geometry.projected(self._mirror, start[near]).astype(np.float32), end[near]
+        homography = homography @ self._mirror
+        polygon = geometry.projected(homography, geometry.corners(self.box)).astype(np.float32)
+        return Verification(inliers, homography, polygon, upright, start, end, self._coverage(start))
 
     def _coverage(self, points: NDArray[np.float32]) -> float:
         """Return the share of the cells of the query's box that contain points (n, 2)."""
         x1, y1, x2, y2 = self.box
         cells = ((points - (x1, y1)) * _GRID / (x2 - x1, y2 - y1)).astype(np.int64).clip(0, _GRID - 1)
         return len(np.unique(cells @ (1, _GRID))) / _GRID**2
+
+
+def _mirror(box: Box) -> NDArray[np.float64]:
+    """Return the homography that exchanges left and right within a box."""
+    return np.array([[-1.0, 0.0, box[0] + box[2]], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])

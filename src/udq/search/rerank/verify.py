@@ -36,11 +36,24 @@ WEIGHT = 0.4
 SHARE = 2 / 3
 
 
-def verify(ranked: RankedQuery) -> RankedQuery:
-    """Verify candidates, one of each content, and reorder them by their raised scores; others stay behind."""
+def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
+    """Verify candidates, one of each content, and reorder them by their raised scores; others stay behind.
+
+    Args:
+        ranked: the query and its ranking.
+        mirrored: verify the mirror image of the query, too.
+    """
     database = ranked.database
-    right = [(number, example) for number, example in enumerate(ranked.examples) if not example.wrong]
-    verifiers = [Verifier(Path(example.photo), example.box, decoder=ranked.decoder) for _, example in right]
+    views = [
+        (number, example, flipped)
+        for number, example in enumerate(ranked.examples)
+        if not example.wrong
+        for flipped in ((False, True) if mirrored else (False,))
+    ]
+    verifiers = [
+        Verifier(Path(example.photo), example.box, mirrored=flipped, decoder=ranked.decoder)
+        for _, example, flipped in views
+    ]
     count = DEPTH if database.has_points else _DECODED
     if database.has_points:
         voted = [database.most_voted(verifier.features.descriptors, VOTED)[0] for verifier in verifiers]
@@ -49,8 +62,8 @@ def verify(ranked: RankedQuery) -> RankedQuery:
     photos = _candidates(ranked, stacks)
     by_example = []
     progress = silent if database.has_points else ranked.progress  # without decoding, it takes a fraction of a second
-    with progress("verifying", len(right) * len(photos)) as step:
-        for (number, _), verifier in zip(right, verifiers, strict=True):
+    with progress("verifying", len(views) * len(photos)) as step:
+        for (number, _, _), verifier in zip(views, verifiers, strict=True):
             by_photo = verifier.verify(photos, threads=database.threads, step=step)
             by_example.append([each and replace(each, example=number) for each in by_photo])
     ranking, verified = ranked.ranking, {}

@@ -43,7 +43,7 @@ class ExampleIn(_StrictModel):
         return self
 
 
-Stage = Literal["average-qe", "alpha-qe", "diffusion", "verify", "verified-qe"]
+Stage = Literal["average-qe", "alpha-qe", "diffusion", "verify", "verify-mirrored", "verified-qe"]
 
 
 class SearchIn(_StrictModel):
