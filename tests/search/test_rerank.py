@@ -237,10 +237,7 @@ def test_best_regions_are_decoded_from_their_codes(collection):
 
 
 def test_an_unknown_stage_is_an_error(collection, photos, udq):
-    with pytest.raises(
-        InputError,
-        match="expected some of average-qe, alpha-qe, diffusion, verify, verify-mirrored, verified-qe, found 'magic'",
-    ):
+    with pytest.raises(InputError, match=r"some of .*, verify, verify-mirrored, verified-qe, found 'magic'"):
         collection.search(photos / "coffee.png", BOX, rerank=["magic"])
     code, _, err = udq("search", str(collection.path), str(photos / "coffee.png"), "--rerank", "alpha-qe,magic")
     assert code == 2

@@ -177,10 +177,10 @@ class Verifier:
         if upright is None:
             return None
         # Back from the mirror image of the query, if that is what was matched.
-        start, end = geometry.projected(self._mirror, start[near]).astype(np.float32), end[near]
+        start = np.asarray(geometry.projected(self._mirror, start[near]), np.float32)
         homography = homography @ self._mirror
-        polygon = geometry.projected(homography, geometry.corners(self.box)).astype(np.float32)
-        return Verification(inliers, homography, polygon, upright, start, end, self._coverage(start))
+        placed = np.asarray(geometry.projected(homography, geometry.corners(self.box)), np.float32)
+        return Verification(inliers, homography, placed, upright, start, end[near], self._coverage(start))
 
     def _coverage(self, points: NDArray[np.float32]) -> float:
         """Return the share of the cells of the query's box that contain points (n, 2)."""
