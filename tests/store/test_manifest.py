@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_created_is_an_error(tmp_path):
 def test_a_single_changed_byte_is_found_in_every_file(tmp_path):
     path = write(tmp_path / "x.udq")
     files = [file for file in path.rglob("*") if file.is_file() and file.name != "lock"]
-    assert len(files) == 13
+    assert len(files) == 17
     for file in files:
         whole = file.read_bytes()
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -32,7 +32,7 @@ from udq.types import Arrays
 
 # Shrinkage of the projection that is fitted to verified pairs: for a collection of which every photo is in a pair, and
 # how it grows if there are few pairs of photos.
-_SHRINKAGE, _FEW = 0.3, 30.0
+_SHRINKAGE, _FEW = 1.0, 30.0
 # Share of the regions that may come before a pair that did not, on the mean, when features are fitted to other pairs.
 _HARM = 0.005
 
