@@ -303,3 +303,17 @@ def recalls(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         objects = " / ".join(str(found["objects"].get(size.key, 0)) for size in SIZES)
         for proposer, row in found["proposers"].items():
             yield {"set": name, "proposer": proposer, "objects": objects, **row}
+
+
+def pairs(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each shrinkage on each set."""
+    for name, found in figures["sets"].items():
+        for shrinkage, row in found["shrinkage"].items():
+            yield {**found, "set": name, "shrinkage": shrinkage, **row}
+
+
+def positives(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each number of right photos on each set."""
+    for name, found in figures["sets"].items():
+        for count, row in found["positives"].items():
+            yield {"set": name, "count": count, "row": row, **row}

@@ -13,7 +13,7 @@ measure() { # NAME PHOTOS GROUND_TRUTH [OPTIONS OF udq index...]
     local name=$1 photos=$2 truth=$3
     shift 3
     udq index "$photos" -o "$scratch/$name.udq" "$@"
-    udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --real-valued --json > "$scratch/$name.json"
+    udq evaluate "$scratch/$name.udq" --dataset boxes --ground-truth "$truth" --rerank none --real-valued --json > "$scratch/$name.json"
     mv "$scratch/$name.json" "$here/$name.json"
 }
 
@@ -35,6 +35,10 @@ measure instre_dev-untrained-m4 "$data/instre_dev/images" "$data/instre_dev/grou
 measure instre_dev-fast "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" --preset fast
 python benchmarks/accuracy "$data" --seeds 3 --cache "$scratch/accuracy" --json "$here/accuracy.json"
 [ "${2:-}" = accuracy ] && exit
+python benchmarks/decisions/verified_pairs.py "$data" --cache "$scratch/accuracy" \
+    --json "$here/benchmark_verified_pairs.json"
+python benchmarks/decisions/peer.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_peer.json"
+python benchmarks/decisions/pipeline.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_pipeline.json"
 # After accuracy, whose features they share.
 python benchmarks/speed/detail.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_detail.json"
 python results/draw.py

@@ -171,12 +171,12 @@ def warm(path: Path, queries: Sequence[Query], turns: int) -> dict[str, Any]:
 
     same, counted = [], []
     for query, box in queries:  # warms up, too
-        ours = [match.image for match in collection.search(query, box, k=WANTED).matches]
+        ours = [match.image for match in collection.search(query, box, k=WANTED, rerank=[]).matches]
         same.append(len(set(ours) & set(beside(query, box))))
         counted.append(operations(decoding.load_crop(query, box, **scaled)[0]))
     for turn in range(turns * len(queries)):
         query, box = queries[turn % len(queries)]
-        result, whole = timed(lambda query=query, box=box: collection.search(query, box, k=WANTED))
+        result, whole = timed(lambda query=query, box=box: collection.search(query, box, k=WANTED, rerank=[]))
         _, eagerly = timed(lambda query=query, box=box: beside(query, box))
         _, decode = timed(lambda query=query, box=box: decoding.load_crop(query, box, **scaled))
         feature = collection.extractor.describe(query, box)[1]
