@@ -127,7 +127,7 @@ def print_evaluation(report: dict[str, Any], *, as_json: bool) -> None:
         label = f" ({row['object']})" if row["object"] else ""
         say(f"{_share(row['ap']):>6}  {row['positives']:>9}  {row['query']}{label}")
     say("")
-    codes = f"{report['bytes_per_region']:g}-byte codes"
+    codes = ", ".join([f"{report['bytes_per_region']:g}-byte codes", *report["rerank"]])
     for name, part in ((codes, report), ("real-valued", report.get("real_valued"))):
         if part is None:
             continue
