@@ -27,10 +27,13 @@ CONSOLE = re.compile(r"(?<=^```console\n).*?(?=^```)", re.DOTALL | re.MULTILINE)
 # Times, sizes and rounds of training, which stops as soon as one does not help: only their format is compared.
 FORMAT_ONLY = {
     "SECONDS": r"\b\d+\.\d s\b",
-    "MILLISECONDS": r"\b\d+ ms\b|(?<=query )\d+\b|(?<=scan )\d+\.\d\b",
+    "MILLISECONDS": r"\b\d+ ms\b|(?<=query )\d+\b|(?<=scan )\d+\.\d\b|(?<=verified-qe )\d+\b",
     "SIZE": r"\b\d+\.\d MB\b",
     "CONFIDENCE": r"\b\d+ %",
-    "ROUNDS": r"\b\d of \d rounds? kept(?:; the \w+ did not help)?(?=$)",
+    "POINTS": r"(?<=CONFIDENCE )\d+(?= BOX)",
+    "ROUNDS": r"\b\d of \d rounds? kept(?:; the \w+ did not help)?(?=;|$)",
+    "PAIRS": r"\b\d+(?= photo pairs verified$)",
+    "KEYPOINTS": r"\b\d+,\d+, \d+(?= per photo$)",
 }
 # Results of the network, whose rounding differs: compared with a tolerance, relative or absolute.
 CLOSE = {
@@ -158,7 +161,7 @@ def test_what_varies_between_machines_may_vary(printed, shown):
 def test_the_python_of_readme_runs(built):
     lines = python(README, built).splitlines()
 
-    assert [line.split()[:2] for line in lines] == [["1", "coffee.jpg"], ["2", "scene-022.jpg"], ["3", "scene-094.jpg"]]
+    assert [line.split()[:2] for line in lines] == [["1", "page.jpg"], ["2", "scene-025.jpg"], ["3", "scene-050.jpg"]]
 
 
 def test_the_python_of_the_docs_runs(built):
