@@ -227,7 +227,7 @@ unchanged("import")
 from udq.config import FeatureConfig, ImageConfig
 from udq.features.extractor import Extractor
 from udq.photos.source import Source
-from udq.search.rerank.verifier import Verifier
+from udq.search.rerank.verifier import Candidate, Verifier
 photos = [Path(path) for path in sys.argv[1:]]
 extractor = Extractor(ImageConfig(shorter=96, longer=128), FeatureConfig(), device="cpu")
 unchanged("extractor")
@@ -242,7 +242,7 @@ stream.close()
 unchanged("extract some")
 extractor.describe(photos[0], None)
 unchanged("describe")
-assert Verifier(photos[0]).verify([(photos[0], None)]) != [None]
+assert Verifier(photos[0]).verify([Candidate(photos[0])]) != [None]
 unchanged("verify")
 
 from udq.web.queue import WorkQueue, torch_on_one_core

@@ -49,7 +49,7 @@ def test_a_photo_above_the_limit_is_listed_with_the_option_that_raises_it(udq, f
 def test_photos_of_any_size_up_to_the_limit_are_found(folder, photos, tmp_path):
     config = IndexConfig().replace({**QUICK, "images": {"max_megapixels": 250, "smallest": 12.0}})
     built = Collection.build(folder, tmp_path / "x.udq", config=config, device="cpu")
-    found = built.search(photos / "coffee.png", (80, 20, 478, 386), k=7)
+    found = built.search(photos / "coffee.png", (80, 20, 478, 386), k=7, rerank=[])
 
     assert built.broken == []
     assert len(built) == 7
