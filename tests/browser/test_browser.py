@@ -226,7 +226,10 @@ def test_reranking_shows_inliers_and_confidence(visit, demo_server):
     here = visit(demo_server)
     here.choose("coffee.jpg")
     here.draw(COFFEE)
-    assert here.page.locator(".points").count() == 0
+    here.until("document.querySelectorAll('.points').length > 3")
+    with here.searching():
+        here.page.select_option("#stages", "none")
+    here.until("document.querySelectorAll('.points').length === 0")
     with here.searching():
         here.page.select_option("#stages", "diffusion,verify")
     here.until("document.querySelectorAll('.points').length > 3")
