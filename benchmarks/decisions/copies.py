@@ -26,7 +26,7 @@ from udq.collection import Collection
 from udq.common.provenance import provenance
 from udq.photos import source
 from udq.search import copies
-from udq.search.copies import Stacker, distinct
+from udq.search.copies import Likenesses, Stacker, distinct
 
 Way = Callable[[Image.Image, random.Random], Image.Image]
 
@@ -103,14 +103,14 @@ def measure(collection: Collection, folders: list[Path]) -> dict[str, Any]:
         if name.startswith("copies/"):
             _, way, rest = name.split("/", 2)
             original = photos[originals[str(Path(rest).with_suffix(""))]]
-            first, second = Stacker(quantizer).add([original, photo])
+            first, second = Stacker(Likenesses(quantizer)).add([original, photo])
             found[way].append(first == second)
     sets = {}
     for folder in folders:
         members = [photo for name, photo in photos.items() if name.startswith(f"{folder.name}/")]
         stacks: dict[int, list[str]] = defaultdict(list)
         different = distinct(members, None)
-        for photo, number in zip(different, Stacker(quantizer).add(different), strict=True):
+        for photo, number in zip(different, Stacker(Likenesses(quantizer)).add(different), strict=True):
             stacks[number].append(photo.image.name)
         shared = [names for names in stacks.values() if len(names) > 1]
         sets[folder.name] = {"photos": len(different), "stacked": sum(map(len, shared)) - len(shared), "stacks": shared}

@@ -40,7 +40,7 @@ from udq.datasets import REGISTRY, Query
 from udq.evaluation import metrics
 from udq.keypoints import matching, sift
 from udq.photos import source as photo_source
-from udq.search.ranking import ranking_by_feature
+from udq.search.ranking import merged, ranking_by_feature
 from udq.search.rerank import verify as verification
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Box, Verification
@@ -238,8 +238,8 @@ def boxes_of(candidate: Candidate, found: Verification) -> dict[str, Box]:
     """Return the boxes of a verified photo that are compared, by name."""
     x1, y1 = np.maximum(found.polygon.min(axis=0), 0).tolist()
     x2, y2 = np.minimum(found.polygon.max(axis=0), (candidate.width, candidate.height)).tolist()
-    merged = {f"merged, {share:.2f}": verification.merged(candidate.box, found, share=share) for share in SHARES}
-    return {"index": candidate.box, "round the corners": (x1, y1, x2, y2), "verified": found.box, **merged}
+    boxes = {f"merged, {share:.2f}": merged(candidate.box, found, share=share) for share in SHARES}
+    return {"index": candidate.box, "round the corners": (x1, y1, x2, y2), "verified": found.box, **boxes}
 
 
 def boxes(every: Sequence[Asked], found: Sequence[Found], least: int) -> list[dict[str, object]]:

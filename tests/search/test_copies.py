@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from udq import Collection, IndexConfig
 from udq.search import query as searches
-from udq.search.copies import Stacker, distinct
+from udq.search.copies import Likenesses, Stacker, distinct
 from udq.search.ranking import ranking_by_tables
 from udq.search.rerank import STAGES
 from udq.search.rerank.ranked import RankedQuery
@@ -169,19 +169,19 @@ def test_copies_are_printed_and_drawn(copied, udq, tmp_path):
 def test_only_equal_bytes_of_known_files_are_exact_copies(copied):
     _, full = copied
     photos = full.database.photos(range(70))
-    by_bytes = Stacker(None).add(photos)
+    by_bytes = Stacker(Likenesses(None)).add(photos)
     assert len(set(by_bytes)) == 40
     unknown = [replace(photo, content=None) for photo in photos]
-    assert Stacker(None).add(unknown) == list(range(70))
+    assert Stacker(Likenesses(None)).add(unknown) == list(range(70))
     assert len(distinct(unknown, full.model.quantizer)) == 20
 
 
 def test_the_first_photos_of_a_ranking_do_not_depend_on_later_ones(copied):
     _, full = copied
     photos = full.database.photos(np.random.default_rng(0).permutation(70).tolist())
-    every = Stacker(full.model.quantizer).add(photos)
+    every = Stacker(Likenesses(full.model.quantizer)).add(photos)
     for size in (1, 7, 33):
-        stacker = Stacker(full.model.quantizer)
+        stacker = Stacker(Likenesses(full.model.quantizer))
         parts = [stacker.add(photos[start : start + size]) for start in range(0, 70, size)]
         assert list(chain.from_iterable(parts)) == every
 

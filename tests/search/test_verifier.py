@@ -19,6 +19,7 @@ from udq.keypoints import geometry, sift
 from udq.keypoints.matching import match
 from udq.photos.sandbox import Decoder
 from udq.reports import match_lines, sheet
+from udq.search.ranking import merged
 from udq.search.rerank import verify
 from udq.search.rerank.verifier import Candidate, Verifier
 from udq.types import Verification
@@ -227,8 +228,8 @@ def test_coverage_raises_a_score_and_boxes_are_merged(cup, moved):
     assert scores == sorted(scores)
     assert scores[0] > 2.0
     assert 0.5 < found.coverage <= 1
-    assert verify.merged(found.box, found) == pytest.approx(found.box)
-    assert verify.merged((0.0, 0.0, 1.0, 1.0), found, share=0.5)[2] == pytest.approx((1 + found.box[2]) / 2)
+    assert merged(found.box, found) == pytest.approx(found.box)
+    assert merged((0.0, 0.0, 1.0, 1.0), found, share=0.5)[2] == pytest.approx((1 + found.box[2]) / 2)
 
 
 def test_a_picture_shows_lines_and_the_polygon(cup, photos, moved, tmp_path):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -76,24 +77,49 @@ class Stack:
         )
 
 
-class Stacker:
-    """Numbers the stacks of photos that arrive in the order of a ranking."""
+class Likenesses:
+    """The likenesses of photos, each computed once: stages of reranking stack the same photos several times."""
 
     def __init__(self, quantizer: Quantizer | None) -> None:
-        """Start without photos.
+        """Compute nothing yet.
 
         Args:
             quantizer: of the codes; None to stack exact copies alone.
         """
-        self._quantizer = quantizer
+        self.quantizer = quantizer
         self._usual = 0.0 if quantizer is None else _usual_cosine(quantizer)
+        self._sketched: dict[StoredPhoto, tuple[_Regions, NDArray[np.float32]]] = {}
+        self._pairs: dict[tuple[StoredPhoto, StoredPhoto], float] = {}
+
+    def sketches(self, photos: Sequence[StoredPhoto]) -> NDArray[np.float32]:
+        """Return the sketches of photos, (n, s) float32 of unit length; n >= 1."""
+        assert self.quantizer is not None
+        unknown = [photo for photo in dict.fromkeys(photos) if photo not in self._sketched]
+        if unknown:
+            self._sketched.update(zip(unknown, zip(*_regions(unknown, self.quantizer), strict=True), strict=True))
+        return np.stack([self._sketched[photo][1] for photo in photos])
+
+    def alike(self, one: StoredPhoto, other: StoredPhoto) -> bool:
+        """Return whether two photos, of which there are sketches, are near copies."""
+        pair = one, other
+        if pair not in self._pairs:
+            self._pairs[pair] = _likeness(self._sketched[one][0], self._sketched[other][0], self._usual)
+        return self._pairs[pair] >= LEAST
+
+
+class Stacker:
+    """Numbers the stacks of photos that arrive in the order of a ranking."""
+
+    def __init__(self, likenesses: Likenesses) -> None:
+        """Start without photos."""
+        self._likenesses = likenesses
         self._stacks = 0
         self._by_digest: dict[tuple[int, bytes], int] = {}
-        # Of the photos that were compared by their regions: stack, sketch, logarithm of the aspect ratio and regions.
+        # Of the photos that were compared by their regions: photo, stack, sketch and logarithm of the aspect ratio.
+        self._compared: list[StoredPhoto] = []
         self._numbers: list[int] = []
         self._sketches = np.empty((0, 0), np.float32)
         self._aspects = np.empty(0)
-        self._compared: list[_Regions] = []
 
     def add(self, photos: Sequence[StoredPhoto]) -> list[int]:
         """Return the number of the stack of each photo, from 0; a new stack has the next number."""
@@ -125,11 +151,11 @@ class Stacker:
     def _likely(self, photos: Sequence[StoredPhoto]) -> list[NDArray[np.int64]]:
         """Take in photos, ``MOST`` in all; return for each the rows of earlier photos that it may resemble."""
         photos = photos[: MOST - len(self._compared)]
-        if not photos or self._quantizer is None:
+        if not photos or self._likenesses.quantizer is None:
             return []
         known = len(self._compared)
-        regions, sketches = _regions(photos, self._quantizer)
-        self._compared += regions
+        sketches = self._likenesses.sketches(photos)
+        self._compared += photos
         self._sketches = np.concatenate([self._sketches, sketches]) if known else sketches
         self._aspects = np.append(self._aspects, [np.log(each.image.width / each.image.height) for each in photos])
         cosine = sketches @ self._sketches.T
@@ -144,8 +170,7 @@ class Stacker:
     def _near(self, row: int, candidates: NDArray[np.int64]) -> int | None:
         """Return the stack of the first candidate that is a near copy of the photo of a row; None if all differ."""
         for other in map(int, candidates):
-            assert self._quantizer is not None  # there are no candidates without
-            if _likeness(self._compared[row], self._compared[other], self._quantizer, self._usual) >= LEAST:
+            if self._likenesses.alike(self._compared[row], self._compared[other]):
                 return self._numbers[other]
         return None
 
@@ -157,16 +182,16 @@ class Stacks:
         self,
         order: NDArray[np.int64],
         read: Callable[[Sequence[int]], Sequence[StoredPhoto]],
-        quantizer: Quantizer | None,
+        likenesses: Likenesses,
     ) -> None:
         """Read nothing yet.
 
         Args:
             order: (n,) places of photos, best first.
             read: returns what is stored of the photos at some places.
-            quantizer: as in ``Stacker``.
+            likenesses: of the photos.
         """
-        self._order, self._read, self._stacker = order, read, Stacker(quantizer)
+        self._order, self._read, self._stacker = order, read, Stacker(likenesses)
         self._members: list[list[tuple[int, StoredPhoto]]] = []
         self._done = 0
         self.last = -1
@@ -188,9 +213,9 @@ class Stacks:
 
 
 def distinct(photos: Sequence[StoredPhoto], quantizer: Quantizer | None) -> list[StoredPhoto]:
-    """Return the first photo of each content, in the order given; ``quantizer`` as in ``Stacker``."""
+    """Return the first photo of each content, in the order given; ``quantizer`` as in ``Likenesses``."""
     kept: dict[int, StoredPhoto] = {}
-    for photo, number in zip(photos, Stacker(quantizer).add(photos), strict=True):
+    for photo, number in zip(photos, Stacker(Likenesses(quantizer)).add(photos), strict=True):
         kept.setdefault(number, photo)
     return list(kept.values())
 
@@ -202,14 +227,17 @@ class _Regions:
     Attributes:
         boxes: (R, 4) float32, x1, y1, x2, y2 as shares of width and height.
         codes: (R, M) uint8 or uint16.
+        quantizer: of the codes.
     """
 
     boxes: NDArray[np.float32]
     codes: NDArray[Any]
+    quantizer: Quantizer
 
-    def features(self, quantizer: Quantizer) -> NDArray[np.float32]:
-        """Return the features of the codes in the rotated space, (R, d) float32 of unit length."""
-        return quantizer.decode(Codes(self.codes, quantizer.codewords)).unit().vectors
+    @cached_property
+    def features(self) -> NDArray[np.float32]:
+        """The features of the codes in the rotated space, (R, d) float32 of unit length."""
+        return self.quantizer.decode(Codes(self.codes, self.quantizer.codewords)).unit().vectors
 
 
 def _regions(photos: Sequence[StoredPhoto], quantizer: Quantizer) -> tuple[list[_Regions], NDArray[np.float32]]:
@@ -229,7 +257,7 @@ def _regions(photos: Sequence[StoredPhoto], quantizer: Quantizer) -> tuple[list[
     parts = range(max(1, quantizer.subspaces // _SHARE))
     features = np.concatenate([quantizer.codebooks[m, codes[..., m]] for m in parts], axis=2)
     sums = (inside.astype(np.float32) @ features).reshape(len(photos), -1)
-    regions = [_Regions(boxes[row, :count], codes[row, :count]) for row, count in enumerate(counts)]
+    regions = [_Regions(boxes[row, :count], codes[row, :count], quantizer) for row, count in enumerate(counts)]
     return regions, Features(sums).unit().vectors
 
 
@@ -239,7 +267,7 @@ def _usual_cosine(quantizer: Quantizer) -> float:
     return min(float((mean * mean).sum()), _USUAL)
 
 
-def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer, usual: float) -> float:
+def _likeness(one: _Regions, other: _Regions, usual: float) -> float:
     """Return the likeness of two photos, 0..1; symmetric but for ties. ``usual`` is c."""
     (x1, y1, x2, y2), (left, top, right, bottom) = one.boxes.T[..., None], other.boxes.T
     width = np.minimum(x2, right) - np.maximum(x1, left)
@@ -247,7 +275,7 @@ def _likeness(one: _Regions, other: _Regions, quantizer: Quantizer, usual: float
     shared = np.maximum(width, 0) * np.maximum(height, 0)
     both = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top)
     overlap = shared / np.maximum(both - shared, np.float32(1e-12))
-    cosine = (one.features(quantizer) @ other.features(quantizer).T - usual) / (1 - usual)
+    cosine = (one.features @ other.features.T - usual) / (1 - usual)
     weight: NDArray[np.float32] = np.square(np.square(overlap)) * np.maximum(cosine, 0)
     nearest = weight.argmax(axis=1)
     rows = np.arange(len(nearest))

@@ -15,6 +15,10 @@ from udq.search.localisation import localise
 from udq.search.scan import exhaustive
 from udq.types import Box, Match, Verification
 
+# Weight of the verified box in the merged one: the two are inaccurate in different ways
+# (benchmarks/decisions/verification.py).
+SHARE = 2 / 3
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -22,12 +26,10 @@ class Verified:
 
     Attributes:
         score: higher than that of eq. 2.
-        box: where the object is, merged from the index and the verification.
-        verification: inliers, homography and polygon.
+        verification: inliers, homography, polygon and box.
     """
 
     score: float
-    box: Box
     verification: Verification
 
 
@@ -52,11 +54,10 @@ class Ranking:
     missing: int = 0
 
     def box(self, place: int) -> Box:
-        """Return where in a photo the object is."""
-        if place in self.verified:
-            return self.verified[place].box
+        """Return where in a photo the object is: by the index, merged with the verified box if there is one."""
         x1, y1, x2, y2 = map(float, self.locate(place))
-        return x1, y1, x2, y2
+        verified = self.verified.get(place)
+        return merged((x1, y1, x2, y2), verified.verification) if verified else (x1, y1, x2, y2)
 
     def match(self, rank: int, place: int, name: str) -> Match:
         """Return a photo as a search result, with the root of its squared distance and the score of eq. 2."""
@@ -71,6 +72,13 @@ class Ranking:
             return self.verified[place].score
         # A distance of 0 would have an infinite score, which JSON cannot represent.
         return 1.0 / max(float(root(self.distance[place])), 1e-9)
+
+
+def merged(box: Box, verification: Verification, *, share: float = SHARE) -> Box:
+    """Return the mean of the box by the index and the verified box, in which ``share`` is the weight of the latter."""
+    sides = zip(box, verification.box, strict=True)
+    x1, y1, x2, y2 = ((1 - share) * one + share * other for one, other in sides)
+    return x1, y1, x2, y2
 
 
 def ranking_by_feature(database: Database, feature: NDArray[np.float32], *, k: int | None = None) -> Ranking:

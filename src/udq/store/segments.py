@@ -72,9 +72,9 @@ class Image:
         return IndexedFile(self.path, Path(self.root))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredPhoto:
-    """All that a collection stores of a photo.
+    """All that a collection stores of a photo; equal to itself alone.
 
     Attributes:
         image: name, folder, size and id.

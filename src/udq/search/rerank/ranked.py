@@ -15,7 +15,7 @@ from udq.common.progress import Progress, silent
 from udq.photos import sandbox
 from udq.photos.sandbox import Decoder
 from udq.search.confidence import DEPTH
-from udq.search.copies import Stack, Stacks
+from udq.search.copies import Likenesses, Stack, Stacks
 from udq.search.database import Database
 from udq.search.ranking import Ranking, ranking_by_tables
 from udq.search.scan import exhaustive
@@ -27,6 +27,19 @@ Confidence = Callable[[int], float]
 
 # Photos that are ranked at most to make up for copies.
 _DEEPEST = 16_384
+
+
+@dataclass
+class Memo:
+    """What the stages of one query have read and compared.
+
+    Attributes:
+        photos: by place.
+        likenesses: of these; None until photos are stacked.
+    """
+
+    photos: dict[int, StoredPhoto] = field(default_factory=dict)
+    likenesses: Likenesses | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,7 @@ class RankedQuery:
         original: the ranking before any stage; None if no stage has been applied.
         contents: number of different contents that a ranking should contain: more photos are ranked until it does.
         progress: reports the steps of a stage that takes long.
-        memo: photos that were read already, by place; shared with what stages make of this.
+        memo: what was read and compared already; shared with what stages make of this.
     """
 
     database: Database
@@ -59,7 +72,7 @@ class RankedQuery:
     original: RankedQuery | None = None
     contents: int = 0
     progress: Progress = silent
-    memo: dict[int, StoredPhoto] = field(default_factory=dict, repr=False)
+    memo: Memo = field(default_factory=Memo, repr=False)
 
     @classmethod
     def search(
@@ -106,14 +119,16 @@ class RankedQuery:
 
     @cached_property
     def _stacks(self) -> Stacks:
-        database = self.database
-        return Stacks(self.ranking.order, self.photos, database.model.quantizer if database.ranked else None)
+        if self.memo.likenesses is None:
+            self.memo.likenesses = Likenesses(self.database.model.quantizer if self.database.ranked else None)
+        return Stacks(self.ranking.order, self.photos, self.memo.likenesses)
 
     def photos(self, places: Sequence[int]) -> list[StoredPhoto]:
         """Return what is stored of the photos at some places, each read once for all stages."""
-        unread = [place for place in places if place not in self.memo]
-        self.memo.update(zip(unread, self.database.photos(unread), strict=True))
-        return [self.memo[place] for place in places]
+        read = self.memo.photos
+        unread = [place for place in places if place not in read]
+        read.update(zip(unread, self.database.photos(unread), strict=True))
+        return [read[place] for place in places]
 
     def stacks(self, count: int | None = None) -> list[Stack]:
         """Return the first ``count`` stacks of copies, or all, in the order of the ranking (``udq.search.copies``).

@@ -3,7 +3,8 @@
     q' = unit(q + sum_i f_i)
 
 where f_i is the best region of the i-th photo with at least SURE inliers, decoded from its code. Without such a photo
-the ranking stays as it is. The raised scores of verified photos keep their factors.
+the ranking stays as it is. Verified photos keep the factors that their scores are raised by, and the smaller of their
+distances to q and q'. Otherwise the query's own photo, nearest to q but not to q', would come after others.
 
 O. Chum et al.: Total recall: automatic query expansion with a generative feature model for object retrieval. ICCV 2007.
 """
@@ -14,7 +15,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from udq.search.ranking import Verified
 from udq.search.rerank import verify
 from udq.search.rerank.query_expansion import expanded
 from udq.search.rerank.ranked import RankedQuery
@@ -32,12 +32,14 @@ def expand(ranked: RankedQuery) -> RankedQuery:
         return ranked
     regions = ranked.regions_of(sure)
     again = ranked.search_again(expanded(ranked.query, regions, alpha=0.0))
-    again, count = again.including(np.array(sorted(verified), np.int64), verify.DEPTH)
-    ranking = again.ranking
+    places = np.array(sorted(verified), np.int64)
+    again, count = again.including(places, verify.DEPTH)
+    distance = again.ranking.distance.copy()
+    distance[places] = np.fmin(distance[places], ranked.ranking.distance[places])
+    ranking = replace(again.ranking, distance=distance)
     kept = {}
     for place, each in verified.items():
-        score = verify.raised(ranking.score(place), each.verification.coverage)
-        kept[place] = Verified(score, verify.merged(ranking.box(place), each.verification), each.verification)
+        kept[place] = replace(each, score=verify.raised(ranking.score(place), each.verification.coverage))
     again = replace(again, ranking=replace(ranking, verified=kept))
     scores = np.array([again.ranking.score(stack.places[0]) for stack in again.stacks(count)])
     return again.reordered(np.argsort(-scores, kind="stable"))

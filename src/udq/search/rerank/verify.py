@@ -4,9 +4,9 @@ If the collection stores local features, candidates are the first photos of the 
 features vote for, wherever they are in the ranking. Otherwise the first photos are decoded.
 
 How the score is raised was chosen by measuring (benchmarks/decisions/verification.py). Ordering photos by inliers alone
-ignores what the index says about photos that cannot be verified, and the two boxes are inaccurate in different ways.
-What counts is the share of the query's box that has inliers: a sister package or another film of the same publisher
-shares a logo with as many points as the right one, but not the rest.
+ignores what the index says about photos that cannot be verified. What counts is the share of the query's box that has
+inliers: a sister package or another film of the same publisher shares a logo with as many points as the right one, but
+not the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from udq.search.copies import Stack
 from udq.search.ranking import Verified
 from udq.search.rerank.ranked import RankedQuery
 from udq.search.rerank.verifier import Candidate, Verifier
-from udq.types import Box, Verification
+from udq.types import Verification
 
 # Number of first photos that are verified, and of photos that local features vote for.
 DEPTH, VOTED = 200, 100
@@ -32,8 +32,6 @@ DEPTH, VOTED = 200, 100
 _DECODED = 50
 # How much a covered box raises a score.
 WEIGHT = 0.4
-# Weight of the verified box in the merged one.
-SHARE = 2 / 3
 
 
 def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
@@ -72,7 +70,7 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
         best = _best([verifications[row] for verifications in by_example])
         if best is not None:
             score = raised(ranking.score(place), best.coverage)
-            verified[place] = Verified(score, merged(ranking.box(place), best), best)
+            verified[place] = Verified(score, best)
     # After diffusion, photos are not in the order of their scores. The scores are then assigned to the photos in their
     # present order, so that a verification moves a photo up from there.
     first = [stack.places[0] for stack in stacks]
@@ -104,13 +102,6 @@ def raised(score: float, coverage: float, *, weight: float = WEIGHT) -> float:
         weight: how much it raises the score.
     """
     return score * (1 + weight * math.log(2 + max(0.0, 36 * coverage - 5)))
-
-
-def merged(box: Box, verification: Verification, *, share: float = SHARE) -> Box:
-    """Return the mean of the box by the index and the verified box, in which ``share`` is the weight of the latter."""
-    sides = zip(box, verification.box, strict=True)
-    x1, y1, x2, y2 = ((1 - share) * one + share * other for one, other in sides)
-    return x1, y1, x2, y2
 
 
 def _best(verifications: Sequence[Verification | None]) -> Verification | None:
