@@ -118,8 +118,9 @@ class Codebook:
             step: pixels of the photo per pixel of the view that they were extracted from.
         """
         read = points(stored)
-        codebooks = self.codes.codebooks
-        parts = codebooks[np.arange(SUBSPACES), read["code"]]
+        # One take of all codewords is three times as fast as an index by subspace and codeword.
+        codewords = self.codes.codebooks.reshape(SUBSPACES * _CODEWORDS, -1)
+        parts = codewords.take(read["code"] + np.arange(0, len(codewords), _CODEWORDS), axis=0)
         return LocalFeatures(
             np.stack([read["x"], read["y"]], axis=1).astype(np.float32),
             np.exp2(read["size"] / np.float32(_PER_OCTAVE)).astype(np.float32),

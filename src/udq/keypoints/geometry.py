@@ -49,14 +49,16 @@ def agreeing(
     one, other = query.points[pairs[:, 0]].astype(np.float64), photo.points[pairs[:, 1]].astype(np.float64)
     scale = photo.sizes[pairs[:, 1]] / query.sizes[pairs[:, 0]]
     angle = photo.angles[pairs[:, 1]] - query.angles[pairs[:, 0]]
-    tried = slice(0, _TRIED)
+    turn = np.exp(1j * angle)
+    octave = np.log2(scale)
     # A product of complex numbers rotates and scales: rows are hypotheses, columns the matches that they are tested on.
+    tried = slice(0, _TRIED)
     start, end = one @ (1, 1j), other @ (1, 1j)
-    moved = (scale * np.exp(1j * angle))[tried, None] * (start[None] - start[tried, None])
-    error = np.abs(end[None] - end[tried, None] - moved) / scale[tried, None]
-    turned = np.abs(np.angle(np.exp(1j * (angle[None] - angle[tried, None]))))
-    scaled = np.abs(np.log2(scale[None] / scale[tried, None]))
-    agree = (error < _FAR * diagonal) & (turned < _TURN) & (scaled < _OCTAVES)
+    movement = (scale * turn)[tried, None]
+    error = (end - movement * start) - (end[tried, None] - movement * start[tried, None])
+    agree = error.real**2 + error.imag**2 < (_FAR * diagonal * scale[tried, None]) ** 2
+    agree &= (turn[tried, None] * turn.conj()).real > np.cos(_TURN)
+    agree &= np.abs(octave - octave[tried, None]) < _OCTAVES
     agreed: NDArray[np.int64] = pairs[agree[agree.sum(axis=1).argmax()]]
     if len(agreed) < least:
         return agreed

@@ -23,12 +23,13 @@ def match(query: LocalFeatures, photo: LocalFeatures) -> NDArray[np.int64]:
     alike = query.descriptors @ photo.descriptors.T
     rows = np.arange(len(query))
     nearest = alike.argmax(axis=1)
-    mutual = alike.argmax(axis=0)[nearest] == rows
     first = alike[rows, nearest]
+    mutual = np.flatnonzero(first == alike.max(axis=0)[nearest])  # several times as fast as argmax along columns
+    mutual = mutual[np.sort(np.unique(nearest[mutual], return_index=True)[1])]  # of equal descriptors, the first
     alike[rows, nearest] = -1.0
-    second = alike.max(axis=1)
+    second = alike[mutual].max(axis=1)
     # Distances of unit vectors; the lower bound avoids 0 / 0 if a photo is matched with itself.
-    ratio = np.sqrt(np.maximum(2 - 2 * first, 0) / np.maximum(2 - 2 * second, 1e-6))
-    kept = np.flatnonzero(mutual & (ratio < RATIO))
-    kept = kept[np.argsort(ratio[kept], kind="stable")]
+    ratio = np.sqrt(np.maximum(2 - 2 * first[mutual], 0) / np.maximum(2 - 2 * second, 1e-6))
+    order = np.argsort(ratio, kind="stable")
+    kept = mutual[order[ratio[order] < RATIO]]
     return np.stack([kept, nearest[kept]], axis=1).astype(np.int64)
