@@ -310,3 +310,10 @@ def pairs(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, found in figures["sets"].items():
         for shrinkage, row in found["shrinkage"].items():
             yield {**found, "set": name, "shrinkage": shrinkage, **row}
+
+
+def positives(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each number of right photos on each set."""
+    for name, found in figures["sets"].items():
+        for count, row in found["positives"].items():
+            yield {"set": name, "count": count, "row": row, **row}

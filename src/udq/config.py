@@ -30,6 +30,9 @@ POOLINGS = ("gem", "roi")
 # (docs/training.md).
 _FINE_BITS = 64
 REFINEMENTS = ("none", "bfr", "pbr", "cbr")
+CLASSIFIERS = ("codebooks", "random")
+OPTIMISERS = ("adam", "sgd")
+POSITIONS = ("regions", "best")
 # Smallest objects in percent: half a percent of a photo of 50 megapixels is 30 pixels. Most views of a query.
 _SMALLEST, _QUERY_VIEWS = 0.5, 4
 # Most local features of a photo: 100 kB.
@@ -148,16 +151,16 @@ class ProposalTraining:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """The sample of a collection that its model is fitted to; bounded, whatever the size of the collection."""
+    """The sample of a collection that its model is fitted to; by default, bounded whatever the collection's size."""
 
-    photos: int = 1500  # at most
-    regions: int = 40_000  # of these photos, at most
+    photos: int = 1500  # at most; 0: all
+    regions: int = 40_000  # of these photos, at most; 0: all
     seed: int = 0  # of everything random: sample, k-means, batches
 
     def __post_init__(self) -> None:
         _check_numbers("sample", self)
-        _at_least("sample.photos", self.photos, 1)
-        _at_least("sample.regions", self.regions, 1)
+        _at_least("sample.photos", self.photos, 0)
+        _at_least("sample.regions", self.regions, 0)
         _at_least("sample.seed", self.seed, 0)
 
 
@@ -170,6 +173,7 @@ class QuantizerConfig:
     subspaces: int = 8  # M
     codewords: int = 256  # K; with M = 8, the paper's 8 bytes per region
     iterations: int = 8  # alternations of rotation and codebooks
+    residuals: bool = True  # add the mean squared residuals of codewords to squared distances, unlike eq. 5
 
     def __post_init__(self) -> None:
         _check_numbers("quantizer", self)
@@ -192,24 +196,33 @@ class TrainConfig:
     stop_early: bool = True  # stop at, and undo, the first round after which features spread over more directions
     refine: str = "bfr"  # feature refinement (sec. 3.4): none, bfr, pbr or cbr
     refine_from: int = 100  # photos; with fewer, most neighbours show other objects, and features are not refined
-    neighbours: int = 10  # S of BFR; the paper's PBR uses 50
+    neighbours: int = 10  # S of BFR and PBR; the paper's PBR uses 50
     elsewhere: bool = True  # take neighbours from other photos only
     fine: bool = True  # for codes of less than 8 bytes: supervise with 8 bytes, and lower the share in proportion
     hidden: int = 1  # trained layers before FC_S, initialised to the identity
     weight: float = 0.01  # lambda of eq. 7
-    sharpness: float = 20.0  # of the initial classifiers: logit = -sharpness * squared distance to the codeword
-    learning_rate: float = 3e-4  # of Adam, for the fully connected layers
+    classifiers: str = "codebooks"  # what W of eq. 8 starts from in each round, or "random"
+    sharpness: float = 20.0  # of classifiers from codebooks: logit = -sharpness * squared distance to the codeword
+    optimiser: str = "adam"  # or "sgd": with momentum 0.9 and weight decay 0.0005, as in Faster R-CNN
+    learning_rate: float = 3e-4  # for the fully connected layers
     convolutions_rate: float = 1e-5  # the same for convolutions (and VGG16's fc6 and fc7), which are pretrained
     batch: int = 1024
     epochs: int = 2  # per round
+    query_steps: int = 0  # of fine-tuning the convolutions on the queries before all else; for udq reproduce
     share: float = 0.5  # of the trained weights in their average with those before training; 1 is the paper
 
     def __post_init__(self) -> None:
         _check_numbers("training", self)
         if self.refine not in REFINEMENTS:
             raise InputError(f"training.refine: expected one of {', '.join(REFINEMENTS)}, found {self.refine!r}")
+        if self.classifiers not in CLASSIFIERS:
+            expected = ", ".join(CLASSIFIERS)
+            raise InputError(f"training.classifiers: expected one of {expected}, found {self.classifiers!r}")
+        if self.optimiser not in OPTIMISERS:
+            raise InputError(f"training.optimiser: expected one of {', '.join(OPTIMISERS)}, found {self.optimiser!r}")
         _at_least("training.iterations", self.iterations, 0)
         _at_least("training.hidden", self.hidden, 0)
+        _at_least("training.query_steps", self.query_steps, 0)
         _at_least("training.refine_from", self.refine_from, 0)
         for name in ("neighbours", "batch", "epochs"):
             _at_least(f"training.{name}", getattr(self, name), 1)
@@ -217,6 +230,17 @@ class TrainConfig:
             _at_least(f"training.{name}", getattr(self, name), 0)
         if not 0 < self.share <= 1:
             raise InputError(f"training.share: expected more than 0 and at most 1, found {self.share:g}")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How a search by codes places the object in a photo."""
+
+    position: str = "regions"  # from all regions together, or "best": the box of the best region, as in the paper
+
+    def __post_init__(self) -> None:
+        if self.position not in POSITIONS:
+            raise InputError(f"search.position: expected one of {', '.join(POSITIONS)}, found {self.position!r}")
 
 
 @dataclass(frozen=True)
@@ -229,6 +253,7 @@ class IndexConfig:
     sample: SampleConfig = field(default_factory=SampleConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
 
     def share(self) -> float:
         """Return the share of the trained weights in their average with those before training."""
@@ -281,14 +306,16 @@ class IndexConfig:
         return base.replace(changes)
 
 
-# Section 4.2: 600/1000, 200 proposals, RoI pooling, PCA to 300 (padded), no whitening, two iterations of module 2. Of
-# the three fully connected layers, the first two of VGG16 are pretrained (fc6, fc7). ResNet101 has none for 7 x 7
-# cells: the first two are initialised to the identity on the mean of the cells.
+# The paper (docs/paper.md): 600/1000, 200 proposals, RoI pooling, all regions, PCA to 300 (padded), no whitening,
+# random classifiers, SGD at 0.001, two iterations of module 2, eq. 5 alone, and the position of the best region. Of the
+# three fully connected layers, the first two of VGG16 are pretrained (fc6, fc7). ResNet101 has none for 7 x 7 cells:
+# the first two are initialised to the identity on the mean of the cells.
 _VGG16 = IndexConfig(
     images=ImageConfig(shorter=600, longer=1000, smallest=0.0, query_views=0, mirror=False),
     features=FeatureConfig(backbone="vgg16", pooling="roi", regions=200),
     keypoints=KeypointConfig(most=0),
-    quantizer=QuantizerConfig(dimensions=300, whiten=False),
+    sample=SampleConfig(photos=0, regions=0),
+    quantizer=QuantizerConfig(dimensions=300, whiten=False, residuals=False),
     training=TrainConfig(
         verified=False,
         end_to_end=True,
@@ -296,13 +323,19 @@ _VGG16 = IndexConfig(
         refine_from=0,
         elsewhere=False,
         fine=False,
+        classifiers="random",
+        optimiser="sgd",
+        learning_rate=1e-3,
+        convolutions_rate=1e-3,
+        query_steps=5000,
         share=1.0,
         stop_early=False,
     ),
+    search=SearchConfig(position="best"),
 )
 _RESNET101 = dataclasses.replace(
     _VGG16,
-    features=FeatureConfig(backbone="resnet101", pooling="roi", regions=200),
+    features=FeatureConfig(backbone="resnet101-v1", pooling="roi", regions=200),
     training=dataclasses.replace(_VGG16.training, hidden=2),
 )
 

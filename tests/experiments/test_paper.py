@@ -21,7 +21,7 @@ from udq.common.progress import silent
 from udq.config import IndexConfig
 from udq.errors import DiskError
 from udq.evaluation import benchmark
-from udq.experiments.paper import runner, tables, timing
+from udq.experiments.paper import runner, tables, timing, tuning
 from udq.experiments.paper.checkpoints import RoundCheckpoints
 from udq.experiments.paper.data import DataFolder
 from udq.experiments.paper.features import CachedPhotos
@@ -31,6 +31,7 @@ from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.search.ranking import ranking_by_feature
 from udq.training import algorithm
+from udq.training.query_tuning import QueryTuning
 
 QUICK = """
 [images]
@@ -159,6 +160,38 @@ def test_every_cell_is_complete_and_valid(name):
 
 
 # --- end to end ----------------------------------------------------------------------------------------------------
+
+
+def test_features_are_fine_tuned_on_the_queries_and_an_interrupted_run_continues(udq, data, tmp_path, monkeypatch):
+    def reproduce(steps, name):
+        file = tmp_path / f"{name}.toml"
+        file.write_text(f"{QUICK}query_steps = {steps}\nconvolutions_rate = 0.001\n")
+        output = tmp_path / name
+        return udq("reproduce", "table2", "--data", data, "--config", file, "--limit", "2", "-o", output)[0]
+
+    def measured(name):
+        facts = json.loads((tmp_path / name / "table2.json").read_text())
+        return [cell["on"]["values"]["real_valued"] for cell in facts["cells"][:2]]
+
+    assert reproduce(0, "pretrained") == reproduce(6, "tuned") == 0
+    assert measured("tuned") != measured("pretrained")
+
+    stepped = QueryTuning.step
+
+    def step(self):
+        if self.done == 5:
+            raise KeyboardInterrupt
+        stepped(self)
+
+    monkeypatch.setattr(tuning, "_SAVED", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(QueryTuning, "step", step)
+        assert reproduce(6, "interrupted") != 0
+    done = []
+    monkeypatch.setattr(QueryTuning, "step", lambda self: (done.append(self.done), stepped(self)))
+    assert reproduce(6, "interrupted") == 0
+    assert done == [4, 5]
+    assert measured("interrupted") == measured("tuned")
 
 
 @pytest.mark.parametrize(("settings", "cells"), [(QUICK, 4), (END_TO_END, 2)])

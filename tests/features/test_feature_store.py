@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from udq.common import provenance
 from udq.config import IndexConfig
 from udq.errors import UdqError
 from udq.features import feature_store
@@ -172,16 +173,16 @@ def test_other_weights_versions_and_code_have_features_of_their_own(extractor, t
     rpn.write_bytes(b"weights")
     extractor.rpn = rpn
     folders.add(folder_of(tmp_path, extractor, CONFIG))
-    code = tmp_path / "udq"
-    for package in feature_store._CODE:
-        shutil.copytree(feature_store._ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(feature_store, "_ROOT", code)
-    feature_store._code.cache_clear()
+    root = tmp_path / "udq"
+    for package in feature_store.CODE:
+        shutil.copytree(provenance._ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "_ROOT", root)
+    provenance.code.cache_clear()
     assert folder_of(tmp_path, extractor, CONFIG) in folders  # the same code elsewhere
-    (code / "features" / "pooling.py").write_text("P = 4")
-    feature_store._code.cache_clear()
+    (root / "features" / "pooling.py").write_text("P = 4")
+    provenance.code.cache_clear()
     folders.add(folder_of(tmp_path, extractor, CONFIG))
-    feature_store._code.cache_clear()
+    provenance.code.cache_clear()
 
     assert len(folders) == 5
 

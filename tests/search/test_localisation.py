@@ -218,8 +218,8 @@ def test_the_box_of_a_match_comes_from_all_regions_of_its_photo(
 def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
     seen = []
 
-    def recorded(distance, boxes, *, ranked):
-        seen.append((distance, localise(distance, boxes, ranked=ranked), ranked))
+    def recorded(distance, boxes, *, ranked, position):
+        seen.append((distance, localise(distance, boxes, ranked=ranked, position=position), ranked))
         return seen[-1][1]
 
     monkeypatch.setattr(benchmark, "localise", recorded)

@@ -132,7 +132,7 @@ def test_classifiers_start_at_the_labels_of_the_quantizer():
     plain = dataclasses.replace(TRAINING, refine="none")
     supervision = algorithm.supervise(features, job(training=plain), seed=0)
     network = TrainableHead(model.start(SAMPLE.features, QUANTIZER).rotated(supervision.rotation))
-    network.classify(supervision.codebooks, sharpness=5.0)
+    network.classify(supervision.codebooks, dataclasses.replace(plain, sharpness=5.0), seed=0)
     with torch.no_grad():
         logits = network.logits(network(torch.tensor(SAMPLE.features.vectors)))
 

@@ -22,6 +22,7 @@ from udq.cli.options import (
     Iterations,
     Json,
     MaxMegapixels,
+    Neighbours,
     Preset,
     Refine,
     Seed,
@@ -106,6 +107,7 @@ def index(
     seed: Seed = None,
     iterations: Iterations = None,
     refine: Refine = None,
+    neighbours: Neighbours = None,
     weight: Weight = None,
     end_to_end: EndToEnd = None,
     ground_truth: GroundTruthFile = None,
@@ -129,7 +131,7 @@ def index(
         keypoints={"most": keypoints},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
-        training=_training(iterations, refine, weight, end_to_end) | {"enabled": enabled},
+        training=_training(iterations, refine, neighbours, weight, end_to_end) | {"enabled": enabled},
     )
     from udq.collection import Collection
 
@@ -162,6 +164,7 @@ def retrain(
     seed: Seed = None,
     iterations: Iterations = None,
     refine: Refine = None,
+    neighbours: Neighbours = None,
     weight: Weight = None,
     end_to_end: EndToEnd = None,
     ground_truth: GroundTruthFile = None,
@@ -183,7 +186,7 @@ def retrain(
         keypoints={"most": keypoints},
         sample={"seed": seed},
         quantizer={"subspaces": subspaces, "codewords": codewords},
-        training=_training(iterations, refine, weight, end_to_end),
+        training=_training(iterations, refine, neighbours, weight, end_to_end),
     )
     truth = read_truth(ground_truth)
     with timed() as elapsed, resumable_on(collection):
@@ -194,10 +197,16 @@ def retrain(
 
 
 def _training(
-    iterations: int | None, refine: str | None, weight: float | None, end_to_end: bool | None
+    iterations: int | None, refine: str | None, neighbours: int | None, weight: float | None, end_to_end: bool | None
 ) -> dict[str, object]:
     """Return the settings of training that options change."""
-    return {"iterations": iterations, "refine": refine, "weight": weight, "end_to_end": end_to_end}
+    return {
+        "iterations": iterations,
+        "refine": refine,
+        "neighbours": neighbours,
+        "weight": weight,
+        "end_to_end": end_to_end,
+    }
 
 
 def train_rpn(

@@ -65,6 +65,10 @@ Iterations = Annotated[int | None, typer.Option(metavar="N", help="Rounds of tra
 Refine = Annotated[
     str | None, typer.Option(metavar="NAME", help=f"Feature refinement: {', '.join(config.REFINEMENTS)}.")
 ]
+Neighbours = Annotated[
+    int | None,
+    typer.Option(metavar="S", help="Neighbours that bfr and pbr refine by; the paper's pbr has 50."),
+]
 Weight = Annotated[float | None, typer.Option("--lambda", metavar="X", help="Weight of the discriminability loss.")]
 EndToEnd = Annotated[
     bool | None,

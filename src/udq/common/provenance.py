@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
+import json
 import os
 import platform
 import shlex
@@ -11,6 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from udq.common.files import checksum
+
+# Suffixes of the files that results depend on.
+_CODE = (".py", ".npz", ".toml")
+_ROOT = Path(__file__).resolve().parents[1]
 _PACKAGES = ("udq", "numpy", "faiss-cpu", "numba", "torch", "torchvision", "openvino", "pillow", "pillow-heif")
 
 
@@ -41,6 +48,14 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+@functools.cache
+def code(*packages: str) -> str:
+    """Return a checksum of the code of some packages of udq, and of the networks and data shipped with them."""
+    files = [file for package in packages for file in (_ROOT / package).rglob("*") if file.suffix in _CODE]
+    names = [[file.relative_to(_ROOT).as_posix(), checksum(file.read_bytes())] for file in sorted(files)]
+    return checksum(json.dumps(names).encode())
 
 
 def _commit() -> str | None:

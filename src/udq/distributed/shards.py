@@ -141,6 +141,7 @@ class ShardedDatabase:
         self.model = model
         self.threads = threads
         self.ranked = manifest.config.features.proposals in proposals.RANKED
+        self.position = manifest.config.search.position
         self._path, self._manifest = path, manifest
         self._photos: OrderedDict[int, StoredPhoto] = OrderedDict()
         self._lock = threading.Lock()

@@ -245,7 +245,7 @@ def _rank_real_valued(
     head = collection.model.head
     queries = head.apply(Features(features)).vectors
     images = collection.images
-    ranked = collection.config.features.proposals in proposals.RANKED
+    ranked, position = collection.config.features.proposals in proposals.RANKED, collection.config.search.position
     distance = np.full((len(queries), len(images)), np.inf, np.float32)
     boxes = np.zeros((len(queries), len(images), 4), np.float32)
     with progress("photos, for real-valued features", len(images)) as step:
@@ -256,7 +256,7 @@ def _rank_real_valued(
             # Both have unit length: ||q - f||^2 = 2 - 2 q.f
             squared = 2.0 - 2.0 * (queries @ regions.T)
             distance[:, i] = squared.min(axis=1)
-            boxes[:, i] = localise(squared, photo.regions.boxes, ranked=ranked)
+            boxes[:, i] = localise(squared, photo.regions.boxes, ranked=ranked, position=position)
             step()
     for row, found in zip(distance, boxes, strict=True):
         yield Ranking(np.argsort(row, kind="stable"), row, found.__getitem__)

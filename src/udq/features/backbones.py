@@ -168,13 +168,13 @@ def _mobilenet_v2(weights: Path | None) -> Layers:
     return Layers(_sequence(network.features.named_children(), fine="13"))
 
 
-def _torchvision(name: str, cut: Callable[[Any], Layers], weights: Path | None) -> Layers:
-    """A torchvision classifier, cut after its last convolution; torchvision downloads the default weights."""
+def _torchvision(name: str, cut: Callable[[Any], Layers], weights: Path | None, *, trained: str = "DEFAULT") -> Layers:
+    """A torchvision classifier, cut after its last convolution; torchvision downloads the weights named ``trained``."""
     import torch
 
     models = _require("torchvision.models", "udq")
     if weights is None:
-        return cut(_downloaded(models, name))
+        return cut(_downloaded(models, name, trained))
     with torch.device("meta"):  # drawing VGG16's initial weights takes seconds, and the file replaces them all
         network = models.get_model(name, weights=None)
     network = network.to_empty(device="cpu")
@@ -182,10 +182,10 @@ def _torchvision(name: str, cut: Callable[[Any], Layers], weights: Path | None) 
     return cut(network)
 
 
-def _downloaded(models: Any, name: str) -> Any:
-    """Return a torchvision classifier with its default weights; raises UdqError if they cannot be downloaded."""
+def _downloaded(models: Any, name: str, weights: str) -> Any:
+    """Return a torchvision classifier with the named weights; raises UdqError if they cannot be downloaded."""
     try:
-        return models.get_model(name, weights="DEFAULT")
+        return models.get_model(name, weights=weights)
     except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
         raise UdqError(
             f"{name}: its weights cannot be downloaded, network error: {one_line(error)}; check the connection, or "
@@ -284,5 +284,8 @@ REGISTRY: dict[str, Backbone] = {
                  fine_channels=1024),
         Backbone("resnet101", partial(_torchvision, "resnet101", _resnet), 32, 2048, *_IMAGENET, _DOWNLOADED, _RESNET,
                  fine_channels=1024),
+        # The paper's: torchvision trained its second version, the default of resnet101, years later.
+        Backbone("resnet101-v1", partial(_torchvision, "resnet101", _resnet, trained="IMAGENET1K_V1"), 32, 2048,
+                 *_IMAGENET, _DOWNLOADED, _RESNET, fine_channels=1024),
     )
 }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from udq.common import npz
 from udq.common.files import checksum, fingerprint, guarded, npy, write_whole
-from udq.common.provenance import versions
+from udq.common.provenance import code, versions
 from udq.config import IndexConfig
 from udq.features.cache import damaged, read_cached, to_bytes
 from udq.features.extractor import ExtractedPhoto, Extractor
@@ -26,9 +25,8 @@ from udq.photos.source import Source
 _QUERY_SETTINGS = "least", "mirror"
 # Version of the stored files; raise it when their layout changes.
 _FORMAT = 3
-# Packages whose code decides what is extracted.
-_CODE = "features", "keypoints", "photos"
-_ROOT = Path(__file__).resolve().parents[1]
+CODE = "features", "keypoints", "photos"
+"""Packages whose code decides what is extracted."""
 
 
 class FeatureStore:
@@ -124,7 +122,7 @@ def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:
         "rpn": (given := fingerprint(extractor.rpn)) and given["sha256"],
         "engine": extractor.engine.facts(),
         "versions": versions(),
-        "code": _code(),
+        "code": code(*CODE),
     }
 
 
@@ -135,14 +133,6 @@ def _weights(network: torch.nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-@functools.cache
-def _code() -> str:
-    """Return a checksum of the code that extracts features, and of the networks shipped with it."""
-    files = [file for package in _CODE for file in (_ROOT / package).rglob("*") if file.suffix in (".py", ".npz")]
-    names = ((file.relative_to(_ROOT).as_posix(), file) for file in sorted(files))
-    return _checksum([[name, checksum(file.read_bytes())] for name, file in names])
 
 
 def _checksum(facts: object) -> str:

@@ -147,13 +147,16 @@ class Trunk(nn.Module):
 
         Boxes are in the units of ``width`` and ``height``, the size of the photo that the feature map spans.
         """
+        return normalize(self.regions(feature_map, boxes, width=width, height=height), dim=1)
+
+    def regions(self, feature_map: Tensor, boxes: Tensor, *, width: float, height: float) -> Tensor:
+        """Pool boxes as ``pool`` does, to features that are not scaled to unit length."""
         boxes = boxes.to(self.device)
         if not self._roi:
-            pooled = pooling.generalised_mean(feature_map, boxes, width=width, height=height, p=self._p)
-        else:
-            cells = pooling.roi_max(feature_map, boxes, width=width, height=height)
-            pooled = cells.mean(dim=(2, 3)) if self.top is None else self.top(cells)
-        return normalize(pooled, dim=1)
+            return pooling.generalised_mean(feature_map, boxes, width=width, height=height, p=self._p)
+        cells = pooling.roi_max(feature_map, boxes, width=width, height=height)
+        pooled: Tensor = cells.mean(dim=(2, 3)) if self.top is None else self.top(cells)
+        return pooled
 
 
 def _per_channel(values: tuple[float, float, float]) -> Tensor:

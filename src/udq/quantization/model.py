@@ -187,6 +187,8 @@ def fit(
         threads=threads,
         step=step,
     )
+    if not settings.residuals:
+        quantizer = quantizer.without_residuals()
     origin = f"{'trained on' if trained else 'fitted to'} {len(sample):,} regions of this collection"
     if quantizer.codewords < settings.codewords:
         origin += f"; too few for K = {settings.codewords}, so K = {quantizer.codewords}"

@@ -111,6 +111,10 @@ class Quantizer:
         tables: NDArray[np.float32] = ((self.codebooks - parts[:, None, :]) ** 2).sum(axis=2, dtype=np.float32)
         return tables + self.residuals
 
+    def without_residuals(self) -> Quantizer:
+        """Return the same quantizer whose lookup tables are the distances of eq. 5."""
+        return Quantizer(self.rotation, self.codebooks, np.zeros_like(self.residuals))
+
     def _rotated_parts(self, features: Features) -> NDArray[np.float32]:
         rotated = self.rotate(features).vectors
         return rotated.reshape(len(features), self.subspaces, -1)

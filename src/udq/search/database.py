@@ -41,6 +41,10 @@ class Database(Protocol):
         """Whether the regions of a photo are in the order of the proposer, best first."""
 
     @property
+    def position(self) -> str:
+        """``SearchConfig.position`` of the collection."""
+
+    @property
     def images(self) -> list[Image]:
         """All photos, by place."""
 
@@ -86,6 +90,7 @@ class LocalDatabase:
         looked_at: share of the codes that a search scans through an inverted index, 0..1; None scans all codes
             without an index.
         threads: threads per search; as many as there are cores, and as the work justifies, if None.
+        position: as in ``Database``.
     """
 
     model: Model
@@ -93,6 +98,7 @@ class LocalDatabase:
     ranked: bool
     looked_at: float | None = None
     threads: int | None = None
+    position: str = "regions"
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @staticmethod
@@ -110,7 +116,7 @@ class LocalDatabase:
         quantizer = model.quantizer
         read = segments.read(path, manifest, subspaces=quantizer.subspaces, codewords=quantizer.codewords)
         ranked = manifest.config.features.proposals in proposals.RANKED
-        return LocalDatabase(model, tuple(read), ranked, looked_at, threads)
+        return LocalDatabase(model, tuple(read), ranked, looked_at, threads, manifest.config.search.position)
 
     @cached_property
     def images(self) -> list[Image]:

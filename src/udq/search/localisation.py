@@ -45,7 +45,9 @@ _HEAVIEST, _NEAR = 16, 0.15
 _FIRST, _SMALL, _LARGE = 0.35, 0.5, 0.2
 
 
-def localise(distance: NDArray[np.float32], boxes: NDArray[Any], *, ranked: bool) -> NDArray[np.float32]:
+def localise(
+    distance: NDArray[np.float32], boxes: NDArray[Any], *, ranked: bool, position: str = "regions"
+) -> NDArray[np.float32]:
     """Return the box of the object of each of Q queries in one photo of R regions.
 
     Edges are edges of regions, so a box is inside the hull of the regions. The constants were chosen on
@@ -55,12 +57,16 @@ def localise(distance: NDArray[np.float32], boxes: NDArray[Any], *, ranked: bool
         distance: (Q, R) float32, finite; expected squared distance of each query and region, unit features.
         boxes: (R, 4) real, R >= 1; x1, y1, x2, y2 of each region, x1 < x2 and y1 < y2.
         ranked: whether the regions are in the order of the proposer, best first.
+        position: ``best`` for the box of the best region, as in the paper.
 
     Returns:
         (Q, 4) float32, x1, y1, x2, y2, in the units of ``boxes``; x1 < x2 and y1 < y2.
     """
     if distance.ndim != 2 or not distance.shape[1] or boxes.shape != (distance.shape[1], 4):
         raise InputError(f"expected distance (Q, R) and boxes (R, 4), found {distance.shape} and {boxes.shape}")
+    if position == "best":
+        best: NDArray[np.float32] = boxes[distance.argmin(axis=1)].astype(np.float32)
+        return best
     found = [_localised(one.astype(np.float64), boxes.astype(np.float64), ranked=ranked) for one in distance]
     return np.array(found, np.float32).reshape(len(distance), 4)
 

@@ -110,5 +110,5 @@ def _locate(database: Database, lookup: NDArray[np.float32], place: int) -> NDAr
     """Return where in a photo the object is, (4,) float32, by the codes of all its regions."""
     (photo,) = database.photos([place])
     distance = exhaustive.distances(lookup, photo.codes)[None]
-    box: NDArray[np.float32] = localise(distance, photo.boxes, ranked=database.ranked)[0]
+    box: NDArray[np.float32] = localise(distance, photo.boxes, ranked=database.ranked, position=database.position)[0]
     return box

@@ -41,9 +41,12 @@ from udq.training.process_group import ProcessGroup, SingleProcess
 from udq.training.trainable_head import TrainableHead
 from udq.types import Arrays, Codes, Features
 
-# k-means for PBR and CBR: regions per cluster, and the largest number of clusters.
-_REGIONS_A_CLUSTER = 40
+# k-means for PBR and CBR: regions per cluster, and the largest number of clusters. PBR takes S neighbours of a cluster;
+# of clusters as small as that, it would take all, which is CBR: they have this many times S.
+_REGIONS_A_CLUSTER, _TIMES_NEIGHBOURS = 40, 4
 _CLUSTERS = 4096
+# Of SGD, as Faster R-CNN is trained.
+_MOMENTUM, _DECAY = 0.9, 5e-4
 # Regions and alternations of eq. 6 for the quantizers that supervise a round: fewer than for the final one.
 _QUANTIZED = 20_000
 _ALTERNATIONS = 4
@@ -351,7 +354,7 @@ class _Optimiser:
         assert supervision is not None
         untrained = state.untrained.rotated(supervision.rotation)
         network.load(state.head.rotated(supervision.rotation))
-        network.classify(supervision.codebooks, sharpness=job.training.sharpness)
+        network.classify(supervision.codebooks, job.training, seed=seed)
         epochs = list(self._epochs(supervision, seed))
         # The last step may be the one that diverges: the features after it must be finite as well.
         self._features = network.apply_to(self._pooled.all(), workers=self._workers)
@@ -372,7 +375,7 @@ class _Optimiser:
         if convolutions := pooled.parameters():
             groups.append({"params": convolutions, "lr": training.convolutions_rate})
         parameters = [*network.parameters(), *convolutions]
-        optimiser = torch.optim.Adam(groups, lr=training.learning_rate)
+        optimiser = _optimiser(groups, training)
         generator = torch.Generator().manual_seed(seed)
         for _ in range(training.epochs):
             losses_sum, regions = np.zeros(2), 0
@@ -402,6 +405,12 @@ class _Optimiser:
             total = torch.tensor(losses_sum, device=network.device)
             group.all_reduce([total])
             yield tuple((total.cpu().numpy() / regions).tolist())
+
+
+def _optimiser(groups: list[dict[str, Any]], training: TrainConfig) -> torch.optim.Optimizer:
+    if training.optimiser == "adam":
+        return torch.optim.Adam(groups, lr=training.learning_rate)
+    return torch.optim.SGD(groups, lr=training.learning_rate, momentum=_MOMENTUM, weight_decay=_DECAY)
 
 
 def participation_ratio(features: Features) -> float:
@@ -445,9 +454,10 @@ def refined_features(
             features, images, count=training.neighbours, elsewhere=training.elsewhere, threads=threads
         )
         return refinement.brute_force(features, nearest)
-    clusters = refinement.cluster(
-        features, clusters=max(1, min(_CLUSTERS, len(features) // _REGIONS_A_CLUSTER)), seed=seed
-    )
+    size = _REGIONS_A_CLUSTER
+    if training.refine == "pbr":
+        size = max(size, _TIMES_NEIGHBOURS * training.neighbours)
+    clusters = refinement.cluster(features, clusters=max(1, min(_CLUSTERS, len(features) // size)), seed=seed)
     if training.refine == "pbr":
         return refinement.proposal_based(
             features, images, clusters, count=training.neighbours, elsewhere=training.elsewhere, threads=threads

@@ -6,8 +6,14 @@ on the size of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+
+# Standard deviation of random weights of classifiers.
+_SPREAD = 0.01
 
 
 def separability(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,3 +67,21 @@ def classifiers_from(codebooks: Tensor, *, sharpness: float) -> tuple[Tensor, Te
     weights = 2.0 * sharpness * codebooks.transpose(1, 2)
     biases = -sharpness * codebooks.square().sum(dim=2)
     return weights.contiguous(), biases
+
+
+def random_classifiers(shape: Sequence[int], *, seed: int) -> tuple[Tensor, Tensor]:
+    """Return weights drawn as those of a fully connected layer without knowledge, of spread 0.01, and biases of 0.
+
+    Faster R-CNN, which the paper's network is built from, initialises its own new layers so.
+
+    Args:
+        shape: (M, K, d/M) of the codebooks.
+        seed: of the weights.
+
+    Returns:
+        (M, d/M, K) weights and (M, K) biases.
+    """
+    subspaces, codewords, length = shape
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.empty(subspaces, length, codewords).normal_(std=_SPREAD, generator=generator)
+    return weights, torch.zeros(subspaces, codewords)

@@ -54,13 +54,13 @@ class Sample:
 
 
 def training_sample(photos: int, settings: SampleConfig) -> list[int]:
-    """Return ascending indices of the photos that the model is fitted to: at most ``settings.photos`` at random."""
+    """Return ascending indices of the photos that the model is fitted to: ``settings.photos`` at random, or all."""
     shuffled = np.random.default_rng(settings.seed).permutation(photos)
-    return sorted(int(i) for i in shuffled[: settings.photos])
+    return sorted(int(i) for i in shuffled[: settings.photos or None])
 
 
 def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig) -> Sample:
-    """Draw random regions of the training photos: at most ``settings.regions``, the same number from each photo.
+    """Draw random regions of the training photos: at most ``settings.regions``, the same number from each, or all.
 
     A region is drawn with a probability proportional to its area. Small regions outnumber large ones, and most of
     them are background: drawn uniformly, they would dominate what the model learns (docs/training.md).
@@ -71,7 +71,7 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
         settings: size and seed of the sample.
     """
     rng = np.random.default_rng(settings.seed)
-    share = max(1, settings.regions // expected)
+    share = max(1, settings.regions // expected) if settings.regions else None
     kept, boxes, images, views, sampled = [], [], [], [], []
     for i, photo in enumerate(photos):
         sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from udq.common.threads import ALONE, Pool
+from udq.config import TrainConfig
 from udq.quantization.head import Head, Layer
 from udq.training import losses
 from udq.types import Features
@@ -52,9 +53,12 @@ class TrainableHead(nn.Module):
         parts = features.view(len(features), subspaces, length)
         return torch.einsum("bml,mlk->bmk", parts, self.classifier_weights) + self.classifier_biases
 
-    def classify(self, codebooks: NDArray[np.float32], *, sharpness: float) -> None:
-        """Initialise FC_cls from codebooks (M, K, d/M) in the space of f."""
-        weights, biases = losses.classifiers_from(torch.tensor(codebooks), sharpness=sharpness)
+    def classify(self, codebooks: NDArray[np.float32], training: TrainConfig, *, seed: int) -> None:
+        """Initialise FC_cls from codebooks (M, K, d/M) in the space of f, or at random; ``seed`` is of the latter."""
+        if training.classifiers == "random":
+            weights, biases = losses.random_classifiers(codebooks.shape, seed=seed)
+        else:
+            weights, biases = losses.classifiers_from(torch.tensor(codebooks), sharpness=training.sharpness)
         self.classifier_weights = nn.Parameter(weights.to(self.device))
         self.classifier_biases = nn.Parameter(biases.to(self.device))
 

@@ -1,7 +1,7 @@
 """Measure cells that share a network and a set of photos; each result is cached in a file.
 
-The name of the file is a checksum of everything that the value depends on: settings, photos, ground truth, weights and
-versions.
+The name of the file is a checksum of everything that the value depends on: settings, photos, ground truth, weights,
+versions and the code of the packages that compute it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 from udq.common import files
 from udq.common.files import MAX_JSON, read_regular, reason, write_whole
 from udq.common.progress import Progress
-from udq.common.provenance import provenance, versions
-from udq.config import IndexConfig
+from udq.common.provenance import code, provenance, versions
+from udq.config import IndexConfig, TrainConfig
 from udq.datasets import GroundTruth
 from udq.datasets.protocol import notes
 from udq.errors import UdqError
@@ -30,14 +30,18 @@ from udq.experiments.paper.data import Dataset
 from udq.experiments.paper.features import CachedPhotos
 from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.tables import ACCURACIES, Cell
+from udq.experiments.paper.tuning import tuned
 from udq.experiments.paper.workbench import Fitted, Workbench, describe
 from udq.features import proposals
 from udq.features.extractor import Extractor
+from udq.features.feature_store import CODE
 from udq.indexing import build
 from udq.photos.source import Source, find
 from udq.reports import results
 from udq.reports import sheet as sheets
 
+# Packages whose code decides the value of a cell, besides those that features depend on.
+_CODE = "datasets", "evaluation", "experiments", "quantization", "search", "store", "training"
 # Number of queries on a sheet of fig. 5, and of photos per query.
 _QUERIES, _SHOWN = 5, 5
 
@@ -69,7 +73,7 @@ class CellRunner:
 
         Args:
             dataset: photos and ground truth.
-            config: the configuration of any of the cells: images, features and sample are the same in all of them.
+            config: the configuration of any of the cells: images, features, keypoints and sample are the same in all.
             settings: the settings of the run.
             progress: called for each step.
 
@@ -87,6 +91,7 @@ class CellRunner:
         self._extractor = Extractor(
             config.images,
             config.features,
+            config.keypoints,
             weights=weights,
             rpn=rpn,
             device=settings.device,
@@ -94,7 +99,10 @@ class CellRunner:
         ).proposing()
         # Taken before any photo is read, so that a photo replaced during the run changes the fingerprint of the next.
         outside = [Source(name, path) for name, path in sorted(self._queries.paths.items()) if name not in paths]
-        shared = IndexConfig(images=config.images, features=config.features, sample=config.sample)
+        tuning = TrainConfig(
+            query_steps=config.training.query_steps, convolutions_rate=config.training.convolutions_rate
+        )
+        shared = IndexConfig(config.images, config.features, config.keypoints, config.sample, training=tuning)
         self._data = build.fingerprint([*self._sources, *outside], shared, self._extractor, self._given)
         self.scratch = self._output / "scratch" / self._fingerprint(shared, "features")[:16]
         self._photos = CachedPhotos(self._sources, self._extractor, progress, self.scratch)
@@ -103,6 +111,9 @@ class CellRunner:
     @cached_property
     def _workbench(self) -> Workbench:
         self.scratch.mkdir(parents=True, exist_ok=True)
+        file = self.scratch / "query-tuning.npz"
+        convolutions = tuned(self._extractor, self._queries, self._config, file, self._progress)
+        self._extractor.load(convolutions)
         return Workbench(
             self._extractor,
             self._photos,
@@ -110,6 +121,8 @@ class CellRunner:
             describe(self._extractor, self._queries),
             self.scratch,
             ranked=self._config.features.proposals in proposals.RANKED,
+            position=self._config.search.position,
+            convolutions=convolutions,
         )
 
     def measure(self, cell: Cell, kind: str, config: IndexConfig) -> Result:
@@ -181,7 +194,8 @@ class CellRunner:
     def _fingerprint(self, config: IndexConfig, kind: str) -> str:
         """Return a checksum of everything that a value depends on."""
         measures = ACCURACIES if kind == "accuracy" else kind
-        facts = [measures, self._data, versions(), config.to_dict(), _digest(self._queries.truth)]
+        packages = (*CODE, "training") if kind == "features" else (*CODE, *_CODE)
+        facts = [measures, self._data, versions(), config.to_dict(), _digest(self._queries.truth), code(*packages)]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

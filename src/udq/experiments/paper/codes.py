@@ -30,7 +30,9 @@ class EncodedPhotos:
     nearest: Floats
 
 
-def encode_photos(model: Model, photos: Iterable[ExtractedPhoto], queries: Floats, *, ranked: bool) -> EncodedPhotos:
+def encode_photos(
+    model: Model, photos: Iterable[ExtractedPhoto], queries: Floats, *, ranked: bool, position: str
+) -> EncodedPhotos:
     """Encode the readable photos.
 
     Args:
@@ -38,6 +40,7 @@ def encode_photos(model: Model, photos: Iterable[ExtractedPhoto], queries: Float
         photos: photos with pooled features of their regions.
         queries: (Q, d) unit features.
         ranked: whether regions are in the order of their proposer.
+        position: ``SearchConfig.position``.
     """
     encoded: list[StoredPhoto] = []
     nearest = []
@@ -47,4 +50,5 @@ def encode_photos(model: Model, photos: Iterable[ExtractedPhoto], queries: Float
         encoded.append(encode(photo, len(encoded), model))
         # Both have unit length: ||q - f||^2 = 2 - 2 q.f
         nearest.append((2.0 - 2.0 * model.head.apply(photo.features).vectors @ queries.T).min(axis=0))
-    return EncodedPhotos(LocalDatabase(model, (Segment.of("", encoded),), ranked), np.stack(nearest, axis=1))
+    database = LocalDatabase(model, (Segment.of("", encoded),), ranked, position=position)
+    return EncodedPhotos(database, np.stack(nearest, axis=1))

@@ -26,6 +26,9 @@ from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.tables import TIMES, Cell, Experiment
 from udq.features.device import device_of
 
+# Settings of cells that share features.
+_SHARED = "images", "features", "keypoints", "sample"
+
 
 @dataclass(frozen=True)
 class _Task:
@@ -48,8 +51,9 @@ class _Task:
     @property
     def features_key(self) -> str:
         """Equal for cells that use the same features of the same photos."""
-        shared = {stage: self.config.to_dict()[stage] for stage in ("images", "features", "sample")}
-        return json.dumps([self.dataset.name, shared])
+        shared = {stage: self.config.to_dict()[stage] for stage in _SHARED}
+        training = self.config.training
+        return json.dumps([self.dataset.name, shared, training.query_steps, training.convolutions_rate])
 
     @property
     def order(self) -> tuple[str, str, int]:

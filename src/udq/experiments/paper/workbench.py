@@ -14,12 +14,13 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from udq.common.progress import Progress, silent
+from udq.common.provenance import code
 from udq.config import IndexConfig
 from udq.evaluation import benchmark, scoring
 from udq.evaluation.benchmark import ProtocolQueries
@@ -64,6 +65,8 @@ class Workbench:
         query_features: (Q, D) pooled features of the queries.
         scratch: folder for checkpoints of training.
         ranked: whether regions are in the order of their proposer, best first.
+        position: ``SearchConfig.position``.
+        convolutions: those that the extractor was loaded with; empty if they are the pretrained ones.
     """
 
     extractor: Extractor
@@ -72,6 +75,8 @@ class Workbench:
     query_features: Floats
     scratch: Path
     ranked: bool
+    position: str
+    convolutions: Arrays = field(default_factory=dict)
 
     def fit(self, config: IndexConfig, progress: Progress = silent) -> Fitted:
         """Train and fit a model like ``udq index``.
@@ -87,6 +92,7 @@ class Workbench:
         pooled = None
         if end_to_end:
             trunk = Trunk(config.features, weights=self.extractor.weights, device=self.extractor.device)
+            trunk.load(self.convolutions)
             pooled = EndToEnd(trunk, sources, sample, config.images)
         checkpoint = RoundCheckpoints(self._checkpoint_folder(config), config.training.iterations)
         threads = self.extractor.engine.threads
@@ -108,7 +114,7 @@ class Workbench:
             vectors: (Q, d) unit features of the queries; by default those of their crops.
         """
         vectors = self.query_vectors(model) if vectors is None else vectors
-        return encode_photos(model, self.photos, vectors, ranked=self.ranked)
+        return encode_photos(model, self.photos, vectors, ranked=self.ranked, position=self.position)
 
     def accuracy(self, model: Model, vectors: Floats | None = None) -> dict[str, float]:
         """Return the mAP of codes, of codes with diffusion, of codes by the distance of eq. 5, and of exact features.
@@ -119,9 +125,8 @@ class Workbench:
         """
         vectors = self.query_vectors(model) if vectors is None else vectors
         encoded = self.encode(model, vectors)
-        database, quantizer = encoded.database, model.quantizer
-        plain = replace(quantizer, residuals=np.zeros_like(quantizer.residuals))
-        by_eq5 = replace(database, model=replace(model, quantizer=plain))
+        database = encoded.database
+        by_eq5 = replace(database, model=replace(model, quantizer=model.quantizer.without_residuals()))
         rankings = {
             "codes": benchmark.rankings(database, self.queries, vectors),
             "codes_diffusion": benchmark.rankings(database, self.queries, vectors, ["diffusion"]),
@@ -186,7 +191,8 @@ class Workbench:
         # The number of rounds, and the share of the last one in the final weights, do not change the rounds.
         for key in ("iterations", "share"):
             del shared["training"][key]
-        name = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
+        facts = json.dumps([shared, code("quantization", "training")], sort_keys=True)
+        name = hashlib.sha256(facts.encode()).hexdigest()[:16]
         for other in self.scratch.glob("training-*"):
             if other.name != f"training-{name}":
                 shutil.rmtree(other)

@@ -1,0 +1,105 @@
+"""Fine-tuning of a data set's network on its queries, resumed from a file (``udq.training.query_tuning``)."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udq.common.files import MAX_FEATURES, read_regular, reason, write_whole
+from udq.common.progress import Progress
+from udq.config import ImageConfig, IndexConfig
+from udq.datasets import Query
+from udq.errors import UdqError
+from udq.evaluation.benchmark import ProtocolQueries
+from udq.features.extractor import Extractor
+from udq.features.trunk import Trunk
+from udq.photos import sandbox
+from udq.photos.source import Source
+from udq.training.query_tuning import QueryTuning, TuningPhoto, box_array, classes_of
+from udq.types import Arrays, Box
+
+# Steps after which the state is saved: some minutes of work at most.
+_SAVED = 100
+
+
+def tuned(
+    extractor: Extractor, queries: ProtocolQueries, config: IndexConfig, file: Path, progress: Progress
+) -> Arrays:
+    """Return the convolutions after fine-tuning on the queries' photos, as ``Trunk.state``; empty without steps.
+
+    Args:
+        extractor: the network before; proposes regions.
+        queries: photos with boxes, and labels of their objects.
+        config: scale of photos, features and training.
+        file: where the state is saved, and read from if an earlier run was interrupted.
+        progress: called for each step.
+
+    Raises:
+        UdqError: a query photo cannot be read, or the file is damaged.
+    """
+    steps = config.training.query_steps
+    if not steps:
+        return {}
+    trunk = Trunk(config.features, weights=extractor.weights, device=extractor.device)
+    photos = _photos(extractor, queries, config.images)
+    tuning = QueryTuning(trunk, photos, rate=config.training.convolutions_rate, seed=config.sample.seed)
+    if os.path.lexists(file):
+        try:
+            tuning.load(read_regular(file, limit=MAX_FEATURES))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise UdqError(
+                f"{file}: expected the state of fine-tuning, found a damaged file ({reason(error)}); delete it, and "
+                "fine-tuning starts from the beginning"
+            ) from error
+    with progress("fine-tuning on the queries", steps) as step:
+        for _ in range(tuning.done):
+            step()
+        while tuning.done < steps:
+            tuning.step()
+            if not np.isfinite(tuning.losses[-1]):
+                raise UdqError(
+                    f"fine-tuning on the queries: the loss of step {tuning.done} is no longer a number; lower "
+                    "convolutions_rate in [training]"
+                )
+            if tuning.done % _SAVED == 0 or tuning.done == steps:
+                write_whole(file, tuning.to_bytes())
+            step()
+    return tuning.state()
+
+
+def _photos(extractor: Extractor, queries: ProtocolQueries, scale: ImageConfig) -> list[TuningPhoto]:
+    """Return the queries' photos, each once, with proposals and the boxes of all queries in it."""
+    of_photo: dict[str, list[tuple[Query, Box]]] = defaultdict(list)
+    for query, box in zip(queries.truth.queries, queries.boxes, strict=True):
+        if box is not None:
+            of_photo[query.image].append((query, box))
+    if not of_photo:
+        raise UdqError("fine-tuning on the queries: no query has a box; set query_steps = 0 in [training]")
+    labels = [query.label or query.image for asked in of_photo.values() for query, _ in asked]
+    classes = classes_of(labels)
+    photos = []
+    for found in extractor.extract(Source(name, queries.paths[name]) for name in of_photo):
+        if found.broken is not None:
+            raise UdqError(f"fine-tuning on the queries: {found.broken}")
+        asked = of_photo[found.source.name]
+        photos.append(
+            TuningPhoto(
+                partial(_pixels, found.source.path, scale),
+                found.width,
+                found.height,
+                found.regions.boxes,
+                box_array([box for _, box in asked]),
+                np.array([classes[query.label or query.image] for query, _ in asked], np.int64),
+            )
+        )
+    return photos
+
+
+def _pixels(path: Path, scale: ImageConfig) -> NDArray[np.uint8]:
+    decoder = sandbox.shared().limited(scale.max_megapixels)
+    return decoder.decode(path, shorter=scale.shorter, longer=scale.longer, smallest=0.0).pixels
