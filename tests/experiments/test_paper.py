@@ -162,6 +162,23 @@ def test_every_cell_is_complete_and_valid(name):
 # --- end to end ----------------------------------------------------------------------------------------------------
 
 
+def test_presets_are_shown_side_by_side(udq, data, quick, tmp_path):
+    command = "reproduce", "table2", "--data", data, "--config", quick, "--limit", "1", "-o", tmp_path / "out"
+    code, out, _ = udq(*command, "--preset", "default,fast")
+    assert code == 0
+    assert out.splitlines()[-1] == f"written: {tmp_path / 'out' / 'table2.md'}"
+    values = [
+        json.loads((tmp_path / "out" / name / "table2.json").read_text())["cells"][0]["measured"]
+        for name in ("default", "fast")
+    ]
+    table = (tmp_path / "out" / "table2.md").read_text()
+    assert "Each cell: the paper's value / preset default / preset fast." in table
+    assert f"| M = 2, 12 bits | 0.494 / {values[0]:.3f} / {values[1]:.3f} | 0.514 / – / – |" in table
+    code, _, err = udq(*command, "--preset", "default,slow")
+    assert code == 2
+    assert "expected one of default, fast" in error_line(err)
+
+
 def test_features_are_fine_tuned_on_the_queries_and_an_interrupted_run_continues(udq, data, tmp_path, monkeypatch):
     def reproduce(steps, name):
         file = tmp_path / f"{name}.toml"

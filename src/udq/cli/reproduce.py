@@ -13,11 +13,13 @@ from udq import config
 from udq.cli import printing
 from udq.cli.options import Device, Json, Threads
 from udq.cli.progress_bar import progress, resumable
+from udq.common.files import write_whole
 from udq.errors import InputError, UdqError
 from udq.features import backbones
 
 if TYPE_CHECKING:
     from udq.experiments.paper.cells import Result
+    from udq.experiments.paper.settings import Settings
     from udq.experiments.paper.tables import Experiment
 
 _ALL = "all"
@@ -42,7 +44,9 @@ GroundTruthPath = Annotated[
 PaperPreset = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help=f"{', '.join(config.PRESETS)}; paper is VGG16 or ResNet101, as each cell requires."
+        metavar="NAME[,NAME]",
+        help=f"{', '.join(config.PRESETS)}; paper is VGG16 or ResNet101, as each cell requires. Several are "
+        "measured one after the other, and shown side by side.",
     ),
 ]
 CellConfig = Annotated[
@@ -95,34 +99,72 @@ def reproduce(
         raise InputError("reproduce: expected --data DIR, the folder of photos and answers; see udq reproduce --help")
     if limit is not None and limit < 1:
         raise InputError(f"--limit: expected 1 or more, found {limit}")
-    from udq.experiments.paper import results, runner
+    from udq.experiments.paper import runner
     from udq.experiments.paper.data import DataFolder
     from udq.experiments.paper.settings import Settings
 
-    settings = Settings(
-        DataFolder(data, dataset, ground_truth), output, preset, config_file, _files(weights, "--weights"),
-        _files(rpn, "--rpn"), limit, device, threads,
-    )  # fmt: skip
+    folder = DataFolder(data, dataset, ground_truth)
+    presets = list(dict.fromkeys(preset.split(",")))
+    for each in presets:
+        config.preset(each)  # raises if the name is unknown
+    runs = [
+        Settings(
+            folder,
+            output if len(presets) == 1 else output / each,
+            each,
+            config_file,
+            _files(weights, "--weights"),
+            _files(rpn, "--rpn"),
+            limit,
+            device,
+            threads,
+        )
+        for each in presets
+    ]
+    with runner.lock_output(output), resumable(lambda: "finished cells are kept; run the same command to continue"):
+        _reproduce(experiments, runs, output, as_json=as_json)
 
-    def say(experiment: Experiment, some: Sequence[Result]) -> None:
-        _print_cells(experiment, some, to=sys.stderr if as_json else sys.stdout)
+
+def _reproduce(experiments: Sequence[Experiment], runs: Sequence[Settings], output: Path, *, as_json: bool) -> None:
+    """Measure with each preset, write and print the results.
+
+    Raises:
+        UdqError: nothing was measured.
+    """
+    from udq.experiments.paper import results
 
     written: list[Path] = []
-
-    def write(experiment: Experiment, found: Sequence[Result]) -> None:
-        written.extend(results.write(experiment, found, settings))
-
-    with runner.lock_output(output), resumable(lambda: "finished cells are kept; run the same command to continue"):
-        found = runner.run(experiments, settings, progress=progress, say=say, write=write)
+    found = {run.preset: _run(experiments, run, written, as_json=as_json) for run in runs}
+    if len(runs) > 1:
+        for experiment in experiments:
+            by_preset = {name: measured[experiment.name] for name, measured in found.items()}
+            written.append(output / f"{experiment.name}.md")
+            write_whole(written[-1], results.side_by_side(experiment, by_preset).encode())
     if as_json:
-        facts = [results.to_json(each, found[each.name], settings) for each in experiments]
+        facts = [results.to_json(each, found[run.preset][each.name], run) for run in runs for each in experiments]
         printing.print_json({"experiments": facts})
     else:
         for file in written:
             printing.say(f"written: {file}")
-    if not any(result.measured is not None for each in found.values() for result in each):
-        reason = next((result.reason for each in found.values() for result in each if result.reason), "no cells")
+    every = [result for measured in found.values() for some in measured.values() for result in some]
+    if not any(result.measured is not None for result in every):
+        reason = next((result.reason for result in every if result.reason), "no cells")
         raise UdqError(f"nothing was measured: {reason}")
+
+
+def _run(
+    experiments: Sequence[Experiment], settings: Settings, written: list[Path], *, as_json: bool
+) -> dict[str, list[Result]]:
+    """Measure with one preset, print cells as they are done, and add the files of tables to ``written``."""
+    from udq.experiments.paper import results, runner
+
+    def say(experiment: Experiment, some: Sequence[Result]) -> None:
+        _print_cells(experiment, some, to=sys.stderr if as_json else sys.stdout)
+
+    def write(experiment: Experiment, found: Sequence[Result]) -> None:
+        written.extend(results.write(experiment, found, settings))
+
+    return runner.run(experiments, settings, progress=progress, say=say, write=write)
 
 
 def _print_cells(experiment: Experiment, some: Sequence[Result], *, to: TextIO) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,27 @@ def to_markdown(experiment: Experiment, results: Sequence[Result], settings: Set
         lines.append(f"| {row} | {' | '.join(values)} |")
     notes = [*_conditions(results, settings), *missing(results)]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def side_by_side(experiment: Experiment, by_preset: Mapping[str, Sequence[Result]]) -> str:
+    """Return the table as in the paper, with the paper's value and that of each preset in each cell.
+
+    Args:
+        experiment: the table or figure.
+        by_preset: name of the preset -> results of its cells, in order.
+    """
+    presets = " / ".join(f"preset {name}" for name in by_preset)
+    lines = [f"# {experiment.title}", "", f"Each cell: the paper's value / {presets}.", ""]
+    lines += [f"|  | {' | '.join(experiment.columns)} |", "| --- |" + " --- |" * len(experiment.columns)]
+    positions = [{(each.cell.row, each.cell.column): each for each in found} for found in by_preset.values()]
+    for row in experiment.rows:
+        values = []
+        for column in experiment.columns:
+            first, *others = (of_preset[row, column] for of_preset in positions)
+            more = [] if first.cell.measure is None else map(figure, others)
+            values.append(" / ".join([written(first), *more]))
+        lines.append(f"| {row} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
 
 
 def written(result: Result) -> str:
