@@ -48,7 +48,7 @@ def test_a_name_that_is_none_is_refused(tmp_path):
 
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(
-        "--only: expected some of limits, scan, growth, query, index, memory, add, found limit"
+        "--only: expected some of limits, scan, growth, query, verify, index, memory, add, found limit"
     )
     assert not (tmp_path / "out").exists()
 

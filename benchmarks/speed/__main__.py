@@ -77,6 +77,15 @@ def add_ratios(figures: Mapping[str, Any]) -> Ratios:
     yield "udq add / extracting the photos", figures["add_cost"]["ratio"]
 
 
+def verify_ratios(figures: Mapping[str, Any]) -> Ratios:
+    """Votes in a larger collection beside a small one, and verification beside that of decoded photos."""
+    first = figures["sizes"][0]
+    for size in figures["sizes"][1:]:
+        yield f"votes: {size['photos']:,} photos / {first['photos']:,}", size["median_ms"] / first["median_ms"]
+    _, stored, decoded = list(figures["verify"].values())[1:]
+    yield "verification: decoded photos / stored features", decoded / stored
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A script and how to run it.
@@ -107,6 +116,7 @@ BENCHMARKS = {
         "growth.py", 15, "--peer-up-to 10000000", "--codes 2000 --queries 2 --turns 1", growth_ratios
     ),
     "query": Benchmark("query.py", 4, "", "--codes 5000 --queries 1 --turns 1", query_ratios),
+    "verify": Benchmark("verify.py", 4, "", "--photos 100 200 --queries 1 --turns 1", verify_ratios),
     "index": Benchmark("index.py", 10, "--photos 500", "--photos 4 --turns 1", index_ratios),
     "memory": Benchmark("memory.py", 10, "", "--times 2", memory_ratios),
     "add": Benchmark(

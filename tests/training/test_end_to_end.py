@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from udq import Collection, IndexConfig, UdqError
+from udq.config import preset
 from udq.datasets import GroundTruth, Query
 from udq.evaluation.benchmark import evaluate
 from udq.features.extractor import Extractor
@@ -141,3 +144,38 @@ def test_the_map_measured_after_a_round_is_that_of_the_collection(photos, tmp_pa
 
     assert 0 < rounds[-1]["mAP"] < 0.9
     assert rounds[-1]["mAP"] == pytest.approx(evaluate(made, truth).report["mAP"], abs=1e-6)
+
+
+def test_the_papers_preset_trains_vgg16_end_to_end(photos, random_weights, tmp_path):
+    """Section 4.2 but for what needs a ground truth, at a small scale: the first groups stay, fc6 and fc7 move."""
+    small = {
+        "images": {"shorter": 64, "longer": 96},
+        "features": {"proposals": "grid"},
+        "quantizer": {"iterations": 1, "codewords": 16},
+        "training": {"iterations": 1, "epochs": 1},
+    }
+    config = preset("paper").replace(small)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("coffee.png", "rocket.png"):
+        shutil.copy(photos / name, folder)
+    weights = random_weights("vgg16")
+    made = Collection.build(folder, tmp_path / "x.udq", config=config, weights=weights, device="cpu")
+    before = Trunk(config.features, weights=weights).state()
+    after = manifest.read_backbone(made.path, manifest.read_manifest(made.path))
+    untouched = torch.load(weights, weights_only=True)
+
+    assert made.info()["training"]["kept"] == 2
+    assert {"top.fc6.weight", "top.fc7.weight", "convolutions.28.weight"} <= set(after)
+    assert not any(name.startswith(("convolutions.0.", "convolutions.7.")) for name in after)
+    assert all(np.isfinite(array).all() for array in after.values())
+    for name in ("top.fc7.weight", "convolutions.28.weight"):
+        assert 0 < np.abs(after[name] - before[name]).max() < 0.1
+    assert torch.equal(
+        dict(made.extractor.trunk.named_parameters())["convolutions.0.weight"], untouched["features.0.weight"]
+    )
+    assert not made.model.quantizer.residuals.any()
+    assert len(made.segments[0].codes) == made.regions
+    found = made.search(folder / "coffee.png").matches[0]
+    assert found.image == "coffee.png"
+    assert list(found.box) in made.database.photos([0])[0].boxes.tolist()  # that of one region
