@@ -130,6 +130,22 @@ def test_training_that_was_killed_resumes_and_ends_with_the_same_network(labelle
         assert torch.equal(one, other)
 
 
+def test_views_that_do_not_fit_on_the_disk_are_computed_again_with_the_same_result(labelled, tmp_path, monkeypatch):
+    train(labelled, tmp_path / "whole.npz", epochs=2)
+    written, write = [], rpn_views.ViewCache.write
+    monkeypatch.setattr(
+        rpn_views.ViewCache, "write", lambda self, key, view: (written.append(key), write(self, key, view))
+    )
+    for limit, some_of in ((0, {0}), (400_000, set(range(5, 25)))):  # of 30 views of about 30 kB
+        monkeypatch.setattr(rpn_views, "_MOST_BYTES", limit)
+        written.clear()
+        train(labelled, tmp_path / f"{limit}.npz", epochs=2)
+        assert len(written) in some_of
+        whole, some = (rpn.read(LITE.name, tmp_path / f"{name}.npz")[0] for name in ("whole", limit))
+        for one, other in zip(whole.state_dict().values(), some.state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_a_broken_photo_is_left_out_and_listed(labelled, tmp_path):
     for name in ("boxes.csv", *(f"{i}.png" for i in range(12))):
         shutil.copy(labelled.parent / name, tmp_path / name)

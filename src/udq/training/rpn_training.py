@@ -36,7 +36,7 @@ from udq.features import backbones
 from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.proposals import rpn
-from udq.training.rpn_views import TrainingView, ViewCache, ViewKey, damaged, extract_views
+from udq.training.rpn_views import TrainingView, ViewCache, ViewKey, Views, damaged
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)
@@ -84,13 +84,14 @@ def train(
         ViewCache(output, _fingerprint(labels, image, feature, settings, weights, extractor)) as cache,
         in_gpu_memory(SCALE.format(image.longer)),
     ):
+        views = Views(labels.photos, extractor, image, settings.seed, cache)
         with progress("extracting photos", len(keys)) as step:
-            unreadable = extract_views(labels.photos, keys, extractor, image, settings.seed, cache, step)
+            unreadable = views.extract(keys, step)
         tested = [key for key in keys if key[0] in held_out and key[0] not in unreadable]
         trained_on = [key for key in keys if key[0] not in held_out and key[0] not in unreadable]
         _check_enough(labels, tested, trained_on, unreadable)
         sides = rpn.sides_for(image.shorter)
-        network = _trained(feature.backbone, sides, trained_on, settings, cache, extractor.device, progress)
+        network = _trained(feature.backbone, sides, trained_on, settings, cache, views, extractor.device, progress)
         card = {
             "backbone": feature.backbone,
             "images": dataclasses.asdict(image),
@@ -98,7 +99,7 @@ def train(
             "trained_on": labels.summary(),
             "unreadable": sorted(unreadable.values()),
             "held_out_photos": len(tested),
-            "recall": recall(network, (cache.read(key, extractor.device) for key in tested)),
+            "recall": recall(network, views.read(tested)),
             "settings": dataclasses.asdict(settings),
             "provenance": provenance(seed=settings.seed),
         }
@@ -193,6 +194,7 @@ def _trained(
     keys: Sequence[ViewKey],
     settings: ProposalTraining,
     cache: ViewCache,
+    views: Views,
     device: torch.device,
     progress: Progress,
 ) -> rpn.ProposalNetwork:
@@ -201,7 +203,7 @@ def _trained(
         torch.manual_seed(settings.seed)
         network = rpn.ProposalNetwork(backbones.backbone(backbone), sides=sides, dropout=settings.dropout)
         network.to(device)
-        _optimise(network, keys, settings, cache, progress)
+        _optimise(network, keys, settings, cache, views, progress)
     return network
 
 
@@ -210,10 +212,10 @@ def _optimise(
     keys: Sequence[ViewKey],
     settings: ProposalTraining,
     cache: ViewCache,
+    views: Views,
     progress: Progress,
 ) -> None:
     """Train in place; resumes after the last epoch that an interrupted run finished."""
-    device = next(network.parameters()).device
     optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.decay)
     steps = max(1, len(keys) // settings.batch)
     warm_up = min(_WARM_UP, steps)
@@ -239,8 +241,8 @@ def _optimise(
                 for group in optimiser.param_groups:
                     group["lr"] = settings.learning_rate * rate(epoch * steps + number)
                 optimiser.zero_grad()
-                for i in batch:
-                    loss = network.loss(*cache.read(keys[i], device)) / len(batch)
+                for view in views.read(keys[i] for i in batch):
+                    loss = network.loss(*view) / len(batch)
                     loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 step()
