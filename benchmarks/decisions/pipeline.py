@@ -63,8 +63,7 @@ def sure(ranked: RankedQuery, places: Sequence[int]) -> list[bool]:
     verified = ranked.ranking.verified
     found = []
     for place in places:
-        of_place = verified[place].verification if place in verified else None
-        found.append(confidence_of(ranked.confidence(place), of_place) >= THRESHOLD)
+        found.append(confidence_of(ranked.confidence(place), verified.get(place)) >= THRESHOLD)
     return found
 
 

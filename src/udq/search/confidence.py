@@ -67,9 +67,9 @@ LOWER, UPPER = 0.65, 0.57
 Tuned on the collections of results/benchmark_absent.json and parts of them, with a safety margin.
 """
 
-# Cells of a query's box with inliers from which on a verified photo counts as found, and how many more divide the share
-# of false matches by e.
-_SURE_CELLS, _FALLING = 6, 3
+# Cells of a query's box with inliers from which on a verified photo counts as found, the same for one of a crowd, and
+# how many more divide the share of false matches by e.
+_SURE_CELLS, _CROWDED_CELLS, _FALLING = 6, 18, 3
 # Largest rate: if all photos are alike, the bulk has no width and the rate would be infinite.
 _MOST = 30.0
 # Quantiles of few photos may be too close to each other by chance, so the rate of a small sample is shrunk: by half at
@@ -153,7 +153,7 @@ class Calibration:
         return np.clip(np.minimum.accumulate(share), 0, 1).astype(np.float32)
 
 
-def of_verification(coverage: float) -> float:
+def of_verification(coverage: float, *, crowded: bool = False) -> float:
     """Return the confidence in a photo of which local features agree on the place of the object, 0..1.
 
     The share of false matches falls with the part of the query's box that has inliers: fitted to ``instre_dev``,
@@ -161,8 +161,10 @@ def of_verification(coverage: float) -> float:
 
     Args:
         coverage: that part, 0..1, in cells of 1/36.
+        crowded: as in ``ranking.Verified``; fitted to ``packages_dev``.
     """
-    return 1 - (1 - THRESHOLD) * math.exp((_SURE_CELLS - 36 * coverage) / _FALLING)
+    cells = _CROWDED_CELLS if crowded else _SURE_CELLS
+    return max(0.0, 1 - (1 - THRESHOLD) * math.exp((cells - 36 * coverage) / _FALLING))
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

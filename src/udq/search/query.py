@@ -27,9 +27,9 @@ from udq.photos.sandbox import Decoder
 from udq.search import rerank
 from udq.search.confidence import DEPTH, THRESHOLD, of_verification
 from udq.search.copies import Stack
-from udq.search.ranking import rankings_by_tables
+from udq.search.ranking import Verified, rankings_by_tables
 from udq.search.rerank.ranked import Confidence, RankedQuery
-from udq.types import Box, Example, Features, SearchResult, Verification
+from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
     from udq.features.extractor import Extractor
@@ -221,7 +221,7 @@ def _result(
                 id=image.id,
                 width=image.width,
                 height=image.height,
-                confidence=confidence_of(confidence(place), match.verified),
+                confidence=confidence_of(confidence(place), ranking.verified.get(place)),
                 copies=entry.copies(),
             )
         )
@@ -230,9 +230,11 @@ def _result(
     return SearchResult(ranked.examples, tuple(matches), elapsed_ms, stages, THRESHOLD, ranking.missing)
 
 
-def confidence_of(by_codes: float, verified: Verification | None) -> float:
+def confidence_of(by_codes: float, verified: Verified | None) -> float:
     """Return how sure a match is: by its codes, or by what local features agree on, whichever is surer."""
-    return by_codes if verified is None else max(by_codes, round(of_verification(verified.coverage), 4))
+    if verified is None:
+        return by_codes
+    return max(by_codes, round(of_verification(verified.verification.coverage, crowded=verified.crowded), 4))
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:

@@ -27,10 +27,13 @@ class Verified:
     Attributes:
         score: higher than that of eq. 2.
         verification: inliers, homography, polygon and box.
+        crowded: whether as many photos were verified as sister products or one print in many places explain: then
+            only a large part of the object proves that it is the same.
     """
 
     score: float
     verification: Verification
+    crowded: bool
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     q' = unit(q + sum_i f_i)
 
-where f_i is the best region of the i-th photo with at least SURE inliers, decoded from its code. Without such a photo
+where f_i is the best region of the i-th photo that surely shows the object, decoded from its code. Without such a photo
 the ranking stays as it is. Verified photos keep the factors that their scores are raised by, and the smaller of their
 distances to q and q'. Otherwise the query's own photo, nearest to q but not to q', would come after others.
 
@@ -15,19 +15,22 @@ from dataclasses import replace
 
 import numpy as np
 
+from udq.search.ranking import Verified
 from udq.search.rerank import verify
 from udq.search.rerank.query_expansion import expanded
 from udq.search.rerank.ranked import RankedQuery
 
-# Photos that expand a query at most, and inliers from which on a photo does.
-PHOTOS, SURE = 10, 8
+# Photos that expand a query at most, and the cells of its box, of 36, that a photo covers which does; of a crowd of
+# verified photos, the second number. Sister packages would lead the query away (benchmarks/decisions/pipeline.py).
+PHOTOS = 10
+_CELLS, _CROWDED_CELLS = 6, 15
 
 
 def expand(ranked: RankedQuery) -> RankedQuery:
     """Search again by the query and what verified photos show, and order photos by their new, raised scores."""
     verified = ranked.ranking.verified
     first = [stack.places[0] for stack in ranked.stacks(verify.DEPTH)]
-    sure = [place for place in first if place in verified and verified[place].verification.inliers >= SURE][:PHOTOS]
+    sure = [place for place in first if place in verified and _expands(verified[place])][:PHOTOS]
     if not sure:
         return ranked
     regions = ranked.regions_of(sure)
@@ -43,3 +46,9 @@ def expand(ranked: RankedQuery) -> RankedQuery:
     again = replace(again, ranking=replace(ranking, verified=kept))
     scores = np.array([again.ranking.score(stack.places[0]) for stack in again.stacks(count)])
     return again.reordered(np.argsort(-scores, kind="stable"))
+
+
+def _expands(found: Verified) -> bool:
+    """Whether a photo is sure enough to expand the query."""
+    cells = _CROWDED_CELLS if found.crowded else _CELLS
+    return found.verification.inliers >= verify.SURE and round(36 * found.verification.coverage) >= cells

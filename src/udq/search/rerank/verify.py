@@ -30,6 +30,9 @@ from udq.types import Verification
 DEPTH, VOTED = 200, 100
 # The same if photos have to be decoded.
 _DECODED = 50
+# Inliers from which on a photo very likely shows a part of the object at least, and the number of such photos beyond
+# which one object does not explain them: half of packages_dev's queries share their print with more photos.
+SURE, CROWD = 8, 40
 # How much a covered box raises a score.
 WEIGHT = 0.4
 
@@ -64,13 +67,14 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
         for (number, _, _), verifier in zip(views, verifiers, strict=True):
             by_photo = verifier.verify(photos, threads=database.threads, step=step)
             by_example.append([each and replace(each, example=number) for each in by_photo])
-    ranking, verified = ranked.ranking, {}
-    for row, stack in enumerate(stacks):
-        place = stack.places[0]
-        best = _best([verifications[row] for verifications in by_example])
-        if best is not None:
-            score = raised(ranking.score(place), best.coverage)
-            verified[place] = Verified(score, best)
+    ranking = ranked.ranking
+    best = {stack.places[0]: _best(each) for stack, *each in zip(stacks, *by_example, strict=True)}
+    crowded = sum(each is not None and each.inliers >= SURE for each in best.values()) > CROWD
+    verified = {
+        place: Verified(raised(ranking.score(place), each.coverage), each, crowded)
+        for place, each in best.items()
+        if each is not None
+    }
     # After diffusion, photos are not in the order of their scores. The scores are then assigned to the photos in their
     # present order, so that a verification moves a photo up from there.
     first = [stack.places[0] for stack in stacks]
