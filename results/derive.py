@@ -317,3 +317,11 @@ def positives(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, found in figures["sets"].items():
         for count, row in found["positives"].items():
             yield {"set": name, "count": count, "row": row, **row}
+
+
+def crowds(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each number of cells on each set, for queries with few verified photos and for crowds."""
+    for name, found in figures["sets"].items():
+        for crowd, by_cells in found["verified"].items():
+            for cells, row in by_cells.items():
+                yield {"set": name, "crowd": "a crowd" if crowd == "crowd" else "few", "cells": cells, **row}

@@ -4,7 +4,8 @@
 
 Each set is built by default. ``sure`` says how often a search counts photos as found (confidence of 0.95 or more): with
 the object absent, after the query's own photo and every right one are left out, and with all of them but its own photo
-present. ``positives`` has mAP with 1, 2, 3, 6, 12 and 24 right photos left in the collection, drawn with one seed, for
+present. ``verified`` has the share of right photos among those with 8 inliers, by the cells of the query's box that have
+inliers, for queries with few such photos and for those with a crowd of them. ``positives`` has mAP with 1, 2, 3, 6, 12 and 24 right photos left in the collection, drawn with one seed, for
 the ranking by codes and for stages of reranking.
 """
 
@@ -35,6 +36,7 @@ from udq.search import rerank
 from udq.search.confidence import THRESHOLD
 from udq.search.database import Database
 from udq.search.query import confidence_of
+from udq.search.rerank import verify
 from udq.search.rerank.ranked import RankedQuery
 from udq.types import Example, Features
 
@@ -48,6 +50,8 @@ STAGES: dict[str, tuple[str, ...]] = {
     "default": rerank.DEFAULT,
 }
 _SEED = 5
+CELLS = (0, 6, 9, 12, 15, 18, 37)
+"""Borders of the numbers of cells that precision is measured at."""
 
 
 def search(
@@ -79,6 +83,7 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
     alarms: dict[str, list[bool]] = {"codes": [], "default": []}
     shares: dict[str, list[float]] = {"codes": [], "default": []}
     precision: dict[str, list[float]] = {"codes": [], "default": []}
+    verified: dict[str, list[list[bool]]] = {name: [[] for _ in CELLS[1:]] for name in ("few", "crowd")}
     scores: dict[int, dict[str, list[float]]] = {count: {name: [] for name in STAGES} for count in COUNTS}
     rows = range(0, len(vectors), every)
     with progress("queries", len(rows)) as step:
@@ -93,6 +98,10 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
                 alarms[name].append(any(sure(absent, absent.ranking.order[:50].tolist())))
                 present = search(database, vector, example, [*own, *junk], STAGES[name])
                 shares[name].append(statistics.fmean(sure(present, positives)))
+                for place, each in present.ranking.verified.items():
+                    if each.verification.inliers >= verify.SURE:
+                        cells = int(np.digitize(round(36 * each.verification.coverage), CELLS)) - 1
+                        verified["crowd" if each.crowded else "few"][cells].append(place in positives)
                 first = present.ranking.order[:50].tolist()
                 certain = [place for place, is_sure in zip(first, sure(present, first), strict=True) if is_sure]
                 if certain:
@@ -117,6 +126,14 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
                 "precision_of_found": round(statistics.fmean(precision[name]), 4) if precision[name] else None,
             }
             for name in alarms
+        },
+        "verified": {
+            name: {
+                f"{least} to {end - 1}": {"photos": len(right), "right": round(statistics.fmean(right), 4)}
+                for least, end, right in zip(CELLS, CELLS[1:], by_cells, strict=False)
+                if right
+            }
+            for name, by_cells in verified.items()
         },
         "positives": {
             str(count): {"queries": len(each["codes"])}
