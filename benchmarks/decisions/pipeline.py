@@ -4,9 +4,10 @@
 
 Each set is built by default. ``sure`` says how often a search counts photos as found (confidence of 0.95 or more): with
 the object absent, after the query's own photo and every right one are left out, and with all of them but its own photo
-present. ``verified`` has the share of right photos among those with 8 inliers, by the cells of the query's box that have
-inliers, for queries with few such photos and for those with a crowd of them. ``positives`` has mAP with 1, 2, 3, 6, 12 and 24 right photos left in the collection, drawn with one seed, for
-the ranking by codes and for stages of reranking.
+present. ``verified`` has the share of right photos among those with 8 inliers, by the cells of the query's box that
+have inliers, for queries with few such photos and for those with a crowd of them. ``positives`` has mAP with 1, 2, 3,
+6, 12 and 24 right photos left in the collection, drawn with one seed, for the ranking by codes and for stages of
+reranking.
 """
 
 from __future__ import annotations
