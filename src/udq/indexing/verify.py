@@ -158,7 +158,7 @@ def _read_segment(
     readable = _read(path, found, read)
     for name, facts in entry["files"].items():
         # The first damage ends reading, and files that later versions may add are not read.
-        if found or model is None or name not in (*segments.FILES, segments.POINTS, segments.STARTS):
+        if found or model is None or name not in segments.ALL_FILES:
             _read(path, found, partial(layout.check, layout.inside(path, f"{entry['folder']}/{name}"), facts))
     return found, ids if readable is None else readable
 

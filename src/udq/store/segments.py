@@ -39,6 +39,7 @@ PHOTOS = 4096
 FILES = ("codes.npy", "boxes.npy", "offsets.npy", "photos.npy", "images.json")
 # Local features of the photos, and where those of each begin; segments without any have neither file.
 POINTS, STARTS = "points.npy", "starts.npy"
+ALL_FILES = (*FILES, POINTS, STARTS)
 READERS = 4  # threads that compute checksums
 OUT_OF_ORDER = "its ids do not follow those of the photos before"
 _DISAGREE = "its files disagree"
