@@ -101,7 +101,8 @@ class Benchmark(Workbench):
         queries = protocol_queries(GroundTruth("boxes", truth), held, broken)
         self._kept = TemporaryDirectory()
         ranked = config.features.proposals in proposals.RANKED
-        super().__init__(extractor, photos, queries, describe(extractor, queries), Path(self._kept.name), ranked)
+        described, folder = describe(extractor, queries), Path(self._kept.name)
+        super().__init__(extractor, photos, queries, described, folder, ranked, config.search.position)
         self._alike = ""
 
     @property

@@ -208,7 +208,7 @@ class TrainConfig:
     convolutions_rate: float = 1e-5  # the same for convolutions (and VGG16's fc6 and fc7), which are pretrained
     batch: int = 1024
     epochs: int = 2  # per round
-    query_steps: int = 0  # of fine-tuning the convolutions on the queries before all else; for udq reproduce
+    query_steps: int = 0  # of fine-tuning on the queries before all else, which udq reproduce alone does
     share: float = 0.5  # of the trained weights in their average with those before training; 1 is the paper
 
     def __post_init__(self) -> None:
@@ -327,7 +327,6 @@ _VGG16 = IndexConfig(
         optimiser="sgd",
         learning_rate=1e-3,
         convolutions_rate=1e-3,
-        query_steps=5000,
         share=1.0,
         stop_early=False,
     ),

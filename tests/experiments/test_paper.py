@@ -408,7 +408,7 @@ def test_more_iterations_continue_from_fewer_with_the_same_result(photos, quick,
     def workbench(name):
         folder = tmp_path / name
         photos = CachedPhotos(sources, extractor, silent, folder)
-        return Workbench(extractor, photos, queries, describe(extractor, queries), folder, ranked=True)
+        return Workbench(extractor, photos, queries, describe(extractor, queries), folder, True, "regions")
 
     one, stepwise = workbench("one"), workbench("stepwise")
     for iterations in (0, 1, 2):
@@ -664,7 +664,12 @@ def test_without_data_every_cell_gives_the_reason_and_the_command_fails(udq, tmp
 
 def test_the_papers_network_without_its_proposals_is_a_reason_not_to_measure(data, random_weights, tmp_path):
     settings = Settings(
-        DataFolder(data), tmp_path, "paper", weights={"resnet101": random_weights("resnet101")}, device="cpu", limit=1
+        DataFolder(data),
+        tmp_path,
+        "paper",
+        weights={"resnet101-v1": random_weights("resnet101")},
+        device="cpu",
+        limit=1,
     )
     (result,) = [
         result
@@ -672,9 +677,9 @@ def test_the_papers_network_without_its_proposals_is_a_reason_not_to_measure(dat
         if result.cell.where == "Oxford5K, UDQ"
     ]
 
-    assert settings.of(result.cell).features.backbone == "resnet101"
+    assert settings.of(result.cell).features.backbone == "resnet101-v1"
     assert result.measured is None
-    assert "resnet101" in result.reason
+    assert "resnet101-v1" in result.reason
     assert "train-rpn" in result.reason
 
 

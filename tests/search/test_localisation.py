@@ -237,7 +237,8 @@ def test_real_valued_features_are_located_the_same_way(collection, monkeypatch):
 def test_boxes_are_computed_for_reported_photos_only(collection, photos, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "udq.search.ranking.localise", lambda *given, ranked: calls.append(ranked) or localise(*given, ranked=ranked)
+        "udq.search.ranking.localise",
+        lambda *given, ranked, position: calls.append(ranked) or localise(*given, ranked=ranked, position=position),
     )
     collection.search(photos / "coffee.png", k=3, rerank=[])
 

@@ -16,7 +16,7 @@ from udq.features.trunk import Trunk
 from udq.photos import sandbox
 from udq.photos.source import Source
 from udq.training import query_tuning
-from udq.training.query_tuning import QueryTuning, TuningPhoto, classes_of
+from udq.training.query_tuning import QueryTuning, TuningPhoto
 
 IMAGES = ImageConfig(shorter=160, longer=224, smallest=0.0)
 FEATURES = FeatureConfig(pooling="roi", regions=60)
@@ -87,8 +87,8 @@ def test_the_loss_is_that_of_fast_rcnn(asked):
     network, photo = tuning(asked), asked[0]
     loss = network._loss(photo, False)
 
-    regions = torch.cat([torch.from_numpy(photo.boxes), torch.from_numpy(photo.proposals)])
-    overlap = box_iou(torch.from_numpy(photo.boxes), regions)[0]
+    regions = torch.cat([torch.tensor(photo.boxes), torch.tensor(photo.proposals)])
+    overlap = box_iou(torch.tensor(photo.boxes), regions)[0]
     classes = torch.where(overlap >= 0.5, 1, 0)
     kept = network._sampled(classes)
     regions, classes = regions[kept], classes[kept]
@@ -120,8 +120,3 @@ def test_a_mirrored_photo_has_mirrored_boxes():
     boxes = torch.tensor([[10.0, 5.0, 30.0, 20.0]])
     assert query_tuning._mirrored(boxes, 100).tolist() == [[70.0, 5.0, 90.0, 20.0]]
     assert query_tuning._mirrored(query_tuning._mirrored(boxes, 100), 100).tolist() == boxes.tolist()
-
-
-def test_queries_of_one_landmark_are_one_class():
-    labels = ["all_souls_1", "all_souls_5", "ashmolean_1", "cup"]
-    assert classes_of(labels) == {"all_souls_1": 1, "all_souls_5": 1, "ashmolean_1": 2, "cup": 3}

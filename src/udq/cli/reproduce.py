@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -121,7 +122,10 @@ def reproduce(
         )
         for each in presets
     ]
-    with runner.lock_output(output), resumable(lambda: "finished cells are kept; run the same command to continue"):
+    with ExitStack() as locks:
+        for place in dict.fromkeys((output, *(run.output for run in runs))):
+            locks.enter_context(runner.lock_output(place))
+        locks.enter_context(resumable(lambda: "finished cells are kept; run the same command to continue"))
         _reproduce(experiments, runs, output, as_json=as_json)
 
 

@@ -52,8 +52,10 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code(*packages: str) -> str:
-    """Return a checksum of the code of some packages of udq, and of the networks and data shipped with them."""
-    files = [file for package in packages for file in (_ROOT / package).rglob("*") if file.suffix in _CODE]
+    """Return a checksum of the code of some packages and modules of udq, and of the data shipped with them."""
+    places = [_ROOT / package for package in packages]
+    within = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
+    files = [file for file in within if file.suffix in _CODE]
     names = [[file.relative_to(_ROOT).as_posix(), checksum(file.read_bytes())] for file in sorted(files)]
     return checksum(json.dumps(names).encode())
 

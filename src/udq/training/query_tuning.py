@@ -15,7 +15,6 @@ NIPS 2015.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import box_iou
 
@@ -92,7 +91,6 @@ class QueryTuning:
         self._optimiser = torch.optim.SGD(self._parameters, lr=rate, momentum=_MOMENTUM, weight_decay=_DECAY)
         self._coder = BoxCoder(_MOVES)
         self._matcher = Matcher(_OVERLAP, _OVERLAP, allow_low_quality_matches=False)
-        self._sampler = BalancedPositiveNegativeSampler(_REGIONS, _OBJECTS)
 
     def step(self) -> None:
         """Learn from one photo, or from its mirror image; a step depends on the seed and its number alone."""
@@ -130,11 +128,11 @@ class QueryTuning:
         return total
 
     def _sampled(self, classes: Tensor) -> Tensor:
-        """Return the rows of a step's regions; torchvision's sampler draws from the generator of the process."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self._seed << 32) + self.done)
-            objects, others = self._sampler([classes])
-        return torch.where(objects[0] | others[0])[0]
+        """Return the rows of a step's regions, drawn from those of each kind."""
+        rng = np.random.default_rng((self._seed, self.done, 1))
+        objects, others = (rng.permutation(np.flatnonzero(each)) for each in (classes > 0, classes == 0))
+        objects = objects[: round(_REGIONS * _OBJECTS)]
+        return torch.from_numpy(np.sort(np.concatenate([objects, others[: _REGIONS - len(objects)]])))
 
     def to_bytes(self) -> bytes:
         """Return the state as an .npz archive; ``load`` continues from it exactly."""
@@ -161,16 +159,13 @@ class QueryTuning:
                     self._optimiser.state[parameter]["momentum_buffer"] = momentum
         self.done = int(arrays["done"])
 
+    def finite(self) -> bool:
+        """Whether all parameters are numbers."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters)
+
     def state(self) -> Arrays:
         """Return the parameters that fine-tuning changed, as ``Trunk.state``."""
         return self.trunk.state()
-
-
-def classes_of(labels: Sequence[str]) -> dict[str, int]:
-    """Return the class of each label, from 1: Oxford's five queries of a landmark, ``all_souls_1`` to 5, are one."""
-    names = {label: re.sub(r"_\d+$", "", label) for label in labels}
-    numbers = {name: number for number, name in enumerate(sorted(set(names.values())), start=1)}
-    return {label: numbers[name] for label, name in names.items()}
 
 
 def box_array(boxes: Sequence[Box]) -> NDArray[np.float32]:

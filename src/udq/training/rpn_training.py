@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -235,13 +236,14 @@ def _optimise(
         for epoch in range(done, settings.epochs):
             # The seed depends on the epoch alone, so that resumed training draws the same numbers.
             torch.manual_seed(settings.seed + 1 + epoch)
-            order = torch.randperm(len(keys)).tolist()
+            order = torch.randperm(len(keys)).tolist()[: steps * settings.batch]
+            seen = views.read(keys[i] for i in order)
             for number in range(steps):
-                batch = order[number * settings.batch : (number + 1) * settings.batch]
+                batch = list(itertools.islice(seen, settings.batch))
                 for group in optimiser.param_groups:
                     group["lr"] = settings.learning_rate * rate(epoch * steps + number)
                 optimiser.zero_grad()
-                for view in views.read(keys[i] for i in batch):
+                for view in batch:
                     loss = network.loss(*view) / len(batch)
                     loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()

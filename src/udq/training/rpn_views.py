@@ -249,7 +249,7 @@ class Views:
                 view.objects.to(device),
             )
 
-        with ThreadPoolExecutor(at_once, "views") as pool:
+        with threads.one_core_each(), ThreadPoolExecutor(at_once, "views") as pool:
             waiting: deque[Future[TrainingView]] = deque()
             try:
                 for key in keys:

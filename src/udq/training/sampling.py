@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udq.config import SampleConfig
+from udq.errors import InputError
 from udq.features.extractor import ExtractedPhoto
 from udq.types import Features, Regions
+
+# Copies of the features of a sample that are in memory at a time.
+_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,17 @@ def training_sample(photos: int, settings: SampleConfig) -> list[int]:
     return sorted(int(i) for i in shuffled[: settings.photos or None])
 
 
+def _check_memory(size: int) -> None:
+    """Raise InputError if features of so many bytes, and what is computed from them, do not fit into memory."""
+    if hasattr(os, "sysconf"):  # not on Windows
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if _COPIES * size > memory:
+            raise InputError(
+                f"training on all regions takes about {_COPIES * size / 2**30:.0f} GB of memory, and this machine has "
+                f"{memory / 2**30:.0f}; set regions in [sample] in a --config file, such as 40000"
+            )
+
+
 def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig) -> Sample:
     """Draw random regions of the training photos: at most ``settings.regions``, the same number from each, or all.
 
@@ -69,11 +85,16 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
         photos: regions and features of the training photos.
         expected: number of photos, >= 1.
         settings: size and seed of the sample.
+
+    Raises:
+        InputError: all regions of these photos would need more memory than this machine has.
     """
     rng = np.random.default_rng(settings.seed)
     share = max(1, settings.regions // expected) if settings.regions else None
     kept, boxes, images, views, sampled = [], [], [], [], []
     for i, photo in enumerate(photos):
+        if share is None and i == 0:
+            _check_memory(expected * photo.features.vectors.nbytes)
         sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
         # The regions with the smallest exponential waiting times are a weighted sample without replacement.
         waiting = rng.standard_exponential(len(sides)) / sides.prod(axis=1)

@@ -40,8 +40,10 @@ from udq.photos.source import Source, find
 from udq.reports import results
 from udq.reports import sheet as sheets
 
-# Packages whose code decides the value of a cell, besides those that features depend on.
-_CODE = "datasets", "evaluation", "experiments", "quantization", "search", "store", "training"
+# Packages whose code decides the value of a cell, and those that decide features after fine-tuning, besides those that
+# pretrained features depend on.
+_CODE = "config.py", "types.py", "common", "evaluation", "indexing", "quantization", "reports", "search", "store"
+_TUNING = "datasets", "experiments", "training"
 # Number of queries on a sheet of fig. 5, and of photos per query.
 _QUERIES, _SHOWN = 5, 5
 
@@ -107,12 +109,19 @@ class CellRunner:
         self.scratch = self._output / "scratch" / self._fingerprint(shared, "features")[:16]
         self._photos = CachedPhotos(self._sources, self._extractor, progress, self.scratch)
         self._fitted: tuple[IndexConfig, Fitted] | None = None
+        self._failed: UdqError | None = None
 
     @cached_property
     def _workbench(self) -> Workbench:
+        if self._failed is not None:  # the same for every cell
+            raise self._failed
         self.scratch.mkdir(parents=True, exist_ok=True)
         file = self.scratch / "query-tuning.npz"
-        convolutions = tuned(self._extractor, self._queries, self._config, file, self._progress)
+        try:
+            convolutions = tuned(self._extractor, self._queries, self._config, file, self._progress)
+        except UdqError as error:
+            self._failed = error
+            raise
         self._extractor.load(convolutions)
         return Workbench(
             self._extractor,
@@ -194,14 +203,14 @@ class CellRunner:
     def _fingerprint(self, config: IndexConfig, kind: str) -> str:
         """Return a checksum of everything that a value depends on."""
         measures = ACCURACIES if kind == "accuracy" else kind
-        packages = (*CODE, "training") if kind == "features" else (*CODE, *_CODE)
+        packages = (*CODE, *_TUNING) if kind == "features" else (*CODE, *_TUNING, *_CODE)
         facts = [measures, self._data, versions(), config.to_dict(), _digest(self._queries.truth), code(*packages)]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(truth: GroundTruth) -> str:
     facts = [
-        [query.image, query.box, sorted(query.positives), sorted(query.junk), sorted(query.boxes.items())]
+        [query.image, query.box, query.label, sorted(query.positives), sorted(query.junk), sorted(query.boxes.items())]
         for query in truth.queries
     ]
     return sha256(json.dumps([truth.dataset, truth.own_photo, facts]).encode()).hexdigest()

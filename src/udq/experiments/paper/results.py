@@ -11,6 +11,7 @@ from typing import Any
 from udq.common.files import write_whole
 from udq.common.provenance import provenance
 from udq.common.text import counted
+from udq.config import preset
 from udq.experiments.paper.cells import Result
 from udq.experiments.paper.settings import PAPER, Settings
 from udq.experiments.paper.tables import NETWORKS, TIMES, Cell, Experiment
@@ -134,7 +135,8 @@ def _conditions(results: Sequence[Result], settings: Settings) -> list[str]:
         files = [settings.changes.name] if settings.changes else []
         files += [file for file in given if file]
         how = f"preset {settings.preset}" + (f" with {', '.join(files)}" if files else "")
-        stands = "" if settings.preset == PAPER and backbone in NETWORKS else ", not the paper's network"
+        paper = {preset(name).features.backbone for name in NETWORKS.values()}
+        stands = "" if settings.preset == PAPER and backbone in paper else ", not the paper's network"
         lines.append(f"network {backbone}, {how}{stands}")
     fewer = {each.facts["learned_on"].partition("; ")[2] for each in measured}
     lines += [f"codes are coarser than the paper's: {each}" for each in sorted(fewer) if each]

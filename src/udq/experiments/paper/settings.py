@@ -13,6 +13,8 @@ from udq.experiments.paper.tables import NETWORKS, Cell
 
 PAPER = "paper"
 """The preset that stands for the paper's preset of each cell's network."""
+QUERY_STEPS = 5000
+"""Steps of fine-tuning on the queries with that preset, as in Salvador et al. (sec. 4.2)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Settings:
     def of(self, cell: Cell) -> IndexConfig:
         """Return the configuration of a cell."""
         base = config.preset(NETWORKS[cell.network] if self.preset == PAPER else self.preset)
+        if self.preset == PAPER:
+            base = base.replace({"training": {"query_steps": QUERY_STEPS}})
         if self.changes is not None:
             base = IndexConfig.from_toml(self.changes, base)
         return base.replace(cell.changes)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +14,19 @@ from numpy.typing import NDArray
 from udq.common.files import MAX_FEATURES, read_regular, reason, write_whole
 from udq.common.progress import Progress
 from udq.config import ImageConfig, IndexConfig
-from udq.datasets import Query
+from udq.datasets import GroundTruth, Query
 from udq.errors import UdqError
 from udq.evaluation.benchmark import ProtocolQueries
+from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.photos import sandbox
 from udq.photos.source import Source
-from udq.training.query_tuning import QueryTuning, TuningPhoto, box_array, classes_of
+from udq.training.query_tuning import QueryTuning, TuningPhoto, box_array
 from udq.types import Arrays, Box
 
+# Data sets whose labels or photos are landmarks with a number.
+_LANDMARKS = "oxford5k", "paris6k", "roxford5k", "rparis6k"
 # Steps after which the state is saved: some minutes of work at most.
 _SAVED = 100
 
@@ -56,14 +60,14 @@ def tuned(
                 f"{file}: expected the state of fine-tuning, found a damaged file ({reason(error)}); delete it, and "
                 "fine-tuning starts from the beginning"
             ) from error
-    with progress("fine-tuning on the queries", steps) as step:
+    with progress("fine-tuning on the queries", steps) as step, in_gpu_memory(SCALE.format(config.images.longer)):
         for _ in range(tuning.done):
             step()
         while tuning.done < steps:
             tuning.step()
-            if not np.isfinite(tuning.losses[-1]):
+            if not np.isfinite(tuning.losses[-1]) or (tuning.done == steps and not tuning.finite()):
                 raise UdqError(
-                    f"fine-tuning on the queries: the loss of step {tuning.done} is no longer a number; lower "
+                    f"fine-tuning on the queries: step {tuning.done} led to values that are no numbers; lower "
                     "convolutions_rate in [training]"
                 )
             if tuning.done % _SAVED == 0 or tuning.done == steps:
@@ -80,8 +84,7 @@ def _photos(extractor: Extractor, queries: ProtocolQueries, scale: ImageConfig) 
             of_photo[query.image].append((query, box))
     if not of_photo:
         raise UdqError("fine-tuning on the queries: no query has a box; set query_steps = 0 in [training]")
-    labels = [query.label or query.image for asked in of_photo.values() for query, _ in asked]
-    classes = classes_of(labels)
+    classes = classes_of(queries.truth)
     photos = []
     for found in extractor.extract(Source(name, queries.paths[name]) for name in of_photo):
         if found.broken is not None:
@@ -94,10 +97,27 @@ def _photos(extractor: Extractor, queries: ProtocolQueries, scale: ImageConfig) 
                 found.height,
                 found.regions.boxes,
                 box_array([box for _, box in asked]),
-                np.array([classes[query.label or query.image] for query, _ in asked], np.int64),
+                np.array([classes[_name(query)] for query, _ in asked], np.int64),
             )
         )
     return photos
+
+
+def classes_of(truth: GroundTruth) -> dict[str, int]:
+    """Return the class of each query by its label or photo, from 1.
+
+    Queries of the same label are one class. The labels and photos of Oxford and Paris end in a number: the five queries
+    of a landmark, ``all_souls_1`` to ``all_souls_5``, are one.
+    """
+    landmarks = truth.dataset in _LANDMARKS
+    names = [_name(query) for query in truth.queries]
+    of_name = {name: re.sub(r"_\d+$", "", PurePath(name).stem) if landmarks else name for name in names}
+    numbers = {each: number for number, each in enumerate(sorted(set(of_name.values())), start=1)}
+    return {name: numbers[each] for name, each in of_name.items()}
+
+
+def _name(query: Query) -> str:
+    return query.label or query.image
 
 
 def _pixels(path: Path, scale: ImageConfig) -> NDArray[np.uint8]:

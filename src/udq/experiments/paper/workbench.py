@@ -1,8 +1,9 @@
 """Train, encode and evaluate one set of photos with many configurations, sharing features and rounds of training.
 
 A measurement equals that of ``udq index`` and ``udq evaluate`` with the same configuration: the same sample, training,
-codes and protocol. Configurations that differ only in their codes (M, K) or in how often module 2 runs continue from
-each other's rounds of training.
+codes and protocol. But they have no queries to fine-tune the convolutions on, as ``query_steps`` asks here.
+Configurations that differ only in their codes (M, K) or in how often module 2 runs continue from each other's rounds of
+training.
 """
 
 from __future__ import annotations
