@@ -80,14 +80,14 @@ def place(base, tmp_path):
 
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory):
-    """Return a function: torchvision network -> file of random weights with a fixed seed; half a GB for VGG16."""
+    """Return a function: a backbone of torchvision -> file of random weights, always the same; half a GB for VGG16."""
     folder = tmp_path_factory.mktemp("weights")
 
     @cache
     def file(name):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = torchvision.models.get_model(name, weights=None)
+            network = torchvision.models.get_model(name.removesuffix("-v1"), weights=None)
         state = network.state_dict()
         for key in state:
             if key.endswith("bn3.weight"):

@@ -53,7 +53,7 @@ def paper(photos, random_weights, tmp_path_factory):
             # VGG16's fully connected layers take gigabytes to train, and test_end_to_end.py trains another network.
             training = {"end_to_end": name != "paper", "epochs": 1, "iterations": 1}
             config = preset(name).replace(SMALL).replace({"training": training})
-            weights = random_weights(config.features.backbone.removesuffix("-v1"))
+            weights = random_weights(config.features.backbone)
             backbone = config.features.backbone
             (folder / f"{name}.npz").write_bytes(
                 rpn.to_bytes(rpn.ProposalNetwork(REGISTRY[backbone]), {"backbone": backbone})
