@@ -22,11 +22,10 @@ from udq.config import IndexConfig
 from udq.errors import DiskError
 from udq.evaluation import benchmark
 from udq.experiments.paper import runner, tables, timing, tuning
-from udq.experiments.paper.checkpoints import RoundCheckpoints
 from udq.experiments.paper.data import DataFolder
 from udq.experiments.paper.features import CachedPhotos
 from udq.experiments.paper.settings import Settings
-from udq.experiments.paper.workbench import Workbench, describe
+from udq.experiments.paper.workbench import RoundCheckpoints, Workbench, describe
 from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.search.ranking import ranking_by_feature

@@ -10,7 +10,7 @@ from at_once import at_once
 
 from udq.config import FeatureConfig, ImageConfig
 from udq.errors import InputError, UdqError
-from udq.experiments.paper.checkpoints import RoundCheckpoints
+from udq.experiments.paper.workbench import RoundCheckpoints
 from udq.features import backbones
 from udq.features.cache import FeatureCache
 from udq.features.extractor import Extractor
@@ -18,7 +18,7 @@ from udq.features.proposals import rpn
 from udq.photos.source import Source
 from udq.store.manifest import given_file
 from udq.training.fitting import FileCheckpoint
-from udq.training.rpn_views import ViewCache
+from udq.training.rpn.views import ViewCache
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 

@@ -16,7 +16,7 @@ from udq.features.extractor import Extractor
 from udq.indexing import build
 from udq.photos.decoding import load
 from udq.photos.source import Source
-from udq.training.rpn_training import box_iou
+from udq.training.rpn.training import box_iou
 
 SMALL = ImageConfig(shorter=160, longer=240)
 PHOTO = 1, 3, None, None

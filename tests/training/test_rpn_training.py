@@ -18,7 +18,8 @@ from udq.features.backbones import REGISTRY
 from udq.features.proposals import rpn
 from udq.features.trunk import Trunk
 from udq.photos.decoding import load
-from udq.training import rpn_training, rpn_views
+from udq.training.rpn import training as rpn_training
+from udq.training.rpn import views as rpn_views
 
 SMALL = ImageConfig(shorter=96, longer=128)
 LITE = REGISTRY["efficientnet-lite0"]

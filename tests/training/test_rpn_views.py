@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from udq.config import ImageConfig
-from udq.training import rpn_views
+from udq.training.rpn import views as rpn_views
 
 
 @given(seed=st.integers(0, 10_000), view=st.integers(0, 5))

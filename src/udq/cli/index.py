@@ -237,7 +237,7 @@ def train_rpn(
     # Before the long work: skipped labels should be known before hours of training.
     for line in (labelled.summary(), *(f"  {line}" for line in labelled.fault_lines())):
         printing.say(line, to=sys.stderr)
-    from udq.training import rpn_training
+    from udq.training.rpn import training as rpn_training
 
     with timed() as elapsed, resumable_on(output):
         card = rpn_training.train(

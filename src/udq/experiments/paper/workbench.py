@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
+from udq.common.files import write_whole
 from udq.common.progress import Progress, silent
 from udq.common.provenance import code
 from udq.config import IndexConfig
 from udq.evaluation import benchmark, scoring
 from udq.evaluation.benchmark import ProtocolQueries
 from udq.evaluation.scoring import Outcome
-from udq.experiments.paper.checkpoints import RoundCheckpoints
 from udq.experiments.paper.codes import EncodedPhotos, Floats, encode_photos
 from udq.experiments.paper.features import Photos
 from udq.features.extractor import ExtractedPhoto, Extractor
@@ -36,8 +37,38 @@ from udq.quantization.model import Model
 from udq.search.database import Database
 from udq.search.ranking import Ranking
 from udq.training import fitting, sampling
+from udq.training.algorithm import TrainingState
 from udq.training.end_to_end import EndToEnd
 from udq.types import Arrays, Features
+
+
+class RoundCheckpoints:
+    """The state of a training after each of its rounds, on disk."""
+
+    def __init__(self, folder: Path, iterations: int) -> None:
+        """Choose the folder and the number of rounds.
+
+        Args:
+            folder: holds the checkpoints of this training only.
+            iterations: how often module 2 runs; module 1 adds one round.
+        """
+        self._folder = folder
+        self._rounds = iterations + 1
+
+    def read(self) -> TrainingState | None:
+        """Return the last state within the wanted number of rounds; None without one."""
+        for rounds in range(self._rounds, 0, -1):
+            if os.path.lexists(self._file(rounds)):
+                return TrainingState.read(self._file(rounds))
+        return None
+
+    def write(self, state: TrainingState) -> None:
+        """Write a state to disk."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._file(len(state.rounds)), state.to_bytes())
+
+    def _file(self, rounds: int) -> Path:
+        return self._folder / f"round-{rounds:02d}.npz"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from udq.features import backbones
 from udq.features.device import SCALE, in_gpu_memory
 from udq.features.extractor import Extractor
 from udq.features.proposals import rpn
-from udq.training.rpn_views import TrainingView, ViewCache, ViewKey, Views, damaged
+from udq.training.rpn.views import TrainingView, ViewCache, ViewKey, Views, damaged
 
 PROPOSALS = (50, 100, 200, 500)
 OVERLAPS = (0.5, 0.7)

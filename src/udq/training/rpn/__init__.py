@@ -1,0 +1,1 @@
+"""Training of a region proposal network on labelled boxes."""
