@@ -1,7 +1,8 @@
 """Votes of a query's local features for the photos of a collection, by an inverted multi-index.
 
-Each feature visits the nearest cells of the codebook until they hold ``VISITED`` features of the collection, so the
-time of a search hardly depends on the size of the collection. A visited feature votes for its photo with
+Each feature visits the nearest cells of the codebook until they hold ``VISITED`` features of the collection; from about
+ten thousand photos on, one cell holds more, and the time grows with the collection (benchmarks/speed/verify.py). A
+visited feature votes for its photo with
 
     w = max(0, 1 - d^2 / FARTHEST)^2
 
