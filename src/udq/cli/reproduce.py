@@ -108,14 +108,15 @@ def reproduce(
     presets = list(dict.fromkeys(preset.split(",")))
     for each in presets:
         config.preset(each)  # raises if the name is unknown
+    networks, proposers = _files(weights, "--weights"), _files(rpn, "--rpn")
     runs = [
         Settings(
             folder,
             output if len(presets) == 1 else output / each,
             each,
             config_file,
-            _files(weights, "--weights"),
-            _files(rpn, "--rpn"),
+            networks,
+            proposers,
             limit,
             device,
             threads,

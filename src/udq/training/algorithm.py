@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -410,7 +410,12 @@ class _Optimiser:
 def _optimiser(groups: list[dict[str, Any]], training: TrainConfig) -> torch.optim.Optimizer:
     if training.optimiser == "adam":
         return torch.optim.Adam(groups, lr=training.learning_rate)
-    return torch.optim.SGD(groups, lr=training.learning_rate, momentum=_MOMENTUM, weight_decay=_DECAY)
+    return sgd(groups, training.learning_rate)
+
+
+def sgd(parameters: Iterable[Any], rate: float) -> torch.optim.SGD:
+    """Return the optimiser that Faster R-CNN is trained with, of parameters or of groups of them."""
+    return torch.optim.SGD(parameters, lr=rate, momentum=_MOMENTUM, weight_decay=_DECAY)
 
 
 def participation_ratio(features: Features) -> float:

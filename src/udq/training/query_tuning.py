@@ -29,13 +29,13 @@ from torchvision.ops import box_iou
 
 from udq.common import npz
 from udq.features.trunk import Trunk
-from udq.types import Arrays, Box
+from udq.training import algorithm
+from udq.types import Arrays
 
 # Regions of a step, and the largest share of objects among them; IoU with a box from which on a region is an object.
 _REGIONS, _OBJECTS, _OVERLAP = 128, 0.25, 0.5
 # Weights of the four numbers that move a box, and standard deviations of the new layers' weights.
 _MOVES, _SPREADS = (10.0, 10.0, 5.0, 5.0), (0.01, 0.001)
-_MOMENTUM, _DECAY = 0.9, 5e-4
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class QueryTuning:
                 layer.bias.zero_()
                 layer.to(trunk.device)
         self._parameters = [part for layer in self._layers for part in layer.parameters()] + trunk.trainable()
-        self._optimiser = torch.optim.SGD(self._parameters, lr=rate, momentum=_MOMENTUM, weight_decay=_DECAY)
+        self._optimiser = algorithm.sgd(self._parameters, rate)
         self._coder = BoxCoder(_MOVES)
         self._matcher = Matcher(_OVERLAP, _OVERLAP, allow_low_quality_matches=False)
 
@@ -166,11 +166,6 @@ class QueryTuning:
     def state(self) -> Arrays:
         """Return the parameters that fine-tuning changed, as ``Trunk.state``."""
         return self.trunk.state()
-
-
-def box_array(boxes: Sequence[Box]) -> NDArray[np.float32]:
-    """Return boxes as (n, 4) float32."""
-    return np.array(boxes, np.float32).reshape(len(boxes), 4)
 
 
 def _mirrored(boxes: Tensor, width: int) -> Tensor:

@@ -22,7 +22,7 @@ from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.photos import sandbox
 from udq.photos.source import Source
-from udq.training.query_tuning import QueryTuning, TuningPhoto, box_array
+from udq.training.query_tuning import QueryTuning, TuningPhoto
 from udq.types import Arrays, Box
 
 # Data sets whose labels or photos are landmarks with a number.
@@ -96,7 +96,7 @@ def _photos(extractor: Extractor, queries: ProtocolQueries, scale: ImageConfig) 
                 found.width,
                 found.height,
                 found.regions.boxes,
-                box_array([box for _, box in asked]),
+                np.array([box for _, box in asked], np.float32),
                 np.array([classes[_name(query)] for query, _ in asked], np.int64),
             )
         )
