@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,3 +112,44 @@ def test_a_negative_squared_distance_counts_as_none():
     assert [match.score for match in matches] == pytest.approx([1e9, 1e9, 2])
     assert root(distance).dtype == np.float32
     assert np.isnan(root(distance)[3])
+
+
+class Failing:
+    """A database some photos of which do not answer in one step of a search, and in later ones do."""
+
+    def __init__(self, database, step, after=0):
+        self._database, self._step, self._left = database, step, after
+
+    def __getattr__(self, name):
+        return getattr(self._database, name)
+
+    def __len__(self):
+        return len(self._database)
+
+    def _missing(self, step):
+        if step != self._step:
+            return 0
+        self._left -= 1
+        return 3 if self._left == -1 else 0
+
+    def nearest_images(self, lookups, k):
+        missing = self._missing("scan")
+        return [dataclasses.replace(found, missing=missing) for found in self._database.nearest_images(lookups, k)]
+
+    def most_voted(self, descriptors, count):
+        missing = self._missing("votes")
+        return dataclasses.replace(self._database.most_voted(descriptors, count), missing=missing)
+
+
+@pytest.mark.parametrize(("step", "after"), [("scan", 0), ("scan", 1), ("votes", 0)])
+def test_photos_that_one_step_of_a_search_lacks_are_missing(collection, photos, monkeypatch, step, after):
+    query, box = photos / "coffee.png", (81, 20, 478, 386)
+    assert collection.search(query, box).missing == 0
+    failing = Failing(collection.database, step, after)
+    monkeypatch.setattr(type(collection), "database", property(lambda _: failing))
+
+    found = collection.search(query, box)
+
+    assert found.rerank == ("verify", "verified-qe")
+    assert found.missing == 3
+    assert collection.search(query, box).missing == 0

@@ -28,6 +28,7 @@ from udq.quantization.model import Model
 from udq.search.confidence import Calibration
 from udq.search.database import LocalDatabase
 from udq.search.scan.exhaustive import NearestImages
+from udq.search.scan.votes import MostVoted
 from udq.store import manifest as manifests
 from udq.store import segments
 from udq.store.manifest import Manifest
@@ -74,8 +75,7 @@ class Shard:
         read = [segments.read_one(path, manifest, i, removed=removed, **shape) for i in range(first, last)]
         ranked = manifest.config.features.proposals in proposals.RANKED
         self._database = LocalDatabase(model, tuple(read), ranked, looked_at, threads=1)
-        if looked_at is not None and read:
-            _ = self._database.index  # built here, because the first search has only seconds
+        self._database.sort()  # here, because the first search has only seconds
 
     def size(self) -> int:
         """Return the number of its photos."""
@@ -93,7 +93,7 @@ class Shard:
         """Return the records, codes and boxes of the photos at these places."""
         return self._database.photos(places)
 
-    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> MostVoted:
         """Return those of its photos that local features vote for, by their places here."""
         return self._database.most_voted(descriptors, count)
 
@@ -219,14 +219,15 @@ class ShardedDatabase:
         """Whether local features of photos are stored."""
         return any(segments.POINTS in entry["files"] for entry in self._manifest.segments)
 
-    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the photos that local features vote for; those of shards that do not answer are left out."""
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> MostVoted:
+        """Return the photos that local features vote for; those of shards that do not answer are ``missing``."""
         answers = self._ask([(share, "most_voted", (descriptors, count)) for share in self._shares])
-        given = [(share.start, *answer) for share, answer in zip(self._shares, answers, strict=True) if answer]
-        places = np.concatenate([np.empty(0, np.int64), *(start + found for start, found, _ in given)])
-        total = np.concatenate([np.empty(0, np.float32), *(votes for _, _, votes in given)])
-        order = np.lexsort((places, -total))[:count]
-        return places[order], total[order]
+        pairs = list(zip(self._shares, answers, strict=True))
+        given = [(share.start, answer) for share, answer in pairs if answer is not None]
+        place = np.concatenate([np.empty(0, np.int64), *(start + found.image for start, found in given)])
+        votes = np.concatenate([np.empty(0, np.float32), *(found.votes for _, found in given)])
+        missing = sum(share.size for share, answer in pairs if answer is None)
+        return MostVoted.of(place, votes, count, missing=missing)
 
     def _expect_none(self, failed: Sequence[int]) -> None:
         """Raise UdqError if there are shards that do not answer, given by their numbers."""

@@ -19,7 +19,7 @@ from udq.search.confidence import Calibration
 from udq.search.scan import exhaustive, votes
 from udq.search.scan.exhaustive import NearestImages, Part
 from udq.search.scan.inverted import InvertedIndex
-from udq.search.scan.votes import PointPart
+from udq.search.scan.votes import MostVoted, PointPart
 from udq.store import segments
 from udq.store.manifest import Manifest
 from udq.store.segments import Image, Segment, StoredPhoto
@@ -71,8 +71,8 @@ class Database(Protocol):
     def has_points(self) -> bool:
         """Whether local features of photos are stored."""
 
-    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the places (n,) of the photos that a query's local features vote for most, and their votes (n,).
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> MostVoted:
+        """Return the photos that a query's local features vote for most.
 
         Args:
             descriptors: (P, 128) float32, of the query.
@@ -138,6 +138,10 @@ class LocalDatabase:
     def ready(self) -> None:
         """Compute everything that the first search would have to wait for."""
         _ = self.calibration
+        self.sort()
+
+    def sort(self) -> None:
+        """Build the lists by cell of codes, if they are searched through an inverted index, and of local features."""
         if self.has_points:
             _ = self.most_voted(np.zeros((1, DIMENSIONS), np.float32), 1)
         if self.looked_at is not None and self.segments:
@@ -180,7 +184,7 @@ class LocalDatabase:
         """Whether local features of photos are stored."""
         return any(len(segment.points) for segment in self.segments)
 
-    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def most_voted(self, descriptors: NDArray[np.float32], count: int) -> MostVoted:
         """Return the photos that local features vote for, as in ``Database.most_voted``."""
         with self._lock:
             parts = self._point_parts
@@ -192,9 +196,7 @@ class LocalDatabase:
             if len(segment.points)
         ]
         total = np.concatenate([np.empty(0, np.float32), *living])
-        order = np.argsort(-total, kind="stable")[:count]
-        order = order[total[order] > 0]
-        return np.concatenate([np.empty(0, np.int64), *places])[order], total[order]
+        return MostVoted.of(np.concatenate([np.empty(0, np.int64), *places]), total, count)
 
     def _places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the places of photos that are numbered through all segments, removed photos included."""

@@ -47,7 +47,7 @@ class Ranking:
         locate: place -> (4,) float32, where the object is. Called for reported photos only: computing the boxes of
             all photos would take far more time and memory than ranking them.
         verified: verified photos, by place.
-        missing: number of photos that could not be scanned.
+        missing: number of photos that could not be scanned, at least: the largest of all steps so far.
     """
 
     order: NDArray[np.int64]

@@ -101,7 +101,11 @@ class RankedQuery:
         lookup = self.database.model.quantizer.lookup_tables(query)
         ranking = _ranking_without(self.database, lookup, self.wanted, self.without)
         again = replace(self, query=query, lookup=lookup, ranking=ranking, original=self.original or self)
-        return again.deepened()
+        return again.lacking(self.ranking.missing).deepened()
+
+    def lacking(self, photos: int) -> RankedQuery:
+        """Return the same with at least that many ``missing``: photos that one step lacked cannot be made up for."""
+        return replace(self, ranking=replace(self.ranking, missing=max(photos, self.ranking.missing)))
 
     def deepened(self) -> RankedQuery:
         """Return the same with more photos in the ranking, if copies leave fewer than ``contents`` different ones.
@@ -114,7 +118,7 @@ class RankedQuery:
                 break
             wanted = 2 * ranked.wanted
             ranking = _ranking_without(ranked.database, ranked.lookup, wanted, ranked.without)
-            ranked = replace(ranked, wanted=wanted, ranking=ranking)
+            ranked = replace(ranked, wanted=wanted, ranking=ranking).lacking(ranked.ranking.missing)
         return ranked
 
     @cached_property

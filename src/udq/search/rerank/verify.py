@@ -57,8 +57,9 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
     ]
     count = DEPTH if database.has_points else _DECODED
     if database.has_points:
-        voted = [database.most_voted(verifier.features.descriptors, VOTED)[0] for verifier in verifiers]
-        ranked, count = ranked.including(np.concatenate(voted), count)
+        voted = [database.most_voted(verifier.features.descriptors, VOTED) for verifier in verifiers]
+        ranked, count = ranked.including(np.concatenate([each.image for each in voted]), count)
+        ranked = ranked.lacking(max(each.missing for each in voted))
     stacks = ranked.stacks(count)
     photos = _candidates(ranked, stacks)
     by_example = []

@@ -34,6 +34,27 @@ _MOST_CELLS = 256
 
 
 @dataclass(frozen=True)
+class MostVoted:
+    """The n photos with the most votes, most first; ties are in the order of photos.
+
+    image: int64 (n,), places in ``Database.images``.
+    votes: float32 (n,), the sum of the votes for each.
+    missing: number of images that could not be asked, as in ``NearestImages``.
+    """
+
+    image: NDArray[np.int64]
+    votes: NDArray[np.float32]
+    missing: int = 0
+
+    @staticmethod
+    def of(image: NDArray[np.int64], votes: NDArray[np.float32], count: int, *, missing: int = 0) -> MostVoted:
+        """Return the ``count`` images with the most votes, fewer if others have none."""
+        order = np.lexsort((image, -votes))[:count]
+        order = order[votes[order] > 0]
+        return MostVoted(image[order], votes[order], missing)
+
+
+@dataclass(frozen=True)
 class PointPart:
     """Local features of some photos.
 
