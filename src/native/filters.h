@@ -5,13 +5,7 @@
 #include <utility>
 
 #include "tables.h"
-
-#if (defined(__x86_64__) || defined(_M_X64)) && defined(__GNUC__)
-#define X86 1
-#include <immintrin.h>
-#define AVX2 __attribute__((target("avx2")))
-#define VBMI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi")))
-#endif
+#include "x86.h"
 
 namespace udq {
 

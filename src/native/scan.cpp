@@ -10,18 +10,15 @@
 //     nearest.h    the k nearest images, or the best region of every image, in the order of codes
 //     inverted.h   the k nearest images by cells of codes, most of which are never scanned
 //     votes.h      votes of local features for photos
+//     x86.h        instructions that a kernel may use
+//     python.h     what the Python modules have in common
 //     scan.cpp     the Python module
 //
 // One binary contains every kernel; the caller chooses one of those that `kernels()` returns for this processor.
 
-#define PY_SSIZE_T_CLEAN
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030b0000  // one build serves every CPython from 3.11
-#endif
-#include <Python.h>
+#include "python.h"
 
 #include <array>
-#include <new>
 
 #include "inverted.h"
 #include "votes.h"
@@ -49,54 +46,7 @@ void sort_by_high_half(uint64_t *keys, int64_t count) {
 
 // udq/search/scan has checked every argument.
 
-bool has(const char *name) {
-#if X86
-    __builtin_cpu_init();
-    if (!std::strcmp(name, "avx512-vbmi"))
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi");
-    if (!std::strcmp(name, "avx2")) return __builtin_cpu_supports("avx2");
-#endif
-    return !std::strcmp(name, "portable");
-}
-
-constexpr const char *KERNELS[] = {"avx512-vbmi", "avx2", "portable"};
-
-PyObject *kernels(PyObject *, PyObject *) {
-    PyObject *list = PyList_New(0);
-    for (const char *name : KERNELS) {
-        PyObject *text = list && has(name) ? PyUnicode_FromString(name) : nullptr;
-        if (text && PyList_Append(list, text)) Py_CLEAR(list);
-        Py_XDECREF(text);
-    }
-    return list;
-}
-
-// A buffer of a Python object, released by the destructor.
-struct Buffer : Py_buffer {
-    Buffer() : Py_buffer{} {}
-    ~Buffer() {
-        if (obj) PyBuffer_Release(this);
-    }
-    Buffer(const Buffer &) = delete;
-    Buffer &operator=(const Buffer &) = delete;
-    template <class T> T *as() const { return static_cast<T *>(buf); }
-    int64_t bytes() const { return len; }
-};
-
-// Runs `work` without the GIL; returns false, with MemoryError set, if memory did not suffice.
-template <class Work> bool unlocked(const Work &work) {
-    bool enough = true;
-    Py_BEGIN_ALLOW_THREADS;
-    try {
-        work();
-    } catch (const std::bad_alloc &) {
-        enough = false;
-    }
-    Py_END_ALLOW_THREADS;
-    if (!enough) PyErr_NoMemory();
-    return enough;
-}
+PyObject *kernels(PyObject *, PyObject *) { return runnable({"avx512-vbmi", "avx2", "portable"}); }
 
 // The parts of a batch, from tuples (codes, offsets, keep or None, first, last, number), and the buffers behind them.
 template <class Code> struct Parts {

@@ -118,16 +118,20 @@ class Codebook:
             step: pixels of the photo per pixel of the view that they were extracted from.
         """
         read = points(stored)
-        # One take of all codewords is three times as fast as an index by subspace and codeword.
-        codewords = self.codes.codebooks.reshape(SUBSPACES * _CODEWORDS, -1)
-        parts = codewords.take(read["code"] + np.arange(0, len(codewords), _CODEWORDS), axis=0)
         return LocalFeatures(
             np.stack([read["x"], read["y"]], axis=1).astype(np.float32),
             np.exp2(read["size"] / np.float32(_PER_OCTAVE)).astype(np.float32),
             (read["angle"] * np.float32(2 * np.pi / _PER_TURN)).astype(np.float32),
-            parts.reshape(len(read), DIMENSIONS),
+            self.descriptors(stored),
             step,
         )
+
+    def descriptors(self, stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the rotated descriptors (n, 128) of stored features (n, 24)."""
+        code = points(stored)["code"]
+        # One take of all codewords is three times as fast as an index by subspace and codeword.
+        codewords = self.codes.codebooks.reshape(SUBSPACES * _CODEWORDS, -1)
+        return codewords.take(code + np.arange(0, len(codewords), _CODEWORDS), axis=0).reshape(len(code), DIMENSIONS)
 
     def rotated(self, features: LocalFeatures) -> LocalFeatures:
         """Return a query's features with descriptors in the space of the codes, where products are the same."""
@@ -154,16 +158,19 @@ class Codebook:
             far.append(np.take_along_axis(distance, chosen, axis=1))
         sums = (far[0][:, :, None] + far[1][:, None, :]).reshape(len(descriptors), -1)
         cells = (near[0][:, :, None] * _CODEWORDS + near[1][:, None, :]).reshape(len(descriptors), -1)
-        order = np.argsort(sums, axis=1, kind="stable")[:, :count]
+        kept = np.argpartition(sums, count - 1, axis=1)[:, :count]
+        order = np.take_along_axis(kept, np.take_along_axis(sums, kept, axis=1).argsort(axis=1, kind="stable"), axis=1)
         return np.take_along_axis(cells, order, axis=1).astype(np.uint16)
 
     def tables(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the tables (n, 16, 256) of squared distances from descriptors (n, 128) to codewords."""
         parts = self.codes.rotate(Features(descriptors)).vectors.reshape(len(descriptors), SUBSPACES, -1)
-        products = np.einsum("nmd,mkd->nmk", parts, self.codes.codebooks, optimize=True)
-        squares = (parts**2).sum(axis=2)[:, :, None] + (self.codes.codebooks**2).sum(axis=2)
-        tables: NDArray[np.float32] = np.maximum(squares - 2 * products, 0)
-        return tables
+        tables = np.empty((len(descriptors), SUBSPACES, _CODEWORDS), np.float32)
+        for m, codebook in enumerate(self.codes.codebooks):
+            np.matmul(-2 * parts[:, m], codebook.T, out=tables[:, m])
+            tables[:, m] += (codebook**2).sum(axis=1)
+        tables += (parts**2).sum(axis=2)[:, :, None]
+        return np.maximum(tables, 0, out=tables)
 
 
 def points(stored: NDArray[np.uint8]) -> NDArray[np.void]:

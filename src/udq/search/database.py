@@ -188,7 +188,7 @@ class LocalDatabase:
         """Return the photos that local features vote for, as in ``Database.most_voted``."""
         with self._lock:
             parts = self._point_parts
-        found = votes.votes(parts, descriptors)
+        found = votes.votes(parts, descriptors, threads=self.threads)
         living = [total[segment.living] for total, segment in zip(found, self._with_points, strict=True)]
         places = [
             start + np.arange(len(segment.living))

@@ -10,8 +10,9 @@ none are decoded, and searched in and around the box by the index.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ from udq.common import threads as thread_limits
 from udq.common.progress import tracked
 from udq.errors import ImageError
 from udq.keypoints import geometry, sift
-from udq.keypoints.codebook import NONE, Codebook
-from udq.keypoints.matching import match
+from udq.keypoints.codebook import NONE, Codebook, joined
+from udq.keypoints.matching import match, match_stored
 from udq.keypoints.sift import LocalFeatures
 from udq.photos import boxes, sandbox
 from udq.photos.indexed import PhotoPath
 from udq.photos.sandbox import Decoder
+from udq.search.scan.kernels import in_threads
 from udq.types import Box, Verification
 
 # Number of inliers from which a photo counts as verified (benchmarks/decisions/verification.py).
@@ -143,13 +145,30 @@ class Verifier:
         """
         if not photos:
             return []
-        with thread_limits.pool(min(thread_limits.count(threads), len(photos))) as workers:
-            return list(tracked(workers.map(self._verify, photos), step))
+        count = min(thread_limits.count(threads), len(photos))
+        if all(photo.step for photo in photos):
+            return list(tracked(self._verify_stored(photos, count), step))
+        with thread_limits.pool(count) as workers:
+            return list(tracked(workers.map(self._verify_decoded, photos), step))
 
-    def _verify(self, photo: Candidate) -> Verification | None:
-        if photo.step:
-            stored = Codebook.shipped().decode(photo.points, photo.step)
-            return self._verified(self._rotated, stored, photo.width, photo.height)
+    def _verify_stored(self, photos: Sequence[Candidate], threads: int) -> Iterator[Verification | None]:
+        def matched(start: int, end: int) -> list[NDArray[np.int64]]:
+            return match_stored(self._rotated, [photo.points for photo in photos[start:end]])
+
+        # Matching is compiled. What is left holds the interpreter's lock: several threads would wait for each other.
+        edges = np.linspace(0, len(photos), threads + 1).astype(int).tolist()
+        with thread_limits.one_core_each():
+            every = list(chain(*in_threads(matched, pairwise(edges))))
+            # Only matched features are decoded, those of all photos at once.
+            kept = [photo.points[pairs[:, 1]] for photo, pairs in zip(photos, every, strict=True)]
+            decoded = Codebook.shipped().decode(joined(kept), 0.0)
+            ends = np.cumsum([0, *map(len, kept)]).tolist()
+            for photo, pairs, rows in zip(photos, every, pairwise(ends), strict=True):
+                found = decoded.part(*rows, photo.step)
+                pairs[:, 1] = np.arange(len(pairs))
+                yield self._verified(self._rotated, found, pairs, photo.width, photo.height)
+
+    def _verify_decoded(self, photo: Candidate) -> Verification | None:
         try:
             view = self._decoder.load_window(
                 photo.file, photo.box, margin=MARGIN, longer=_LONGER, enlarged=_ENLARGED, most=_MOST, seconds=_SECONDS
@@ -157,13 +176,17 @@ class Verifier:
         except ImageError:
             return None
         found = sift.extract(view.pixels, view.window, _MOST_FEATURES)
-        return self._verified(self.features, found, view.width, view.height)
+        return self._verified(self.features, found, match(self.features, found), view.width, view.height)
 
-    def _verified(self, query: LocalFeatures, photo: LocalFeatures, width: int, height: int) -> Verification | None:
-        """Verify a photo of that size by its local features; both with descriptors in the same space."""
+    def _verified(
+        self, query: LocalFeatures, photo: LocalFeatures, matched: NDArray[np.int64], width: int, height: int
+    ) -> Verification | None:
+        """Verify a photo of that size by the matches (m, 2) of its local features with those of the query."""
+        if len(matched) < self._least:
+            return None
         x1, y1, x2, y2 = self.box
         diagonal = float(np.hypot(x2 - x1, y2 - y1))
-        pairs = geometry.agreeing(query, photo, match(query, photo), diagonal, least=self._least)
+        pairs = geometry.agreeing(query, photo, matched, diagonal, least=self._least)
         if len(pairs) < self._least:
             return None
         start, end = query.points[pairs[:, 0]], photo.points[pairs[:, 1]]

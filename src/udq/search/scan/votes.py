@@ -16,12 +16,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.common.cores import cores
+from udq.common.threads import one_core_each
 from udq.keypoints.codebook import SUBSPACES, Codebook, points
-from udq.search.scan.kernels import extension, plain, read_only
+from udq.search.scan.kernels import extension, in_threads, plain, read_only
 
 VISITED = 1000
 """Features of the collection that each feature of a query visits, about."""
@@ -31,6 +34,8 @@ FARTHEST = 0.7
 _CELLS = 1 << 16
 # Most cells that a feature visits: small collections have few features in each.
 _MOST_CELLS = 256
+# Features of the query whose votes are counted together.
+_TOGETHER = 100
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,35 @@ class PointPart:
         return np.repeat(np.arange(len(self.starts) - 1, dtype=np.uint32), np.diff(self.starts))
 
 
-def votes(parts: Sequence[PointPart], descriptors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Return the sum of the votes for each photo of each part, (N,) float32.
+def votes(
+    parts: Sequence[PointPart], descriptors: NDArray[np.float32], *, threads: int | None = None
+) -> list[NDArray[np.float32]]:
+    """Return the sum of the votes for each photo of each part, (N,) float32; the same for any number of threads.
 
     Args:
         parts: the collection.
         descriptors: (n, 128) float32 of the query.
+        threads: one for each ``_TOGETHER`` features, but at most this number; as many as there are cores if None.
     """
-    found = [np.zeros(len(part.starts) - 1, np.float32) for part in parts]
     if not len(descriptors) or not any(len(part.points) for part in parts):
-        return found
+        return [np.zeros(len(part.starts) - 1, np.float32) for part in parts]
+    sizes = np.sum([np.diff(part.lists[1].astype(np.int64)) for part in parts], axis=0)
+    blocks = [descriptors[start : start + _TOGETHER] for start in range(0, len(descriptors), _TOGETHER)]
+    edges = np.linspace(0, len(blocks), min(len(blocks), threads or cores()) + 1).astype(int).tolist()
+    with one_core_each():
+        by_thread = in_threads(
+            lambda start, end: [_votes(parts, sizes, block) for block in blocks[start:end]], pairwise(edges)
+        )
+    return [np.sum(totals, axis=0) for totals in zip(*chain(*by_thread), strict=True)]
+
+
+def _votes(
+    parts: Sequence[PointPart], sizes: NDArray[np.int64], descriptors: NDArray[np.float32]
+) -> list[NDArray[np.float32]]:
+    """Return the votes of some features for each photo of each part; ``sizes`` has the features of each cell."""
+    found = [np.zeros(len(part.starts) - 1, np.float32) for part in parts]
     codebook = Codebook.shipped()
     cells = codebook.nearest_cells(descriptors, _MOST_CELLS)
-    sizes = np.sum([np.diff(part.lists[1].astype(np.int64)) for part in parts], axis=0)
     reached = np.cumsum(sizes[cells], axis=1)
     visited = np.minimum((reached < VISITED).sum(axis=1) + 1, _MOST_CELLS)
     tables = codebook.tables(descriptors)
