@@ -121,7 +121,13 @@ def run(given: argparse.Namespace) -> None:
         counts = {"photos": runs[0].photos, "queries": runs[0].queries, "regions": runs[0].regions}
         means = table.over_seeds([run.figures for run in runs])
         each = [
-            {"seed": seed, **run.figures, "by_size": run.by_size, "seconds": run.seconds}
+            {
+                "seed": seed,
+                **run.figures,
+                "by_size": run.by_size,
+                "estimate": run.estimate,
+                "seconds": run.seconds,
+            }
             for seed, run in enumerate(runs)
         ]
         measured[found.name] = {**counts, **means, "runs": each}

@@ -67,6 +67,7 @@ class Run:
         photos, regions, queries: how many were measured.
         extracted: photos and queries whose features were not stored yet.
         seconds: of everything.
+        estimate: what training brought, by the collection itself (``udq.training.verified_pairs.Estimate``).
     """
 
     figures: dict[str, float | None]
@@ -76,6 +77,7 @@ class Run:
     queries: int
     extracted: int
     seconds: float
+    estimate: dict[str, Any] | None
 
 
 class CachedWorkers(LocalWorkers):
@@ -118,6 +120,7 @@ def measure(found: DevelopmentSet, setup: Setup, *, seed: int, progress: Progres
             queries=len(found.truth.queries),
             extracted=cache.extracted,
             seconds=round(time.perf_counter() - started, 1),
+            estimate=(collection.info()["training"] or {}).get("estimate"),
         )
 
 

@@ -1,10 +1,8 @@
 // Nearest neighbours between the descriptors of a query and those of a photo; src/udq/keypoints/matching.py has the
 // method.
 //
-// Components are whole steps, so that products are whole numbers, and the same in any order: -127..127 of the photo, and
-// -63..63 of the query, which are moved to 1..127. The processor multiplies unsigned by signed bytes, four at a time, and
-// two products of these add up to less than 2^15. What the move adds to a product depends on the photo's descriptor alone, and sums start
-// from its negative.
+// Components are whole steps of -127..127, so that products are whole numbers, and the same in any order. Processors
+// multiply unsigned by signed bytes, so each kernel makes those of the query unsigned in its own way.
 
 #pragma once
 
@@ -21,7 +19,7 @@ namespace udq {
 constexpr int64_t DIMENSIONS = 128, QUADS = DIMENSIONS / 4;
 constexpr int64_t SUBSPACES = 16, CODEWORDS = 256, PART = DIMENSIONS / SUBSPACES;  // of a code
 constexpr int64_t MOST_LANES = 16;
-constexpr int LARGEST_OF_QUERY = 63, LARGEST_OF_PHOTO = 127, MOVE = LARGEST_OF_QUERY + 1;
+constexpr int LARGEST = 127;  // steps of a component, either way
 constexpr int32_t NOTHING = -(1 << 30);  // less than any product
 
 // What is known of n descriptors of a query and P of a photo.
@@ -38,7 +36,7 @@ struct Neighbours {
 struct Packed {
     int64_t blocks;               // of as many rows as a vector has lanes
     std::vector<int8_t> columns;  // (blocks, QUADS, lanes, 4)
-    std::vector<int32_t> start;   // (blocks, lanes), what a sum starts from; NOTHING where there is no row
+    std::vector<int32_t> start;   // (blocks, lanes), what a sum starts from: little where there is no row
     std::vector<int32_t> best;    // (blocks, lanes), as in `Neighbours`
 };
 
@@ -47,10 +45,10 @@ struct Largest {
     alignas(64) int32_t first[MOST_LANES], second[MOST_LANES], block[MOST_LANES];
 };
 
-// Rounds to whole steps, `largest` per `extent`, half to even as numpy does. `count` is a multiple of 32.
-AVX2 inline void round_to_steps(const float *from, int64_t count, float extent, int largest, int move, int8_t *to) {
-    const __m256 scale = _mm256_set1_ps(float(largest) / extent);
-    const __m256i low = _mm256_set1_epi8(-largest), high = _mm256_set1_epi8(largest), moved = _mm256_set1_epi8(move);
+// Rounds to whole steps, LARGEST per `extent`, half to even as numpy does. `count` is a multiple of 32.
+AVX2 inline void round_to_steps(const float *from, int64_t count, float extent, int8_t *to) {
+    const __m256 scale = _mm256_set1_ps(float(LARGEST) / extent);
+    const __m256i low = _mm256_set1_epi8(-LARGEST);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     for (int64_t i = 0; i < count; i += 32) {
         __m256i whole[4];
@@ -59,22 +57,26 @@ AVX2 inline void round_to_steps(const float *from, int64_t count, float extent, 
         const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]),
                                                   _mm256_packs_epi32(whole[2], whole[3]));
         const __m256i steps = _mm256_permutevar8x32_epi32(packed, order);
-        const __m256i cut = _mm256_min_epi8(_mm256_max_epi8(steps, low), high);
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + i), _mm256_add_epi8(cut, moved));
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(to + i), _mm256_max_epi8(steps, low));  // packs cuts at 127
     }
 }
 
-inline int32_t four(const uint8_t *query, int64_t quad) {
+inline int32_t four(const int8_t *query, int64_t quad) {
     int32_t bytes;
     std::memcpy(&bytes, query + 4 * quad, 4);
     return bytes;
 }
 
-// A kernel compares some descriptors of the query, (ROWS, 128) unsigned bytes, with all of a photo.
+// A kernel compares some descriptors of the query, (ROWS, 128), with all of a photo. `start` is what sums start from
+// for a descriptor of the photo with this sum of its components.
+
+// Components of the query are moved by 128. What that adds to a product depends on the photo's descriptor alone.
 struct Vnni {
     static constexpr int64_t LANES = 16, ROWS = 4;
+    static int32_t start(int32_t sum) { return -128 * sum; }
 
-    VNNI static void compare(const uint8_t *query, Packed &photo, Largest *largest) {
+    VNNI static void compare(const int8_t *query, Packed &photo, Largest *largest) {
+        const __m512i move = _mm512_set1_epi8(-128);
         __m512i first[ROWS], second[ROWS], block[ROWS];
         for (int64_t i = 0; i < ROWS; ++i)
             first[i] = second[i] = _mm512_set1_epi32(2 * NOTHING), block[i] = _mm512_setzero_si512();
@@ -84,8 +86,10 @@ struct Vnni {
             for (int64_t i = 0; i < ROWS; ++i) sum[i] = _mm512_loadu_si512(&photo.start[b * LANES]);
             for (int64_t quad = 0; quad < QUADS; ++quad) {
                 const __m512i column = _mm512_loadu_si512(columns + quad * LANES * 4);
-                for (int64_t i = 0; i < ROWS; ++i)
-                    sum[i] = _mm512_dpbusd_epi32(sum[i], _mm512_set1_epi32(four(query + i * DIMENSIONS, quad)), column);
+                for (int64_t i = 0; i < ROWS; ++i) {
+                    const __m512i bytes = _mm512_xor_si512(_mm512_set1_epi32(four(query + i * DIMENSIONS, quad)), move);
+                    sum[i] = _mm512_dpbusd_epi32(sum[i], bytes, column);
+                }
             }
             for (int64_t i = 0; i < ROWS; ++i) {
                 best = _mm512_max_epi32(best, sum[i]);
@@ -103,10 +107,12 @@ struct Vnni {
     }
 };
 
+// Signs of the query's components move to those of the photo; two products of 127 x 127 add up to less than 2^15.
 struct Avx2 {
     static constexpr int64_t LANES = 8, ROWS = 3;
+    static int32_t start(int32_t) { return 0; }
 
-    AVX2 static void compare(const uint8_t *query, Packed &photo, Largest *largest) {
+    AVX2 static void compare(const int8_t *query, Packed &photo, Largest *largest) {
         const __m256i ones = _mm256_set1_epi16(1);
         __m256i first[ROWS], second[ROWS], block[ROWS];
         for (int64_t i = 0; i < ROWS; ++i)
@@ -121,7 +127,8 @@ struct Avx2 {
                 const __m256i column = _mm256_loadu_si256(columns + quad);
                 for (int64_t i = 0; i < ROWS; ++i) {
                     const __m256i bytes = _mm256_set1_epi32(four(query + i * DIMENSIONS, quad));
-                    sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, column), ones));
+                    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(bytes), _mm256_sign_epi8(column, bytes));
+                    sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, ones));
                 }
             }
             for (int64_t i = 0; i < ROWS; ++i) {
@@ -142,8 +149,8 @@ struct Avx2 {
 };
 
 // Packs descriptors (P, 128) in steps.
-inline Packed packed(const std::vector<int8_t> &steps, int64_t rows, int64_t lanes) {
-    const int64_t blocks = (rows + lanes - 1) / lanes;
+template <class Kernel> Packed packed(const std::vector<int8_t> &steps, int64_t rows) {
+    const int64_t lanes = Kernel::LANES, blocks = (rows + lanes - 1) / lanes;
     Packed photo{blocks, std::vector<int8_t>(blocks * lanes * DIMENSIONS),
                  std::vector<int32_t>(blocks * lanes, NOTHING), std::vector<int32_t>(blocks * lanes, 2 * NOTHING)};
     for (int64_t row = 0; row < rows; ++row) {
@@ -152,19 +159,19 @@ inline Packed packed(const std::vector<int8_t> &steps, int64_t rows, int64_t lan
         for (int64_t quad = 0; quad < QUADS; ++quad) std::memcpy(to + quad * lanes * 4, descriptor + 4 * quad, 4);
         int32_t sum = 0;
         for (int64_t d = 0; d < DIMENSIONS; ++d) sum += descriptor[d];
-        photo.start[row] = -MOVE * sum;
+        photo.start[row] = Kernel::start(sum);
     }
     return photo;
 }
 
-// n descriptors of a query in steps, moved, and as many more as a kernel needs to take them by ROWS.
+// n descriptors of a query in steps, and as many more as a kernel needs to take them by ROWS.
 struct Query {
     int64_t n;
     std::vector<int8_t> steps;
 
     Query(const float *descriptors, int64_t n, float extent, int64_t rows)
         : n(n), steps((n + rows - 1) / rows * rows * DIMENSIONS) {
-        round_to_steps(descriptors, n * DIMENSIONS, extent, LARGEST_OF_QUERY, MOVE, steps.data());
+        round_to_steps(descriptors, n * DIMENSIONS, extent, steps.data());
         for (std::size_t at = n * DIMENSIONS; at < steps.size(); at += DIMENSIONS)
             std::copy_n(steps.data(), DIMENSIONS, &steps[at]);
     }
@@ -174,10 +181,10 @@ struct Query {
 template <class Kernel>
 void neighbours(const Query &query, const std::vector<int8_t> &photo, int64_t rows, const Neighbours &found) {
     constexpr int64_t LANES = Kernel::LANES, ROWS = Kernel::ROWS;
-    Packed all = packed(photo, rows, LANES);
+    Packed all = packed<Kernel>(photo, rows);
     Largest largest[ROWS];
     for (int64_t i = 0; i < query.n; i += ROWS) {
-        Kernel::compare(reinterpret_cast<const uint8_t *>(&query.steps[i * DIMENSIONS]), all, largest);
+        Kernel::compare(&query.steps[i * DIMENSIONS], all, largest);
         for (int64_t j = 0; j < std::min(ROWS, query.n - i); ++j) {
             int32_t first = 2 * NOTHING, second = first;
             int64_t nearest = 0;
@@ -199,7 +206,7 @@ template <class Kernel>
 void neighbours(const float *query, int64_t n, const float *photo, int64_t rows, float extent,
                 const Neighbours &found) {
     std::vector<int8_t> steps(rows * DIMENSIONS);
-    round_to_steps(photo, rows * DIMENSIONS, extent, LARGEST_OF_PHOTO, 0, steps.data());
+    round_to_steps(photo, rows * DIMENSIONS, extent, steps.data());
     neighbours<Kernel>(Query(query, n, extent, Kernel::ROWS), steps, rows, found);
 }
 
@@ -216,7 +223,7 @@ struct Stored {
 template <class Kernel>
 void neighbours(const float *query, int64_t n, const Stored &stored, float extent, const Neighbours &found) {
     std::vector<int8_t> codewords(CODEWORDS * DIMENSIONS), steps;
-    round_to_steps(stored.codewords, CODEWORDS * DIMENSIONS, extent, LARGEST_OF_PHOTO, 0, codewords.data());
+    round_to_steps(stored.codewords, CODEWORDS * DIMENSIONS, extent, codewords.data());
     const Query all(query, n, extent, Kernel::ROWS);
     for (int64_t photo = 0; photo < stored.photos; ++photo) {
         const int64_t start = stored.starts[photo], rows = stored.starts[photo + 1] - start;

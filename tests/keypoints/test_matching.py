@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from udq.keypoints import matching
 from udq.keypoints.codebook import BYTES, Codebook
-from udq.keypoints.matching import EXTENT, OF_PHOTO, OF_QUERY, RATIO
+from udq.keypoints.matching import EXTENT, RATIO, STEPS
 from udq.keypoints.sift import LocalFeatures
 
 COMPILED = [name for name in matching.kernels() if name != "numpy"]
@@ -68,8 +68,8 @@ def test_neighbours_are_those_of_a_plain_loop_over_whole_steps(kernel):
     near = matching.neighbours(query, photo, kernel=kernel)
 
     steps = [
-        np.clip(np.round(each.astype(np.float64) * most / EXTENT), -most, most).astype(np.int64)
-        for each, most in ((query, OF_QUERY), (photo, OF_PHOTO))
+        np.clip(np.round(each.astype(np.float64) * STEPS / EXTENT), -STEPS, STEPS).astype(np.int64)
+        for each in (query, photo)
     ]
     for row, one in enumerate(steps[0]):
         products = [int((one * other).sum()) for other in steps[1]]

@@ -23,12 +23,11 @@ except ImportError:  # built without a compiler
 # trusted one by one; here they must also agree with each other, and at 0.9 more correct matches do.
 RATIO = 0.9
 
-EXTENT = 0.4
-"""Largest component of a descriptor of unit length, either way; of those that were measured, 1 of 10,000 has one above
-0.37. It is ``OF_QUERY`` steps of a query's descriptor and ``OF_PHOTO`` of a photo's (matching.h has the reason)."""
-OF_QUERY, OF_PHOTO = 63, 127
+EXTENT, STEPS = 0.4, 127
+"""Largest component of a descriptor of unit length, either way, and its steps. Of the descriptors that were measured, 1
+of 10,000 has a component above 0.37."""
 # A product of 1, in steps.
-_ONE = OF_QUERY * OF_PHOTO / EXTENT**2
+_ONE = (STEPS / EXTENT) ** 2
 # Less than any product, and the number of features from which a view has nearest and second nearest ones.
 _NOTHING, _LEAST = -(2**30), 2
 _NO_PAIRS: NDArray[np.int64] = np.empty((0, 2), np.int64)
@@ -61,7 +60,7 @@ _FASTEST = kernels()[0]
 def neighbours(query: NDArray[np.float32], photo: NDArray[np.float32], *, kernel: str = _FASTEST) -> Neighbours:
     """Return the neighbours of the descriptors of a query (n, 128) among those of a photo (P, 128); n, P >= 1."""
     if kernel == "numpy":
-        return _by_numpy(_whole(query, OF_QUERY), _whole(photo, OF_PHOTO))
+        return _by_numpy(_whole(query), _whole(photo))
     found = _room(len(query), len(query), len(photo))
     _match.neighbours(kernel, _plain(query), _plain(photo), EXTENT, *found)
     return found
@@ -79,8 +78,8 @@ def stored_neighbours(
     """
     codewords = Codebook.shipped().codes.codebooks
     if kernel == "numpy":
-        whole = _whole(query, OF_QUERY)
-        return [_by_numpy(whole, _whole(Codebook.shipped().descriptors(photo), OF_PHOTO)) for photo in photos]
+        whole = _whole(query)
+        return [_by_numpy(whole, _whole(Codebook.shipped().descriptors(photo))) for photo in photos]
     n = len(query)
     starts = np.cumsum([0, *map(len, photos)])
     found = _room(len(photos) * n, len(photos) * n, int(starts[-1]))
@@ -103,10 +102,10 @@ def _plain(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.require(vectors, np.float32, ["C", "A"])
 
 
-def _whole(descriptors: NDArray[np.float32], largest: int) -> NDArray[np.float32]:
+def _whole(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return descriptors in steps. Sums of their products stay below 2^24, up to which float32 is exact."""
-    per_unit = np.float32(largest) / np.float32(EXTENT)
-    steps: NDArray[np.float32] = np.rint(descriptors * per_unit).clip(-largest, largest)
+    per_unit = np.float32(STEPS) / np.float32(EXTENT)
+    steps: NDArray[np.float32] = np.rint(descriptors * per_unit).clip(-STEPS, STEPS)
     return steps
 
 

@@ -225,7 +225,10 @@ _HISTORY = _record(
         "kept": _count,
         "stopped": _optional(_text),
     },
-    {"verified_pairs": _count},
+    {
+        "verified_pairs": _count,
+        "estimate": _optional(_record({"before": _number, "after": _number, "error": _number, "queries": _count})),
+    },
 )
 
 

@@ -39,6 +39,7 @@ from udq.training import losses, refinement
 from udq.training.pooled_features import PooledFeatures
 from udq.training.process_group import ProcessGroup, SingleProcess
 from udq.training.trainable_head import TrainableHead
+from udq.training.verified_pairs import Estimate
 from udq.types import Arrays, Codes, Features
 
 # k-means for PBR and CBR: regions per cluster, and the largest number of clusters. PBR takes S neighbours of a cluster;
@@ -110,6 +111,7 @@ class Trained:
         kept: number of rounds that the head is the result of.
         stopped: why training ended before its last iteration, or None.
         pairs: number of verified pairs of photos that the initial projection was fitted to; 0 if it was not.
+        estimate: what training brought to this collection, by its verified pairs; None without such pairs.
     """
 
     head: Head
@@ -118,6 +120,7 @@ class Trained:
     kept: int
     stopped: str | None
     pairs: int = 0
+    estimate: Estimate | None = None
 
     def history(self) -> dict[str, Any]:
         """Return the training curves, JSON-serialisable."""
@@ -126,6 +129,7 @@ class Trained:
             "kept": self.kept,
             "stopped": self.stopped,
             "verified_pairs": self.pairs,
+            "estimate": None if self.estimate is None else dataclasses.asdict(self.estimate),
         }
 
 

@@ -28,6 +28,7 @@ from udq.training.algorithm import (
 )
 from udq.training.pooled_features import CachedFeatures, PooledFeatures
 from udq.training.sampling import Sample
+from udq.training.verified_pairs import VerifiedPairs
 from udq.types import Arrays
 
 # Shrinkage of the projection that is fitted to verified pairs: for a collection of which every photo is in a pair, and
@@ -35,6 +36,7 @@ from udq.types import Arrays
 _SHRINKAGE, _FEW = 1.0, 30.0
 # Share of the regions that may come before a pair that did not, on the mean, when features are fitted to other pairs.
 _HARM = 0.005
+_NONE = VerifiedPairs(np.empty((0, 2), np.int64), 0)
 
 Measure = Callable[[Head, Arrays], float | None]
 """Averaged head and convolutions after a round of training -> mAP of a benchmark; None if it cannot be measured."""
@@ -102,9 +104,11 @@ def learn(
     head = model.start(sample.features, supervision, threads=threads)
     if not config.training.enabled:
         return Trained(head, {}, (), 0, None)
-    pairs = 0
-    if config.training.verified:
-        head, pairs = _from_pairs(sample, head, supervision, progress, threads)
+    untrained, pairs, used = head, _NONE, 0
+    if config.training.verified and any(len(photo.points) for photo in sample.photos):
+        with progress("verifying pairs of photos", len(sample.photos)) as step:
+            pairs = verified_pairs.find(sample, head.apply(sample.features), threads=threads, step=step)
+        head, used = _from_pairs(sample, head, pairs, supervision, threads)
     job = TrainingJob(
         sample.images,
         head,
@@ -120,11 +124,15 @@ def learn(
     with in_gpu_memory(batch if pooled is None else SCALE.format(config.images.longer)):
         features = pooled or CachedFeatures(sample.features, device)
         trained = trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
-    return dataclasses.replace(trained, pairs=pairs)
+    estimate = None
+    if not trained.convolutions:  # with others, features of the sample are of the past
+        before, after = (head.apply(sample.features) for head in (untrained, trained.head))
+        estimate = verified_pairs.estimate(before, after, pairs.rows, sample.images, seed=config.sample.seed)
+    return dataclasses.replace(trained, pairs=used, estimate=estimate)
 
 
 def _from_pairs(
-    sample: Sample, head: Head, settings: QuantizerConfig, progress: Progress, threads: int | None
+    sample: Sample, head: Head, pairs: VerifiedPairs, settings: QuantizerConfig, threads: int | None
 ) -> tuple[Head, int]:
     """Return the head to start training from, and the number of pairs of photos: fitted to verified pairs, or ``head``.
 
@@ -132,10 +140,6 @@ def _from_pairs(
     the nearer it stays to the principal components. It is not used if it harms objects that it was not fitted to: pairs
     of one half judge the fit to the other.
     """
-    if not any(len(photo.points) for photo in sample.photos):
-        return head, 0
-    with progress("verifying pairs of photos", len(sample.photos)) as step:
-        pairs = verified_pairs.find(sample, head.apply(sample.features), threads=threads, step=step)
     if not len(pairs.rows):
         return head, 0
     paired = len(np.unique(sample.images[pairs.rows])) / len(sample.photos)

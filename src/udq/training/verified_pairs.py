@@ -37,6 +37,8 @@ _FAR = 0.5
 _OVERLAP = 0.5
 # Pairs that judge features, and random regions that they are compared with.
 _JUDGED, _OTHERS = 1000, 5000
+# Regions that are searched for to estimate the precision of features, one of each photo.
+_QUERIES = 500
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,63 @@ def gain(
         nearer = (features[chosen[:, 0]] @ features[others].T >= own) & apart
         shares.append(float(nearer.sum() / max(apart.sum(), 1)))
     return shares[0] - shares[1]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How well regions are found before and after training, by verified pairs instead of labels.
+
+    Attributes:
+        before, after: mean average precision, 0..1: how far in front of all photos those are that a pair ties to the
+            region that is searched for. Pairs are of objects whose local features match, and the projection that
+            training starts from is fitted to them: other objects gain less.
+        error: standard error of the difference.
+        queries: number of regions that were searched for, one of each photo in pairs, at most 500.
+    """
+
+    before: float
+    after: float
+    error: float
+    queries: int
+
+
+def estimate(
+    before: Features, after: Features, pairs: NDArray[np.int64], images: NDArray[np.int64], *, seed: int = 0
+) -> Estimate | None:
+    """Return the precision of features before and after training; None if there are fewer than two queries.
+
+    Args:
+        before, after: (G, d) features of the same regions, of unit length.
+        pairs: (n, 2) rows that show the same part of an object.
+        images: (G,) the photo of each region, ascending.
+        seed: of the choice of queries.
+    """
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    order = np.random.default_rng(seed).permutation(len(both))
+    asked = both[order[np.unique(images[both[order, 0]], return_index=True)[1]], 0]
+    asked = asked[np.random.default_rng(seed).permutation(len(asked))[:_QUERIES]]
+    if len(asked) < 2:
+        return None
+    starts = np.flatnonzero(np.diff(images, prepend=-1))
+    photos = images[starts]
+    found = np.empty((2, len(asked)))
+    for place, row in enumerate(asked.tolist()):
+        positive = np.isin(photos, images[both[both[:, 0] == row, 1]])
+        # Photos that other regions of this photo are tied to may show the object of this one, or another.
+        unclear = np.isin(photos, images[both[images[both[:, 0]] == images[row], 1]]) & ~positive
+        ranked = ~unclear & (photos != images[row])
+        for result, features in zip(found, (before, after), strict=True):
+            best = np.maximum.reduceat(features.vectors @ features.vectors[row], starts)[ranked]
+            result[place] = _average_precision(best, positive[ranked])
+    gains = found[1] - found[0]
+    error = float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    return Estimate(float(found[0].mean()), float(found[1].mean()), error, len(gains))
+
+
+def _average_precision(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
+    """Return the mean precision at the ranks of the positives, of which there is one at least."""
+    right = positive[np.argsort(-scores, kind="stable")]
+    return float((np.cumsum(right) / np.arange(1, len(right) + 1))[right].mean())
 
 
 def _connected(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:
