@@ -51,9 +51,11 @@ def test_photos_of_which_no_two_show_the_same(photos, tmp_path, udq):
     code, out, _ = udq("info", made.path)
     assert code == 0
     assert "no photo pair verified" in out
+    assert made.info()["training"]["estimate"] is None
+    assert not any(line.startswith("gain") for line in out.splitlines())
 
 
-def test_copies_of_one_photo_are_no_worse_than_without_training(photos, tmp_path):
+def test_copies_of_one_photo_are_no_worse_than_without_training(photos, tmp_path, udq):
     """Thirty copies, resized and encoded again, beside all other photos and other views of a scene."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -81,3 +83,10 @@ def test_copies_of_one_photo_are_no_worse_than_without_training(photos, tmp_path
     scores = [made.evaluate(truth, stages=[]).report["mAP"] for made in (trained, plain)]
     assert scores[0] > scores[1] - 0.02
     assert trained.evaluate(truth).report["mAP"] == pytest.approx(1)
+    estimate = trained.info()["training"]["estimate"]
+    assert 0 < estimate["before"] <= 1
+    assert 0 < estimate["after"] <= 1
+    assert estimate["queries"] >= 31
+    said = "photo pairs found with mAP {before:.2f} before training, {after:.2f} after (± {error:.2f})"
+    assert said.format(**estimate) in udq("info", trained.path)[1]
+    assert plain.info()["training"] is None

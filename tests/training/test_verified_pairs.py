@@ -133,3 +133,45 @@ def test_the_gain_is_the_share_of_regions_that_no_longer_come_first():
     assert verified_pairs.gain(before, after, pairs, images) == pytest.approx(0.5)
     assert verified_pairs.gain(after, before, pairs, images) == pytest.approx(-0.5)
     assert verified_pairs.gain(before, before, pairs, images) == 0
+
+
+def plane(*angles):
+    """Features (G, 2) of unit length in these directions, in degrees."""
+    radians = np.deg2rad(angles)
+    return Features(np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32))
+
+
+def test_the_estimate_is_the_average_precision_of_photos_in_pairs():
+    # Regions 0 of photo 0 and 1 of photo 1 are a pair. Before training, photos 2 and 3 are nearer to 0, 2 nearer to 1.
+    images, pairs = np.arange(4), np.array([[0, 1]])
+    before, after = plane(0, 40, 10, -20), plane(0, 5, 90, 180)
+
+    found = verified_pairs.estimate(before, after, pairs, images)
+
+    assert found.queries == 2
+    assert found.before == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert found.after == 1.0
+    assert found.error == pytest.approx(np.std([2 / 3, 1 / 2], ddof=1) / np.sqrt(2))
+
+
+def test_photos_that_are_tied_to_another_region_count_neither_way():
+    # Photo 0 has two regions. Its first is tied to photo 1 and its second to photo 2, which may show both objects.
+    images, pairs = np.array([0, 0, 1, 2, 3]), np.array([[0, 2], [1, 3]])
+    features = plane(0, 90, -30, 20, 170)  # photo 2 is nearer to the first region of photo 0 than photo 1
+
+    found = verified_pairs.estimate(features, features, pairs, images)
+
+    assert (found.before, found.after, found.error, found.queries) == (1.0, 1.0, 0.0, 3)
+
+
+def test_one_region_of_each_photo_is_searched_for_and_its_own_photo_is_not_an_answer():
+    images = np.repeat(np.arange(6), 3)
+    rng = np.random.default_rng(0)
+    features = plane(*(60 * (images // 2) + rng.uniform(-5, 5, len(images))))
+    pairs = np.array([[row, row + 3] for row in range(len(images)) if images[row] % 2 == 0])
+
+    found = verified_pairs.estimate(features, features, pairs, images)
+
+    assert found.queries == 6
+    assert found.before == 1.0
+    assert verified_pairs.estimate(features, features, pairs[:0], images) is None
