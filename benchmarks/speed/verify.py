@@ -58,7 +58,7 @@ def grown(collection: Collection, photos: int) -> list[PointPart]:
 def measure_votes(parts: list[PointPart], verifiers: list[Verifier], turns: int) -> dict[str, float]:
     """Lists by cell, and votes of each query."""
     built = milliseconds(lambda: [(part.lists, part.photo_of) for part in parts])
-    lists = sum(part.lists[0].nbytes + part.lists[1].nbytes + part.photo_of.nbytes for part in parts)
+    lists = sum(array.nbytes for part in parts for array in (*part.lists, part.photo_of))
     took = [
         milliseconds(lambda v=verifier: votes(parts, v.features.descriptors))  # type: ignore[misc]
         for _ in range(turns)

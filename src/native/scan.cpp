@@ -171,19 +171,21 @@ PyObject *py_nearest_by_cell(PyObject *, PyObject *args) {
 }
 
 PyObject *py_vote(PyObject *, PyObject *args) {
-    Buffer cells, visited, tables, rows, starts, photo_of, stored, total;
+    Buffer cells, visited, limits, tables, rows, keys, starts, photo_of, stored, total;
     float farthest;
     int subspaces;
-    if (!PyArg_ParseTuple(args, "y*y*y*iy*y*y*y*fw*", &cells, &visited, &tables, &subspaces, &rows, &starts, &photo_of,
-                          &stored, &farthest, &total))
+    if (!PyArg_ParseTuple(args, "y*y*y*y*iy*y*y*y*y*fw*", &cells, &visited, &limits, &tables, &subspaces, &rows, &keys,
+                          &starts, &photo_of, &stored, &farthest, &total))
         return nullptr;
     const int64_t n = visited.bytes() / int64_t(sizeof(int64_t)), features = rows.bytes() / int64_t(sizeof(uint32_t));
     const Points points{stored.as<const uint8_t>(), stored.bytes() / std::max<int64_t>(features, 1),
-                        rows.as<const uint32_t>(), starts.as<const uint32_t>(), photo_of.as<const uint32_t>()};
+                        rows.as<const uint32_t>(), keys.as<const uint8_t>(), starts.as<const uint32_t>(),
+                        photo_of.as<const uint32_t>()};
     const int64_t most = cells.bytes() / int64_t(sizeof(uint16_t)) / std::max<int64_t>(n, 1);
     if (!unlocked([&] {
-            vote(points, cells.as<const uint16_t>(), n, most, visited.as<const int64_t>(), tables.as<const float>(),
-                 subspaces, farthest, total.as<float>(), total.bytes() / int64_t(sizeof(float)));
+            vote(points, cells.as<const uint16_t>(), n, most, visited.as<const int64_t>(), limits.as<const float>(),
+                 tables.as<const float>(), subspaces, farthest, total.as<float>(),
+                 total.bytes() / int64_t(sizeof(float)));
         }))
         return nullptr;
     Py_RETURN_NONE;

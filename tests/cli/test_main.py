@@ -564,4 +564,3 @@ def test_ctrl_c_while_the_commands_are_imported_is_one_line():
     )
     assert run.returncode == 130
     assert one_line(run.stderr) == "udq: interrupted; nothing was done"
-

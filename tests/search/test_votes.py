@@ -87,3 +87,33 @@ def test_without_features_there_are_no_votes(features, parts):
     assert [total.tolist() for total in votes.votes([nothing], features.descriptors)] == [[0, 0, 0]]
     assert votes.votes([], features.descriptors) == []
     assert [total.sum() for total in votes.votes(parts, features.descriptors[:0])] == [0, 0]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_of_a_large_cell_the_nearest_by_the_first_bytes_vote(features, compiled, monkeypatch):
+    if compiled and votes.extension is None:
+        pytest.skip("the extension was not built")
+    if not compiled:
+        monkeypatch.setattr(votes, "extension", None)
+    monkeypatch.setattr(votes, "VISITED", 20)
+    shipped = Codebook.shipped()
+    query = features.descriptors[5:6]
+    stored = shipped.encode(features)
+    codebook.points(stored)["cell"][:] = shipped.nearest_cells(query, 1)[0, 0]
+    part = PointPart(stored, np.arange(601, dtype=np.int64))  # a photo for each feature
+
+    (total,) = votes.votes([part], query)
+
+    (table,), code = shipped.tables(query), codebook.points(stored)["code"]
+    by_key = table[0, code[:, 0]] + table[1, code[:, 1]]
+    visited = by_key <= np.sort(by_key)[20]
+    assert 21 <= visited.sum() < 60
+    distance = table[np.arange(16), code].sum(axis=1)
+    expected = np.where(visited, np.maximum(0, 1 - distance / FARTHEST) ** 2, 0)
+    assert total == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert total.argmax() == 5
+    # Over several parts, some of which say how near a feature must be, it is about as many.
+    parts = [PointPart(stored[at : at + 50], np.arange(51, dtype=np.int64)) for at in range(0, 600, 50)]
+    several = np.concatenate(votes.votes(parts, query))
+    assert several.argmax() == 5
+    assert 0 < (several > 0).sum() <= 60

@@ -58,9 +58,11 @@ def nearest_by_cell(
 def vote(
     cells: NDArray[uint16],
     visited: NDArray[int64],
+    limits: NDArray[float32],
     tables: NDArray[float32],
     subspaces: int,
     rows: NDArray[uint32],
+    keys: NDArray[uint8],
     starts: NDArray[uint32],
     photo_of: NDArray[uint32],
     stored: NDArray[uint8],

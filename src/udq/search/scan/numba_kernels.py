@@ -107,7 +107,9 @@ def sort_by_high_half(keys):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def vote(cells, visited, tables, rows, starts, photo_of, stored, farthest, total):  # type: ignore[no-untyped-def]
+def vote(  # type: ignore[no-untyped-def]
+    cells, visited, limits, tables, rows, keys, starts, photo_of, stored, farthest, total
+):
     """Add the votes of each feature of a query to ``total`` (N,), as ``votes.h`` does."""
     photos = len(total)
     best = np.zeros(photos, np.float32)
@@ -117,9 +119,13 @@ def vote(cells, visited, tables, rows, starts, photo_of, stored, farthest, total
         for j in range(visited[i]):
             cell = cells[i, j]
             for place in range(starts[cell], starts[cell + 1]):
-                row = rows[place]
                 distance = np.float32(0)
-                for m in range(16):
+                for m in range(keys.shape[1]):
+                    distance += tables[i, m, keys[place, m]]
+                if distance > limits[i]:
+                    continue
+                row = rows[place]
+                for m in range(keys.shape[1], 16):
                     distance += tables[i, m, stored[row, stored.shape[1] - 16 + m]]
                 if distance < farthest:
                     vote = (np.float32(1) - distance / farthest) ** 2

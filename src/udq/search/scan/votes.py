@@ -1,8 +1,8 @@
 """Votes of a query's local features for the photos of a collection, by an inverted multi-index.
 
-Each feature visits the nearest cells of the codebook until they hold ``VISITED`` features of the collection; from about
-ten thousand photos on, one cell holds more, and the time grows with the collection (benchmarks/speed/verify.py). A
-visited feature votes for its photo with
+Each feature visits the nearest cells of the codebook until they hold ``VISITED`` features of the collection. From about
+ten thousand photos on, one cell holds more: then about ``VISITED`` of its features are visited, those that are nearest
+by the first bytes of their codes. A visited feature votes for its photo with
 
     w = max(0, 1 - d^2 / FARTHEST)^2
 
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ _CELLS = 1 << 16
 _MOST_CELLS = 256
 # Features of the query whose votes are counted together.
 _TOGETHER = 100
+# Bytes of a code that choose among the features of a large cell, and how many features are looked at to say how near
+# those must be.
+_KEYS, _SAMPLED = 2, 1024
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,19 @@ class MostVoted:
         return MostVoted(image[order], votes[order], missing)
 
 
+class Lists(NamedTuple):
+    """Local features of some photos by cell.
+
+    rows: (P,) uint32, rows of the features, sorted by cell.
+    keys: (P, 2) uint8, the first bytes of their codes.
+    starts: (65,537,) uint32, the first of each cell.
+    """
+
+    rows: NDArray[np.uint32]
+    keys: NDArray[np.uint8]
+    starts: NDArray[np.uint32]
+
+
 @dataclass(frozen=True)
 class PointPart:
     """Local features of some photos.
@@ -72,12 +89,14 @@ class PointPart:
     starts: NDArray[np.int64]
 
     @cached_property
-    def lists(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Rows of the features, sorted by cell, (P,), and the first of each cell, (65,537,)."""
-        cells = points(self.points)["cell"]
+    def lists(self) -> Lists:
+        """Its features by cell."""
+        read = points(self.points)
+        cells = read["cell"]
         starts = np.zeros(_CELLS + 1, np.uint32)
         np.cumsum(np.bincount(cells, minlength=_CELLS), out=starts[1:])
-        return np.argsort(cells, kind="stable").astype(np.uint32), starts
+        rows = np.argsort(cells, kind="stable").astype(np.uint32)
+        return Lists(rows, np.ascontiguousarray(read["code"][:, :_KEYS])[rows], starts)
 
     @cached_property
     def photo_of(self) -> NDArray[np.uint32]:
@@ -97,7 +116,7 @@ def votes(
     """
     if not len(descriptors) or not any(len(part.points) for part in parts):
         return [np.zeros(len(part.starts) - 1, np.float32) for part in parts]
-    sizes = np.sum([np.diff(part.lists[1].astype(np.int64)) for part in parts], axis=0)
+    sizes = np.sum([np.diff(part.lists.starts.astype(np.int64)) for part in parts], axis=0)
     blocks = [descriptors[start : start + _TOGETHER] for start in range(0, len(descriptors), _TOGETHER)]
     edges = np.linspace(0, len(blocks), min(len(blocks), threads or cores()) + 1).astype(int).tolist()
     with one_core_each():
@@ -117,17 +136,48 @@ def _votes(
     reached = np.cumsum(sizes[cells], axis=1)
     visited = np.minimum((reached < VISITED).sum(axis=1) + 1, _MOST_CELLS)
     tables = codebook.tables(descriptors)
+    limits = _limits(parts, cells, visited, reached[np.arange(len(reached)), visited - 1], tables)
     for part, total in zip(parts, found, strict=True):
-        rows, starts = part.lists
-        stored = plain(part.points)
+        stored, lists = plain(part.points), part.lists
+        query = cells, visited, limits, tables
         if extension:
-            extension.vote(
-                cells, visited, tables, SUBSPACES, rows, starts, part.photo_of, stored, float(FARTHEST), total
-            )
+            extension.vote(*query, SUBSPACES, *lists, part.photo_of, stored, float(FARTHEST), total)
         else:
             from udq.search.scan import numba_kernels
 
-            numba_kernels.vote(
-                cells, visited, tables, rows, starts, part.photo_of, read_only(stored), np.float32(FARTHEST), total
-            )
+            numba_kernels.vote(*query, *lists, part.photo_of, read_only(stored), np.float32(FARTHEST), total)
     return found
+
+
+def _limits(
+    parts: Sequence[PointPart],
+    cells: NDArray[np.uint16],
+    visited: NDArray[np.int64],
+    reached: NDArray[np.int64],
+    tables: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Return the largest distance by key of a feature to visit, (n,) float32: about ``VISITED`` are within it.
+
+    Args:
+        parts: the collection.
+        cells: (n, most) the nearest cells of each feature of the query.
+        visited: (n,) number of cells to visit.
+        reached: (n,) number of features in these.
+        tables: (n, M, K) of the features.
+    """
+    limits = np.full(len(reached), np.inf, np.float32)
+    for i in np.flatnonzero(reached > 2 * VISITED).tolist():
+        # Cells of a large collection are alike in all parts: as many as have enough features, spread over all.
+        some = parts[:: max(1, round(len(parts) * _SAMPLED / reached[i]))] if len(parts) > 1 else parts
+        keys = np.concatenate(
+            [
+                part.lists.keys[part.lists.starts[cell] : part.lists.starts[int(cell) + 1]]
+                for part in some
+                for cell in cells[i, : visited[i]]
+            ]
+        )
+        if len(keys):
+            distance = tables[i, 0, keys[:, 0]] + tables[i, 1, keys[:, 1]]
+            last = min(len(keys) - 1, round(len(keys) * VISITED / reached[i]))
+            limits[i] = np.partition(distance, last)[last]
+    return limits
