@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 from udq.evaluation.by_size import SIZES
@@ -310,6 +311,34 @@ def pairs(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, found in figures["sets"].items():
         for shrinkage, row in found["shrinkage"].items():
             yield {**found, "set": name, "shrinkage": shrinkage, **row}
+
+
+def training_gains() -> Iterator[dict[str, Any]]:
+    """Yield mAP of each set without and with training, and what trained collections say of themselves."""
+    untrained, trained = read("accuracy_untrained"), read("accuracy")
+    for name, found in trained.sets.items():
+        before = untrained.sets[name]
+        said = [run.estimate for run in found.runs]
+        estimate = {key: sum(each[key] for each in said) / len(said) for key in ("before", "after", "error")}
+        spread = max(before.spread.mAP, found.spread.mAP)
+        gain = found.means.mAP - before.means.mAP
+        best = found.means["best mAP"], before.means["best mAP"]
+        yield {"name": name, "untrained": before.means, "trained": found.means, "spread": spread, "gain": gain,
+               "best_gain": best[0] - best[1], "estimate": estimate}  # fmt: skip
+
+
+def gain_over_sets() -> Figures:
+    """Return the means over all sets, the correlation of the gain with its estimate, and their mean difference."""
+    rows = list(training_gains())
+    gains = [row["gain"] for row in rows]
+    said = [row["estimate"]["after"] - row["estimate"]["before"] for row in rows]
+    return Figures(
+        gain=sum(gains) / len(gains),
+        best_gain=sum(row["best_gain"] for row in rows) / len(rows),
+        correlation=correlation(gains, said),
+        off=sum(abs(one - other) for one, other in zip(gains, said, strict=True)) / len(rows),
+        sets=len(rows),
+    )
 
 
 def positives(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

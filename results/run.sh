@@ -37,6 +37,11 @@ python benchmarks/accuracy "$data" --seeds 3 --cache "$scratch/accuracy" --json 
 [ "${2:-}" = accuracy ] && exit
 python benchmarks/decisions/verified_pairs.py "$data" --cache "$scratch/accuracy" \
     --json "$here/benchmark_verified_pairs.json"
+python benchmarks/accuracy "$data" --seeds 3 --config "$here/untrained.toml" --cache "$scratch/accuracy" \
+    --json "$here/accuracy_untrained.json"
+python benchmarks/decisions/collection_sizes.py "$data" --cache "$scratch/accuracy" \
+    --json "$here/benchmark_collection_sizes.json"
+python benchmarks/decisions/votes.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_votes.json"
 python benchmarks/decisions/peer.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_peer.json"
 python benchmarks/decisions/pipeline.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_pipeline.json"
 # After accuracy, whose features they share.

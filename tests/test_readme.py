@@ -33,7 +33,7 @@ FORMAT_ONLY = {
     "POINTS": r"(?<=CONFIDENCE )\d+(?= BOX)",
     "ROUNDS": r"\b\d of \d rounds? kept(?:; the \w+ did not help)?(?=;|$)",
     "PAIRS": r"\b\d+(?= photo pairs verified$)",
-    "GAIN": r"(?<=^gain photo pairs found with mAP )\d\.\d\d before training, \d\.\d\d after \(± \d\.\d\d\)",
+    "FOUND": r"(?<=^photo pairs found with mAP )\d\.\d\d before training, \d\.\d\d after \(± \d\.\d\d\)",
     "KEYPOINTS": r"\b\d+,\d+, \d+(?= per photo$)",
 }
 # Results of the network, whose rounding differs: compared with a tolerance, relative or absolute.

@@ -36,7 +36,7 @@ struct Neighbours {
 struct Packed {
     int64_t blocks;               // of as many rows as a vector has lanes
     std::vector<int8_t> columns;  // (blocks, QUADS, lanes, 4)
-    std::vector<int32_t> start;   // (blocks, lanes), what a sum starts from: little where there is no row
+    std::vector<int32_t> start;   // (blocks, lanes), what a sum starts from; NOTHING for a lane without a row
     std::vector<int32_t> best;    // (blocks, lanes), as in `Neighbours`
 };
 

@@ -52,7 +52,7 @@ def test_photos_of_which_no_two_show_the_same(photos, tmp_path, udq):
     assert code == 0
     assert "no photo pair verified" in out
     assert made.info()["training"]["estimate"] is None
-    assert not any(line.startswith("gain") for line in out.splitlines())
+    assert not any(line.startswith("photo pairs") for line in out.splitlines())
 
 
 def test_copies_of_one_photo_are_no_worse_than_without_training(photos, tmp_path, udq):
@@ -88,5 +88,5 @@ def test_copies_of_one_photo_are_no_worse_than_without_training(photos, tmp_path
     assert 0 < estimate["after"] <= 1
     assert estimate["queries"] >= 31
     said = "photo pairs found with mAP {before:.2f} before training, {after:.2f} after (± {error:.2f})"
-    assert said.format(**estimate) in udq("info", trained.path)[1]
+    assert said.format(**estimate) in " ".join(udq("info", trained.path)[1].split())
     assert plain.info()["training"] is None

@@ -111,7 +111,7 @@ class Trained:
         kept: number of rounds that the head is the result of.
         stopped: why training ended before its last iteration, or None.
         pairs: number of verified pairs of photos that the initial projection was fitted to; 0 if it was not.
-        estimate: what training brought to this collection, by its verified pairs; None without such pairs.
+        estimate: what training brought to the verified pairs of this collection; None without such pairs.
     """
 
     head: Head

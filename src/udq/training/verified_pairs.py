@@ -96,8 +96,8 @@ class Estimate:
 
     Attributes:
         before, after: mean average precision, 0..1: how far in front of all photos those are that a pair ties to the
-            region that is searched for. Pairs are of objects whose local features match, and the projection that
-            training starts from is fitted to them: other objects gain less.
+            region that is searched for. No forecast of mAP on other objects (docs/training.md): the projection that
+            training starts from is fitted to these pairs.
         error: standard error of the difference.
         queries: number of regions that were searched for, one of each photo in pairs, at most 500.
     """
