@@ -125,7 +125,7 @@ def learn(
         features = pooled or CachedFeatures(sample.features, device)
         trained = trainer(job, features, progress=progress, checkpoint=checkpoint, measure=measure)
     estimate = None
-    if not trained.convolutions:  # with others, features of the sample are of the past
+    if len(pairs.rows) and not trained.convolutions:  # with others, features of the sample are of the past
         before, after = (head.apply(sample.features) for head in (untrained, trained.head))
         estimate = verified_pairs.estimate(before, after, pairs.rows, sample.images, seed=config.sample.seed)
     return dataclasses.replace(trained, pairs=used, estimate=estimate)

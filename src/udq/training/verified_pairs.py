@@ -128,13 +128,14 @@ def estimate(
     starts = np.flatnonzero(np.diff(images, prepend=-1))
     photos = images[starts]
     found = np.empty((2, len(asked)))
+    products = [features.vectors @ features.vectors[asked].T for features in (before, after)]
     for place, row in enumerate(asked.tolist()):
         positive = np.isin(photos, images[both[both[:, 0] == row, 1]])
         # Photos that other regions of this photo are tied to may show the object of this one, or another.
         unclear = np.isin(photos, images[both[images[both[:, 0]] == images[row], 1]]) & ~positive
         ranked = ~unclear & (photos != images[row])
-        for result, features in zip(found, (before, after), strict=True):
-            best = np.maximum.reduceat(features.vectors @ features.vectors[row], starts)[ranked]
+        for result, alike in zip(found, products, strict=True):
+            best = np.maximum.reduceat(alike[:, place], starts)[ranked]
             result[place] = _average_precision(best, positive[ranked])
     gains = found[1] - found[0]
     error = float(gains.std(ddof=1) / np.sqrt(len(gains)))

@@ -168,7 +168,7 @@ def _limits(
     limits = np.full(len(reached), np.inf, np.float32)
     for i in np.flatnonzero(reached > 2 * VISITED).tolist():
         # Cells of a large collection are alike in all parts: as many as have enough features, spread over all.
-        some = parts[:: max(1, round(len(parts) * _SAMPLED / reached[i]))] if len(parts) > 1 else parts
+        some = parts[:: max(1, int(reached[i]) // _SAMPLED)]
         keys = np.concatenate(
             [
                 part.lists.keys[part.lists.starts[cell] : part.lists.starts[int(cell) + 1]]
