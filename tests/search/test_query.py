@@ -17,7 +17,7 @@ from udq.search.query import combined
 from udq.search.ranking import Ranking, ranking_by_tables
 from udq.search.scan import kernels
 from udq.store.segments import PHOTO, Image, Segment
-from udq.types import Features
+from udq.types import Example, Features
 
 SUBSPACES, CODEWORDS = 8, 256
 
@@ -153,3 +153,17 @@ def test_photos_that_one_step_of_a_search_lacks_are_missing(collection, photos, 
     assert found.rerank == ("verify", "verified-qe")
     assert found.missing == 3
     assert collection.search(query, box).missing == 0
+
+
+def test_a_photo_that_shows_something_else_is_neither_first_nor_sure(collection, photos):
+    cup = Example(photos / "coffee.png", (81.0, 20.0, 478.0, 386.0))
+    before = collection.search_examples([cup], k=10).matches
+    other = before[-1]
+
+    marked = [cup, Example(photos / other.image, other.box, wrong=True)]
+    after = collection.search_examples(marked, k=10).matches
+
+    assert after[0].image == "coffee.png"
+    assert after[0].confidence == 1
+    again = [match for match in after if match.image == other.image]
+    assert all(match.rank >= other.rank and match.confidence < 1 for match in again)

@@ -146,8 +146,9 @@ class RankedQuery:
 
     @cached_property
     def _example_paths(self) -> dict[str, str]:
-        """The files of the examples: name -> path without links."""
-        return {Path(example.photo).name: os.path.realpath(example.photo) for example in self.examples}
+        """The files of the examples that show the object: name -> path without links."""
+        right = (Path(example.photo) for example in self.examples if not example.wrong)
+        return {photo.name: os.path.realpath(photo) for photo in right}
 
     def _is_example(self, photo: StoredPhoto) -> bool:
         path = photo.image.path
@@ -207,7 +208,7 @@ class RankedQuery:
         return lambda place: round(known.get(place, last), 4)
 
     def shows_example(self, stack: Stack) -> bool:
-        """Whether a stack contains a photo that an example comes from."""
+        """Whether a stack contains a photo that an example of the object comes from."""
         return any(map(self._is_example, stack.photos))
 
     def best_regions(self, count: int, *, least: float = 0.0) -> NDArray[np.float32]:

@@ -56,9 +56,13 @@ export function without(state, index) {
   };
 }
 
-/** Mark a result as "right" or "wrong", or remove the mark if it has this kind already. */
+/**
+ * Mark a result as "right" or "wrong", or remove the mark if it has this kind already. Its box is searched with as many
+ * digits as a link has: otherwise a link would reproduce a slightly different search.
+ */
 export function marked(state, match, kind) {
-  const { id, image, width, height, box } = match;
+  const { id, image, width, height } = match;
+  const box = match.box.map((side) => +side.toFixed(1));
   const others = state.marks.filter((mark) => mark.photo !== id);
   if (kindOf(state, id) === kind) return { ...state, marks: others };
   return { ...state, marks: [...others, { photo: id, name: image, width, height, box, kind }] };
@@ -107,7 +111,7 @@ export const isLinkable = ({ source, examples }) => ![source, ...examples].some(
 export function toLink(state) {
   const params = new URLSearchParams();
   const add = (name, { photo, box }) =>
-    photo !== undefined && params.append(name, `${photo}:${box ? box.map((side) => +side.toFixed(1)).join() : "whole"}`);
+    photo !== undefined && params.append(name, `${photo}:${box ? box.join() : "whole"}`);
   const open = openExample(state.examples);
   if (state.source?.photo !== undefined && !(open && samePhoto(open, state.source))) params.append("photo", state.source.photo);
   for (const example of state.examples) add(example.kind, example);
