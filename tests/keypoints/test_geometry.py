@@ -69,6 +69,32 @@ def test_matches_that_agree_are_found_among_wrong_ones(angle, scale, shift, wron
     assert geometry.possible(homography, box)
 
 
+def test_several_photos_at_once_agree_as_each_alone():
+    rng = np.random.default_rng(4)
+    counts = [0, 300, 5, 6, 7, 0, 60, 20]  # more than the hypotheses that are tried, and fewer pairs than are examined
+
+    def features(count):
+        points = rng.uniform(0, 300, (count, 2)).astype(np.float32)
+        points[: count // 3] = points[count // 3 : 2 * (count // 3)]  # the same points with other directions
+        sizes = rng.uniform(3, 6, count).astype(np.float32)
+        return LocalFeatures(points, sizes, rng.uniform(-1, 1, count).astype(np.float32), np.zeros((count, 128)), 1.0)
+
+    query, photos = features(300), features(sum(counts))
+    starts = np.cumsum([0, *counts])
+    every = [
+        np.stack([rng.integers(0, 300, n), start + rng.permutation(n)], axis=1)
+        for n, start in zip(counts, starts[:-1], strict=True)
+    ]
+
+    found = geometry.agreeing_each(query, photos, every, 400.0, least=6)
+
+    for count, pairs, agreed in zip(counts, every, found, strict=True):
+        alone = geometry.agreeing(query, photos, pairs, 400.0, least=6)
+        assert agreed.tolist() == alone.tolist()
+        assert count < 6 or 0 < len(agreed) < count
+    assert [len(found[row]) for row in (0, 2, 5)] == [0, 5, 0]
+
+
 def test_few_matches_determine_a_similarity():
     start = np.array([[0, 0], [100, 0], [100, 80], [20, 60], [50, 50]], np.float32)
     end = start[:, ::-1] * np.float32([-2, 2]) + np.float32([300, 10])

@@ -8,6 +8,9 @@ homography is then fitted to these matches by MAGSAC++ (D. Barath et al., CVPR 2
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +22,8 @@ from udq.types import Box
 _FAR, _TURN, _OCTAVES = 0.1, np.deg2rad(30), 1.0
 # Number of hypotheses, from the clearest matches: bounds the time for a photo of the same scene.
 _TRIED = 256
+# Comparisons of hypotheses and matches at a time.
+_AT_ONCE = 2**15
 # Number of matches from which all eight parameters of a homography are fitted; fewer only determine a similarity.
 _ENOUGH = 15
 # Largest error of an inlier, in pixels of the view.
@@ -44,28 +49,105 @@ def agreeing(
     Returns:
         (a, 2) int64, one pair per point: a corner with two directions is two features, but no more evidence than one.
     """
-    if not len(pairs):
-        return pairs
-    one, other = query.points[pairs[:, 0]].astype(np.float64), photo.points[pairs[:, 1]].astype(np.float64)
-    scale = photo.sizes[pairs[:, 1]] / query.sizes[pairs[:, 0]]
-    angle = photo.angles[pairs[:, 1]] - query.angles[pairs[:, 0]]
-    turn = np.exp(1j * angle)
-    octave = np.log2(scale)
+    return agreeing_each(query, photo, [pairs], diagonal, least=least)[0]
+
+
+def agreeing_each(
+    query: LocalFeatures, photos: LocalFeatures, every: Sequence[NDArray[np.int64]], diagonal: float, *, least: int = 1
+) -> list[NDArray[np.int64]]:
+    """Return what ``agreeing`` returns, for several photos at once.
+
+    Args:
+        query: its features.
+        photos: features of all photos, in any order.
+        every: the pairs (m, 2) of each photo: rows of ``query`` and of ``photos``.
+        diagonal, least: as for ``agreeing``; a photo with fewer pairs than ``least`` is not examined.
+    """
+    found = list(every)
+    counts = np.array([len(pairs) for pairs in every])
+    examined = np.flatnonzero(counts >= max(1, least))
+    if not len(examined):
+        return found
+    moves = _Moves.of(query, photos, np.concatenate([every[row] for row in examined.tolist()]))
+    starts = np.cumsum([0, *counts[examined]])
+    for block in _blocks(counts[examined]):
+        agreed = _most_agreeing(moves, starts[block], counts[examined[block]], diagonal)
+        for row, mask in zip(examined[block].tolist(), agreed, strict=True):
+            pairs = every[row][mask[: counts[row]]]
+            found[row] = _one_per_point(query, photos, pairs) if len(pairs) >= least else pairs
+    return found
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What each of n matches says about the object, with points as complex numbers.
+
+    Attributes:
+        start, end: (n,) complex, points in the query and in the photo.
+        scale: (n,) sizes in the photo by those in the query.
+        turn: (n,) complex, of length 1.
+    """
+
+    start: NDArray[np.complex128]
+    end: NDArray[np.complex128]
+    scale: NDArray[np.float32]
+    turn: NDArray[np.complex128]
+
+    @staticmethod
+    def of(query: LocalFeatures, photos: LocalFeatures, pairs: NDArray[np.int64]) -> _Moves:
+        """Return those of pairs (n, 2) of rows."""
+        one, other = pairs.T
+        return _Moves(
+            query.points[one].astype(np.float64) @ (1, 1j),
+            photos.points[other].astype(np.float64) @ (1, 1j),
+            photos.sizes[other] / query.sizes[one],
+            np.exp(1j * (photos.angles[other] - query.angles[one])),
+        )
+
+    def rows(self, rows: NDArray[np.int64]) -> _Moves:
+        """Return those of some matches, in an array of any shape."""
+        return _Moves(self.start[rows], self.end[rows], self.scale[rows], self.turn[rows])
+
+
+def _blocks(counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield photos with similar numbers of matches together, so that their comparisons are few enough for the cache."""
+    order = np.argsort(counts, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * counts[order[end]] * min(counts[order[end]], _TRIED) > _AT_ONCE:
+            yield order[start:end]
+            start = end
+
+
+def _most_agreeing(
+    moves: _Moves, starts: NDArray[np.int64], counts: NDArray[np.int64], diagonal: float
+) -> NDArray[np.bool_]:
+    """Return the matches (P, largest count) that agree with the hypothesis that most agree with, for P photos."""
+    column = np.arange(counts.max())
+    real = column < counts[:, None]
+    # Instead of missing matches, the first one is repeated: as a hypothesis, it comes after itself.
+    each = moves.rows(starts[:, None] + np.where(real, column, 0))
+    octave = np.log2(each.scale)
     # A product of complex numbers rotates and scales: rows are hypotheses, columns the matches that they are tested on.
     tried = slice(0, _TRIED)
-    start, end = one @ (1, 1j), other @ (1, 1j)
-    movement = (scale * turn)[tried, None]
-    error = (end - movement * start) - (end[tried, None] - movement * start[tried, None])
-    agree = error.real**2 + error.imag**2 < (_FAR * diagonal * scale[tried, None]) ** 2
-    agree &= (turn[tried, None] * turn.conj()).real > np.cos(_TURN)
-    agree &= np.abs(octave - octave[tried, None]) < _OCTAVES
-    agreed: NDArray[np.int64] = pairs[agree[agree.sum(axis=1).argmax()]]
-    if len(agreed) < least:
-        return agreed
-    for points, column in ((query.points, 0), (photo.points, 1)):
-        _, first = np.unique(points[agreed[:, column]].round(1), axis=0, return_index=True)
-        agreed = agreed[np.sort(first)]
-    return agreed
+    movement = (each.scale * each.turn)[:, tried, None]
+    start, end = each.start[:, None], each.end[:, None]
+    error = (end - movement * start) - (each.end[:, tried, None] - movement * each.start[:, tried, None])
+    agree = error.real**2 + error.imag**2 < (_FAR * diagonal * each.scale[:, tried, None]) ** 2
+    agree &= (each.turn[:, tried, None] * each.turn.conj()[:, None]).real > np.cos(_TURN)
+    agree &= np.abs(octave[:, None] - octave[:, tried, None]) < _OCTAVES
+    agree &= real[:, None]
+    best: NDArray[np.bool_] = agree[np.arange(len(counts)), agree.sum(axis=2).argmax(axis=1)]
+    return best
+
+
+def _one_per_point(query: LocalFeatures, photos: LocalFeatures, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first pair (n, 2) of each point, of the query and of the photo."""
+    for points, column in ((query.points, 0), (photos.points, 1)):
+        rounded = np.ascontiguousarray(points[pairs[:, column]].round(1)) + np.float32(0)  # no -0
+        _, first = np.unique(rounded.view(np.int64)[:, 0], return_index=True)
+        pairs = pairs[np.sort(first)]
+    return pairs
 
 
 def fit(

@@ -193,6 +193,7 @@ class Stacks:
         """
         self._order, self._read, self._stacker = order, read, Stacker(likenesses)
         self._members: list[list[tuple[int, StoredPhoto]]] = []
+        self._made: list[Stack | None] = []
         self._done = 0
         self.last = -1
         """Number of the stack of the last photo that was read."""
@@ -205,11 +206,19 @@ class Stacks:
             for place, photo, number in zip(places, photos, self._stacker.add(photos), strict=True):
                 if number == len(self._members):
                     self._members.append([])
+                    self._made.append(None)
                 self._members[number].append((place, photo))
+                self._made[number] = None
                 self.last = number
             self._done += len(places)
-        stacks = (zip(*members, strict=True) for members in self._members[:count])
-        return [Stack(tuple(places), tuple(photos)) for places, photos in stacks]
+        return [self._stack(number) for number in range(len(self._members))[:count]]
+
+    def _stack(self, number: int) -> Stack:
+        made = self._made[number]
+        if made is None:
+            places, photos = zip(*self._members[number], strict=True)
+            made = self._made[number] = Stack(places, photos)
+        return made
 
 
 def distinct(photos: Sequence[StoredPhoto], quantizer: Quantizer | None) -> list[StoredPhoto]:

@@ -159,14 +159,15 @@ class Verifier:
         edges = np.linspace(0, len(photos), threads + 1).astype(int).tolist()
         with thread_limits.one_core_each():
             every = list(chain(*in_threads(matched, pairwise(edges))))
-            # Only matched features are decoded, those of all photos at once.
+            # Only matched features are decoded, and their geometry is examined, of all photos at once.
             kept = [photo.points[pairs[:, 1]] for photo, pairs in zip(photos, every, strict=True)]
             decoded = Codebook.shipped().decode(joined(kept), 0.0)
-            ends = np.cumsum([0, *map(len, kept)]).tolist()
-            for photo, pairs, rows in zip(photos, every, pairwise(ends), strict=True):
-                found = decoded.part(*rows, photo.step)
-                pairs[:, 1] = np.arange(len(pairs))
-                yield self._verified(self._rotated, found, pairs, photo.width, photo.height)
+            starts = np.cumsum([0, *map(len, kept)])
+            for pairs, start in zip(every, starts, strict=False):
+                pairs[:, 1] = np.arange(start, start + len(pairs))
+            agreed = geometry.agreeing_each(self._rotated, decoded, every, self._diagonal, least=self._least)
+            for photo, pairs in zip(photos, agreed, strict=True):
+                yield self._verified(self._rotated, decoded, pairs, photo.width, photo.height, photo.step)
 
     def _verify_decoded(self, photo: Candidate) -> Verification | None:
         try:
@@ -176,21 +177,29 @@ class Verifier:
         except ImageError:
             return None
         found = sift.extract(view.pixels, view.window, _MOST_FEATURES)
-        return self._verified(self.features, found, match(self.features, found), view.width, view.height)
+        matched = match(self.features, found)
+        pairs = geometry.agreeing(self.features, found, matched, self._diagonal, least=self._least)
+        return self._verified(self.features, found, pairs, view.width, view.height, found.step)
+
+    @property
+    def _diagonal(self) -> float:
+        x1, y1, x2, y2 = self.box
+        return float(np.hypot(x2 - x1, y2 - y1))
 
     def _verified(
-        self, query: LocalFeatures, photo: LocalFeatures, matched: NDArray[np.int64], width: int, height: int
+        self,
+        query: LocalFeatures,
+        photo: LocalFeatures,
+        pairs: NDArray[np.int64],
+        width: int,
+        height: int,
+        step: float,
     ) -> Verification | None:
-        """Verify a photo of that size by the matches (m, 2) of its local features with those of the query."""
-        if len(matched) < self._least:
-            return None
-        x1, y1, x2, y2 = self.box
-        diagonal = float(np.hypot(x2 - x1, y2 - y1))
-        pairs = geometry.agreeing(query, photo, matched, diagonal, least=self._least)
+        """Verify a photo of that size by the pairs (a, 2) of its features and the query's that agree; step as there."""
         if len(pairs) < self._least:
             return None
         start, end = query.points[pairs[:, 0]], photo.points[pairs[:, 1]]
-        homography, near = geometry.fit(start, end, self.box, photo.step)
+        homography, near = geometry.fit(start, end, self.box, step)
         inliers = int(near.sum())
         # Matches of which less than half fit the homography agreed by chance.
         if inliers < max(self._least, len(pairs) / 2) or not geometry.possible(homography, self.box):
