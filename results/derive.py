@@ -354,3 +354,50 @@ def crowds(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for crowd, by_cells in found["verified"].items():
             for cells, row in by_cells.items():
                 yield {"set": name, "crowd": "a crowd" if crowd == "crowd" else "few", "cells": cells, **row}
+
+
+def rules(figures: Figures) -> Iterator[dict[str, Any]]:
+    """Yield rules that choose a state of training for each set: mAP on the mean, and against no training at worst."""
+    found = {name: {state: each["mAP"] for state, each in measured.states.items()} for name, measured in
+             figures.sets.items()}  # fmt: skip
+    names = list(next(iter(found.values())))
+
+    def best_of_others(name: str) -> str:
+        others = [each for other, each in found.items() if other != name]
+        return max(names, key=lambda state: sum(each[state] for each in others))
+
+    def least_error(name: str) -> str:
+        return min(names, key=lambda state: figures.sets[name].states[state]["error"])
+
+    chosen = {state: dict.fromkeys(found, state) for state in names}
+    chosen["early stopping by the participation ratio: **default**"] = {name: kept(figures, name) for name in found}
+    chosen["the best on the mean of the other sets"] = {name: best_of_others(name) for name in found}
+    chosen["the smallest quantization error"] = {name: least_error(name) for name in found}
+    chosen["the best of each set, by its labels"] = {name: max(each, key=each.__getitem__) for name, each in
+                                                     found.items()}  # fmt: skip
+    for rule, states in chosen.items():
+        gains = {name: found[name][state] - found[name]["untrained"] for name, state in states.items()}
+        worst = min(gains, key=gains.__getitem__)
+        mean = sum(found[name][state] for name, state in states.items()) / len(found)
+        yield {"rule": rule, "mean": mean, "gain": gains[worst], "worst": worst}
+
+
+def kept(figures: Figures, name: str) -> str:
+    """Return the state of a set that early stopping keeps."""
+    rounds = figures.sets[name].kept
+    return f"round {rounds}, share 0.5" if rounds else "verified pairs alone"
+
+
+def cell_gains(figures: Figures) -> Iterator[dict[str, Any]]:
+    """Yield M x K with the gain of training on each set, and on the mean."""
+    for cell in next(iter(figures.sets.values())).cells:
+        each = [measured.cells[cell] for measured in figures.sets.values()]
+        gains = [one["trained"] - one["untrained"] for one in each]
+        subspaces, codewords = map(int, cell.split(" x "))
+        yield {
+            "cell": cell,
+            "bytes": subspaces * (codewords - 1).bit_length() / 8,
+            "untrained": sum(one["untrained"] for one in each) / len(each),
+            "trained": sum(one["trained"] for one in each) / len(each),
+            "gains": gains,
+        }

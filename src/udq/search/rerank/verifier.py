@@ -119,10 +119,9 @@ class Verifier:
         left, top = round(self.box[0]), round(self.box[1])
         pixels = np.ascontiguousarray(crop.pixels[:, ::-1]) if mirrored else crop.pixels
         self._mirror = _mirror(self.box) if mirrored else np.eye(3)
-        with thread_limits.one_core_each():
-            window = left, top, left + crop.width, top + crop.height
-            self.features = sift.extract(pixels, window, _MOST_FEATURES)
-            self._rotated = Codebook.shipped().rotated(self.features)
+        window = left, top, left + crop.width, top + crop.height
+        self.features = sift.extract(pixels, window, _MOST_FEATURES)
+        self._rotated = Codebook.shipped().rotated(self.features)
 
     def verify(
         self,
