@@ -93,8 +93,10 @@ public:
     // Scans the nearest cells up to a share `looked_at` of the codes; all others are skipped, whatever their bounds.
     std::vector<Match> search(int64_t share, int64_t shares, double looked_at) {
         const auto mine = [&](int64_t cell) { return cell / SIDE_BY_SIDE % shares == share; };
-        const double nearest = nearest_cells(mine, std::min(looked_at, 1.0 / 512));
-        const double farthest = looked_at < 1 ? nearest_cells(mine, looked_at) : 1.0 / 0.0;
+        const auto any = [](int64_t) { return true; };
+        // Of the cells of all threads, so that what a search finds does not depend on their number.
+        const double farthest = looked_at < 1 ? nearest_cells(any, looked_at) : 1.0 / 0.0;
+        const double nearest = std::min(farthest, nearest_cells(mine, 1.0 / 512));
         for (int64_t cell = 0; cell < index.cells; ++cell)
             if (mine(cell) && least[cell] <= nearest) visit(cell);
         finish();
@@ -111,14 +113,14 @@ public:
 private:
     static constexpr int64_t SIDE_BY_SIDE = 16;  // adjacent cells per thread, for sequential reads
 
-    // A bound below which are the nearest cells, with at least a share `part` of the codes.
-    template <class Mine> double nearest_cells(const Mine &mine, double part) const {
+    // A bound below which are the nearest of some cells, with at least a share `part` of their codes.
+    template <class Among> double nearest_cells(const Among &among, double part) const {
         const auto [low, high] = std::minmax_element(least.begin(), least.end());
         const double width = std::max((*high - *low) / BUCKETS, 1e-300);
         std::vector<int64_t> rows(BUCKETS + 1);
         int64_t all = 0;
         for (int64_t cell = 0; cell < index.cells; ++cell) {
-            if (!mine(cell)) continue;
+            if (!among(cell)) continue;
             const int64_t own = index.starts[cell + 1] - index.starts[cell];
             rows[int64_t((least[cell] - *low) / width)] += own;
             all += own;

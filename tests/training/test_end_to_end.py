@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from udq import Collection, IndexConfig, UdqError
+from udq.common import threads
 from udq.config import preset
 from udq.datasets import GroundTruth, Query
+from udq.errors import ImageError
 from udq.evaluation.benchmark import evaluate
 from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.photos.source import Source, find
+from udq.quantization import model
 from udq.store import manifest
-from udq.training import fitting, sampling
+from udq.training import algorithm, fitting, sampling
 from udq.training.end_to_end import EndToEnd
+from udq.types import Features, Regions
 
 SMALL = IndexConfig().replace(
     {
@@ -82,6 +91,107 @@ def test_a_gradient_reaches_the_convolutions_but_for_the_first_groups(prepared):
     frozen = [parameter for parameter in pooled._trunk.parameters() if not parameter.requires_grad]
     assert frozen
     assert all(parameter.grad is None for parameter in frozen)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The photos that were decoded, by the numbers of their first regions, in any order."""
+    rows, views = [], EndToEnd._views
+
+    def recorded(self, of_photo):
+        rows.append(int(of_photo[0]))
+        return views(self, of_photo)
+
+    monkeypatch.setattr(EndToEnd, "_views", recorded)
+    return rows
+
+
+def job(sample, threads):
+    head = model.start(sample.features, SMALL.quantizer)
+    settings = replace(SMALL.training, iterations=0), SMALL.quantizer
+    codewords = model.codewords(len(sample.features), SMALL.quantizer)
+    return algorithm.TrainingJob(sample.images, head, *settings, codewords, 0, torch.device("cpu"), threads)
+
+
+def first(sample, photos):
+    """The part of a sample that is of its first photos."""
+    rows = sample.images < photos
+    features, regions = Features(sample.features.vectors[rows]), Regions(sample.regions.boxes[rows])
+    return sampling.Sample(features, regions, sample.images[rows], sample.of_view[rows], sample.photos[:photos])
+
+
+def test_the_next_photos_are_decoded_ahead_in_order_and_at_most_two_a_thread(prepared, decoded):
+    _, pooled = prepared
+    parts = pooled._parts
+    with threads.pool(2) as workers:
+        ahead = pooled.ahead(parts, workers)
+        for number in range(len(parts)):
+            next(ahead)
+            assert len(decoded) <= number + 1 + 4
+            if number == 2:
+                deadline = time.monotonic() + 60
+                while len(decoded) < 3 + 4 and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                assert len(decoded) == 3 + 4  # without waiting for the caller
+        assert next(ahead, None) is None
+    assert sorted(decoded) == [int(part[0]) for part in parts]
+
+
+def test_training_is_the_same_bit_for_bit_with_and_without_decoding_ahead(prepared, monkeypatch):
+    sample, ahead, found = first(prepared[0], 4), EndToEnd.ahead, []
+    for without in (False, True):
+        if without:
+            monkeypatch.setattr(EndToEnd, "ahead", lambda self, parts, workers: ahead(self, parts, threads.ALONE))
+        fresh = EndToEnd(Trunk(SMALL.features), prepared[1]._sources, sample, SMALL.images)
+        trained = algorithm.train(job(sample, 2), fresh)
+        found.append({**trained.head.arrays(), **trained.convolutions, "rounds": trained.history()["rounds"]})
+
+    assert len(found[0]) > 80
+    assert found[0].keys() == found[1].keys()
+    assert all(np.array_equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_photo_that_is_gone_is_the_same_error_at_its_turn(prepared, photos, tmp_path):
+    sample, pooled = prepared
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    sources = find([folder])[0]
+    assert [source.name for source in sources] == [source.name for source in pooled._sources]
+    broken = EndToEnd(pooled._trunk, sources, sample, SMALL.images)
+    (folder / Path(sources[3].name).name).unlink()
+    said = []
+    for count in (1, 2):
+        with threads.pool(count) as workers:
+            ahead = broken.ahead(broken._parts, workers)
+            for _ in range(3):
+                next(ahead)
+            with pytest.raises(ImageError) as error:
+                next(ahead)
+        said.append(str(error.value))
+
+    assert said[0] == said[1]
+    assert sources[3].name in said[0]
+    assert "\n" not in said[0]
+
+
+def test_a_stop_drops_the_photos_that_wait_to_be_decoded(prepared, decoded):
+    sample = first(prepared[0], 10)
+    pooled = EndToEnd(prepared[1]._trunk, prepared[1]._sources, sample, SMALL.images)
+
+    @contextmanager
+    def progress(stage, total):
+        def step():
+            decoded.append("step")
+            raise KeyboardInterrupt
+
+        yield step
+
+    with pytest.raises(KeyboardInterrupt):
+        algorithm.train(job(sample, 2), pooled, progress=progress)
+    features, stopped = len(pooled._parts), decoded.index("step")
+
+    assert features < stopped
+    assert len(decoded) <= features + 1 + 4 + 1  # all features before the first step, its photo and those ahead of it
+    assert not any(thread.name.startswith("udq-pool") for thread in threading.enumerate())
 
 
 def test_the_collection_keeps_the_trained_convolutions_and_encodes_with_them(trained, photos):

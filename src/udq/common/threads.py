@@ -82,18 +82,20 @@ class Pool:
         self.count = count
         self._executor = executor
 
-    def map(self, work: Callable[..., _Result], *pieces: Iterable[Any]) -> Iterator[_Result]:
+    def map(self, work: Callable[..., _Result], *pieces: Iterable[Any], most: int | None = None) -> Iterator[_Result]:
         """Yield the results of ``work`` for all pieces, in order; the arguments are those of the builtin ``map``.
 
-        Pieces are taken as they are needed: results that wait for the caller are at most two per thread.
+        Pieces are taken as they are needed: besides the result that the caller has, at most ``most`` are computed or
+        wait; two per thread if None.
         """
         if self._executor is None:
             yield from map(work, *pieces)
             return
         waiting: deque[Future[_Result]] = deque()
+        most = 2 * self.count if most is None else most
         for piece in zip(*pieces, strict=False):
             waiting.append(self._executor.submit(work, *piece))
-            if len(waiting) > 2 * self.count:
+            if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

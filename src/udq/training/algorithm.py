@@ -16,8 +16,10 @@ gained, and undoes some overfitting (docs/training.md).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -254,11 +256,9 @@ def train(
         measure: averaged layers and convolutions after each round -> mAP of a benchmark, or None.
         group: processes that train together; this one alone if None.
     """
-    with pool(job.threads) as workers:
-        if pooled.at_once:
-            return _train(job, pooled, workers, progress, checkpoint, measure, group or SingleProcess())
-        with limit_this_thread(workers.count):
-            return _train(job, pooled, ALONE, progress, checkpoint, measure, group or SingleProcess())
+    # End to end, one photo at a time is on all threads of torch; those of the pool decode the next ones.
+    with pool(job.threads) as workers, nullcontext() if pooled.at_once else limit_this_thread(workers.count):
+        return _train(job, pooled, workers, progress, checkpoint, measure, group or SingleProcess())
 
 
 def _train(
@@ -326,7 +326,7 @@ class _Optimiser:
         Args:
             job: photos of the regions, and settings.
             pooled: features of the G regions.
-            workers: threads that compute the parts of a step.
+            workers: threads that compute the parts of a step, or read photos ahead.
             group: processes that train together.
             step: called for each part that this process computes.
             state: the state of training.
@@ -334,11 +334,12 @@ class _Optimiser:
         self._job = job
         self._pooled = pooled
         self._workers = workers
+        self._at_once = workers if pooled.at_once else ALONE
         self._group = group
         self._step = step
         self._network = TrainableHead(state.head).to(job.device)
         pooled.load(state.convolutions)
-        self._features = self._network.apply_to(pooled.all(), workers=workers)
+        self._features = self._network.apply_to(pooled.all(workers), workers=self._at_once)
         self.ratio = group.broadcast(participation_ratio(self._features))
 
     def round(self, state: TrainingState, iteration: int) -> TrainingState | None:
@@ -361,7 +362,7 @@ class _Optimiser:
         network.classify(supervision.codebooks, job.training, seed=seed)
         epochs = list(self._epochs(supervision, seed))
         # The last step may be the one that diverges: the features after it must be finite as well.
-        self._features = network.apply_to(self._pooled.all(), workers=self._workers)
+        self._features = network.apply_to(self._pooled.all(self._workers), workers=self._at_once)
         finite = bool(np.isfinite(epochs).all() and np.isfinite(self._features.vectors).all())
         finite, self.ratio = group.broadcast((finite, participation_ratio(self._features) if finite else 0.0))
         if not finite:
@@ -383,12 +384,17 @@ class _Optimiser:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(training.epochs):
             losses_sum, regions = np.zeros(2), 0
-            for parts in pooled.steps(training.batch, generator):
+            steps = pooled.steps(training.batch, generator)
+            shares = [parts[group.rank :: group.size] for parts in steps]
+            ahead = pooled.ahead(itertools.chain.from_iterable(shares), self._workers)
+            for parts, own in zip(steps, shares, strict=True):
                 size = sum(map(len, parts))
 
-                def compute(rows: Tensor, size: int = size) -> tuple[tuple[Tensor | None, ...], list[float]]:
+                def compute(
+                    rows: Tensor, part: Callable[[], Tensor], size: int = size
+                ) -> tuple[tuple[Tensor | None, ...], list[float]]:
                     """Return the gradients and the losses of one part."""
-                    features = network(pooled.pooled(rows))
+                    features = network(part())
                     separability = losses.separability(network.logits(features), labels[rows].to(network.device))
                     discriminability = losses.discriminability(features, quantized[rows].to(network.device))
                     # Losses are means over a part, but a step minimises the mean over all of its parts.
@@ -397,8 +403,7 @@ class _Optimiser:
                     return gradients, [separability.item(), discriminability.item()]
 
                 optimiser.zero_grad()
-                own = parts[group.rank :: group.size]
-                for rows, (gradients, part_losses) in zip(own, self._workers.map(compute, own), strict=True):
+                for rows, (gradients, part_losses) in zip(own, self._at_once.map(compute, own, ahead), strict=True):
                     _accumulate(parameters, gradients)
                     losses_sum += np.array(part_losses) * len(rows)
                     self._step()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from udq.common.threads import ALONE, Pool
 from udq.config import ImageConfig
 from udq.features.trunk import Trunk
 from udq.photos import pyramid, sandbox
@@ -16,12 +18,15 @@ from udq.photos.source import Source
 from udq.training.sampling import Sample
 from udq.types import Arrays, Features
 
+# Photos that are decoded ahead of the one that the network learns from, at most: all their views are in memory.
+_AHEAD = 16
+
 
 class EndToEnd:
     """Pooled features computed by convolutions in training (``pooled_features.PooledFeatures``).
 
     Photos go through the network one at a time, so that memory holds the activations of one; a step of the optimiser
-    takes enough photos for a batch of regions.
+    takes enough photos for a batch of regions. While one is there, the threads of the pool decode the next ones.
     """
 
     at_once = False
@@ -50,10 +55,10 @@ class EndToEnd:
         borders = np.flatnonzero(np.diff(sample.images)) + 1
         self._parts = [torch.from_numpy(rows) for rows in np.split(np.arange(len(sample.images)), borders)]
 
-    def all(self) -> Features:
-        """Return the current pooled features (G, D)."""
+    def all(self, workers: Pool = ALONE) -> Features:
+        """Return the current pooled features (G, D); ``workers`` as for ``ahead``."""
         with torch.no_grad():
-            return Features(np.concatenate([self.pooled(rows).cpu().numpy() for rows in self._parts]))
+            return Features(np.concatenate([pooled().cpu().numpy() for pooled in self.ahead(self._parts, workers)]))
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
         """Return an epoch: random photos, grouped until they have a batch of regions; a part is a photo."""
@@ -67,16 +72,41 @@ class EndToEnd:
             regions += len(self._parts[photo])
         return steps
 
-    def pooled(self, rows: Tensor) -> Tensor:
-        """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled."""
+    def ahead(self, parts: Iterable[Tensor], workers: Pool) -> Iterator[Callable[[], Tensor]]:
+        """Yield for each photo, by the rows of its regions, a function that returns their features; see ``pooled``.
+
+        Args:
+            parts: rows of each photo, in the order in which they are needed.
+            workers: threads that decode the next photos, two for each and 16 in all at most; ``ALONE`` decodes a photo
+                when it is needed.
+
+        Raises:
+            UnreadableError: the photo cannot be decoded any more, when its turn comes.
+        """
+
+        def read(rows: Tensor) -> Callable[[], Tensor]:
+            return partial(self.pooled, rows, self._views(rows))
+
+        return workers.map(read, parts, most=min(2 * workers.count, _AHEAD))
+
+    def _views(self, rows: Tensor) -> list[View]:
+        """Decode the photo of some regions."""
         source, scale = self._sources[self._of_photo[int(rows[0])]], self._scale
         with source.local() as file:
             decoder = sandbox.shared().limited(scale.max_megapixels)
             photo = decoder.decode(file, shorter=scale.shorter, longer=scale.longer, smallest=scale.smallest)
-        seen = pyramid.views_of(photo.pixels, (photo.width, photo.height), scale)
+        return list(pyramid.views_of(photo.pixels, (photo.width, photo.height), scale))
+
+    def pooled(self, rows: Tensor, views: Sequence[View] | None = None) -> Tensor:
+        """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled.
+
+        Args:
+            rows: the regions.
+            views: of the photo, if it is decoded already.
+        """
         of_view = self._of_view[rows]
         found, places = [], []
-        for number, view in enumerate(seen):
+        for number, view in enumerate(self._views(rows) if views is None else views):
             here = torch.nonzero(of_view == number)[:, 0]
             if len(here):
                 found.append(self._pooled(view, self._boxes[rows[here]]))

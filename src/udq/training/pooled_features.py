@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from udq.common.threads import ALONE, Pool
 from udq.types import Arrays, Features
 
 # Parts of a batch, which threads compute at the same time; the same for every number of threads, because the sum of
@@ -26,14 +29,19 @@ class PooledFeatures(Protocol):
 
     at_once: bool
 
-    def all(self) -> Features:
-        """Return the current pooled features (G, D)."""
+    def all(self, workers: Pool = ALONE) -> Features:
+        """Return the current pooled features (G, D); ``workers`` as for ``ahead``."""
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
         """Return an epoch: for each step of the optimiser the rows of its parts."""
 
-    def pooled(self, rows: Tensor) -> Tensor:
-        """Return the features (B, D) of one part, with a gradient if the convolutions are trained."""
+    def ahead(self, parts: Iterable[Tensor], workers: Pool) -> Iterator[Callable[[], Tensor]]:
+        """Yield for each part a function that returns its features (B, D), with a gradient if convolutions are trained.
+
+        Args:
+            parts: rows of each part, in the order in which they are needed.
+            workers: threads that read files ahead of the caller, if there are any to read.
+        """
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters to train besides the fully connected layers."""
@@ -62,7 +70,7 @@ class CachedFeatures:
         self._device = device
         self._parts = parts or (_PARTS if device.type == "cpu" else 1)
 
-    def all(self) -> Features:
+    def all(self, workers: Pool = ALONE) -> Features:
         """Return the pooled features (G, D)."""
         return self._features
 
@@ -70,6 +78,10 @@ class CachedFeatures:
         """Return an epoch of random batches."""
         order = torch.randperm(len(self._features), generator=generator)
         return [list(torch.chunk(rows, self._parts)) for rows in torch.split(order, batch)]
+
+    def ahead(self, parts: Iterable[Tensor], workers: Pool) -> Iterator[Callable[[], Tensor]]:
+        """Yield for each part, by its rows, a function that returns its features (B, D)."""
+        return (partial(self.pooled, rows) for rows in parts)
 
     def pooled(self, rows: Tensor) -> Tensor:
         """Return the features (B, D) of one part."""
