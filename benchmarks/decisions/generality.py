@@ -69,7 +69,7 @@ class Measured:
     def __init__(self, found: DevelopmentSet, folder: Path) -> None:
         self.found = found
         config = preset("default")
-        extractor = Extractor(config.images, config.features, device="cpu")
+        extractor = Extractor(config.images, config.features, config.keypoints, device="cpu")
         self.store = FeatureStore(folder, extractor, config)
         readable = [photo for photo in self.store.extract(found.sources) if photo.broken is None]
         self.names = np.array([photo.source.name for photo in readable])
@@ -84,7 +84,9 @@ class Measured:
 
     def features(self, head: Head) -> Features:
         """Return the unit features (G, d) of all regions."""
-        return Features(np.concatenate([head.apply(each.features).vectors for each in self.store.extract(self.sources)]))
+        return Features(
+            np.concatenate([head.apply(each.features).vectors for each in self.store.extract(self.sources)])
+        )
 
     def accuracy(self, quantizer: Quantizer, features: Features, head: Head) -> float:
         """Return mAP of the codes of all regions."""
@@ -107,9 +109,7 @@ def measure(found: DevelopmentSet, folder: Path, seed: int) -> dict[str, Any]:
     collection = Measured(found, folder)
     config = preset("default").replace({"sample": {"seed": seed}, "training": {"stop_early": False}})
     rows = sampling.training_sample(len(collection.sources), config.sample)
-    sample = sampling.draw(
-        collection.store.extract(collection.sources[row] for row in rows), len(rows), config.sample
-    )
+    sample = sampling.draw(collection.store.extract(collection.sources[row] for row in rows), len(rows), config.sample)
     untrained = model.start(sample.features, config.quantizer)
     states = States()
     fitting.learn(sample, config, torch.device("cpu"), progress, checkpoint=states)

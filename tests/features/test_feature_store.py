@@ -143,6 +143,12 @@ def test_other_settings_of_extraction_have_features_of_their_own(extractor, tmp_
     assert folder_of(tmp_path, extractor, CONFIG.replace(changes)) != folder_of(tmp_path, extractor, CONFIG)
 
 
+def test_photos_with_local_features_are_not_taken_for_those_without(extractor, tmp_path):
+    with_points = Extractor(CONFIG.images, CONFIG.features, CONFIG.keypoints, device="cpu")
+
+    assert folder_of(tmp_path, with_points, CONFIG) != folder_of(tmp_path, extractor, CONFIG)
+
+
 def test_settings_of_what_comes_later_have_the_same_features(extractor, tmp_path):
     later = {"sample": {"seed": 3}, "quantizer": {"subspaces": 4}, "training": {"enabled": False}}
     assert folder_of(tmp_path, extractor, CONFIG.replace(later)) == folder_of(tmp_path, extractor, CONFIG)

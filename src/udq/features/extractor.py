@@ -71,6 +71,7 @@ class Extractor:
         trunk: pixels and boxes -> features.
         weights: file of the backbone's weights, or None for its default ones.
         rpn: file of the region proposal network, or None for the one shipped with udq.
+        keypoints: settings of local features.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Extractor:
         self.rpn = rpn
         self._image = image
         self._feature = feature
-        self._keypoints = keypoints
+        self.keypoints = keypoints
         self.engine = Engine.fastest(device, network, threads)
         # Distributing the weights of a light network takes longer than the work on them.
         with thread_limits.limit_this_thread():
@@ -140,7 +141,7 @@ class Extractor:
     def proposing(self) -> Self:
         """Return the extractor ready for photos, so that a file that does not fit, or no OpenCV, is refused at once."""
         _ = self.propose
-        if self._keypoints.most:
+        if self.keypoints.most:
             sift.require()
         return self
 
@@ -267,9 +268,9 @@ class Extractor:
                 photo = decoder.decode(
                     file, shorter=self._image.shorter, longer=self._image.longer, smallest=self._image.smallest
                 )
-                if not self._keypoints.most:
+                if not self.keypoints.most:
                     return photo, NONE
-                return photo, Codebook.shipped().encode(extraction.extract(file, decoder, self._keypoints.most))
+                return photo, Codebook.shipped().encode(extraction.extract(file, decoder, self.keypoints.most))
             except UnreadableError as error:
                 message = str(error).replace(shown(str(file)), shown(source.place))
                 raise UnreadableError(message, error.content) from error

@@ -117,7 +117,7 @@ def _facts(extractor: Extractor, config: IndexConfig) -> dict[str, object]:
         "format": _FORMAT,
         "images": {name: value for name, value in settings.items() if name not in _QUERY_SETTINGS},
         "features": dataclasses.asdict(config.features),
-        "keypoints": dataclasses.asdict(config.keypoints),
+        "keypoints": dataclasses.asdict(extractor.keypoints),
         "weights": _weights(extractor.trunk),
         "rpn": (given := fingerprint(extractor.rpn)) and given["sha256"],
         "engine": extractor.engine.facts(),
