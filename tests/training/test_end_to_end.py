@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -59,6 +60,23 @@ def test_pooled_features_are_those_of_the_extractor(prepared):
     assert (difference > 0.03).mean() < 1e-3
     assert difference.mean() < 1e-3
     assert len(set(sample.of_view.tolist())) > 1
+
+
+def test_every_pass_over_the_photos_is_in_the_progress(prepared):
+    sample, pooled = prepared
+    totals, steps = [], []
+
+    @contextmanager
+    def progress(stage, total):
+        totals.append((stage, total))
+        yield lambda: steps.append(stage)
+
+    fitting.learn(sample, SMALL, torch.device("cpu"), progress, pooled=pooled)
+    photos = len(np.unique(sample.images))
+
+    # Module 1 and one iteration of module 2, an epoch each; features before the first round and after each.
+    assert ("training", 2 * photos + 3 * photos) in totals
+    assert steps.count("training") == 5 * photos
 
 
 def test_an_epoch_has_every_region_once_in_batches_of_whole_photos(prepared):

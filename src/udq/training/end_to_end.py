@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from udq.config import ImageConfig
@@ -50,10 +51,21 @@ class EndToEnd:
         borders = np.flatnonzero(np.diff(sample.images)) + 1
         self._parts = [torch.from_numpy(rows) for rows in np.split(np.arange(len(sample.images)), borders)]
 
-    def all(self) -> Features:
-        """Return the current pooled features (G, D)."""
+    @property
+    def steps_of_all(self) -> int:
+        """The number of photos."""
+        return len(self._parts)
+
+    def all(self, step: Callable[[], None] = lambda: None) -> Features:
+        """Return the current pooled features (G, D); call ``step`` after each photo."""
+
+        def each() -> Iterator[NDArray[np.float32]]:
+            for rows in self._parts:
+                yield self.pooled(rows).cpu().numpy()
+                step()
+
         with torch.no_grad():
-            return Features(np.concatenate([self.pooled(rows).cpu().numpy() for rows in self._parts]))
+            return Features(np.concatenate(list(each())))
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
         """Return an epoch: random photos, grouped until they have a batch of regions; a part is a photo."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -26,8 +27,12 @@ class PooledFeatures(Protocol):
 
     at_once: bool
 
-    def all(self) -> Features:
-        """Return the current pooled features (G, D)."""
+    @property
+    def steps_of_all(self) -> int:
+        """How often ``all`` calls its argument."""
+
+    def all(self, step: Callable[[], None]) -> Features:
+        """Return the current pooled features (G, D); call ``step`` after each part of the work."""
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
         """Return an epoch: for each step of the optimiser the rows of its parts."""
@@ -49,6 +54,7 @@ class CachedFeatures:
     """Pooled features in memory, for training with frozen convolutions."""
 
     at_once = True
+    steps_of_all = 0
 
     def __init__(self, features: Features, device: torch.device, *, parts: int | None = None) -> None:
         """Keep features in memory.
@@ -62,8 +68,9 @@ class CachedFeatures:
         self._device = device
         self._parts = parts or (_PARTS if device.type == "cpu" else 1)
 
-    def all(self) -> Features:
+    def all(self, step: Callable[[], None] = lambda: None) -> Features:
         """Return the pooled features (G, D)."""
+        del step
         return self._features
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
