@@ -12,6 +12,8 @@ from udq.errors import INTERRUPTED
 
 # SIGINTs received: code called from C may swallow KeyboardInterrupt, so each step checks this list.
 interrupts: list[int] = []
+# Seconds over which the rate is estimated: several steps of the slowest work, a large network in training on a CPU.
+_PERIOD = 120.0
 
 
 @contextmanager
@@ -34,8 +36,9 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
             super().__init__("")
 
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:.1f}/s" if speed else "")
+            # Of the whole stage at its end: the last steps alone may be the quick ones of a batch.
+            speed = task.completed / task.finished_time if task.finished_time else task.speed
+            return Text(_rate(speed) if speed else "")
 
     columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
     columns += (
@@ -43,7 +46,7 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
         if total is None
         else [BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"), TimeRemainingColumn()]
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=_PERIOD) as bar:
         task = bar.add_task(stage, total=total)
 
         def step() -> None:
@@ -52,6 +55,11 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
                 raise KeyboardInterrupt
 
         yield step
+
+
+def _rate(speed: float) -> str:
+    """Return steps per second, or the seconds of a step if it takes longer."""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
 @contextmanager
