@@ -1,4 +1,4 @@
-"""The dry run of the paper's experiments: its folders are those that udq reads, and its figures are added up rightly."""
+"""The dry run of the paper's experiments: its folders are those that udq reads, and its sums are right."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the paper's experiments take: python benchmarks/decisions/dry_run.py DATA [--json OUT] [--work FOLDER].
 
-    python benchmarks/decisions/dry_run.py DATA --threads 1 --json results/benchmark_dry_run.json
+    python benchmarks/decisions/dry_run.py DATA --threads 2 --json results/benchmark_dry_run.json
 
 Composes, from photos of DATA, a folder in the layout of VOC2007 (500 x 375 pixels) and one in that of Oxford5K (1024
 pixels), and random weights with the file names, keys and shapes of torchvision's. Then it runs the commands of
@@ -8,8 +8,9 @@ docs/results.md as a user does, on a CPU:
 
     full    the region proposal networks, and one trained cell for each network, with all settings of the paper but the
             number of steps of fine-tuning on the queries
-    all     every cell of every table and figure on Oxford5K, with small photos, few regions and one epoch
+    all     every cell of every table and figure on Oxford5K, with small photos, few regions and short trainings
 
+With --work, the folder is kept, and a run that was interrupted continues after the last command that it finished.
 It records seconds, peak memory and peak disk of each command, and the seconds of each stage by the progress bars. From
 the seconds of ``full`` per photo, view and step follow those of the paper's numbers of photos. Random weights find
 nothing, so accuracies are not recorded.
@@ -52,10 +53,8 @@ NETWORKS = {"vgg16": "vgg16-397923af.pth", "resnet101-v1": "resnet101-63fe2227.p
 CHANNELS = {"vgg16": 4096, "resnet101-v1": 2048}
 """Length of a region's feature."""
 PRESETS = {"vgg16": "paper", "resnet101-v1": "paper-resnet101"}
-PLACES = {"all_souls": "lund", "ashmolean": "strecha_castle-P30", "balliol": "strecha_fountain-P11"}
+PLACES = {"all_souls": "lund", "ashmolean": "strecha_castle-P30"}
 """Landmarks of Oxford -> folders of DATA/landmarks whose photos stand for them."""
-FULL_PLACES = 2
-"""How many of them are measured with all settings of the paper."""
 # Of each place: two query photos, which are good answers, one that is an ok answer, and one that is junk.
 KINDS = ("good", "good", "ok", "junk")
 VOC_SIZE, OXFORD_LONGER = (500, 375), 1024
@@ -69,6 +68,7 @@ longer = 160
 regions = 16
 [training]
 query_steps = 4
+iterations = 1
 epochs = 1
 """
 # Photos of VOC2007's trainval and of the paper's data sets, and views that a region proposal network may save on disk.
@@ -255,8 +255,7 @@ def stages(lines: Sequence[str]) -> list[dict[str, Any]]:
 def compose(data: Path, work: Path, count: int) -> None:
     """Write photos, weights and settings into a clean folder."""
     voc_folder(data, work / "VOC2007", count)
-    oxford_folder(data, work / "small" / "oxford5k", PLACES)
-    oxford_folder(data, work / "full" / "oxford5k", dict(list(PLACES.items())[:FULL_PLACES]))
+    oxford_folder(data, work / "DATA" / "oxford5k", PLACES)
     write_weights(work / "torch")
     for name, text in (("full", FULL), ("small", SMALL)):
         (work / f"{name}.toml").write_text(text)
@@ -275,9 +274,9 @@ def commands() -> dict[str, list[str]]:
     # The first cells of these tables: a training of VGG16, and one of ResNet101.
     for backbone, table in zip(NETWORKS, ("table3", "table5"), strict=True):
         found[f"full {backbone}"] = [
-            "reproduce", table, "--data", "full", *paper, "--config", "full.toml", "--limit", "1", "-o", table,
+            "reproduce", table, "--data", "DATA", *paper, "--config", "full.toml", "--limit", "1", "-o", table,
         ]  # fmt: skip
-    found["all"] = ["reproduce", "all", "--data", "small", *paper, "--config", "small.toml", "-o", "all"]
+    found["all"] = ["reproduce", "all", "--data", "DATA", *paper, "--config", "small.toml", "-o", "all"]
     return found
 
 
@@ -385,6 +384,22 @@ def whole(
     }
 
 
+def measure(data: Path, work: Path, photos: int, threads: int) -> dict[str, Any]:
+    """Compose the folders and run the commands that were not run in ``work`` before; return the figures of each."""
+    file = work / "measured.json"
+    measured: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if not measured:
+        compose(data, work, photos)
+    # COLUMNS: progress bars in whole lines.
+    environment = os.environ | {"TORCH_HOME": str(work / "torch"), "COLUMNS": "120"}
+    for name, words in commands().items():
+        if name not in measured:
+            measured[name] = run([*words, "--device", "cpu", "--threads", threads], work, environment)
+            print(name, json.dumps(measured[name]), flush=True)
+            file.write_text(json.dumps(measured, indent=1))
+    return measured
+
+
 def estimates(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return seconds per unit of each network, and from them what the paper's data sets take."""
     report: dict[str, Any] = {"rpn": {}, "units": {}, "whole": []}
@@ -412,18 +427,13 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--photos", type=int, default=8, metavar="N", help="of VOC2007's layout; default: 8")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of each command; default: 2")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="kept, to continue there; default: a temporary one")
     parser.add_argument("--json", type=Path, metavar="OUT")
     given = parser.parse_args()
-    measured: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="udq-dry-run-") as folder:
-        work = Path(folder)
-        compose(given.data, work, given.photos)
-        # COLUMNS: progress bars in whole lines.
-        environment = os.environ | {"TORCH_HOME": str(work / "torch"), "COLUMNS": "120"}
-        for name, words in commands().items():
-            measured[name] = run([*words, "--device", "cpu", "--threads", given.threads], work, environment)
-            print(name, json.dumps(measured[name]), flush=True)
-        photos = {"voc": given.photos, "full": FULL_PLACES * len(KINDS), "all": len(PLACES) * len(KINDS)}
+    with tempfile.TemporaryDirectory(prefix="udq-dry-run-") as temporary:
+        work = given.work or Path(temporary)
+        measured = measure(given.data, work.resolve(), given.photos, given.threads)
+    photos = {"voc": given.photos, "oxford": len(PLACES) * len(KINDS)}
     report = {
         "threads": given.threads,
         "photos": photos,
