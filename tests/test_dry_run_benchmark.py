@@ -67,6 +67,7 @@ def test_seconds_and_steps_are_those_of_the_progress_bars(dry_run):
     lines = [
         "table3: M = 2, 12 bits, VGG16, Oxford5K: paper / measured: 0.514 / 0.767",
         "fine-tuning on the queries 1:02:03 \u2501\u2501\u2501\u2501 8/8 17.6 s each left 0:00:00",
+        "photos 0:00:20 \u2501\u2501\u2501\u2501 6/12 3.7 s each left 0:00:22",
         "photos 0:00:44 \u2501\u2501\u2501\u2501 12/12 3.7 s each left 0:00:00",
     ]
 

@@ -243,12 +243,13 @@ def _cpu_seconds() -> float:
 
 
 def stages(lines: Sequence[str]) -> list[dict[str, Any]]:
-    """Return name, seconds and steps of each progress bar in the output of a command."""
+    """Return name, seconds and steps of each finished progress bar in the output of a command."""
     found = []
     for bar in filter(None, map(_STAGE.match, lines)):
         hours, minutes, seconds = map(int, bar["elapsed"].split(":"))
         total = HOUR * hours + 60 * minutes + seconds
-        found.append({"name": bar["name"], "seconds": total, "steps": int(bar["total"])})
+        if bar["done"] == bar["total"]:  # not a line of an unfinished one
+            found.append({"name": bar["name"], "seconds": total, "steps": int(bar["total"])})
     return found
 
 

@@ -43,3 +43,14 @@ def test_steps_of_a_minute_have_a_remaining_time(clock, capsys):
     err = capsys.readouterr().err
     assert " 60.0 s each " in err
     assert "left 0:06:00" in err
+
+
+def test_a_file_gets_a_line_every_ten_minutes(clock, capsys):
+    with progress("training", 100) as step:
+        for _ in range(100):
+            clock[0] += 30.0
+            step()
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[1] for line in lines] == ["0:10:30", "0:21:00", "0:31:30", "0:42:00", "0:50:00"]
+    assert "21/100 30.0 s each left 0:39:30" in lines[0]

@@ -14,11 +14,13 @@ from udq.errors import INTERRUPTED
 interrupts: list[int] = []
 # Seconds over which the rate is estimated: several steps of the slowest work, a large network in training on a CPU.
 _PERIOD = 120.0
+# Seconds between two lines of progress in a file or a pipe, where a bar cannot be redrawn.
+_LINES = 600.0
 
 
 @contextmanager
 def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Draw a bar on stderr with count, rate and remaining time."""
+    """Draw a bar on stderr with count, rate and remaining time; write a line every ten minutes if it is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -48,9 +50,14 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=_PERIOD) as bar:
         task = bar.add_task(stage, total=total)
+        written = bar.get_time()
 
         def step() -> None:
+            nonlocal written
             bar.advance(task)
+            if not bar.console.is_terminal and bar.get_time() - written > _LINES and not bar.finished:
+                bar.console.print(bar)
+                written = bar.get_time()
             if interrupts:
                 raise KeyboardInterrupt
 
