@@ -92,8 +92,10 @@ def test_the_work_of_the_paper_is_that_of_its_tables(dry_run):
 
 def test_views_that_the_disk_has_no_room_for_are_computed_in_each_epoch(dry_run):
     stages = [{"name": "extracting photos", "seconds": 43, "steps": 43}, {"name": "training", "seconds": 0, "steps": 9}]
-    found = dry_run.proposals({"stages": stages, "views_bytes": 43 * 2**20, "memory_bytes": 0})
+    measured = {"stages": stages, "views_bytes": 43 * 2**20, "memory_bytes": 0, "seconds": 50, "cpu_seconds": 50}
+    found = dry_run.proposals(measured, threads=2)
 
     assert found["views"] == 4510 * 6 + 501
     assert found["views_computed"] == 10240 + 3 * (4510 * 6 + 501 - 10240)
     assert found["hours"] == found["views_computed"] / 3600
+    assert found["hours_alone"] == found["hours"] / 2  # it used a half of two threads

@@ -320,7 +320,13 @@ def counts() -> dict[tuple[str, str], dict[str, int]]:
     }
 
 
-def proposals(measured: Mapping[str, Any]) -> dict[str, Any]:
+def _share(measured: Mapping[str, Any], threads: int) -> float:
+    """Return the share of its threads' time that a command used, and would have taken at best with the cores alone."""
+    share: float = measured["cpu_seconds"] / (threads * measured["seconds"])
+    return min(1.0, share)
+
+
+def proposals(measured: Mapping[str, Any], threads: int) -> dict[str, Any]:
     """Return what training on VOC2007 takes, by the seconds per view of a small one."""
     extraction, training = measured["stages"]
     settings = ProposalTraining()
@@ -339,7 +345,8 @@ def proposals(measured: Mapping[str, Any]) -> dict[str, Any]:
         "views": views + held_out,
         "views_computed": computed,
         "bytes_per_view": round(view_bytes),
-        "hours": (computed * of_view + settings.epochs * views * of_epoch) / HOUR,
+        "hours": (hours := (computed * of_view + settings.epochs * views * of_epoch) / HOUR),
+        "hours_alone": hours * _share(measured, threads),
         "memory_gb": measured["memory_bytes"] / 1e9,
         "disk_gb": saved * view_bytes / 1e9,
     }
@@ -358,7 +365,13 @@ def units(measured: Mapping[str, Any]) -> dict[str, float]:
 
 
 def whole(
-    of: Mapping[str, float], work: Mapping[str, int], measured: Mapping[str, Any], dataset: str, channels: int
+    of: Mapping[str, float],
+    work: Mapping[str, int],
+    measured: Mapping[str, Any],
+    dataset: str,
+    *,
+    channels: int,
+    threads: int,
 ) -> dict[str, Any]:
     """Return what all cells of one network and data set take.
 
@@ -368,6 +381,7 @@ def whole(
         measured: the command that ``of`` is from.
         dataset: a data set of the paper.
         channels: length of a feature.
+        threads: of the command.
     """
     photos = PHOTOS[dataset]
     tuning = QUERY_STEPS * of["seconds_per_step"]
@@ -380,6 +394,7 @@ def whole(
         "hours_training": training / HOUR,
         "hours_extraction": extraction / HOUR,
         "hours": (tuning + training + extraction) / HOUR,
+        "hours_alone": (tuning + training + extraction) / HOUR * _share(measured, threads),
         "memory_gb": (measured["memory_bytes"] + COPIES * features) / 1e9,
         "disk_gb": (measured["disk_bytes"] + (1 + work["untrained"]) * features) / 1e9,
     }
@@ -401,17 +416,17 @@ def measure(data: Path, work: Path, photos: int, threads: int) -> dict[str, Any]
     return measured
 
 
-def estimates(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def estimates(measured: Mapping[str, Mapping[str, Any]], threads: int) -> dict[str, Any]:
     """Return seconds per unit of each network, and from them what the paper's data sets take."""
     report: dict[str, Any] = {"rpn": {}, "units": {}, "whole": []}
     work = counts()
     for backbone, channels in CHANNELS.items():
-        report["rpn"][backbone] = _rounded(proposals(measured[f"rpn {backbone}"]))
+        report["rpn"][backbone] = _rounded(proposals(measured[f"rpn {backbone}"], threads))
         full = measured[f"full {backbone}"]
         report["units"][backbone] = _rounded(units(full))
         for (name, dataset), of_set in work.items():
             if name == backbone:
-                found = whole(units(full), of_set, full, dataset, channels)
+                found = whole(units(full), of_set, full, dataset, channels=channels, threads=threads)
                 report["whole"].append(
                     {"backbone": name, "dataset": dataset, "photos": PHOTOS[dataset], **_rounded(found)}
                 )
@@ -440,7 +455,7 @@ def main() -> None:
         "photos": photos,
         "query_steps": STEPS,
         "commands": measured,
-        **estimates(measured),
+        **estimates(measured, given.threads),
         "provenance": provenance(seed=0),
     }
     print(json.dumps({name: report[name] for name in ("rpn", "units", "whole")}, indent=1))
