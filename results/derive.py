@@ -27,6 +27,10 @@ EXPERIMENTS = (
     ("fig4", "lambda", "oxford5k, paris6k", "8", "8"),
     ("fig5", "the first photos of five queries", "all three", "4", "4"),
 )
+PAPER_NAMES = {
+    "oxford5k": "Oxford5K", "oxford105k": "Oxford105K", "paris6k": "Paris6K", "paris106k": "Paris106K",
+    "vgg16": "VGG16", "resnet101-v1": "ResNet101",
+}  # fmt: skip
 _ACCURACY = {
     "instre_dev": "INSTRE, 1,500 photos: **default**",
     "instre_dev-untrained": "`--no-train`",
@@ -296,6 +300,41 @@ def experiments() -> Iterator[Row]:
         yield {"name": name, "what": what, "data": data, "trainings": trainings, "papers": papers,
                "cells": sum(cell.status != "published" for cell in found[0]),
                "took": " / ".join(f"{sum(seconds):,.0f}" for seconds in each)}  # fmt: skip
+
+
+def dry_run(figures: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield what each part of the paper's experiments takes, for its two networks."""
+    networks = figures["rpn"]
+    rpn, units = [figures["rpn"][name] for name in networks], [figures["units"][name] for name in networks]
+
+    def peak(command: str) -> list[str]:
+        return [f"{figures['commands'][f'{command} {name}']['memory_bytes'] / 1e9:.1f} GB" for name in networks]
+
+    def seconds(found: list[Mapping[str, float]], name: str) -> list[str]:
+        return [f"{each[name]:.2g} s" for each in found]
+
+    yield {
+        "what": "region proposal network: a view through the convolutions",
+        "values": seconds(rpn, "seconds_per_view"),
+    }
+    yield {"what": "a view in an epoch", "values": seconds(rpn, "seconds_per_view_and_epoch")}
+    yield {"what": "peak memory", "values": peak("rpn")}
+    yield {"what": f"passes for VOC2007: {rpn[0]['views']:,} views, those beyond 10 GB on disk in each epoch",
+           "values": [f"{each['views_computed']:,}" for each in rpn]}  # fmt: skip
+    yield {"what": "hours for VOC2007, extrapolated; with both cores to itself, at best",
+           "values": [f"{each['hours']:.0f}; {each['hours_alone']:.0f}" for each in rpn]}  # fmt: skip
+    yield {"what": "`udq reproduce`: a step of fine-tuning", "values": seconds(units, "seconds_per_step")}
+    yield {"what": "features of a photo", "values": seconds(units, "seconds_per_photo_extracted")}
+    yield {"what": "a photo in a training: 6 passes forward and backward, 4 forward",
+           "values": seconds(units, "seconds_per_photo_and_training")}  # fmt: skip
+    yield {"what": "peak memory", "values": peak("full")}
+
+
+def share_of_cores(figures: Mapping[str, Any]) -> float:
+    """Return the share of its threads' time that the commands of the dry run were given."""
+    commands = figures["commands"].values()
+    given = sum(each["seconds"] for each in commands) * figures["threads"]
+    return sum(each["cpu_seconds"] for each in commands) / given
 
 
 def recalls(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -29,7 +29,7 @@ from udq.experiments.paper.workbench import RoundCheckpoints, Workbench, describ
 from udq.features.extractor import Extractor
 from udq.photos.source import find
 from udq.search.ranking import ranking_by_feature
-from udq.training import algorithm
+from udq.training import algorithm, sampling
 from udq.training.query_tuning import QueryTuning
 
 QUICK = """
@@ -210,6 +210,17 @@ def test_features_are_fine_tuned_on_the_queries_and_an_interrupted_run_continues
     assert measured("interrupted") == measured("tuned")
 
 
+def test_a_sample_that_does_not_fit_into_memory_is_known_before_fine_tuning(udq, data, tmp_path, monkeypatch):
+    file = tmp_path / "all.toml"
+    file.write_text(f"{QUICK}query_steps = 6\n[sample]\nphotos = 0\nregions = 0\n")
+    monkeypatch.setattr(sampling, "_COPIES", 10**9)
+    monkeypatch.setattr(QueryTuning, "step", lambda self: pytest.fail("fine-tuning began"))
+    code, out, _ = udq("reproduce", "table2", "--data", data, "--config", file, "--limit", "1", "-o", tmp_path / "out")
+
+    assert code == 1
+    assert "training on all regions takes about" in out
+
+
 @pytest.mark.parametrize(("settings", "cells"), [(QUICK, 4), (END_TO_END, 2)])
 def test_a_cell_equals_what_index_and_evaluate_measure(udq, data, tmp_path, settings, cells):
     file = tmp_path / "settings.toml"
@@ -377,6 +388,25 @@ def test_an_interrupted_run_continues(udq, data, quick, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "out" / "scratch")
     udq(*arguments)
     assert extracted == rounds == []  # finished cells need neither features nor training
+
+
+def test_what_other_code_left_unfinished_is_deleted(udq, data, quick, tmp_path, monkeypatch):
+    arguments = ("reproduce", "table2", "--data", data, "--config", quick, "-o", tmp_path, "--device", "cpu")
+    scratch = tmp_path / "scratch"
+    for folder in ("0123456789abcdef", "0123456789abcdef-0123456789abcdef", "mine"):
+        (scratch / folder).mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (scratch / "aaaaaaaaaaaaaaaa").symlink_to(tmp_path / "elsewhere")
+    udq(*arguments, "--limit", 1)
+    (first,) = {folder.name for folder in scratch.iterdir()} - {"mine", "aaaaaaaaaaaaaaaa"}
+    udq(*arguments, "--limit", 2)
+
+    assert {folder.name for folder in scratch.iterdir()} == {first, "mine", "aaaaaaaaaaaaaaaa"}
+    monkeypatch.setattr("udq.experiments.paper.cells.code", lambda *packages: "changed")
+    udq(*arguments, "--limit", 3)
+    (second,) = {folder.name for folder in scratch.iterdir()} - {"mine", "aaaaaaaaaaaaaaaa"}
+    assert second != first
+    assert (tmp_path / "elsewhere").is_dir()
 
 
 def test_a_killed_run_ends_with_the_same_values(udq, data, quick, tmp_path):

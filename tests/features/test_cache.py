@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from udq.config import FeatureConfig, ImageConfig
+from udq.features import cache as caching
 from udq.features.cache import FeatureCache
 from udq.features.extractor import Extractor
 from udq.photos.source import Source, content
@@ -27,3 +28,13 @@ def test_a_cached_photo_keeps_the_content_of_its_file(extractor, photos, tmp_pat
     assert [photo.content for photo in again] == [photo.content for photo in found]
     assert [photo.broken for photo in again] == [photo.broken for photo in found]
     assert [photo.source for photo in again] == sources
+
+
+def test_photos_of_a_slow_network_are_stored_before_a_file_is_full(extractor, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(caching, "_SECONDS", 0.0)
+    sources = [Source(name, photos / name) for name in ("coffee.png", "page.png", "rocket.png")]
+    cache = FeatureCache(tmp_path / "cache", sources, extractor.extract)
+    stored = [len(list(cache.folder.iterdir())) for _ in cache.fill()]
+
+    assert stored == [1, 2, 3]
+    assert [photo.source for photo in cache.drain(skip=0)] == sources

@@ -70,6 +70,23 @@ def test_pooled_features_are_those_of_the_extractor(prepared):
     assert len(set(sample.of_view.tolist())) > 1
 
 
+def test_every_pass_over_the_photos_is_in_the_progress(prepared):
+    sample, pooled = prepared
+    totals, steps = [], []
+
+    @contextmanager
+    def progress(stage, total):
+        totals.append((stage, total))
+        yield lambda: steps.append(stage)
+
+    fitting.learn(sample, SMALL, torch.device("cpu"), progress, pooled=pooled)
+    photos = len(np.unique(sample.images))
+
+    # Module 1 and one iteration of module 2, an epoch each; features before the first round and after each.
+    assert ("training", 2 * photos + 3 * photos) in totals
+    assert steps.count("training") == 5 * photos
+
+
 def test_an_epoch_has_every_region_once_in_batches_of_whole_photos(prepared):
     sample, pooled = prepared
     steps = pooled.steps(200, torch.Generator().manual_seed(0))
@@ -176,21 +193,23 @@ def test_a_photo_that_is_gone_is_the_same_error_at_its_turn(prepared, photos, tm
 def test_a_stop_drops_the_photos_that_wait_to_be_decoded(prepared, decoded):
     sample = first(prepared[0], 10)
     pooled = EndToEnd(prepared[1]._trunk, prepared[1]._sources, sample, SMALL.images)
+    features = len(pooled._parts)  # steps that compute all features, before the first of training
 
     @contextmanager
     def progress(stage, total):
         def step():
             decoded.append("step")
-            raise KeyboardInterrupt
+            if decoded.count("step") > features:
+                raise KeyboardInterrupt
 
         yield step
 
     with pytest.raises(KeyboardInterrupt):
         algorithm.train(job(sample, 2), pooled, progress=progress)
-    features, stopped = len(pooled._parts), decoded.index("step")
+    photos = len(decoded) - decoded.count("step")
 
-    assert features < stopped
-    assert len(decoded) <= features + 1 + 4 + 1  # all features before the first step, its photo and those ahead of it
+    assert decoded.count("step") == features + 1
+    assert features < photos <= features + 1 + 4  # all features, the photo of the first step and those ahead of it
     assert not any(thread.name.startswith("udq-pool") for thread in threading.enumerate())
 
 

@@ -37,7 +37,8 @@ def print_recall(card: dict[str, Any]) -> None:
     """Print the recall of a region proposal network on the photos that were held out of its training."""
     for reason in card["unreadable"]:
         say(f"left out: {reason}")
-    say(f"recall of the objects of {card['held_out_photos']} held-out photos, by number of proposals:")
+    photos = counted(card["held_out_photos"], "held-out photo")
+    say(f"recall of the objects of {photos}, by number of proposals:")
     counts = next(iter(card["recall"].values()))
     say(f"{'proposals':<10}" + "".join(f"{count:>7}" for count in counts))
     for overlap, found in card["recall"].items():

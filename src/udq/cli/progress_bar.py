@@ -12,11 +12,15 @@ from udq.errors import INTERRUPTED
 
 # SIGINTs received: code called from C may swallow KeyboardInterrupt, so each step checks this list.
 interrupts: list[int] = []
+# Seconds over which the rate is estimated: several steps of the slowest work, a large network in training on a CPU.
+_PERIOD = 120.0
+# Seconds between two lines of progress in a file or a pipe, where a bar cannot be redrawn.
+_LINES = 600.0
 
 
 @contextmanager
 def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Draw a bar on stderr with count, rate and remaining time."""
+    """Draw a bar on stderr with count, rate and remaining time; write a line every ten minutes if it is no terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -34,8 +38,9 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
             super().__init__("")
 
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{speed:.1f}/s" if speed else "")
+            # Of the whole stage at its end: the last steps alone may be the quick ones of a batch.
+            speed = task.completed / task.finished_time if task.finished_time else task.speed
+            return Text(_rate(speed) if speed else "")
 
     columns = [TextColumn("{task.description}"), TimeElapsedColumn()]
     columns += (
@@ -43,15 +48,25 @@ def progress(stage: str, total: int | None) -> Iterator[Callable[[], None]]:
         if total is None
         else [BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left"), TimeRemainingColumn()]
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=_PERIOD) as bar:
         task = bar.add_task(stage, total=total)
+        written = bar.get_time()
 
         def step() -> None:
+            nonlocal written
             bar.advance(task)
+            if not bar.console.is_terminal and bar.get_time() - written > _LINES and not bar.finished:
+                bar.console.print(bar)
+                written = bar.get_time()
             if interrupts:
                 raise KeyboardInterrupt
 
         yield step
+
+
+def _rate(speed: float) -> str:
+    """Return steps per second, or the seconds of a step if it takes longer."""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from udq.types import Features, Regions
 
 Extract = Callable[[Iterable[Source]], Iterator[ExtractedPhoto]]
 
-# Photos per file: 36 MB with the default backbone.
-_PHOTOS = 64
+# Most photos per file: 36 MB with the default backbone. With a slow network, a file is written after some seconds, so
+# that progress is shown, and little is lost if the process is killed.
+_PHOTOS, _SECONDS = 64, 20.0
 
 
 class FeatureCache:
@@ -55,8 +57,7 @@ class FeatureCache:
             yield self._recorded(photo)
         extracted = self._extract(self.sources[done:])
         for number in itertools.count(len(list(self._files())) + 1):
-            batch = list(itertools.islice(extracted, _PHOTOS))
-            if not batch:
+            if not (batch := _batch(extracted)):
                 return
             write_whole(self._file(number), to_bytes(batch))
             yield from map(self._recorded, batch)
@@ -83,6 +84,17 @@ class FeatureCache:
         if photo.broken is not None:
             self.broken.append(photo.broken)
         return photo
+
+
+def _batch(extracted: Iterator[ExtractedPhoto]) -> list[ExtractedPhoto]:
+    """Return the next photos, as many as a file takes; none at the end."""
+    batch: list[ExtractedPhoto] = []
+    started = time.monotonic()
+    for photo in extracted:
+        batch.append(photo)
+        if len(batch) == _PHOTOS or time.monotonic() - started > _SECONDS:
+            break
+    return batch
 
 
 def to_bytes(photos: Sequence[ExtractedPhoto]) -> bytes:

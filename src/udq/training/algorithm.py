@@ -275,8 +275,10 @@ def _train(
     resumed = None if checkpoint is None else checkpoint.read()
     state = resumed or TrainingState(start, start, before, ())
     rounds, stopped = state.rounds, None
-    with progress("training", (training.iterations + 1) * _steps(pooled, training, group)) as step:
-        for _ in range(len(rounds) * _steps(pooled, training, group)):
+    # Supervision comes from the features of all regions, before the first round and after each.
+    of_round = _steps(pooled, training, group) + pooled.steps_of_all
+    with progress("training", (training.iterations + 1) * of_round + pooled.steps_of_all) as step:
+        for _ in range(len(rounds) * of_round):
             step()
         optimiser = _Optimiser(job, pooled, workers, group, step, state)
         for iteration in range(len(rounds), training.iterations + 1):
@@ -328,7 +330,7 @@ class _Optimiser:
             pooled: features of the G regions.
             workers: threads that compute the parts of a step, or read photos ahead.
             group: processes that train together.
-            step: called for each part that this process computes.
+            step: called for each part that this process computes, and each part of ``PooledFeatures.all``.
             state: the state of training.
         """
         self._job = job
@@ -339,7 +341,7 @@ class _Optimiser:
         self._step = step
         self._network = TrainableHead(state.head).to(job.device)
         pooled.load(state.convolutions)
-        self._features = self._network.apply_to(pooled.all(workers), workers=self._at_once)
+        self._features = self._network.apply_to(pooled.all(step, workers), workers=self._at_once)
         self.ratio = group.broadcast(participation_ratio(self._features))
 
     def round(self, state: TrainingState, iteration: int) -> TrainingState | None:
@@ -362,7 +364,7 @@ class _Optimiser:
         network.classify(supervision.codebooks, job.training, seed=seed)
         epochs = list(self._epochs(supervision, seed))
         # The last step may be the one that diverges: the features after it must be finite as well.
-        self._features = network.apply_to(self._pooled.all(self._workers), workers=self._at_once)
+        self._features = network.apply_to(self._pooled.all(self._step, self._workers), workers=self._at_once)
         finite = bool(np.isfinite(epochs).all() and np.isfinite(self._features.vectors).all())
         finite, self.ratio = group.broadcast((finite, participation_ratio(self._features) if finite else 0.0))
         if not finite:

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from udq.common.threads import ALONE, Pool
@@ -55,10 +56,21 @@ class EndToEnd:
         borders = np.flatnonzero(np.diff(sample.images)) + 1
         self._parts = [torch.from_numpy(rows) for rows in np.split(np.arange(len(sample.images)), borders)]
 
-    def all(self, workers: Pool = ALONE) -> Features:
-        """Return the current pooled features (G, D); ``workers`` as for ``ahead``."""
+    @property
+    def steps_of_all(self) -> int:
+        """The number of photos."""
+        return len(self._parts)
+
+    def all(self, step: Callable[[], None] = lambda: None, workers: Pool = ALONE) -> Features:
+        """Return the current pooled features (G, D); call ``step`` after each photo; ``workers`` as for ``ahead``."""
+
+        def each() -> Iterator[NDArray[np.float32]]:
+            for pooled in self.ahead(self._parts, workers):
+                yield pooled().cpu().numpy()
+                step()
+
         with torch.no_grad():
-            return Features(np.concatenate([pooled().cpu().numpy() for pooled in self.ahead(self._parts, workers)]))
+            return Features(np.concatenate(list(each())))
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
         """Return an epoch: random photos, grouped until they have a batch of regions; a part is a photo."""

@@ -29,8 +29,17 @@ class PooledFeatures(Protocol):
 
     at_once: bool
 
-    def all(self, workers: Pool = ALONE) -> Features:
-        """Return the current pooled features (G, D); ``workers`` as for ``ahead``."""
+    @property
+    def steps_of_all(self) -> int:
+        """How often ``all`` calls its argument."""
+
+    def all(self, step: Callable[[], None], workers: Pool) -> Features:
+        """Return the current pooled features (G, D).
+
+        Args:
+            step: called after each part of the work.
+            workers: as for ``ahead``.
+        """
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:
         """Return an epoch: for each step of the optimiser the rows of its parts."""
@@ -57,6 +66,7 @@ class CachedFeatures:
     """Pooled features in memory, for training with frozen convolutions."""
 
     at_once = True
+    steps_of_all = 0
 
     def __init__(self, features: Features, device: torch.device, *, parts: int | None = None) -> None:
         """Keep features in memory.
@@ -70,8 +80,9 @@ class CachedFeatures:
         self._device = device
         self._parts = parts or (_PARTS if device.type == "cpu" else 1)
 
-    def all(self, workers: Pool = ALONE) -> Features:
+    def all(self, step: Callable[[], None] = lambda: None, workers: Pool = ALONE) -> Features:
         """Return the pooled features (G, D)."""
+        del step, workers
         return self._features
 
     def steps(self, batch: int, generator: torch.Generator) -> list[list[Tensor]]:

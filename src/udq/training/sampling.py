@@ -64,9 +64,16 @@ def training_sample(photos: int, settings: SampleConfig) -> list[int]:
     return sorted(int(i) for i in shuffled[: settings.photos or None])
 
 
-def _check_memory(size: int) -> None:
-    """Raise InputError if features of so many bytes, and what is computed from them, do not fit into memory."""
-    if hasattr(os, "sysconf"):  # not on Windows
+def check_memory(settings: SampleConfig, photos: int, of_photo: int) -> None:
+    """Raise InputError if the features of all regions, and what is computed from them, do not fit into memory.
+
+    Args:
+        settings: size of the sample; nothing is checked if it bounds the number of regions.
+        photos: number of photos that are sampled.
+        of_photo: bytes of the features of a photo.
+    """
+    size = photos * of_photo
+    if not settings.regions and hasattr(os, "sysconf"):  # not on Windows
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if _COPIES * size > memory:
             raise InputError(
@@ -93,8 +100,8 @@ def draw(photos: Iterator[ExtractedPhoto], expected: int, settings: SampleConfig
     share = max(1, settings.regions // expected) if settings.regions else None
     kept, boxes, images, views, sampled = [], [], [], [], []
     for i, photo in enumerate(photos):
-        if share is None and i == 0:
-            _check_memory(expected * photo.features.vectors.nbytes)
+        if i == 0:
+            check_memory(settings, expected, photo.features.vectors.nbytes)
         sides = photo.regions.boxes[:, 2:] - photo.regions.boxes[:, :2]
         # The regions with the smallest exponential waiting times are a weighted sample without replacement.
         waiting = rng.standard_exponential(len(sides)) / sides.prod(axis=1)

@@ -7,6 +7,8 @@ versions and the code of the packages that compute it.
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,6 +46,9 @@ from udq.reports import sheet as sheets
 # pretrained features depend on.
 _CODE = "config.py", "types.py", "common", "evaluation", "indexing", "quantization", "reports", "search", "store"
 _TUNING = "datasets", "experiments", "training"
+# Folder of features and training states, with a folder for each network and set of photos. The first half of its name
+# is a checksum of the code, which older versions did not put there.
+_SCRATCH, _SCRATCH_NAME = "scratch", re.compile(r"([0-9a-f]{16}-)?[0-9a-f]{16}")
 # Number of queries on a sheet of fig. 5, and of photos per query.
 _QUERIES, _SHOWN = 5, 5
 
@@ -106,7 +111,7 @@ class CellRunner:
         )
         shared = IndexConfig(config.images, config.features, config.keypoints, config.sample, training=tuning)
         self._data = build.fingerprint([*self._sources, *outside], shared, self._extractor, self._given)
-        self.scratch = self._output / "scratch" / self._fingerprint(shared, "features")[:16]
+        self.scratch = self._output / _SCRATCH / f"{_scratch_code()}-{self._fingerprint(shared, 'features')[:16]}"
         self._photos = CachedPhotos(self._sources, self._extractor, progress, self.scratch)
         self._fitted: tuple[IndexConfig, Fitted] | None = None
         self._failed: UdqError | None = None
@@ -118,7 +123,9 @@ class CellRunner:
         self.scratch.mkdir(parents=True, exist_ok=True)
         file = self.scratch / "query-tuning.npz"
         try:
-            convolutions = tuned(self._extractor, self._queries, self._config, file, self._progress)
+            convolutions = tuned(
+                self._extractor, self._queries, self._config, file, self._progress, photos=len(self._sources)
+            )
         except UdqError as error:
             self._failed = error
             raise
@@ -206,6 +213,23 @@ class CellRunner:
         packages = (*CODE, *_TUNING) if kind == "features" else (*CODE, *_TUNING, *_CODE)
         facts = [measures, self._data, versions(), config.to_dict(), _digest(self._queries.truth), code(*packages)]
         return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def remove_outdated(output: Path) -> None:
+    """Delete features and training states that other code made: many gigabytes that no run will read again.
+
+    Args:
+        output: the folder of results, which must be locked. Files and folders of other names stay.
+    """
+    for folder in (output / _SCRATCH).glob("*"):
+        is_ours = _SCRATCH_NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
+        if is_ours and not folder.name.startswith(f"{_scratch_code()}-"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_code() -> str:
+    """Return a checksum of the code and the packages that features depend on."""
+    return sha256(json.dumps([code(*CODE, *_TUNING), versions()]).encode()).hexdigest()[:16]
 
 
 def _digest(truth: GroundTruth) -> str:

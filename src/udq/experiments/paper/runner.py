@@ -20,7 +20,7 @@ from udq.common.progress import Progress, silent
 from udq.common.text import one_line
 from udq.config import IndexConfig
 from udq.errors import DiskError, InputError, UdqError
-from udq.experiments.paper.cells import CellRunner, Result
+from udq.experiments.paper.cells import CellRunner, Result, remove_outdated
 from udq.experiments.paper.data import DataFolder, Dataset
 from udq.experiments.paper.settings import Settings
 from udq.experiments.paper.tables import TIMES, Cell, Experiment
@@ -147,6 +147,7 @@ def run(
         DiskError: a result cannot be written to disk, and neither could the next ones.
     """
     device_of(settings.device)
+    remove_outdated(settings.output)
     record = _Record(experiments, say, write)
     tasks = sorted(_tasks(record, settings), key=lambda task: task.order)
     for _, group in groupby(tasks, key=lambda task: task.features_key):

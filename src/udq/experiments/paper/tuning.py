@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
 
@@ -22,6 +23,7 @@ from udq.features.extractor import Extractor
 from udq.features.trunk import Trunk
 from udq.photos import sandbox
 from udq.photos.source import Source
+from udq.training import sampling
 from udq.training.query_tuning import QueryTuning, TuningPhoto
 from udq.types import Arrays, Box
 
@@ -32,7 +34,7 @@ _SAVED = 100
 
 
 def tuned(
-    extractor: Extractor, queries: ProtocolQueries, config: IndexConfig, file: Path, progress: Progress
+    extractor: Extractor, queries: ProtocolQueries, config: IndexConfig, file: Path, progress: Progress, *, photos: int
 ) -> Arrays:
     """Return the convolutions after fine-tuning on the queries' photos, as ``Trunk.state``; empty without steps.
 
@@ -42,16 +44,18 @@ def tuned(
         config: scale of photos, features and training.
         file: where the state is saved, and read from if an earlier run was interrupted.
         progress: called for each step.
+        photos: number of photos of the database, whose sample must fit into memory after hours of fine-tuning.
 
     Raises:
-        UdqError: a query photo cannot be read, or the file is damaged.
+        UdqError: a query photo cannot be read, the file is damaged, or the sample would not fit into memory.
     """
     steps = config.training.query_steps
     if not steps:
         return {}
     trunk = Trunk(config.features, weights=extractor.weights, device=extractor.device)
-    photos = _photos(extractor, queries, config.images)
-    tuning = QueryTuning(trunk, photos, rate=config.training.convolutions_rate, seed=config.sample.seed)
+    sampled = len(sampling.training_sample(photos, config.sample))
+    shown = _photos(extractor, queries, config.images, partial(sampling.check_memory, config.sample, sampled))
+    tuning = QueryTuning(trunk, shown, rate=config.training.convolutions_rate, seed=config.sample.seed)
     if os.path.lexists(file):
         try:
             tuning.load(read_regular(file, limit=MAX_FEATURES))
@@ -76,8 +80,13 @@ def tuned(
     return tuning.state()
 
 
-def _photos(extractor: Extractor, queries: ProtocolQueries, scale: ImageConfig) -> list[TuningPhoto]:
-    """Return the queries' photos, each once, with proposals and the boxes of all queries in it."""
+def _photos(
+    extractor: Extractor, queries: ProtocolQueries, scale: ImageConfig, check: Callable[[int], None]
+) -> list[TuningPhoto]:
+    """Return the queries' photos, each once, with proposals and the boxes of all queries in it.
+
+    ``check`` is called with the bytes of the features of each photo.
+    """
     of_photo: dict[str, list[tuple[Query, Box]]] = defaultdict(list)
     for query, box in zip(queries.truth.queries, queries.boxes, strict=True):
         if box is not None:
@@ -89,6 +98,7 @@ def _photos(extractor: Extractor, queries: ProtocolQueries, scale: ImageConfig) 
     for found in extractor.extract(Source(name, queries.paths[name]) for name in of_photo):
         if found.broken is not None:
             raise UdqError(f"fine-tuning on the queries: {found.broken}")
+        check(found.features.vectors.nbytes)
         asked = of_photo[found.source.name]
         photos.append(
             TuningPhoto(
