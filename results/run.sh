@@ -39,6 +39,7 @@ python benchmarks/decisions/verified_pairs.py "$data" --cache "$scratch/accuracy
     --json "$here/benchmark_verified_pairs.json"
 python benchmarks/accuracy "$data" --seeds 3 --config "$here/untrained.toml" --cache "$scratch/accuracy" \
     --json "$here/accuracy_untrained.json"
+python benchmarks/decisions/generality.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_generality.json"
 python benchmarks/decisions/collection_sizes.py "$data" --cache "$scratch/accuracy" \
     --json "$here/benchmark_collection_sizes.json"
 python benchmarks/decisions/votes.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_votes.json"
