@@ -311,7 +311,7 @@ def dry_run(figures: Mapping[str, Any]) -> Iterator[Row]:
         return [f"{figures['commands'][f'{command} {name}']['memory_bytes'] / 1e9:.1f} GB" for name in networks]
 
     def seconds(found: list[Mapping[str, float]], name: str) -> list[str]:
-        return [f"{each[name]:.2g} s" for each in found]
+        return [f"{each[name]:.3g} s" for each in found]
 
     yield {
         "what": "region proposal network: a view through the convolutions",
@@ -328,6 +328,12 @@ def dry_run(figures: Mapping[str, Any]) -> Iterator[Row]:
     yield {"what": "a photo in a training: 6 passes forward and backward, 4 forward",
            "values": seconds(units, "seconds_per_photo_and_training")}  # fmt: skip
     yield {"what": "peak memory", "values": peak("full")}
+
+
+def dry_run_whole(figures: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what each data set and network takes, in the paper's order."""
+    order = list(PAPER_NAMES)
+    return sorted(figures["whole"], key=lambda row: (order.index(row["backbone"]), order.index(row["dataset"])))
 
 
 def share_of_cores(figures: Mapping[str, Any]) -> float:

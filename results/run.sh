@@ -87,6 +87,7 @@ python benchmarks/decisions/choices.py "$data/instre_dev/images" "$data/instre_d
 python benchmarks/decisions/small_collections.py "$data/instre_dev/images" "$data/instre_dev/ground_truth.csv" \
     "$data/coco128/images" --json "$here/benchmark_small_collections.json"
 python benchmarks/decisions/drift.py "$data" --json "$here/benchmark_drift.json"
+python benchmarks/decisions/dry_run.py "$data" --json "$here/benchmark_dry_run.json"
 python benchmarks/speed "$data/instre_dev/images" -o "$here"
 python benchmarks/robustness/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
 python benchmarks/decisions/refine_query.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
