@@ -44,11 +44,6 @@ class LocalFeatures:
     def __len__(self) -> int:
         return len(self.points)
 
-    def part(self, start: int, end: int, step: float) -> LocalFeatures:
-        """Return the features from row ``start`` to ``end`` - 1, of a view with another ``step``."""
-        rows = slice(start, end)
-        return LocalFeatures(self.points[rows], self.sizes[rows], self.angles[rows], self.descriptors[rows], step)
-
 
 def require() -> None:
     """Raise DependencyError, which says what to install, if there is no OpenCV with SIFT."""

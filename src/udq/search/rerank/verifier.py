@@ -194,7 +194,7 @@ class Verifier:
         height: int,
         step: float,
     ) -> Verification | None:
-        """Verify a photo of that size by the pairs (a, 2) of its features and the query's that agree; step as there."""
+        """Verify a photo of that size by the pairs (a, 2) of features that agree; ``step`` as in ``Candidate``."""
         if len(pairs) < self._least:
             return None
         start, end = query.points[pairs[:, 0]], photo.points[pairs[:, 1]]
