@@ -446,6 +446,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="kept, to continue there; default: a temporary one")
     parser.add_argument("--json", type=Path, metavar="OUT")
     given = parser.parse_args()
+    needed = "instre_dev/object_boxes.csv", *(f"landmarks/{place}" for place in PLACES.values())
+    if missing := [name for name in needed if not (given.data / name).exists()]:
+        parser.error(f"{given.data}: expected the development sets, found no {', '.join(missing)}")
     with tempfile.TemporaryDirectory(prefix="udq-dry-run-") as temporary:
         work = given.work or Path(temporary)
         measured = measure(given.data, work.resolve(), given.photos, given.threads)

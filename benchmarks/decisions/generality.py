@@ -5,8 +5,7 @@
 Each set is trained once, without early stopping. ``states`` has mAP of 8-byte codes without training, and after each
 round with several shares of the trained weights, beside what can be known without labels: participation ratio and
 quantization error of the sample's features, as a share of their variance. ``cells`` has mAP of codes of M x K with and
-without training. A third table judges rules of choice by leaving one set out: the state that is best on the mean of
-the other sets, and the rules that training could follow.
+without training. ``results/derive.py`` judges rules that choose a state by these figures, on sets left out one by one.
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ from udq.common.provenance import provenance
 from udq.common.threads import one_core_each
 from udq.config import IndexConfig, preset
 from udq.datasets import Query
+from udq.errors import UdqError
 from udq.evaluation import benchmark, metrics
 from udq.features.extractor import Extractor
 from udq.features.feature_store import FeatureStore
 from udq.quantization import model
 from udq.quantization.head import Head
 from udq.quantization.quantizer import Quantizer
+from udq.search.scan import exhaustive
 from udq.training import fitting, sampling
-from udq.training.algorithm import TrainingState, participation_ratio
+from udq.training.algorithm import TrainingState, participation_ratio, spreads
 from udq.types import Features
 
 SHARES = (0.25, 0.5, 1.0)
 SUBSPACES, CODEWORDS = (2, 4, 8), (64, 256)
-ROUNDS = 3
-"""Module 1 and two iterations."""
 
 
 class States:
@@ -67,7 +66,6 @@ class Measured:
     """A set with the features of its photos and queries in the feature cache."""
 
     def __init__(self, found: DevelopmentSet, folder: Path) -> None:
-        self.found = found
         config = preset("default")
         extractor = Extractor(config.images, config.features, config.keypoints, device="cpu")
         self.store = FeatureStore(folder, extractor, config)
@@ -90,11 +88,10 @@ class Measured:
 
     def accuracy(self, quantizer: Quantizer, features: Features, head: Head) -> float:
         """Return mAP of the codes of all regions."""
-        codes = quantizer.encode(features).values.astype(np.int64)
+        codes = quantizer.encode(features).values
         scores = []
         for query, vector in zip(self.queries.truth.queries, head.apply(self.asked).vectors, strict=True):
-            tables = quantizer.lookup_tables(vector)
-            distance = sum(table[column] for table, column in zip(tables, codes.T, strict=True))
+            distance = exhaustive.distances(quantizer.lookup_tables(vector), codes)
             scores.append(self._precision(query, np.minimum.reduceat(distance, self.starts)))
         return round(statistics.fmean(scores), 4)
 
@@ -118,10 +115,9 @@ def measure(found: DevelopmentSet, folder: Path, seed: int) -> dict[str, Any]:
         f"round {number}, share {share:g}": state.averaged({}, share=share)[0]
         for number, state in enumerate(states.kept, start=1)
         for share in SHARES
-        if number == ROUNDS or share == 0.5
+        if number == len(states.kept) or share == config.training.share
     }
     figures: dict[str, Any] = {"photos": len(collection.names), "queries": len(collection.asked), "states": {}}
-    figures["cells"] = {f"{m} x {k}": {} for m in SUBSPACES for k in CODEWORDS}
     for name, head in heads.items():
         features = collection.features(head)
         fitted = model.fit(sample.features, head, config.quantizer, seed=seed).quantizer
@@ -133,23 +129,18 @@ def measure(found: DevelopmentSet, folder: Path, seed: int) -> dict[str, Any]:
             "error": round(error / float(drawn.vectors.var(axis=0).sum()), 4),
         }
         print(found.name, name, figures["states"][name], flush=True)
-        if name == "untrained":
-            for cell, settings in _cells(config):
-                if settings.quantizer == config.quantizer:
-                    figures["cells"][cell]["untrained"] = figures["states"][name]["mAP"]
-                    continue
-                fitted = model.fit(sample.features, head, settings.quantizer, seed=seed).quantizer
-                figures["cells"][cell]["untrained"] = collection.accuracy(fitted, features, head)
     kept = _kept(states, participation_ratio(start.apply(sample.features)))
-    figures["kept"] = kept
+    figures |= {"kept": kept, "cells": {}}
+    plain = collection.features(untrained)
     for cell, settings in _cells(config):
-        if settings.quantizer == config.quantizer:
-            state = f"round {kept}, share {config.training.share:g}" if kept else "verified pairs alone"
-            figures["cells"][cell]["trained"] = figures["states"][state]["mAP"]
-            continue
-        head = states.kept[kept - 1].averaged({}, share=settings.share())[0] if kept else start
-        fitted = model.fit(sample.features, head, settings.quantizer, seed=seed).quantizer
-        figures["cells"][cell]["trained"] = collection.accuracy(fitted, collection.features(head), head)
+        trained = states.kept[kept - 1].averaged({}, share=settings.share())[0] if kept else start
+        before, after = (
+            model.fit(sample.features, head, settings.quantizer, seed=seed).quantizer for head in (untrained, trained)
+        )
+        figures["cells"][cell] = {
+            "untrained": collection.accuracy(before, plain, untrained),
+            "trained": collection.accuracy(after, collection.features(trained), trained),
+        }
         print(found.name, cell, figures["cells"][cell], flush=True)
     return figures
 
@@ -165,7 +156,7 @@ def _kept(states: States, before: float) -> int:
     """Return the number of rounds that early stopping keeps."""
     for number, state in enumerate(states.kept):
         reached = state.rounds[-1].participation_ratio
-        if reached > 1.01 * before:
+        if spreads(before, reached):
             return number
         before = reached
     return len(states.kept)
@@ -190,4 +181,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UdqError as error:
+        sys.exit(f"generality: {error}")

@@ -102,7 +102,7 @@ def test_an_epoch_has_every_region_once_in_batches_of_whole_photos(prepared):
 def test_a_gradient_reaches_the_convolutions_but_for_the_first_groups(prepared):
     _, pooled = prepared
     part = pooled.steps(1, torch.Generator().manual_seed(0))[0][0]
-    pooled.pooled(part).sum().backward()
+    next(pooled.ahead([part], threads.ALONE))().sum().backward()
 
     assert all(parameter.grad is not None for parameter in pooled.parameters())
     frozen = [parameter for parameter in pooled._trunk.parameters() if not parameter.requires_grad]

@@ -289,7 +289,7 @@ def _train(
                 break
             mean = None if measure is None else measure(*reached.averaged(before, share=training.share))
             rounds = (*rounds, dataclasses.replace(reached.rounds[-1], mAP=mean))
-            if training.stop_early and optimiser.ratio > _RISE * last:
+            if training.stop_early and spreads(last, optimiser.ratio):
                 spread = f"features spread over {optimiser.ratio:.1f} directions, {last:.1f} before it"
                 stopped = f"took back iteration {iteration}: {spread}"
                 break
@@ -427,6 +427,11 @@ def _optimiser(groups: list[dict[str, Any]], training: TrainConfig) -> torch.opt
 def sgd(parameters: Iterable[Any], rate: float) -> torch.optim.SGD:
     """Return the optimiser that Faster R-CNN is trained with, of parameters or of groups of them."""
     return torch.optim.SGD(parameters, lr=rate, momentum=_MOMENTUM, weight_decay=_DECAY)
+
+
+def spreads(before: float, after: float) -> bool:
+    """Return whether a round raised the participation ratio by more than noise: early stopping discards it."""
+    return after > _RISE * before
 
 
 def participation_ratio(features: Features) -> float:

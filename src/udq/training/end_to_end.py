@@ -109,16 +109,16 @@ class EndToEnd:
             photo = decoder.decode(file, shorter=scale.shorter, longer=scale.longer, smallest=scale.smallest)
         return list(pyramid.views_of(photo.pixels, (photo.width, photo.height), scale))
 
-    def pooled(self, rows: Tensor, views: Sequence[View] | None = None) -> Tensor:
+    def pooled(self, rows: Tensor, views: Sequence[View]) -> Tensor:
         """Return the features (B, D) of one photo's regions, with a gradient if gradients are enabled.
 
         Args:
             rows: the regions.
-            views: of the photo, if it is decoded already.
+            views: of the photo.
         """
         of_view = self._of_view[rows]
         found, places = [], []
-        for number, view in enumerate(self._views(rows) if views is None else views):
+        for number, view in enumerate(views):
             here = torch.nonzero(of_view == number)[:, 0]
             if len(here):
                 found.append(self._pooled(view, self._boxes[rows[here]]))

@@ -221,9 +221,10 @@ def remove_outdated(output: Path) -> None:
     Args:
         output: the folder of results, which must be locked. Files and folders of other names stay.
     """
+    present = f"{_scratch_code()}-"
     for folder in (output / _SCRATCH).glob("*"):
         is_ours = _SCRATCH_NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink()
-        if is_ours and not folder.name.startswith(f"{_scratch_code()}-"):
+        if is_ours and not folder.name.startswith(present):
             shutil.rmtree(folder, ignore_errors=True)
 
 
