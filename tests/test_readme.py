@@ -27,7 +27,7 @@ CONSOLE = re.compile(r"(?<=^```console\n).*?(?=^```)", re.DOTALL | re.MULTILINE)
 # Times, sizes and rounds of training, which stops as soon as one does not help: only their format is compared.
 FORMAT_ONLY = {
     "SECONDS": r"\b\d+\.\d s\b",
-    "MILLISECONDS": r"\b\d+ ms\b|(?<=query )\d+\b|(?<=scan )\d+\.\d\b|(?<=verified-qe )\d+\b",
+    "MILLISECONDS": r"\b\d+ ms\b|(?<=query )\d+\b|(?<=scan )\d+\.\d\b|(?<=diffusion )\d+\b",
     "SIZE": r"\b\d+\.\d MB\b",
     "CONFIDENCE": r"\b\d+ %",
     "POINTS": r"(?<=CONFIDENCE )\d+(?= BOX)",

@@ -36,7 +36,6 @@ from udq.evaluation import metrics
 from udq.search import rerank
 from udq.search.confidence import THRESHOLD
 from udq.search.database import Database
-from udq.search.query import confidence_of
 from udq.search.rerank import verify
 from udq.search.rerank.ranked import RankedQuery
 from udq.types import Example, Features
@@ -65,11 +64,7 @@ def search(
 
 def sure(ranked: RankedQuery, places: Sequence[int]) -> list[bool]:
     """Whether each of some photos counts as found."""
-    verified = ranked.ranking.verified
-    found = []
-    for place in places:
-        found.append(confidence_of(ranked.confidence(place), verified.get(place)) >= THRESHOLD)
-    return found
+    return [ranked.sureness(place) >= THRESHOLD for place in places]
 
 
 def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> dict[str, Any]:

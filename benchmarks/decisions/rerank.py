@@ -143,14 +143,16 @@ def milliseconds(collection: Collection, asked: Sequence[Asked], names: Sequence
 
 
 def reordered(ranked: RankedQuery, neighbours: int) -> RankedQuery:
-    """Diffusion with another number of neighbours."""
-    flow = diffusion.diffusion_scores(ranked.query, ranked.best_regions(diffusion.DEPTH), neighbours=neighbours)
+    """Diffusion with a constant number of neighbours, also without sure matches."""
+    regions = ranked.best_regions(ranked.stacks(diffusion.DEPTH))
+    flow = diffusion.diffusion_scores(ranked.query, regions, neighbours=neighbours)
     return ranked.reordered(np.argsort(-flow, kind="stable"))
 
 
-def expanded(ranked: RankedQuery, depth: int, alpha: float, least: float = query_expansion.LEAST) -> RankedQuery:
-    """Query expansion by another number of photos."""
-    return ranked.search_again(query_expansion.expanded(ranked.query, ranked.best_regions(depth, least=least), alpha))
+def expanded(ranked: RankedQuery, depth: int, alpha: float, least: float = confidence.THRESHOLD) -> RankedQuery:
+    """Query expansion by another number of photos, those of at least a confidence."""
+    first = [stack for stack in ranked.stacks(depth) if ranked.confidence(stack.places[0]) >= least]
+    return ranked.search_again(query_expansion.expanded(ranked.query, ranked.best_regions(first), alpha))
 
 
 def augmented(collection: Collection, asked: Sequence[Asked]) -> list[dict[str, Any]]:

@@ -215,7 +215,7 @@ def test_evaluate_measures_codes_and_features(udq, collection, truth, tmp_path):
     code, out, _ = udq("evaluate", collection.path, "--ground-truth", truth)
     assert code == 0
     assert "motorcycle" in out
-    assert "8-byte codes, verify, verified-qe: mAP" in out
+    assert "8-byte codes, verify, verified-qe, diffusion: mAP" in out
     assert "real-valued" not in out
     fit = large["localisation"]["top_20"]
     assert [line.split() for line in out.split("\n\n")[2].splitlines()] == [

@@ -150,7 +150,7 @@ def test_photos_that_one_step_of_a_search_lacks_are_missing(collection, photos, 
 
     found = collection.search(query, box)
 
-    assert found.rerank == ("verify", "verified-qe")
+    assert found.rerank == ("verify", "verified-qe", "diffusion")
     assert found.missing == 3
     assert collection.search(query, box).missing == 0
 

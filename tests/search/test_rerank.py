@@ -15,6 +15,7 @@ from udq import Collection
 from udq.datasets import REGISTRY
 from udq.errors import InputError
 from udq.evaluation.benchmark import evaluate
+from udq.search import confidence
 from udq.search.confidence import of_verification
 from udq.search.ranking import ranking_by_tables
 from udq.search.rerank import STAGES, diffusion, query_expansion
@@ -109,7 +110,7 @@ def test_stages_are_applied_in_turn_and_excluded_photos_stay_out(collection):
     both = STAGES["diffusion"].apply(STAGES["alpha-qe"].apply(ranked))
 
     expanded = query_expansion.expanded(
-        query, ranked.best_regions(10, least=query_expansion.LEAST), query_expansion.ALPHA
+        query, ranked.best_regions(filter(ranked.is_sure, ranked.stacks(10))), query_expansion.ALPHA
     )
     np.testing.assert_array_equal(both.query, expanded)
     every = ranking_by_tables(collection.database, quantizer.lookup_tables(expanded)).order
@@ -156,9 +157,45 @@ def test_only_confident_photos_expand_the_query(collection, photos, monkeypatch)
     quantizer = collection.model.quantizer
     query = units(np.random.default_rng(0), 1, quantizer.dimensions)[0]
     ranked = RankedQuery.search(collection.database, query, wanted=None)
-    assert max(map(ranked.confidence, ranked.ranking.order.tolist())) < query_expansion.LEAST  # nothing shows noise
+    assert max(map(ranked.confidence, ranked.ranking.order.tolist())) < confidence.THRESHOLD  # nothing shows noise
 
     np.testing.assert_allclose(STAGES["average-qe"].apply(ranked).query, query, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sure", "neighbours"), [(0, None), (1, None), (2, 6), (5, 15), (7, 20), (12, 20)])
+def test_diffusion_joins_as_many_photos_as_the_query_has_sure_matches(collection, monkeypatch, sure, neighbours):
+    query = units(np.random.default_rng(2), 1, collection.model.quantizer.dimensions)[0]
+    ranked = RankedQuery.search(collection.database, query, wanted=None)
+    certain = {stack.places[0] for stack in ranked.stacks(sure)}
+    monkeypatch.setattr(RankedQuery, "sureness", lambda _, place: 1.0 if place in certain else 0.9)
+    joined = []
+    scores = diffusion.diffusion_scores
+    monkeypatch.setattr(diffusion, "diffusion_scores", lambda *args, **kw: joined.append(kw) or scores(*args, **kw))
+
+    found = STAGES["diffusion"].apply(ranked)
+
+    assert joined == ([] if neighbours is None else [{"neighbours": neighbours}])
+    if neighbours is None:
+        assert found.ranking.order.tolist() == ranked.ranking.order.tolist()
+
+
+def test_the_photo_of_the_query_is_no_sure_match_of_diffusion(collection, photos):
+    plain = collection.search(photos / "coffee.png", BOX, k=12, rerank=[])
+    assert plain.found == 1  # that photo
+
+    spread = collection.search(photos / "coffee.png", BOX, k=12, rerank=["diffusion"])
+
+    assert [match.image for match in spread.matches] == [match.image for match in plain.matches]
+
+
+def test_diffusion_keeps_verified_photos_raised(collection, photos, monkeypatch):
+    monkeypatch.setattr(diffusion, "LEAST", 0)
+    box = (47, 20, 628, 451)
+    found = collection.search(photos / "views" / "motorcycle_left.png", box, k=12, rerank=["verify", "diffusion"])
+
+    assert [match.image for match in found.matches][:2] == ["views/motorcycle_left.png", "views/motorcycle_right.png"]
+    assert found.matches[1].verified.inliers > 20
+    assert found.matches[1].score > max(match.score for match in found.matches[2:])
 
 
 def test_verification_raises_scores_and_reports_matches(collection, photos):
@@ -224,7 +261,7 @@ def test_best_regions_are_decoded_from_their_codes(collection):
     query = units(np.random.default_rng(1), 1, quantizer.dimensions)[0]
     ranked = RankedQuery.search(collection.database, query, wanted=4)
 
-    found = ranked.best_regions(4)
+    found = ranked.best_regions(ranked.stacks(4))
 
     segment = collection.segments[0]
     for place, feature in zip(ranked.ranking.order.tolist(), found, strict=True):

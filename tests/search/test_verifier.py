@@ -275,7 +275,7 @@ def test_stored_local_features_verify_without_the_photos(indexed, photos, monkey
     found = stored.search(photos / "coffee.png", CUP, k=20)
     matches = {match.image: match for match in found.matches}
 
-    assert found.rerank == ("verify", "verified-qe")
+    assert found.rerank == ("verify", "verified-qe", "diffusion")
     true = geometry.projected(MOVED, geometry.corners(CUP))
     assert matches["moved.png"].verified.polygon == pytest.approx(true, abs=4)
     assert matches["moved.png"].confidence > 0.95
@@ -337,5 +337,5 @@ def test_evaluation_verifies_as_a_search_does(indexed, tmp_path):
 
     report = stored.evaluate(truth).report
 
-    assert report["rerank"] == ["verify", "verified-qe"]
+    assert report["rerank"] == ["verify", "verified-qe", "diffusion"]
     assert report["mAP"] == 1

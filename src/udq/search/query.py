@@ -25,10 +25,10 @@ from udq.errors import InputError
 from udq.photos import sandbox
 from udq.photos.sandbox import Decoder
 from udq.search import rerank
-from udq.search.confidence import DEPTH, THRESHOLD, of_verification
+from udq.search.confidence import DEPTH, THRESHOLD
 from udq.search.copies import Stack
-from udq.search.ranking import Verified, rankings_by_tables
-from udq.search.rerank.ranked import Confidence, RankedQuery
+from udq.search.ranking import rankings_by_tables
+from udq.search.rerank.ranked import RankedQuery
 from udq.types import Box, Example, Features, SearchResult
 
 if TYPE_CHECKING:
@@ -100,10 +100,9 @@ def search(
         contents=contents,
         progress=progress,
     )
-    confidence = ranked.confidence
     seconds = {"encode": encoded.seconds, "scan": clock() - started}
     ranked = _reranked(ranked, names, seconds)
-    return _result(ranked, confidence, seconds, k, offset, min_score, names, stack=stack)
+    return _result(ranked, seconds, k, offset, min_score, names, stack=stack)
 
 
 def search_many(
@@ -137,13 +136,13 @@ def search_many(
             decoder=collection.decoder,
             contents=contents,
         ).deepened()
-        results.append((encoded, ranked, ranked.confidence))
+        results.append((encoded, ranked))
     scan = (time.perf_counter() - started) / len(batch)
     found = []
-    for encoded, ranked, confidence in results:
+    for encoded, ranked in results:
         seconds = {"encode": encoded.seconds, "scan": scan}
         reranked = _reranked(ranked, names, seconds)
-        found.append(_result(reranked, confidence, seconds, k, stages=names, stack=stack))
+        found.append(_result(reranked, seconds, k, stages=names, stack=stack))
     return found
 
 
@@ -190,7 +189,6 @@ def _wanted(matches: int) -> int:
 
 def _result(
     ranked: RankedQuery,
-    confidence: Confidence,
     seconds: Mapping[str, float],
     k: int,
     offset: int = 0,
@@ -221,20 +219,13 @@ def _result(
                 id=image.id,
                 width=image.width,
                 height=image.height,
-                confidence=confidence_of(confidence(place), ranking.verified.get(place)),
+                confidence=ranked.sureness(place),
                 copies=entry.copies(),
             )
         )
     total = sum(seconds.values()) + time.perf_counter() - started
     elapsed_ms = {name: 1e3 * value for name, value in {**seconds, "total": total}.items()}
     return SearchResult(ranked.examples, tuple(matches), elapsed_ms, stages, THRESHOLD, ranking.missing)
-
-
-def confidence_of(by_codes: float, verified: Verified | None) -> float:
-    """Return how sure a match is: by its codes, or by what local features agree on, whichever is surer."""
-    if verified is None:
-        return by_codes
-    return max(by_codes, round(of_verification(verified.verification.coverage, crowded=verified.crowded), 4))
 
 
 def combined(vectors: NDArray[np.float32], wrong: NDArray[np.bool_], *, gamma: float = GAMMA) -> NDArray[np.float32]:

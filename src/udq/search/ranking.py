@@ -71,8 +71,10 @@ class Ranking:
 
     def score(self, place: int) -> float:
         """Return the score of a photo (eq. 2), raised if the photo was verified."""
-        if place in self.verified:
-            return self.verified[place].score
+        return self.verified[place].score if place in self.verified else self.score_by_index(place)
+
+    def score_by_index(self, place: int) -> float:
+        """Return the score of a photo (eq. 2) by its codes alone."""
         # A distance of 0 would have an infinite score, which JSON cannot represent.
         return 1.0 / max(float(root(self.distance[place])), 1e-9)
 

@@ -38,7 +38,7 @@ STAGES = {
 }
 
 
-DEFAULT = ("verify", "verified-qe")
+DEFAULT = ("verify", "verified-qe", "diffusion")
 """Stages of a search in a collection that stores local features, unless others are named."""
 
 

@@ -1,13 +1,17 @@
 """Diffusion: similarity flows from the query through a graph of the best regions of the first photos.
 
 The nodes are the query and the best region of each photo, decoded from its code. Two nodes are joined if each is among
-the NEIGHBOURS nearest of the other, with weight w = max(f . f', 0) ** GAMMA. With S = D^-1/2 W D^-1/2,
+the k nearest of the other, with weight w = max(f . f', 0) ** GAMMA. With S = D^-1/2 W D^-1/2,
 
     f = (I - ALPHA S)^-1 y,
 
 where y is 1 at the query and its similarity at the SOURCES nearest photos. Photos are ordered by the sum of f and, with
 weight MIX, their own similarity to the query, each divided by its maximum: if the graph is not connected, f alone would
 order the photos that are not joined to the query by chance.
+
+How far similarity flows follows the query: k is PER_MATCH for each photo that counts as found
+(``udq.search.confidence``), NEIGHBOURS at most. With fewer than LEAST such photos the ranking stays as it is: an object
+that one photo shows has other things for neighbours.
 
 A. Iscen et al.: Efficient diffusion on region manifolds: recovering small objects with compact CNN representations.
 CVPR 2017.
@@ -18,11 +22,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.search.rerank import verify
 from udq.search.rerank.ranked import RankedQuery
 
-# Chosen by benchmarks/decisions/rerank.py, which measures the effect of each.
+# Chosen by benchmarks/decisions/rerank.py, which measures the effect of each, and benchmarks/decisions/pipeline.py,
+# which has objects of few photos.
 DEPTH = 300
 NEIGHBOURS = 20
+PER_MATCH, LEAST = 3, 2
 GAMMA = 3
 ALPHA = 0.95
 SOURCES = 10
@@ -30,13 +37,21 @@ MIX = 0.3
 
 
 def diffuse(ranked: RankedQuery) -> RankedQuery:
-    """Reorder the first photos, one of each content, by their diffusion scores; the others stay behind them."""
-    regions = ranked.best_regions(DEPTH)
-    return ranked.reordered(np.argsort(-diffusion_scores(ranked.query, regions), kind="stable"))
+    """Reorder the first photos, one of each content, by their diffusion scores; the others stay behind them.
+
+    Verified photos then move up from there by the factors that their scores are raised by.
+    """
+    stacks = ranked.stacks(DEPTH)
+    matches = sum(ranked.is_sure(stack) and not ranked.shows_example(stack) for stack in stacks)
+    if matches < LEAST:
+        return ranked
+    regions = ranked.best_regions(stacks)
+    scores = diffusion_scores(ranked.query, regions, neighbours=min(PER_MATCH * matches, NEIGHBOURS))
+    return verify.raise_verified(ranked.reordered(np.argsort(-scores, kind="stable")), len(stacks))
 
 
 def diffusion_scores(
-    query: NDArray[np.float32], regions: NDArray[np.float32], *, neighbours: int = NEIGHBOURS
+    query: NDArray[np.float32], regions: NDArray[np.float32], *, neighbours: int
 ) -> NDArray[np.float64]:
     """Return the diffusion score of each region, (n,); higher is more similar to the query.
 
@@ -55,10 +70,8 @@ def diffusion_scores(
     joined = (likeness >= least[:, None]) & (likeness >= least[None])
     weights = np.where(joined, likeness, 0)
     degree = np.sqrt(np.maximum(weights.sum(axis=1), 1e-12))
-    start = np.zeros(len(nodes))
-    start[: SOURCES + 1] = likeness[0, : SOURCES + 1]
-    start[0] = 1
-    flow = np.linalg.solve(np.eye(len(nodes)) - ALPHA * weights / np.outer(degree, degree), start)[1:]
     own = likeness[0, 1:]
+    start = np.concatenate([[1], np.where(np.arange(len(own)) < SOURCES, own, 0)])
+    flow = np.linalg.solve(np.eye(len(nodes)) - ALPHA * weights / np.outer(degree, degree), start)[1:]
     total: NDArray[np.float64] = flow / max(flow.max(), 1e-12) + MIX * own / max(own.max(), 1e-12)
     return total

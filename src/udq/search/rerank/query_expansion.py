@@ -2,7 +2,7 @@
 
     q' = unit(q + sum_i w_i f_i),    w_i = 1 (average) or (q . f_i) ** ALPHA (alpha)
 
-where f_i is the best region of the i-th photo, decoded from its code. Photos of a confidence below LEAST are left out:
+where f_i is the best region of the i-th of the photos that count as found, decoded from its code. Others are left out:
 an object that only two photos show would otherwise be outweighed by photos of other things. Costs a second search.
 
 O. Chum et al.: Total recall: automatic query expansion with a generative feature model for object retrieval. ICCV 2007.
@@ -19,17 +19,21 @@ from udq.search.rerank.ranked import RankedQuery, unit
 # Chosen by benchmarks/decisions/rerank.py: more photos help if the object is in many photos, and hurt if it is in few.
 DEPTH = 10
 ALPHA = 3.0
-LEAST = 0.5
 
 
 def average(ranked: RankedQuery) -> RankedQuery:
-    """Search again by the mean of the query and the best regions of the first photos."""
-    return ranked.search_again(expanded(ranked.query, ranked.best_regions(DEPTH, least=LEAST), 0.0))
+    """Search again by the mean of the query and the best regions of the first sure photos."""
+    return ranked.search_again(expanded(ranked.query, _sure_regions(ranked), 0.0))
 
 
 def alpha(ranked: RankedQuery) -> RankedQuery:
     """Search again by the mean in which regions weigh more the more similar they are to the query."""
-    return ranked.search_again(expanded(ranked.query, ranked.best_regions(DEPTH, least=LEAST), ALPHA))
+    return ranked.search_again(expanded(ranked.query, _sure_regions(ranked), ALPHA))
+
+
+def _sure_regions(ranked: RankedQuery) -> NDArray[np.float32]:
+    """Return the best regions of those of the first photos that count as found."""
+    return ranked.best_regions(stack for stack in ranked.stacks(DEPTH) if ranked.is_sure(stack))
 
 
 def expanded(query: NDArray[np.float32], regions: NDArray[np.float32], alpha: float) -> NDArray[np.float32]:

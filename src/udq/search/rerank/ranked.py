@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from udq.common.progress import Progress, silent
 from udq.photos import sandbox
 from udq.photos.sandbox import Decoder
-from udq.search.confidence import DEPTH
+from udq.search.confidence import DEPTH, THRESHOLD, of_verification
 from udq.search.copies import Likenesses, Stack, Stacks
 from udq.search.database import Database
 from udq.search.ranking import Ranking, ranking_by_tables
@@ -183,7 +183,8 @@ class RankedQuery:
         more = more[np.argsort(distance[more], kind="stable")]
         rest = ranking.order[~np.isin(ranking.order, [*first, *more.tolist()])]
         order = np.concatenate([np.array(first, np.int64), more, rest])
-        included = replace(self, ranking=replace(ranking, order=order, distance=distance))
+        ranking = replace(ranking, order=order, distance=distance)
+        included = replace(self, ranking=ranking, original=self.original or self)
         return included, len(self.stacks(count)) + len(more)
 
     @cached_property
@@ -211,27 +212,26 @@ class RankedQuery:
         """Whether a stack contains a photo that an example of the object comes from."""
         return any(map(self._is_example, stack.photos))
 
-    def best_regions(self, count: int, *, least: float = 0.0) -> NDArray[np.float32]:
-        """Return the best region of each of the first ``count`` photos, of copies, the first; as ``regions_of``.
+    def sureness(self, place: int) -> float:
+        """Return how sure a match is, 0..1: by its codes, or by the local features that agree, whichever is surer."""
+        by_codes, verified = self.confidence(place), self.ranking.verified.get(place)
+        if verified is None:
+            return by_codes
+        return max(by_codes, round(of_verification(verified.verification.coverage, crowded=verified.crowded), 4))
 
-        Photos of a confidence below ``least`` are left out.
-        """
-        stacks = self.stacks(count)
-        return self._regions(
-            stack.photos[0] for stack in stacks if least <= 0 or self.confidence(stack.places[0]) >= least
-        )
+    def is_sure(self, stack: Stack) -> bool:
+        """Whether a stack counts as found: the first of its photos is as sure as ``confidence.THRESHOLD``."""
+        return self.sureness(stack.places[0]) >= THRESHOLD
 
-    def regions_of(self, places: Sequence[int]) -> NDArray[np.float32]:
-        """Return the best region of each of some photos, decoded from its code.
+    def best_regions(self, stacks: Iterable[Stack]) -> NDArray[np.float32]:
+        """Return the best region of the first photo of each stack, decoded from its code.
 
         Returns:
             (n, d) float32 of unit length, in the space of the query.
         """
-        return self._regions(self.photos(places))
-
-    def _regions(self, photos: Iterable[StoredPhoto]) -> NDArray[np.float32]:
         quantizer = self.database.model.quantizer
-        best = [photo.codes[exhaustive.distances(self.lookup, photo.codes).argmin()] for photo in photos]
+        codes = [stack.photos[0].codes for stack in stacks]
+        best = [each[exhaustive.distances(self.lookup, each).argmin()] for each in codes]
         if not best:
             return np.empty((0, quantizer.dimensions), np.float32)
         return quantizer.reconstruct(Codes(np.stack(best), quantizer.codewords)).unit().vectors

@@ -29,12 +29,11 @@ _CELLS, _CROWDED_CELLS = 6, 15
 def expand(ranked: RankedQuery) -> RankedQuery:
     """Search again by the query and what verified photos show, and order photos by their new, raised scores."""
     verified = ranked.ranking.verified
-    first = [stack.places[0] for stack in ranked.stacks(verify.DEPTH)]
-    sure = [place for place in first if place in verified and _expands(verified[place])][:PHOTOS]
+    stacks = ranked.stacks(verify.DEPTH)
+    sure = [each for each in stacks if each.places[0] in verified and _expands(verified[each.places[0]])][:PHOTOS]
     if not sure:
         return ranked
-    regions = ranked.regions_of(sure)
-    again = ranked.search_again(expanded(ranked.query, regions, alpha=0.0))
+    again = ranked.search_again(expanded(ranked.query, ranked.best_regions(sure), alpha=0.0))
     places = np.array(sorted(verified), np.int64)
     again, count = again.including(places, verify.DEPTH)
     distance = again.ranking.distance.copy()
@@ -42,7 +41,7 @@ def expand(ranked: RankedQuery) -> RankedQuery:
     ranking = replace(again.ranking, distance=distance)
     kept = {}
     for place, each in verified.items():
-        kept[place] = replace(each, score=verify.raised(ranking.score(place), each.verification.coverage))
+        kept[place] = replace(each, score=verify.raised(ranking.score_by_index(place), each.verification.coverage))
     again = replace(again, ranking=replace(ranking, verified=kept))
     scores = np.array([again.ranking.score(stack.places[0]) for stack in again.stacks(count)])
     return again.reordered(np.argsort(-scores, kind="stable"))

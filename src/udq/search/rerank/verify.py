@@ -72,17 +72,30 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
     best = {stack.places[0]: _best(each) for stack, *each in zip(stacks, *by_example, strict=True)}
     crowded = sum(each is not None and each.inliers >= SURE for each in best.values()) > CROWD
     verified = {
-        place: Verified(raised(ranking.score(place), each.coverage), each, crowded)
+        place: Verified(raised(ranking.score_by_index(place), each.coverage), each, crowded)
         for place, each in best.items()
         if each is not None
     }
-    # After diffusion, photos are not in the order of their scores. The scores are then assigned to the photos in their
-    # present order, so that a verification moves a photo up from there.
-    first = [stack.places[0] for stack in stacks]
-    factors = np.array([raised(1.0, verified[p].verification.coverage) if p in verified else 1.0 for p in first])
-    scores = np.sort([ranking.score(place) for place in first])[::-1]
     ranked = replace(ranked, ranking=replace(ranking, verified={**ranking.verified, **verified}))
-    return ranked.reordered(np.argsort(-factors * scores, kind="stable"))
+    return raise_verified(ranked, count)
+
+
+def raise_verified(ranked: RankedQuery, count: int) -> RankedQuery:
+    """Order the first ``count`` stacks by their scores, of which those of verified photos are raised.
+
+    After diffusion, photos are not in the order of their scores by the index. These are then assigned to the photos in
+    their present order, so that a verification moves a photo up from there.
+    """
+    ranking = ranked.ranking
+    first = [stack.places[0] for stack in ranked.stacks(count)]
+    factors = np.array([_factor(ranking.verified.get(place)) for place in first])
+    by_index = np.sort([ranking.score_by_index(place) for place in first])[::-1]
+    return ranked.reordered(np.argsort(-factors * by_index, kind="stable"))
+
+
+def _factor(verified: Verified | None) -> float:
+    """Return what the score of a photo is raised by."""
+    return 1.0 if verified is None else raised(1.0, verified.verification.coverage)
 
 
 def _candidates(ranked: RankedQuery, stacks: Sequence[Stack]) -> list[Candidate]:
