@@ -6,8 +6,8 @@ Each set is built by default. ``sure`` says how often a search counts photos as 
 the object absent, after the query's own photo and every right one are left out, and with all of them but its own photo
 present. ``verified`` has the share of right photos among those with 8 inliers, by the cells of the query's box that
 have inliers, for queries with few such photos and for those with a crowd of them. ``positives`` has mAP with 1, 2, 3,
-6, 12 and 24 right photos left in the collection, drawn with one seed, for the ranking by codes and for stages of
-reranking.
+6, 12 and 24 right photos left in the collection, for the ranking by codes and for stages of reranking; few right photos
+are drawn three times for each query.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,24 +47,55 @@ STAGES: dict[str, tuple[str, ...]] = {
     "alpha-qe": ("alpha-qe",),
     "diffusion": ("diffusion",),
     "verify": ("verify",),
+    "verified-qe": ("verify", "verified-qe"),
     "default": rerank.DEFAULT,
 }
 _SEED = 5
+_FEW, _DRAWS = 3, 3
+"""How often up to so many right photos are drawn."""
 CELLS = (0, 6, 9, 12, 15, 18, 37)
 """Borders of the numbers of cells that precision is measured at."""
 
 
-def search(
-    database: Database, vector: Any, example: Example, without: Sequence[int], stages: Sequence[str]
-) -> RankedQuery:
-    """Rank all photos but some by a query."""
-    ranked = RankedQuery.search(database, vector, wanted=None, without=tuple(without), examples=(example,))
-    return rerank.apply_stages(ranked, stages)
+class Rankings:
+    """Rankings of all photos but some by one query, after each stage; what several have in common is applied once."""
+
+    def __init__(self, database: Database, vector: Any, example: Example, without: Sequence[int]) -> None:
+        """Rank by codes."""
+        plain = RankedQuery.search(database, vector, wanted=None, without=tuple(without), examples=(example,))
+        self._ranked: dict[tuple[str, ...], RankedQuery] = {(): plain}
+
+    def after(self, stages: tuple[str, ...]) -> RankedQuery:
+        """Return the ranking after some stages."""
+        if stages not in self._ranked:
+            self._ranked[stages] = rerank.apply_stages(self.after(stages[:-1]), stages[-1:])
+        return self._ranked[stages]
 
 
 def sure(ranked: RankedQuery, places: Sequence[int]) -> list[bool]:
     """Whether each of some photos counts as found."""
     return [ranked.sureness(place) >= THRESHOLD for place in places]
+
+
+def few(
+    database: Database,
+    vector: Any,
+    example: Example,
+    without: Sequence[int],
+    positives: Sequence[int],
+    rng: np.random.Generator,
+) -> Iterator[tuple[int, str, float]]:
+    """Yield the number of right photos that are left, the name of a ranking and its average precision."""
+    for count in COUNTS:
+        if count > len(positives):
+            return
+        for _ in range(_DRAWS if count <= _FEW else 1):
+            left = set(rng.permutation(positives)[:count].tolist())
+            gone = [place for place in positives if place not in left]
+            rankings = Rankings(database, vector, example, [*without, *gone])
+            for name, stages in STAGES.items():
+                order = [str(place) for place in rankings.after(stages).ranking.order.tolist()]
+                yield count, name, metrics.average_precision(order, {str(place) for place in left})
 
 
 def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> dict[str, Any]:
@@ -89,10 +120,12 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
             own = [places[query.image]] if query.image in places else []
             junk = [places[name] for name in query.junk if name in places]
             positives = sorted(places[name] for name in query.positives if name in places and places[name] not in own)
+            none = Rankings(database, vector, example, [*own, *junk, *positives])
+            every_one = Rankings(database, vector, example, [*own, *junk])
             for name in alarms:
-                absent = search(database, vector, example, [*own, *junk, *positives], STAGES[name])
+                absent = none.after(STAGES[name])
                 alarms[name].append(any(sure(absent, absent.ranking.order[:50].tolist())))
-                present = search(database, vector, example, [*own, *junk], STAGES[name])
+                present = every_one.after(STAGES[name])
                 shares[name].append(statistics.fmean(sure(present, positives)))
                 for place, each in present.ranking.verified.items():
                     if each.verification.inliers >= verify.SURE:
@@ -102,15 +135,8 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
                 certain = [place for place, is_sure in zip(first, sure(present, first), strict=True) if is_sure]
                 if certain:
                     precision[name].append(statistics.fmean(place in positives for place in certain))
-            for count in COUNTS:
-                if count > len(positives):
-                    continue
-                left = set(rng.permutation(positives)[:count].tolist())
-                gone = [place for place in positives if place not in left]
-                for name, stages in STAGES.items():
-                    ranked = search(database, vector, example, [*own, *junk, *gone], stages)
-                    order = [str(place) for place in ranked.ranking.order.tolist()]
-                    scores[count][name].append(metrics.average_precision(order, {str(place) for place in left}))
+            for count, name, average in few(database, vector, example, [*own, *junk], positives, rng):
+                scores[count][name].append(average)
             step()
     return {
         "photos": len(places),
@@ -132,7 +158,7 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
             for name, by_cells in verified.items()
         },
         "positives": {
-            str(count): {"queries": len(each["codes"])}
+            str(count): {"queries": len(each["codes"]) // (_DRAWS if count <= _FEW else 1)}
             | {name: round(statistics.fmean(values), 4) for name, values in each.items()}
             for count, each in scores.items()
             if each["codes"]

@@ -198,6 +198,18 @@ def test_diffusion_keeps_verified_photos_raised(collection, photos, monkeypatch)
     assert found.matches[1].score > max(match.score for match in found.matches[2:])
 
 
+def test_photos_that_local_features_vote_for_change_no_confidence(collection):
+    query = units(np.random.default_rng(3), 1, collection.model.quantizer.dimensions)[0]
+    ranked = RankedQuery.search(collection.database, query, wanted=4)
+    farthest = RankedQuery.search(collection.database, query, wanted=None).ranking.order[-1:]
+
+    included, count = ranked.including(farthest, 2)  # before the third and the fourth
+
+    assert count == 3
+    for place in ranked.ranking.order.tolist():
+        assert included.confidence(place) == ranked.confidence(place)
+
+
 def test_verification_raises_scores_and_reports_matches(collection, photos):
     box = (47, 20, 628, 451)
     plain = collection.search(photos / "views" / "motorcycle_left.png", box, k=12, rerank=[])

@@ -94,8 +94,8 @@ Rerank = Annotated[
     typer.Option(
         metavar="STAGES",
         help="Rerank by: verify (local features), verified-qe, average-qe or alpha-qe (query expansion), diffusion; "
-        "separate several by commas. Default: verify,verified-qe if the collection stores local features. none: by "
-        "codes alone.",
+        "separate several by commas. Default: verify,verified-qe,diffusion if the collection stores local features. "
+        "none: by codes alone.",
     ),
 ]
 
