@@ -1,8 +1,8 @@
 """What marks are worth: a visitor marks results right and wrong, and asks again.
 
-    python benchmarks/decisions/refine_query.py COLLECTION GROUND_TRUTH [--json OUT]
+    python benchmarks/decisions/refine_query.py DATA [--sets NAME ...] [--every N] [--cache FOLDER] [--json OUT]
 
-Each query of a benchmark (dataset ``boxes``) is asked once; of its first 20 photos, the visitor marks the first three
+Each set is built by default. A query is asked once; of its first 20 photos by codes, the visitor marks the first three
 that are right and the first three that are not, each with the box that was found, and asks again with these marks.
 Photos that were marked are then left out of both rankings: what counts is what the marks did for the rest. A row is a
 weight GAMMA of wrong marks (``udq.search.query``); 0 is right marks alone.
@@ -12,22 +12,42 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
+
+from accuracy import sets
+from accuracy.measure import Setup, kept, protocol_queries
+from accuracy.sets import DevelopmentSet
+
+from udq.cli.progress_bar import progress
 from udq.collection import Collection
 from udq.common.provenance import provenance
-from udq.datasets import REGISTRY, Query
+from udq.common.threads import one_core_each
+from udq.config import preset
+from udq.datasets import Query
 from udq.evaluation import metrics
 from udq.search import query as searching
 from udq.search.ranking import ranking_by_feature, ranking_by_tables
-from udq.types import Features
+from udq.types import Box, Features
 
+SETS = ("instre_dev", "landmarks", "logos_dev", "covers_dev", "paintings_dev", "packages_dev")
 PAGE, MARKS = 20, 3
-GAMMAS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
+GAMMAS = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
+ROWS = (
+    ("before", 0, 0, (0.0,)),
+    ("right marks alone", MARKS, 0, (0.0,)),
+    ("wrong marks alone", 0, MARKS, GAMMAS),
+    ("right and wrong marks", MARKS, MARKS, GAMMAS),
+)
+"""Name, right and wrong marks that are used, weights of wrong ones."""
 
 
 @dataclass(frozen=True)
@@ -36,24 +56,25 @@ class Marked:
 
     Attributes:
         query: its answers.
-        own: place of its own photo, which no ranking counts.
+        own: place of its own photo, which no ranking counts; none if it is not in the collection.
         right, wrong: places of the photos that were marked.
         vectors: (1 + right + wrong, d) unit features: of the query's box, then of the marked boxes.
     """
 
     query: Query
-    own: int
+    own: list[int]
     right: list[int]
     wrong: list[int]
     vectors: NDArray[np.float32]
 
 
-def mark(collection: Collection, query: Query, places: dict[str, int]) -> Marked:
+def mark(collection: Collection, query: Query, photo: Path, box: Box | None, places: dict[str, int]) -> Marked:
     """Ask a query, and mark its first results."""
-    photos, own = collection.images, places[query.image]
-    _, feature = collection.extractor.describe(photos[own].path, query.box)
+    photos = collection.images
+    own = [places[query.image]] if query.image in places else []
+    _, feature = collection.extractor.describe(photo, box)
     ranking = ranking_by_feature(collection.database, feature)
-    page = [place for place in ranking.order.tolist() if place != own][:PAGE]
+    page = [place for place in ranking.order.tolist() if place not in own][:PAGE]
     right = [place for place in page if photos[place].name in query.positives][:MARKS]
     wrong = [place for place in page if photos[place].name not in query.positives | query.junk][:MARKS]
     features = [feature]
@@ -62,72 +83,76 @@ def mark(collection: Collection, query: Query, places: dict[str, int]) -> Marked
     return Marked(query, own, right, wrong, collection.model.head.apply(Features(np.stack(features))).vectors)
 
 
-def average_precision(
-    collection: Collection, marked: Marked, vectors: NDArray[np.float32], wrong: int, gamma: float
-) -> float | None:
-    """Return the average precision over unmarked photos; None if no right one is left."""
-    signs = np.arange(len(vectors)) >= len(vectors) - wrong
+def average_precision(collection: Collection, marked: Marked, right: int, wrong: int, gamma: float) -> float | None:
+    """Return the average precision over unmarked photos with so many marks; None if no right photo is left."""
+    after_right = 1 + len(marked.right)
+    vectors = np.concatenate([marked.vectors[:after_right][: 1 + right], marked.vectors[after_right:][:wrong]])
+    signs = np.arange(len(vectors)) >= min(1 + right, after_right)
     query = searching.combined(vectors, signs, gamma=gamma)
     ranking = ranking_by_tables(collection.database, collection.model.quantizer.lookup_tables(query))
-    left_out = {marked.own, *marked.right, *marked.wrong}
+    left_out = {*marked.own, *marked.right, *marked.wrong}
     names = [collection.images[place].name for place in ranking.order.tolist() if place not in left_out]
     positives = marked.query.positives & set(names)
     return metrics.average_precision(names, positives, marked.query.junk) if positives else None
 
 
-def main() -> None:
-    """Print a table; write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("collection", type=Path)
-    parser.add_argument("ground_truth", type=Path)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    collection = Collection.open(arguments.collection, device="cpu")
+def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> dict[str, Any]:
+    """Return the figures of one set."""
+    collection, _ = kept(found, setup, folder, seed=0, progress=progress)
+    queries = protocol_queries(found, collection)
     places = {name: place for place, name in enumerate(collection.names)}
-    every = [mark(collection, query, places) for query in REGISTRY["boxes"](arguments.ground_truth).queries]
-
-    def figures(some: list[Marked], name: str, gamma: float) -> float | None:
-        rights = {"before": 0, "wrong marks alone": 0}.get(name, MARKS)
-        wrongs = {"before": 0, "right marks alone": 0}.get(name, MARKS)
-        found = []
-        for each in some:
-            right, wrong = each.right[:rights], each.wrong[:wrongs]
-            first_wrong = 1 + len(each.right)
-            rows = [*range(1 + len(right)), *range(first_wrong, first_wrong + len(wrong))]
-            found.append(average_precision(collection, each, each.vectors[rows], len(wrong), gamma))
-        known = [value for value in found if value is not None]
-        return round(float(np.mean(known)), 4) if known else None
-
+    marked = []
+    asked = range(0, len(queries.boxes), every)
+    with progress("marking", len(asked)) as step:
+        for row in asked:
+            query = queries.truth.queries[row]
+            marked.append(mark(collection, query, queries.paths[query.image], queries.boxes[row], places))
+            step()
     # A first page without errors gives no reason to mark anything.
-    hard = [each for each in every if each.wrong]
-    rows = []
-    for name, gammas in (
-        ("before", (0.0,)),
-        ("right marks alone", (0.0,)),
-        ("wrong marks alone", GAMMAS[1:]),
-        ("right and wrong marks", GAMMAS[1:]),
-    ):
-        for gamma in gammas:
-            row = {
+    hard = [each for each in marked if each.wrong]
+
+    def mean(some: list[Marked], right: int, wrong: int, gamma: float) -> float | None:
+        values = [average_precision(collection, each, right, wrong, gamma) for each in some]
+        known = [value for value in values if value is not None]
+        return round(statistics.fmean(known), 4) if known else None
+
+    return {
+        "queries": len(marked),
+        "queries_where_some_are_wrong": len(hard),
+        "right_marks": sum(len(each.right) for each in marked),
+        "wrong_marks": sum(len(each.wrong) for each in marked),
+        "rows": [
+            {
                 "marks": name,
                 "gamma": gamma,
-                "mAP_of_the_rest": figures(every, name, gamma),
-                "mAP_of_the_rest_where_some_are_wrong": figures(hard, name, gamma),
+                "mAP_of_the_rest": mean(marked, right, wrong, gamma),
+                "mAP_of_the_rest_where_some_are_wrong": mean(hard, right, wrong, gamma),
             }
-            rows.append(row)
-            print("{mAP_of_the_rest}  {mAP_of_the_rest_where_some_are_wrong}  {marks}, gamma {gamma}".format(**row))
-    facts = {
-        "setting": {"page": PAGE, "marks": MARKS, "gamma": searching.GAMMA},
-        "queries": len(every),
-        "queries_where_some_are_wrong": len(hard),
-        "right_marks": sum(len(each.right) for each in every),
-        "wrong_marks": sum(len(each.wrong) for each in every),
-        "rows": rows,
-        "provenance": provenance(seed=0),
+            for name, right, wrong, gammas in ROWS
+            for gamma in gammas
+        ],
     }
-    print({name: facts[name] for name in facts if name.endswith(("queries", "wrong", "marks"))})
-    if arguments.json:
-        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def main() -> None:
+    """Print figures of each set; write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--sets", nargs="+", default=SETS, metavar="NAME")
+    parser.add_argument("--every", type=int, default=2, metavar="N", help="every N-th query; default: 2")
+    parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    given = parser.parse_args()
+    setup = Setup(preset("default"), None, None, None, "cpu", given.cache / "features")
+    measured: dict[str, Any] = {}
+    with one_core_each():
+        for found in sets.load(given.data, given.sets, given.cache / "sets"):
+            measured[found.name] = measure(found, setup, given.cache / "collections", given.every)
+            print(found.name, json.dumps(measured[found.name], indent=1), flush=True)
+            if given.json:
+                setting = {"page": PAGE, "marks": MARKS, "gamma": searching.GAMMA, "every": given.every}
+                facts = {"setting": setting, "sets": measured, "provenance": provenance(seed=0)}
+                given.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

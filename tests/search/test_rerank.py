@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from udq.errors import InputError
 from udq.evaluation.benchmark import evaluate
 from udq.search import confidence
 from udq.search.confidence import of_verification
+from udq.search.query import encode
 from udq.search.ranking import ranking_by_tables
 from udq.search.rerank import STAGES, diffusion, query_expansion
 from udq.search.rerank.ranked import RankedQuery
@@ -233,6 +235,30 @@ def test_verification_raises_scores_and_reports_matches(collection, photos):
     assert points.pop("views/motorcycle_left.png") > 50
     assert points.pop("views/motorcycle_right.png") > 20
     assert max(points.values(), default=0) < 10
+
+
+def test_a_near_copy_is_verified_where_the_first_of_its_stack_cannot_be(collection, photos, monkeypatch):
+    """Two paintings of a series are one stack; the nearer one is not the one that was asked for."""
+    names = collection.names
+    left, right, page = map(names.index, ("views/motorcycle_left.png", "views/motorcycle_right.png", "page.png"))
+
+    def numbered(self, stored):
+        known = vars(self).setdefault("known", {})
+        series = [photo.image.name.replace("views/motorcycle_right", "page") for photo in stored]
+        return [known.setdefault(name, len(known)) for name in series]
+
+    monkeypatch.setattr("udq.search.copies.Stacker.add", numbered)
+    encoded = encode(collection, [Example(photos / "views" / "motorcycle_left.png", (47, 20, 628, 451))])
+    ranked = RankedQuery.search(collection.database, encoded.vector, wanted=None, examples=encoded.examples)
+    others = [place for place in ranked.ranking.order.tolist() if place not in (left, right, page)]
+    order = np.array([left, page, *others[:4], right, *others[4:]])
+
+    found = STAGES["verify"].apply(replace(ranked, ranking=replace(ranked.ranking, order=order)))
+
+    assert found.stacks(2)[1].places == (right, page)
+    assert found.ranking.order[:3].tolist() == [left, right, page]
+    assert page not in found.ranking.verified
+    assert found.ranking.verified[right].verification.inliers > 20
 
 
 def test_lines_are_drawn_on_request(collection, photos, tmp_path, udq):

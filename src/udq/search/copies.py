@@ -68,6 +68,12 @@ class Stack:
         rows = [row, *(each for each in range(len(self.places)) if each != row)]
         return Stack(tuple(self.places[each] for each in rows), tuple(self.photos[each] for each in rows))
 
+    def near(self) -> list[tuple[int, StoredPhoto]]:
+        """Return the places and photos behind the first one that are not the same file."""
+        digest = _digest(self.photos[0])
+        others = zip(self.places[1:], self.photos[1:], strict=True)
+        return [(place, photo) for place, photo in others if digest is None or _digest(photo) != digest]
+
     def copies(self) -> tuple[Copy, ...]:
         """Return the photos behind the first one."""
         first, *others = self.photos

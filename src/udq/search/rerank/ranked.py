@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -137,12 +138,14 @@ class RankedQuery:
     def stacks(self, count: int | None = None) -> list[Stack]:
         """Return the first ``count`` stacks of copies, or all, in the order of the ranking (``udq.search.copies``).
 
-        A photo that an example comes from stands for its stack.
+        A photo that an example comes from stands for its stack, otherwise a verified one, otherwise the nearest.
         """
-        return [self._led_by_example(stack) if len(stack.places) > 1 else stack for stack in self._stacks.first(count)]
+        return [self._led(stack) if len(stack.places) > 1 else stack for stack in self._stacks.first(count)]
 
-    def _led_by_example(self, stack: Stack) -> Stack:
-        return stack.led_by(next((row for row, photo in enumerate(stack.photos) if self._is_example(photo)), 0))
+    def _led(self, stack: Stack) -> Stack:
+        own = (row for row, photo in enumerate(stack.photos) if self._is_example(photo))
+        verified = (row for row, place in enumerate(stack.places) if place in self.ranking.verified)
+        return stack.led_by(next(chain(own, verified), 0))
 
     @cached_property
     def _example_paths(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ not the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +20,18 @@ import numpy as np
 
 from udq.common.progress import silent
 from udq.keypoints import extraction
-from udq.search.copies import Stack
 from udq.search.ranking import Verified
 from udq.search.rerank.ranked import RankedQuery
 from udq.search.rerank.verifier import Candidate, Verifier
+from udq.store.segments import StoredPhoto
 from udq.types import Verification
 
 # Number of first photos that are verified, and of photos that local features vote for.
 DEPTH, VOTED = 200, 100
 # The same if photos have to be decoded.
 _DECODED = 50
+# Number of near copies of photos without a verification that are verified: of a series of pictures, one may be right.
+_NEAR = 50
 # Inliers from which on a photo very likely shows a part of the object at least, and the number of such photos beyond
 # which one object does not explain them: half of packages_dev's queries share their print with more photos.
 SURE, CROWD = 8, 40
@@ -40,41 +42,37 @@ WEIGHT = 0.4
 def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
     """Verify candidates, one of each content, and reorder them by their raised scores; others stay behind.
 
+    If that one cannot be verified, near copies of it are, and a verified one then stands for them.
+
     Args:
         ranked: the query and its ranking.
         mirrored: verify the mirror image of the query, too.
     """
     database = ranked.database
     views = [
-        (number, example, flipped)
+        (number, Verifier(Path(example.photo), example.box, mirrored=flipped, decoder=ranked.decoder))
         for number, example in enumerate(ranked.examples)
         if not example.wrong
         for flipped in ((False, True) if mirrored else (False,))
     ]
-    verifiers = [
-        Verifier(Path(example.photo), example.box, mirrored=flipped, decoder=ranked.decoder)
-        for _, example, flipped in views
-    ]
     count = DEPTH if database.has_points else _DECODED
     if database.has_points:
-        voted = [database.most_voted(verifier.features.descriptors, VOTED) for verifier in verifiers]
+        voted = [database.most_voted(view.features.descriptors, VOTED) for _, view in views]
         ranked, count = ranked.including(np.concatenate([each.image for each in voted]), count)
         ranked = ranked.lacking(max(each.missing for each in voted))
     stacks = ranked.stacks(count)
-    photos = _candidates(ranked, stacks)
-    by_example = []
     progress = silent if database.has_points else ranked.progress  # without decoding, it takes a fraction of a second
-    with progress("verifying", len(views) * len(photos)) as step:
-        for (number, _, _), verifier in zip(views, verifiers, strict=True):
-            by_photo = verifier.verify(photos, threads=database.threads, step=step)
-            by_example.append([each and replace(each, example=number) for each in by_photo])
+    with progress("verifying", len(views) * len(stacks)) as step:
+        found = _verifications(ranked, views, {stack.places[0]: stack.photos[0] for stack in stacks}, step)
+    if database.has_points:
+        unverified = [stack for stack in stacks if stack.places[0] not in found]
+        near = [copy for stack in unverified for copy in stack.near()][:_NEAR]
+        found |= _verifications(ranked, views, dict(near), lambda: None)
     ranking = ranked.ranking
-    best = {stack.places[0]: _best(each) for stack, *each in zip(stacks, *by_example, strict=True)}
-    crowded = sum(each is not None and each.inliers >= SURE for each in best.values()) > CROWD
+    crowded = sum(each.inliers >= SURE for each in found.values()) > CROWD
     verified = {
         place: Verified(raised(ranking.score_by_index(place), each.coverage), each, crowded)
-        for place, each in best.items()
-        if each is not None
+        for place, each in found.items()
     }
     ranked = replace(ranked, ranking=replace(ranking, verified={**ranking.verified, **verified}))
     return raise_verified(ranked, count)
@@ -98,17 +96,34 @@ def _factor(verified: Verified | None) -> float:
     return 1.0 if verified is None else raised(1.0, verified.verification.coverage)
 
 
-def _candidates(ranked: RankedQuery, stacks: Sequence[Stack]) -> list[Candidate]:
-    """Return what is to be verified of stacks of photos: the first photo of each."""
-    candidates = []
+def _verifications(
+    ranked: RankedQuery,
+    views: Sequence[tuple[int, Verifier]],
+    photos: Mapping[int, StoredPhoto],
+    step: Callable[[], None],
+) -> dict[int, Verification]:
+    """Return the verifications of photos, by place, of those that have one: of several views, by the largest coverage.
+
+    Args:
+        ranked: the query and its ranking.
+        views: number of an example and its verifier.
+        photos: to verify, by place.
+        step: called for each photo and view.
+    """
     stored = ranked.database.has_points
-    for stack in stacks:
-        photo = stack.photos[0]
+    candidates = []
+    for place, photo in photos.items():
         image = photo.image
-        box = None if stored else ranked.ranking.box(stack.places[0])
-        step = extraction.step(image.width, image.height) if stored else 0.0
-        candidates.append(Candidate(image.file, box, image.width, image.height, photo.points, step))
-    return candidates
+        box = None if stored else ranked.ranking.box(place)
+        scale = extraction.step(image.width, image.height) if stored else 0.0
+        candidates.append(Candidate(image.file, box, image.width, image.height, photo.points, scale))
+    best: dict[int, Verification] = {}
+    for number, view in views:
+        by_photo = view.verify(candidates, threads=ranked.database.threads, step=step)
+        for place, each in zip(photos, by_photo, strict=True):
+            if each is not None and (place not in best or each.coverage > best[place].coverage):
+                best[place] = replace(each, example=number)
+    return best
 
 
 def raised(score: float, coverage: float, *, weight: float = WEIGHT) -> float:
@@ -120,8 +135,3 @@ def raised(score: float, coverage: float, *, weight: float = WEIGHT) -> float:
         weight: how much it raises the score.
     """
     return score * (1 + weight * math.log(2 + max(0.0, 36 * coverage - 5)))
-
-
-def _best(verifications: Sequence[Verification | None]) -> Verification | None:
-    """Return the verification of the largest coverage; the first of equals."""
-    return max((each for each in verifications if each is not None), key=lambda each: each.coverage, default=None)
