@@ -237,7 +237,7 @@ def test_verification_raises_scores_and_reports_matches(collection, photos):
     assert max(points.values(), default=0) < 10
 
 
-def test_a_near_copy_is_verified_where_the_first_of_its_stack_cannot_be(collection, photos, monkeypatch):
+def test_near_copies_are_verified_and_the_best_stands_for_them(collection, photos, monkeypatch):
     """Two paintings of a series are one stack; the nearer one is not the one that was asked for."""
     names = collection.names
     left, right, page = map(names.index, ("views/motorcycle_left.png", "views/motorcycle_right.png", "page.png"))

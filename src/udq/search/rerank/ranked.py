@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -138,14 +137,16 @@ class RankedQuery:
     def stacks(self, count: int | None = None) -> list[Stack]:
         """Return the first ``count`` stacks of copies, or all, in the order of the ranking (``udq.search.copies``).
 
-        A photo that an example comes from stands for its stack, otherwise a verified one, otherwise the nearest.
+        A photo that an example comes from stands for its stack, otherwise the verified one with the largest coverage,
+        otherwise the nearest.
         """
         return [self._led(stack) if len(stack.places) > 1 else stack for stack in self._stacks.first(count)]
 
     def _led(self, stack: Stack) -> Stack:
-        own = (row for row, photo in enumerate(stack.photos) if self._is_example(photo))
-        verified = (row for row, place in enumerate(stack.places) if place in self.ranking.verified)
-        return stack.led_by(next(chain(own, verified), 0))
+        verified = [self.ranking.verified.get(place) for place in stack.places]
+        covered = [-1.0 if each is None else each.verification.coverage for each in verified]
+        best = max(range(len(covered)), key=covered.__getitem__)
+        return stack.led_by(next((row for row, photo in enumerate(stack.photos) if self._is_example(photo)), best))
 
     @cached_property
     def _example_paths(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ from udq.types import Verification
 DEPTH, VOTED = 200, 100
 # The same if photos have to be decoded.
 _DECODED = 50
-# Number of near copies of photos without a verification that are verified: of a series of pictures, one may be right.
+# Number of near copies that are verified, too: of pictures of a series that are one stack, one may be right.
 _NEAR = 50
 # Inliers from which on a photo very likely shows a part of the object at least, and the number of such photos beyond
 # which one object does not explain them: half of packages_dev's queries share their print with more photos.
@@ -40,9 +40,9 @@ WEIGHT = 0.4
 
 
 def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
-    """Verify candidates, one of each content, and reorder them by their raised scores; others stay behind.
+    """Verify candidates, copies of one file once, and reorder them by their raised scores; others stay behind.
 
-    If that one cannot be verified, near copies of it are, and a verified one then stands for them.
+    Of near copies, the one with the largest coverage stands for all.
 
     Args:
         ranked: the query and its ranking.
@@ -65,11 +65,11 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
     with progress("verifying", len(views) * len(stacks)) as step:
         found = _verifications(ranked, views, {stack.places[0]: stack.photos[0] for stack in stacks}, step)
     if database.has_points:
-        unverified = [stack for stack in stacks if stack.places[0] not in found]
-        near = [copy for stack in unverified for copy in stack.near()][:_NEAR]
+        near = [copy for stack in stacks for copy in stack.near()][:_NEAR]
         found |= _verifications(ranked, views, dict(near), lambda: None)
     ranking = ranked.ranking
-    crowded = sum(each.inliers >= SURE for each in found.values()) > CROWD
+    sure = {place for place, each in found.items() if each.inliers >= SURE}
+    crowded = sum(not sure.isdisjoint(stack.places) for stack in stacks) > CROWD
     verified = {
         place: Verified(raised(ranking.score_by_index(place), each.coverage), each, crowded)
         for place, each in found.items()
