@@ -367,9 +367,8 @@ def training_gains() -> Iterator[dict[str, Any]]:
         estimate = {key: sum(each[key] for each in said) / len(said) for key in ("before", "after", "error")}
         spread = max(before.spread.mAP, found.spread.mAP)
         gain = found.means.mAP - before.means.mAP
-        best = found.means["best mAP"], before.means["best mAP"]
         yield {"name": name, "untrained": before.means, "trained": found.means, "spread": spread, "gain": gain,
-               "best_gain": best[0] - best[1], "estimate": estimate}  # fmt: skip
+               "estimate": estimate}  # fmt: skip
 
 
 def gain_over_sets() -> Figures:
@@ -379,7 +378,6 @@ def gain_over_sets() -> Figures:
     said = [row["estimate"]["after"] - row["estimate"]["before"] for row in rows]
     return Figures(
         gain=sum(gains) / len(gains),
-        best_gain=sum(row["best_gain"] for row in rows) / len(rows),
         correlation=correlation(gains, said),
         off=sum(abs(one - other) for one, other in zip(gains, said, strict=True)) / len(rows),
         sets=len(rows),
@@ -391,6 +389,13 @@ def positives(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for name, found in figures["sets"].items():
         for count, row in found["positives"].items():
             yield {"set": name, "count": count, "row": row, **row}
+
+
+def marks(figures: Figures) -> Iterator[dict[str, Any]]:
+    """Yield mAP on each set and on the mean, of queries with a wrong photo on the first page, by marks and gamma."""
+    for rows in zip(*(found.rows for found in figures.sets.values()), strict=True):
+        values = [row.mAP_of_the_rest_where_some_are_wrong for row in rows]
+        yield {"marks": rows[0].marks, "gamma": rows[0].gamma, "values": values, "mean": sum(values) / len(values)}
 
 
 def crowds(figures: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

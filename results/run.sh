@@ -90,7 +90,7 @@ python benchmarks/decisions/drift.py "$data" --json "$here/benchmark_drift.json"
 python benchmarks/decisions/dry_run.py "$data" --json "$here/benchmark_dry_run.json"
 python benchmarks/speed "$data/instre_dev/images" -o "$here"
 python benchmarks/robustness/mutated_photos.py --largest --json "$here/benchmark_mutated_photos.json"
-python benchmarks/decisions/refine_query.py "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
+python benchmarks/decisions/refine_query.py "$data" --cache "$scratch/accuracy" --every 4 \
     --json "$here/benchmark_refine_query.json"
 udq index "$data/landmarks" -o "$scratch/places.udq"
 python benchmarks/decisions/absent.py --collection INSTRE "$scratch/instre_dev.udq" "$data/instre_dev/ground_truth.csv" \
