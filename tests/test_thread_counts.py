@@ -23,7 +23,7 @@ def script(monkeypatch):
 
 
 def test_every_stage_is_equal_with_one_and_three_threads(photos, script):
-    command = [sys.executable, script.__file__, photos, "--photos", "12", "--threads", "1", "3", "--quick"]
+    command = [sys.executable, script.__file__, photos, "--photos", "8", "--threads", "1", "3", "--quick"]
     environment = os.environ | {"UDQ_NETWORK": "torch"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:])

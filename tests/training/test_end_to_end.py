@@ -45,6 +45,15 @@ SMALL = IndexConfig().replace(
 
 
 @pytest.fixture(scope="module")
+def photos(photos, tmp_path_factory):
+    """Some of the photos: each costs seconds in every pass."""
+    folder = tmp_path_factory.mktemp("some")
+    for name in ("astronaut", "brick", "china", "coffee", "coins", "page", "rocket"):
+        shutil.copy(photos / f"{name}.png", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def trained(photos, tmp_path_factory):
     return Collection.build(photos, tmp_path_factory.mktemp("end-to-end") / "x.udq", config=SMALL, device="cpu")
 
