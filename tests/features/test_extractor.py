@@ -135,7 +135,7 @@ def large_photo(path, photos, place, size=(1600, 1200), side=120):
 
 
 def test_a_finer_view_finds_a_small_object_and_describes_it_better(photos, tmp_path):
-    truth = large_photo(tmp_path / "large.jpg", photos, (1100, 300), side=64)
+    truth = large_photo(tmp_path / "large.jpg", photos, (1100, 300), side=56)
     source = Source("large.jpg", tmp_path / "large.jpg")
     query = None
     overlap, similar = {}, {}
@@ -147,7 +147,7 @@ def test_a_finer_view_finds_a_small_object_and_describes_it_better(photos, tmp_p
         boxes = found.regions.boxes
         sides = np.minimum(boxes[:, 2:], truth[2:]) - np.maximum(boxes[:, :2], truth[:2])
         common = sides.clip(0).prod(axis=1)
-        overlap[smallest] = (common / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + 64 * 64 - common)).max()
+        overlap[smallest] = (common / ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + 56 * 56 - common)).max()
         similar[smallest] = (found.features.vectors @ query).max()
         assert (boxes[-1] == [0, 0, 1600, 1200]).all()
 
