@@ -61,12 +61,12 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
         ranked, count = ranked.including(np.concatenate([each.image for each in voted]), count)
         ranked = ranked.lacking(max(each.missing for each in voted))
     stacks = ranked.stacks(count)
-    progress = silent if database.has_points else ranked.progress  # without decoding, it takes a fraction of a second
-    with progress("verifying", len(views) * len(stacks)) as step:
-        found = _verifications(ranked, views, {stack.places[0]: stack.photos[0] for stack in stacks}, step)
+    photos = {stack.places[0]: stack.photos[0] for stack in stacks}
     if database.has_points:
-        near = [copy for stack in stacks for copy in stack.near()][:_NEAR]
-        found |= _verifications(ranked, views, dict(near), lambda: None)
+        photos |= [copy for stack in stacks for copy in stack.near()][:_NEAR]
+    progress = silent if database.has_points else ranked.progress  # without decoding, it takes a fraction of a second
+    with progress("verifying", len(views) * len(photos)) as step:
+        found = _verifications(ranked, views, photos, step)
     ranking = ranked.ranking
     sure = {place for place, each in found.items() if each.inliers >= SURE}
     crowded = sum(not sure.isdisjoint(stack.places) for stack in stacks) > CROWD
