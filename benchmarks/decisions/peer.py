@@ -11,8 +11,6 @@ one thread, query by query in turn; the mean average precision is of all photos.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -26,14 +24,11 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
 
-from accuracy import sets
+from accuracy import per_set
 from accuracy.measure import Setup, kept, protocol_queries
 from accuracy.sets import DevelopmentSet
 
 from udq.cli.progress_bar import progress
-from udq.common.provenance import provenance
-from udq.common.threads import one_core_each
-from udq.config import preset
 from udq.evaluation import metrics
 from udq.photos import decoding
 from udq.types import Box
@@ -120,23 +115,8 @@ def compare(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
 
 def main() -> None:
     """Print a table; write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--sets", nargs="+", default=SETS, metavar="NAME")
-    parser.add_argument("--every", type=int, default=4, metavar="N", help="every N-th query; default: 4")
-    parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    given = parser.parse_args()
     cv2.setNumThreads(1)
-    setup = Setup(preset("default"), None, None, None, "cpu", given.cache / "features")
-    measured = {}
-    with one_core_each():
-        for found in sets.load(given.data, given.sets, given.cache / "sets"):
-            measured[found.name] = row = compare(found, setup, given.cache / "collections", given.every)
-            print(found.name, json.dumps(row), flush=True)
-    if given.json:
-        facts = {"opencv": cv2.__version__, "sets": measured, "provenance": provenance(seed=0)}
-        given.json.write_text(json.dumps(facts, indent=1) + "\n")
+    per_set.run(__doc__, SETS, compare, every=4, facts={"opencv": cv2.__version__})
 
 
 if __name__ == "__main__":

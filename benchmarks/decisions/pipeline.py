@@ -12,8 +12,6 @@ are drawn three times for each query.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,14 +22,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
 
-from accuracy import sets
+from accuracy import per_set
 from accuracy.measure import Setup, describe, kept, protocol_queries
 from accuracy.sets import DevelopmentSet
 
 from udq.cli.progress_bar import progress
-from udq.common.provenance import provenance
-from udq.common.threads import one_core_each
-from udq.config import preset
 from udq.evaluation import metrics
 from udq.search import rerank
 from udq.search.confidence import THRESHOLD
@@ -168,22 +163,7 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
 
 def main() -> None:
     """Print figures of each set; write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--sets", nargs="+", default=SETS, metavar="NAME")
-    parser.add_argument("--every", type=int, default=4, metavar="N", help="every N-th query; default: 4")
-    parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    given = parser.parse_args()
-    setup = Setup(preset("default"), None, None, None, "cpu", given.cache / "features")
-    measured: dict[str, Any] = {}
-    with one_core_each():
-        for found in sets.load(given.data, given.sets, given.cache / "sets"):
-            measured[found.name] = measure(found, setup, given.cache / "collections", given.every)
-            print(found.name, json.dumps(measured[found.name], indent=1), flush=True)
-            if given.json:
-                facts = {"every": given.every, "sets": measured, "provenance": provenance(seed=_SEED)}
-                given.json.write_text(json.dumps(facts, indent=1) + "\n")
+    per_set.run(__doc__, SETS, measure, every=4, facts={}, seed=_SEED)
 
 
 if __name__ == "__main__":

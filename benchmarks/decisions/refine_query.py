@@ -10,8 +10,6 @@ weight GAMMA of wrong marks (``udq.search.query``); 0 is right marks alone.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 from dataclasses import dataclass
@@ -23,15 +21,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
 
-from accuracy import sets
+from accuracy import per_set
 from accuracy.measure import Setup, kept, protocol_queries
 from accuracy.sets import DevelopmentSet
 
 from udq.cli.progress_bar import progress
 from udq.collection import Collection
-from udq.common.provenance import provenance
-from udq.common.threads import one_core_each
-from udq.config import preset
 from udq.datasets import Query
 from udq.evaluation import metrics
 from udq.search import query as searching
@@ -136,23 +131,8 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
 
 def main() -> None:
     """Print figures of each set; write JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--sets", nargs="+", default=SETS, metavar="NAME")
-    parser.add_argument("--every", type=int, default=2, metavar="N", help="every N-th query; default: 2")
-    parser.add_argument("--cache", type=Path, default=Path("udq-accuracy"), metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="OUT")
-    given = parser.parse_args()
-    setup = Setup(preset("default"), None, None, None, "cpu", given.cache / "features")
-    measured: dict[str, Any] = {}
-    with one_core_each():
-        for found in sets.load(given.data, given.sets, given.cache / "sets"):
-            measured[found.name] = measure(found, setup, given.cache / "collections", given.every)
-            print(found.name, json.dumps(measured[found.name], indent=1), flush=True)
-            if given.json:
-                setting = {"page": PAGE, "marks": MARKS, "gamma": searching.GAMMA, "every": given.every}
-                facts = {"setting": setting, "sets": measured, "provenance": provenance(seed=0)}
-                given.json.write_text(json.dumps(facts, indent=1) + "\n")
+    setting = {"page": PAGE, "marks": MARKS, "gamma": searching.GAMMA}
+    per_set.run(__doc__, SETS, measure, every=2, facts={"setting": setting})
 
 
 if __name__ == "__main__":
