@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from udq.search.confidence import DEPTH, THRESHOLD, of_verification
 from udq.search.copies import Likenesses, Stack, Stacks
 from udq.search.database import Database
 from udq.search.ranking import Ranking, ranking_by_tables
+from udq.search.rerank.shown_photos import ShownPhotos
 from udq.search.scan import exhaustive
 from udq.store.segments import StoredPhoto
 from udq.types import Codes, Example, Features
@@ -36,10 +35,12 @@ class Memo:
     Attributes:
         photos: by place.
         likenesses: of these; None until photos are stacked.
+        shown: the photos that the examples come from; None until photos are compared with them.
     """
 
     photos: dict[int, StoredPhoto] = field(default_factory=dict)
     likenesses: Likenesses | None = None
+    shown: ShownPhotos | None = None
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,10 @@ class RankedQuery:
         best = max(range(len(covered)), key=covered.__getitem__)
         return stack.led_by(next((row for row, photo in enumerate(stack.photos) if self._is_example(photo)), best))
 
-    @cached_property
-    def _example_paths(self) -> dict[str, str]:
-        """The files of the examples that show the object: name -> path without links."""
-        right = (Path(example.photo) for example in self.examples if not example.wrong)
-        return {photo.name: os.path.realpath(photo) for photo in right}
-
     def _is_example(self, photo: StoredPhoto) -> bool:
-        name = photo.image.name.rpartition("/")[2]  # a Path takes much longer, and almost no photo is an example
-        return name in self._example_paths and os.path.realpath(photo.image.path) == self._example_paths[name]
+        if self.memo.shown is None:
+            self.memo.shown = ShownPhotos(self.examples)
+        return photo in self.memo.shown
 
     def reordered(self, order: NDArray[np.int64]) -> RankedQuery:
         """Return the same with the first stacks in another order: ``order`` contains their ranks, from 0.
