@@ -50,6 +50,8 @@ _FEW, _DRAWS = 3, 3
 """How often up to so many right photos are drawn."""
 CELLS = (0, 6, 9, 12, 15, 18, 37)
 """Borders of the numbers of cells that precision is measured at."""
+_CROWD = 20
+"""Photos with 8 inliers beyond which they are a crowd."""
 
 
 class Rankings:
@@ -125,7 +127,7 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
                 for place, each in present.ranking.verified.items():
                     if each.verification.inliers >= verify.SURE:
                         cells = int(np.digitize(round(36 * each.verification.coverage), CELLS)) - 1
-                        verified["crowd" if each.crowded else "few"][cells].append(place in positives)
+                        verified["crowd" if each.crowd > _CROWD else "few"][cells].append(place in positives)
                 first = present.ranking.order[:50].tolist()
                 certain = [place for place, is_sure in zip(first, sure(present, first), strict=True) if is_sure]
                 if certain:

@@ -100,7 +100,7 @@ def by_loops(held, lookup, quantizer, distance):
         low.append(half - tenth)
         high.append(most - half)
     rate = max(
-        0.65 * np.log(5) / stats.scoreatpercentile(low, 25), 0.57 * np.log(5) / stats.scoreatpercentile(high, 50)
+        0.55 * np.log(5) / stats.scoreatpercentile(low, 25), 0.485 * np.log(5) / stats.scoreatpercentile(high, 50)
     )
     rate = min(rate, 30) * count / (count + 10)
     median = np.median(np.sqrt(exhaustive.best_regions(lookup, held.codes, held.offsets).distance.astype(float)))

@@ -24,33 +24,30 @@ def ranked(collection, photos):
     return verify.verify(found)
 
 
-def test_a_few_verified_photos_are_no_crowd(ranked):
-    assert ranked.ranking.verified
-    assert not any(each.crowded for each in ranked.ranking.verified.values())
+def test_verified_photos_know_how_many_have_many_inliers(ranked):
+    verified = ranked.ranking.verified.values()
 
-
-def test_more_photos_of_one_print_than_an_object_explains_are_a_crowd(ranked, monkeypatch):
-    monkeypatch.setattr(verify, "CROWD", 0)
-    crowded = verify.verify(ranked)
-    assert all(each.crowded for each in crowded.ranking.verified.values())
+    assert verified
+    assert {each.crowd for each in verified} == {sum(each.verification.inliers >= verify.SURE for each in verified)}
 
 
 def test_in_a_crowd_only_photos_that_cover_much_of_the_box_expand_the_query(ranked):
-    def moved(cells, crowded):
+    def moved(cells, crowd):
         verified = {
             place: dataclasses.replace(
-                each, crowded=crowded, verification=dataclasses.replace(each.verification, coverage=cells / 36)
+                each, crowd=crowd, verification=dataclasses.replace(each.verification, coverage=cells / 36)
             )
             for place, each in ranked.ranking.verified.items()
         }
         changed = dataclasses.replace(ranked, ranking=dataclasses.replace(ranked.ranking, verified=verified))
         return verified_expansion.expand(changed) is not changed
 
-    assert [moved(cells, False) for cells in (5, 6, 14, 15)] == [False, True, True, True]
-    assert [moved(cells, True) for cells in (5, 6, 14, 15)] == [False, False, False, True]
+    assert [moved(cells, 0) for cells in (6, 7, 17, 18)] == [False, True, True, True]
+    assert [moved(cells, 100) for cells in (6, 7, 17, 18)] == [False, False, False, True]
 
 
-def test_in_a_crowd_a_photo_counts_as_found_from_half_of_the_box_on():
-    assert of_verification(6 / 36) == of_verification(18 / 36, crowded=True) == pytest.approx(THRESHOLD)
-    assert of_verification(17 / 36, crowded=True) < THRESHOLD < of_verification(7 / 36)
-    assert of_verification(0.0, crowded=True) == 0.0
+@pytest.mark.parametrize(("crowd", "cells"), [(0, 7), (20, 7), (30, 12.5), (40, 18), (1000, 18)])
+def test_the_larger_the_crowd_the_more_of_the_box_a_photo_that_counts_as_found_covers(crowd, cells):
+    assert of_verification(cells / 36, crowd=crowd) == pytest.approx(THRESHOLD)
+    assert of_verification((cells - 1) / 36, crowd=crowd) < THRESHOLD < of_verification((cells + 1) / 36, crowd=crowd)
+    assert 0 <= of_verification(0.0, crowd=crowd) < 0.5

@@ -61,15 +61,17 @@ PHOTOS = 1024
 QUERIES = 256
 """Number of regions that serve as queries when the rate of a collection is estimated."""
 
-LOWER, UPPER = 0.65, 0.57
+LOWER, UPPER = 0.55, 0.485
 """Ratios of the rate of E to the rates that the lower and the upper side of the bulk suggest.
 
 Tuned on the collections of results/benchmark_absent.json and parts of them, with a safety margin.
 """
 
-# Cells of a query's box with inliers from which on a verified photo counts as found, the same for one of a crowd, and
-# how many more divide the share of false matches by e.
-_SURE_CELLS, _CROWDED_CELLS, _FALLING = 6, 18, 3
+# Cells of a query's box with inliers from which on a verified photo counts as found, if it is one of few and if it is
+# one of a crowd; what is between few and a crowd; and how many more cells divide the share of false matches by e.
+_SURE_CELLS, _CROWDED_CELLS = 7, 18
+_FEW, _CROWD = 20, 40
+_FALLING = 3
 # Largest rate: if all photos are alike, the bulk has no width and the rate would be infinite.
 _MOST = 30.0
 # Quantiles of few photos may be too close to each other by chance, so the rate of a small sample is shrunk: by half at
@@ -153,17 +155,19 @@ class Calibration:
         return np.clip(np.minimum.accumulate(share), 0, 1).astype(np.float32)
 
 
-def of_verification(coverage: float, *, crowded: bool = False) -> float:
+def of_verification(coverage: float, *, crowd: int = 0) -> float:
     """Return the confidence in a photo of which local features agree on the place of the object, 0..1.
 
-    The share of false matches falls with the part of the query's box that has inliers: fitted to ``instre_dev``,
-    ``logos_dev`` and ``covers_dev`` and checked on other sets (benchmarks/decisions/absent.py).
+    The share of false matches falls with the part of the query's box that has inliers, and the more photos have many
+    inliers, the larger that part has to be: sister products, or one print in many places, share much of what they show.
+    Fitted to ``packages_dev``, and checked on the other sets (benchmarks/decisions/pipeline.py).
 
     Args:
         coverage: that part, 0..1, in cells of 1/36.
-        crowded: as in ``ranking.Verified``; fitted to ``packages_dev``.
+        crowd: as in ``ranking.Verified``.
     """
-    cells = _CROWDED_CELLS if crowded else _SURE_CELLS
+    crowded = min(max((crowd - _FEW) / (_CROWD - _FEW), 0.0), 1.0)
+    cells = _SURE_CELLS + crowded * (_CROWDED_CELLS - _SURE_CELLS)
     return max(0.0, 1 - (1 - THRESHOLD) * math.exp((cells - 36 * coverage) / _FALLING))
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from udq.search.confidence import of_verification
 from udq.search.database import Database
 from udq.search.distance import root
 from udq.search.localisation import localise
@@ -27,13 +28,18 @@ class Verified:
     Attributes:
         score: higher than that of eq. 2.
         verification: inliers, homography, polygon and box.
-        crowded: whether as many photos were verified as sister products or one print in many places explain: then
-            only a large part of the object proves that it is the same.
+        crowd: number of photos that were verified with many inliers: the more, the larger the part of the object that
+            proves that it is the same.
     """
 
     score: float
     verification: Verification
-    crowded: bool
+    crowd: int
+
+    @property
+    def confidence(self) -> float:
+        """How sure it is that the photo shows the object, by the verification alone, 0..1."""
+        return round(of_verification(self.verification.coverage, crowd=self.crowd), 4)
 
 
 @dataclass(frozen=True)

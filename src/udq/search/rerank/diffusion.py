@@ -22,7 +22,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from udq.search.rerank import verify
 from udq.search.rerank.ranked import RankedQuery
 
 # Chosen by benchmarks/decisions/rerank.py, which measures the effect of each, and benchmarks/decisions/pipeline.py,
@@ -37,17 +36,22 @@ MIX = 0.3
 
 
 def diffuse(ranked: RankedQuery) -> RankedQuery:
-    """Reorder the first photos, one of each content, by their diffusion scores; the others stay behind them.
+    """Reorder the first photos that are not verified, one of each content, by their diffusion scores.
 
-    Verified photos then move up from there by the factors that their scores are raised by.
+    Verified photos keep their ranks: what agrees on the place of the object is better evidence than what is similar to
+    similar photos. Photos after the first ones stay behind them.
     """
     stacks = ranked.stacks(DEPTH)
     matches = sum(ranked.is_sure(stack) and not ranked.shows_example(stack) for stack in stacks)
     if matches < LEAST:
         return ranked
-    regions = ranked.best_regions(stacks)
-    scores = diffusion_scores(ranked.query, regions, neighbours=min(PER_MATCH * matches, NEIGHBOURS))
-    return verify.raise_verified(ranked.reordered(np.argsort(-scores, kind="stable")), len(stacks))
+    neighbours = min(PER_MATCH * matches, NEIGHBOURS)
+    scores = diffusion_scores(ranked.query, ranked.best_regions(stacks), neighbours=neighbours)
+    by_score = np.argsort(-scores, kind="stable")
+    free = np.array([stack.places[0] not in ranked.ranking.verified for stack in stacks])
+    order = np.arange(len(stacks))
+    order[free] = by_score[free[by_score]]
+    return ranked.reordered(order)
 
 
 def diffusion_scores(

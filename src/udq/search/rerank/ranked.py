@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from udq.common.progress import Progress, silent
 from udq.photos import sandbox
 from udq.photos.sandbox import Decoder
-from udq.search.confidence import DEPTH, THRESHOLD, of_verification
+from udq.search.confidence import DEPTH, THRESHOLD
 from udq.search.copies import Likenesses, Stack, Stacks
 from udq.search.database import Database
 from udq.search.ranking import Ranking, ranking_by_tables
@@ -217,7 +217,7 @@ class RankedQuery:
         by_codes, verified = self.confidence(place), self.ranking.verified.get(place)
         if verified is None:
             return by_codes
-        return max(by_codes, round(of_verification(verified.verification.coverage, crowded=verified.crowded), 4))
+        return max(by_codes, verified.confidence)
 
     def is_sure(self, stack: Stack) -> bool:
         """Whether a stack counts as found: the first of its photos is as sure as ``confidence.THRESHOLD``."""

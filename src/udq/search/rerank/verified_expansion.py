@@ -15,22 +15,21 @@ from dataclasses import replace
 
 import numpy as np
 
+from udq.search.confidence import THRESHOLD
 from udq.search.ranking import Verified
 from udq.search.rerank import verify
 from udq.search.rerank.query_expansion import expanded
 from udq.search.rerank.ranked import RankedQuery
 
-# Photos that expand a query at most, and the cells of its box, of 36, that a photo covers which does; of a crowd of
-# verified photos, the second number. Sister packages would lead the query away (benchmarks/decisions/pipeline.py).
+# Photos that expand a query at most.
 PHOTOS = 10
-_CELLS, _CROWDED_CELLS = 6, 15
 
 
 def expand(ranked: RankedQuery) -> RankedQuery:
     """Search again by the query and what verified photos show, and order photos by their new, raised scores."""
     verified = ranked.ranking.verified
     stacks = ranked.stacks(verify.DEPTH)
-    sure = [each for each in stacks if each.places[0] in verified and _expands(verified[each.places[0]])][:PHOTOS]
+    sure = [stack for stack in stacks if stack.places[0] in verified and _expands(verified[stack.places[0]])][:PHOTOS]
     if not sure:
         return ranked
     again = ranked.search_again(expanded(ranked.query, ranked.best_regions(sure), alpha=0.0))
@@ -48,6 +47,5 @@ def expand(ranked: RankedQuery) -> RankedQuery:
 
 
 def _expands(found: Verified) -> bool:
-    """Whether a photo is sure enough to expand the query."""
-    cells = _CROWDED_CELLS if found.crowded else _CELLS
-    return found.verification.inliers >= verify.SURE and round(36 * found.verification.coverage) >= cells
+    """Whether a photo surely shows the object: sister products would lead the query away."""
+    return found.verification.inliers >= verify.SURE and found.confidence >= THRESHOLD

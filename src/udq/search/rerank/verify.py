@@ -32,9 +32,8 @@ DEPTH, VOTED = 200, 100
 _DECODED = 50
 # Number of near copies that are verified, too: of pictures of a series that are one stack, one may be right.
 _NEAR = 50
-# Inliers from which on a photo very likely shows a part of the object at least, and the number of such photos beyond
-# which one object does not explain them: half of packages_dev's queries share their print with more photos.
-SURE, CROWD = 8, 40
+# Inliers from which on a photo very likely shows a part of the object at least.
+SURE = 8
 # How much a covered box raises a score.
 WEIGHT = 0.4
 
@@ -69,16 +68,16 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
         found = _verifications(ranked, views, photos, step)
     ranking = ranked.ranking
     sure = {place for place, each in found.items() if each.inliers >= SURE}
-    crowded = sum(not sure.isdisjoint(stack.places) for stack in stacks) > CROWD
+    crowd = sum(not sure.isdisjoint(stack.places) for stack in stacks)
     verified = {
-        place: Verified(raised(ranking.score_by_index(place), each.coverage), each, crowded)
+        place: Verified(raised(ranking.score_by_index(place), each.coverage), each, crowd)
         for place, each in found.items()
     }
     ranked = replace(ranked, ranking=replace(ranking, verified={**ranking.verified, **verified}))
-    return raise_verified(ranked, count)
+    return _raise_verified(ranked, count)
 
 
-def raise_verified(ranked: RankedQuery, count: int) -> RankedQuery:
+def _raise_verified(ranked: RankedQuery, count: int) -> RankedQuery:
     """Order the first ``count`` stacks by their scores, of which those of verified photos are raised.
 
     After diffusion, photos are not in the order of their scores by the index. These are then assigned to the photos in
