@@ -17,9 +17,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 import torch
 import torchvision
+from configs import QUICK
 from filelock import FileLock
 
-from udq import Collection, IndexConfig
+from udq import Collection
 from udq.cli.main import main
 from udq.experiments.demo.cutouts import photo
 
@@ -59,12 +60,11 @@ def collection(photos, tmp_path_factory):
 @pytest.fixture(scope="session")
 def base(photos, tmp_path_factory):
     """A folder of four photos and its collection, which tests copy before they change them (``place``)."""
-    quick = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
     folder = tmp_path_factory.mktemp("base")
     (folder / "photos").mkdir()
     for name in ("astronaut.png", "coffee.png", "coins.png", "rocket.png"):
         shutil.copy2(photos / name, folder / "photos" / name)
-    Collection.build(folder / "photos", folder / "x.udq", config=quick, device="cpu")
+    Collection.build(folder / "photos", folder / "x.udq", config=QUICK, device="cpu")
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import QUICK
 from PIL import Image
 
 from udq import Collection, Example, IndexConfig, UdqError, datasets
@@ -19,8 +20,6 @@ from udq.search.localisation import localise
 from udq.search.ranking import ranking_by_feature
 from udq.search.scan import kernels
 
-# Fitting takes most of the time of such small builds; these tests do not measure the accuracy that this costs.
-QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
 TRAINED = QUICK.replace({"training": {"enabled": True, "iterations": 0, "epochs": 1, "stop_early": False}})
 MOTORCYCLE = (47, 20, 628, 451)  # in the right one of the two views
 

@@ -43,7 +43,7 @@ from udq.training import sampling, verified_pairs
 TOLERANCE = {"features of queries": 1e-6, "distances": 1e-5}
 QUERIES, FIRST = 10, 20
 QUICK = {
-    "images": {"shorter": 96, "longer": 128},
+    "images": {"shorter": 96, "longer": 128, "smallest": 70.0},
     "quantizer": {"dimensions": 64, "iterations": 1},
     "training": {"iterations": 0, "epochs": 1, "refine_from": 0},
 }

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import browsing
 import pytest
 
-from udq import Collection, IndexConfig
+from udq import Collection, IndexConfig, datasets
 
 
 def pytest_configure(config):
@@ -41,10 +41,14 @@ def demo_server(chromium, demo):
 
 @pytest.fixture(scope="session")
 def instre_server(chromium, shared_data, tmp_path_factory):
-    """Address of a server of a collection of 1,500 real photos."""
+    """Address of a server of some 600 real photos: all that show an object, and every fifth of the others."""
     path = tmp_path_factory.mktemp("instre") / "instre.udq"
     config = IndexConfig().replace({"training": {"enabled": False}})
-    Collection.build(shared_data / "instre_dev" / "images", path, config=config, device="cpu")
+    truth = datasets.load("boxes", shared_data / "instre_dev" / "ground_truth.csv")
+    named = {name for query in truth.queries for name in (query.image, *query.positives)}
+    photos = sorted((shared_data / "instre_dev" / "images").iterdir())
+    some = {*photos[::5], *(photo for photo in photos if photo.name in named)}
+    Collection.build(sorted(some), path, config=config, device="cpu")
     with browsing.serving(path) as address:
         yield address
 

@@ -11,10 +11,11 @@ from base64 import b64encode
 import browsing
 import nginx
 import pytest
+from configs import QUICK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from udq import Collection, IndexConfig
+from udq import Collection
 
 pytestmark = pytest.mark.browser
 
@@ -425,8 +426,7 @@ def test_names_are_never_html_and_a_missing_file_is_reported(visit, chromium, de
     (tmp_path / "photos" / "a folder").mkdir(parents=True)
     for name, copy in (("coffee", hostile), ("astronaut", "a folder/astronaut.jpg"), ("rocket", "a folder/rocket.jpg")):
         (tmp_path / "photos" / copy).write_bytes((demo_folder / "photos" / f"{name}.jpg").read_bytes())
-    quick = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
-    Collection.build(tmp_path / "photos", tmp_path / "x.udq", config=quick, device="cpu")
+    Collection.build(tmp_path / "photos", tmp_path / "x.udq", config=QUICK, device="cpu")
     with browsing.serving(tmp_path / "x.udq") as address:
         here = visit(address)
         here.page.wait_for_selector("#folder-field:not([hidden])")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from configs import QUICK
 
-from udq import Collection, IndexConfig
+from udq import Collection
 from udq.experiments.demo.cutouts import photo
 from udq.indexing.drift import Drift
-
-QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
 
 
 def crops(folder, names, count, seed):

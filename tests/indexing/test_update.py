@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from configs import QUICK
 from PIL import Image
 
-from udq import Collection, IndexConfig
+from udq import Collection
 from udq.common import files
 from udq.errors import DiskError, InputError, UnknownPhotoError
 from udq.indexing import update
@@ -26,7 +27,6 @@ from udq.store import manifest as manifests
 from udq.store.builder import CollectionBuilder
 from udq.store.transaction import Transaction
 
-QUICK = IndexConfig().replace({"quantizer": {"dimensions": 64, "iterations": 1}, "training": {"enabled": False}})
 FIRST, LATER = ("astronaut.png", "coffee.png", "coins.png", "rocket.png"), ("chelsea.png", "page.png")  # conftest
 
 

@@ -9,20 +9,15 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
+from configs import QUICK
 from moto.server import ThreadedMotoServer
 
-from udq import Collection, IndexConfig
+from udq import Collection
 from udq.errors import ImageError, InputError, UdqError
 from udq.photos import remote
 from udq.photos.listing import PassedOver
 
-QUICK = IndexConfig().replace(
-    {
-        "quantizer": {"dimensions": 64, "iterations": 1},
-        "training": {"enabled": False},
-        "sample": {"photos": 2},
-    }
-)
+FEW = QUICK.replace({"sample": {"photos": 2}})
 NAMES = ("astronaut.png", "coffee.png", "deep er/coins 1#2?.png", "rocket.png")
 
 
@@ -40,7 +35,7 @@ def files(photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(files, tmp_path_factory):
-    return Collection.build(files, tmp_path_factory.mktemp("whole") / "x.udq", config=QUICK, device="cpu")
+    return Collection.build(files, tmp_path_factory.mktemp("whole") / "x.udq", config=FEW, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +65,7 @@ def assert_same(one, other, prefix=""):
 
 
 def test_photos_in_storage_are_indexed_as_files_are(bucket, whole, tmp_path):
-    built = Collection.build(bucket[1], tmp_path / "x.udq", config=QUICK, device="cpu")
+    built = Collection.build(bucket[1], tmp_path / "x.udq", config=FEW, device="cpu")
 
     assert_same(built, whole)
     assert built.info()["images"] == 4
@@ -86,7 +81,7 @@ def test_tar_files_are_folders(files, whole, tmp_path):
         for file in sorted(filter(Path.is_file, files.rglob("*"))):
             tar.add(file, file.relative_to(files).as_posix())
     sources, skipped = remote.find([tmp_path / "shard.tar"])
-    built = Collection.build(tmp_path / "shard.tar", tmp_path / "x.udq", config=QUICK, device="cpu")
+    built = Collection.build(tmp_path / "shard.tar", tmp_path / "x.udq", config=FEW, device="cpu")
 
     assert (len(sources), skipped) == (5, PassedOver(other_files=1))
     assert_same(built, whole, prefix="shard.tar/")
@@ -202,4 +197,4 @@ def test_two_photos_of_one_name(bucket, files):
 @pytest.mark.ray
 def test_workers_of_a_cluster_read_from_storage(bucket, whole, tmp_path):
     pytest.importorskip("ray")
-    assert_same(Collection.build(bucket[1], tmp_path / "x.udq", config=QUICK, device="cpu", ray="local"), whole)
+    assert_same(Collection.build(bucket[1], tmp_path / "x.udq", config=FEW, device="cpu", ray="local"), whole)

@@ -10,20 +10,15 @@ from pathlib import PurePosixPath
 
 import hostile_tars
 import pytest
+from configs import QUICK
 from hypothesis import given, settings
 
-from udq import Collection, IndexConfig
+from udq import Collection
 from udq.errors import ImageError, InputError, NoPhotosError
 from udq.indexing.verify import verify
 from udq.photos import remote
 
-QUICK = IndexConfig().replace(
-    {
-        "quantizer": {"dimensions": 64, "iterations": 1},
-        "training": {"enabled": False},
-        "sample": {"photos": 2},
-    }
-)
+FEW = QUICK.replace({"sample": {"photos": 2}})
 
 
 def listed(file, data):
@@ -109,7 +104,7 @@ def test_a_collection_of_an_archive_with_a_nul_in_a_name_opens(photos, tmp_path)
     )
     good = (photos / "coffee.png").read_bytes()
     (tmp_path / "s.tar").write_bytes(middle + hostile_tars.member(b"coffee.png", good) + hostile_tars.END)
-    Collection.build(tmp_path / "s.tar", tmp_path / "x.udq", config=QUICK, device="cpu")
+    Collection.build(tmp_path / "s.tar", tmp_path / "x.udq", config=FEW, device="cpu")
     opened = Collection.open(tmp_path / "x.udq")
 
     assert opened.names == ["s.tar/coffee.png"]

@@ -207,26 +207,26 @@ def test_a_collection_is_replaced_in_one_step_and_only_its_own_files_are_deleted
 @pytest.fixture(scope="module")
 def many(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    for copy in range(6):
+    for copy in range(3):
         shutil.copytree(photos, folder / str(copy))
-    (folder / "3" / "broken.png").write_bytes(b"no photo")
+    (folder / "2" / "broken.png").write_bytes(b"no photo")
     return folder
 
 
 SETTINGS = (
-    "[images]\nshorter = 160\nlonger = 224\n[features]\nregions = 40\n[sample]\nphotos = 40\n"
+    "[images]\nshorter = 160\nlonger = 224\nsmallest = 0\n[features]\nregions = 40\n[sample]\nphotos = 20\n"
     "[quantizer]\ndimensions = 64\niterations = 1\n[training]\nepochs = 1\niterations = 1\nstop_early = false\n"
 )
 
 
 def command(words, settings):
-    small = "from udq.features import cache; from udq.store import segments; cache._PHOTOS = segments.PHOTOS = 16"
+    small = "from udq.features import cache; from udq.store import segments; cache._PHOTOS = segments.PHOTOS = 8"
     return [sys.executable, "-c", f"{small}; from udq.cli.main import main; main()", *words, "--config", str(settings)]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["index", "retrain"])
 def test_a_killed_build_resumes_and_ends_with_the_same_codes(many, tmp_path, monkeypatch, again):
-    """40 of 73 photos are in the sample, one is unreadable; the build is killed once in each of its three phases."""
+    """20 of 37 photos are in the sample, one is unreadable; the build is killed once in each of its three phases."""
     output, partial, settings = tmp_path / "x.udq", tmp_path / ".x.udq.partial", tmp_path / "settings.toml"
     settings.write_text(SETTINGS)
     config = IndexConfig.from_toml(settings, IndexConfig())
@@ -245,7 +245,7 @@ def test_a_killed_build_resumes_and_ends_with_the_same_codes(many, tmp_path, mon
         process.wait()
         assert (partial / landmark).exists()
         assert output.exists() == again
-    monkeypatch.setattr(segments, "PHOTOS", 16)
+    monkeypatch.setattr(segments, "PHOTOS", 8)
     passed = []
     extract = index_build.Extractor.extract
 
@@ -264,10 +264,10 @@ def test_a_killed_build_resumes_and_ends_with_the_same_codes(many, tmp_path, mon
         extracted = len(passed)
         whole = Collection.build(many, tmp_path / "whole.udq", config=config, device="cpu")
 
-    assert extracted < 33  # no photo of the sample, and not all of the other photos
-    assert len(passed) - extracted >= 72
+    assert extracted < 17  # no photo of the sample, and not all of the other photos
+    assert len(passed) - extracted >= 36
     assert resumed.names == whole.names
-    assert [entry["image"] for entry in resumed.broken] == ["3/broken.png"]
+    assert [entry["image"] for entry in resumed.broken] == ["2/broken.png"]
     assert exact(resumed.path) == exact(whole.path)
     for one, other in zip(resumed.segments, whole.segments, strict=True):
         assert one.photos[["id", "size", "modified", "digest"]].tolist() == (
@@ -283,7 +283,8 @@ def test_a_killed_build_resumes_and_ends_with_the_same_codes(many, tmp_path, mon
 def test_a_full_disk_is_an_error_of_one_line_and_the_same_command_resumes(udq, photos, tmp_path):
     settings = tmp_path / "settings.toml"
     settings.write_text(
-        "images = { shorter = 96, longer = 128 }\ntraining = { enabled = false }\nquantizer = { dimensions = 64 }\n"
+        "images = { shorter = 96, longer = 128, smallest = 0 }\n"
+        "training = { enabled = false }\nquantizer = { dimensions = 64 }\n"
     )
     words = ["index", str(photos), "-o", str(tmp_path / "x.udq"), "--config", str(settings)]
     # The system refuses to write more than 100 kB to a file, as it does on a full disk.

@@ -30,7 +30,7 @@ from udq.types import Features, Regions
 
 SMALL = IndexConfig().replace(
     {
-        "images": {"shorter": 96, "longer": 128},
+        "images": {"shorter": 96, "longer": 128, "smallest": 70.0},
         "quantizer": {"dimensions": 64, "iterations": 1},
         "training": {
             "end_to_end": True,

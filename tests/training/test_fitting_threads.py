@@ -137,7 +137,7 @@ def test_fitting_a_quantizer_reports_its_steps():
 def test_a_collection_does_not_depend_on_the_number_of_threads(photos, tmp_path):
     quick = IndexConfig().replace(
         {
-            "images": {"shorter": 96, "longer": 128},
+            "images": {"shorter": 96, "longer": 128, "smallest": 0.0},
             "quantizer": {"dimensions": 64, "iterations": 1},
             "training": {"iterations": 0, "epochs": 1, "refine_from": 0},
         }

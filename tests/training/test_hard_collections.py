@@ -12,7 +12,7 @@ from udq.config import IndexConfig
 pytest.importorskip("cv2")
 
 SMALL = IndexConfig().replace(
-    {"images": {"shorter": 96, "longer": 128}, "quantizer": {"dimensions": 64, "iterations": 1}}
+    {"images": {"shorter": 96, "longer": 128, "smallest": 0.0}, "quantizer": {"dimensions": 64, "iterations": 1}}
 )
 UNTRAINED = SMALL.replace({"training": {"enabled": False}})
 CUP = (140.0, 20.0, 480.0, 380.0)
