@@ -51,3 +51,14 @@ def test_the_larger_the_crowd_the_more_of_the_box_a_photo_that_counts_as_found_c
     assert of_verification(cells / 36, crowd=crowd) == pytest.approx(THRESHOLD)
     assert of_verification((cells - 1) / 36, crowd=crowd) < THRESHOLD < of_verification((cells + 1) / 36, crowd=crowd)
     assert 0 <= of_verification(0.0, crowd=crowd) < 0.5
+
+
+def test_in_a_crowd_a_verified_photo_is_raised_less_and_not_at_all_by_few_cells():
+    few, crowded = ([verify.raised(1.0, cells / 36, crowd=crowd) for cells in range(37)] for crowd in (0, 40))
+
+    assert few[0] > 1.2
+    assert crowded[:7] == [1.0] * 7
+    assert all(one > other for one, other in zip(few, crowded, strict=True))
+    assert crowded == sorted(crowded)
+    halfway = [verify.raised(1.0, cells / 36, crowd=30) for cells in range(37)]
+    assert halfway == pytest.approx([(one + other) / 2 for one, other in zip(few, crowded, strict=True)])

@@ -166,9 +166,13 @@ def of_verification(coverage: float, *, crowd: int = 0) -> float:
         coverage: that part, 0..1, in cells of 1/36.
         crowd: as in ``ranking.Verified``.
     """
-    crowded = min(max((crowd - _FEW) / (_CROWD - _FEW), 0.0), 1.0)
-    cells = _SURE_CELLS + crowded * (_CROWDED_CELLS - _SURE_CELLS)
+    cells = _SURE_CELLS + crowdedness(crowd) * (_CROWDED_CELLS - _SURE_CELLS)
     return max(0.0, 1 - (1 - THRESHOLD) * math.exp((cells - 36 * coverage) / _FALLING))
+
+
+def crowdedness(crowd: int) -> float:
+    """Return how much a number of photos with many inliers is a crowd: 0 up to 20 photos, 1 from 40 on."""
+    return min(max((crowd - _FEW) / (_CROWD - _FEW), 0.0), 1.0)
 
 
 def _spread(count: int, wanted: int) -> NDArray[np.int64]:

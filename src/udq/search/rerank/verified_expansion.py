@@ -40,7 +40,8 @@ def expand(ranked: RankedQuery) -> RankedQuery:
     ranking = replace(again.ranking, distance=distance)
     kept = {}
     for place, each in verified.items():
-        kept[place] = replace(each, score=verify.raised(ranking.score_by_index(place), each.verification.coverage))
+        score = verify.raised(ranking.score_by_index(place), each.verification.coverage, crowd=each.crowd)
+        kept[place] = replace(each, score=score)
     again = replace(again, ranking=replace(ranking, verified=kept))
     scores = np.array([again.ranking.score(stack.places[0]) for stack in again.stacks(count)])
     return again.reordered(np.argsort(-scores, kind="stable"))

@@ -20,6 +20,7 @@ import numpy as np
 
 from udq.common.progress import silent
 from udq.keypoints import extraction
+from udq.search.confidence import crowdedness
 from udq.search.ranking import Verified
 from udq.search.rerank.ranked import RankedQuery
 from udq.search.rerank.verifier import Candidate, Verifier
@@ -34,8 +35,8 @@ _DECODED = 50
 _NEAR = 50
 # Inliers from which on a photo very likely shows a part of the object at least.
 SURE = 8
-# How much a covered box raises a score.
-WEIGHT = 0.4
+# How much a covered box raises a score, and how much in a crowd.
+WEIGHT, CROWDED_WEIGHT = 0.4, 0.2
 
 
 def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
@@ -70,7 +71,7 @@ def verify(ranked: RankedQuery, *, mirrored: bool = False) -> RankedQuery:
     sure = {place for place, each in found.items() if each.inliers >= SURE}
     crowd = sum(not sure.isdisjoint(stack.places) for stack in stacks)
     verified = {
-        place: Verified(raised(ranking.score_by_index(place), each.coverage), each, crowd)
+        place: Verified(raised(ranking.score_by_index(place), each.coverage, crowd=crowd), each, crowd)
         for place, each in found.items()
     }
     ranked = replace(ranked, ranking=replace(ranking, verified={**ranking.verified, **verified}))
@@ -92,7 +93,7 @@ def _raise_verified(ranked: RankedQuery, count: int) -> RankedQuery:
 
 def _factor(verified: Verified | None) -> float:
     """Return what the score of a photo is raised by."""
-    return 1.0 if verified is None else raised(1.0, verified.verification.coverage)
+    return 1.0 if verified is None else raised(1.0, verified.verification.coverage, crowd=verified.crowd)
 
 
 def _verifications(
@@ -125,12 +126,20 @@ def _verifications(
     return best
 
 
-def raised(score: float, coverage: float, *, weight: float = WEIGHT) -> float:
-    """Return the score of a verified photo: score (1 + weight log(2 + max(0, 36 coverage - 5))).
+def raised(score: float, coverage: float, *, crowd: int = 0) -> float:
+    """Return the score of a verified photo: score (1 + (1 - k) few + k many), where k is the crowdedness and
+
+        few = WEIGHT log(2 + max(0, c - 5)),    many = CROWDED_WEIGHT log(1 + max(0, c - 6)),    c = 36 coverage:
+
+    in a crowd, sister products are verified too, and a photo that is not may be the right one.
 
     Args:
         score: by the index, eq. 2.
         coverage: share of the query's box that has inliers.
-        weight: how much it raises the score.
+        crowd: as in ``ranking.Verified``.
     """
-    return score * (1 + weight * math.log(2 + max(0.0, 36 * coverage - 5)))
+    cells = 36 * coverage
+    few = WEIGHT * math.log(2 + max(0.0, cells - 5))
+    many = CROWDED_WEIGHT * math.log(1 + max(0.0, cells - 6))
+    crowded = crowdedness(crowd)
+    return score * (1 + (1 - crowded) * few + crowded * many)
