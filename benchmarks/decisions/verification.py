@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -41,7 +42,6 @@ from udq.evaluation import metrics
 from udq.keypoints import matching, sift
 from udq.photos import source as photo_source
 from udq.search.ranking import merged, ranking_by_feature
-from udq.search.rerank import verify as verification
 from udq.search.rerank.verifier import LEAST, Verifier
 from udq.types import Box, Verification
 
@@ -221,6 +221,11 @@ def accuracy(
     return dict(zip(("mAP", "P@5", "P@10"), (round(float(value), 4) for value in np.mean(rows, axis=0)), strict=True))
 
 
+def raised(score: float, inliers: int, *, weight: float, least: int) -> float:
+    """Return a score raised by the number of inliers, if there are enough of them."""
+    return score * (1 + weight * math.log(2 + inliers - least)) if inliers >= least else score
+
+
 def rankings(every: Sequence[Asked], found: Sequence[Found], least: int) -> list[dict[str, object]]:
     """Return what each rule to use inliers is worth."""
     rules: list[tuple[str, Callable[[Candidate, int], float]]] = [
@@ -229,8 +234,8 @@ def rankings(every: Sequence[Asked], found: Sequence[Found], least: int) -> list
         ("verified first, in the order of the index", lambda candidate, n: float(n >= least)),
     ]
     for weight in WEIGHTS:
-        raised = partial(verification.raised, weight=weight, least=least)
-        rules.append((f"score (1 + {weight} log(2 + inliers - least))", lambda c, n, raised=raised: raised(c.score, n)))
+        rule = partial(raised, weight=weight, least=least)
+        rules.append((f"score (1 + {weight} log(2 + inliers - least))", lambda c, n, rule=rule: rule(c.score, n)))
     return [{"rule": name, "least": least, **accuracy(every, found, key)} for name, key in rules]
 
 
@@ -335,7 +340,7 @@ def main() -> None:
         for box in row["boxes"]:
             print(f"  {box}", flush=True)
     facts = {
-        "setting": {"first": TOP, "least": LEAST, "weight": verification.WEIGHT, "threads": threads.count()},
+        "setting": {"first": TOP, "least": LEAST, "threads": threads.count()},
         "opencv": cv2.__version__,
         "queries": len(every),
         "photos_of_12_megapixels": twelve,
