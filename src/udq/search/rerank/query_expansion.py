@@ -23,12 +23,18 @@ ALPHA = 3.0
 
 def average(ranked: RankedQuery) -> RankedQuery:
     """Search again by the mean of the query and the best regions of the first sure photos."""
-    return ranked.search_again(expanded(ranked.query, _sure_regions(ranked), 0.0))
+    return _search_again(ranked, 0.0)
 
 
 def alpha(ranked: RankedQuery) -> RankedQuery:
     """Search again by the mean in which regions weigh more the more similar they are to the query."""
-    return ranked.search_again(expanded(ranked.query, _sure_regions(ranked), ALPHA))
+    return _search_again(ranked, ALPHA)
+
+
+def _search_again(ranked: RankedQuery, alpha: float) -> RankedQuery:
+    again = ranked.search_again(expanded(ranked.query, _sure_regions(ranked), alpha))
+    # The photos that the examples come from are nearest to the query, but need not be to the expanded one.
+    return again.reordered(np.arange(len(again.stacks(DEPTH))))
 
 
 def _sure_regions(ranked: RankedQuery) -> NDArray[np.float32]:
