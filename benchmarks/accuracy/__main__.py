@@ -130,7 +130,8 @@ def run(given: argparse.Namespace) -> None:
             }
             for seed, run in enumerate(runs)
         ]
-        measured[found.name] = {**counts, **means, "runs": each}
+        precision = {"network_precision": runs[0].precision}
+        measured[found.name] = {**counts, **precision, **means, "runs": each}
         print(f"{found.name}: {counts['photos']:,} photos, {counts['queries']:,} queries, "
               f"{extracted:,} extracted, {seconds:.0f} s, mAP {means['means']['mAP']:.4f}",
               file=sys.stderr, flush=True)  # fmt: skip

@@ -65,6 +65,7 @@ class Run:
         figures: of ``table.METRICS``; None if the set does not have it.
         by_size: the same by the size of the object, as in the report of ``udq evaluate``; None without true boxes.
         photos, regions, queries: how many were measured.
+        precision: number format of the convolutions, as in the report of ``udq evaluate``.
         extracted: photos and queries whose features were not stored yet.
         seconds: of everything.
         estimate: what training brought, by the collection itself (``udq.training.verified_pairs.Estimate``).
@@ -75,6 +76,7 @@ class Run:
     photos: int
     regions: int
     queries: int
+    precision: str
     extracted: int
     seconds: float
     estimate: dict[str, Any] | None
@@ -118,6 +120,7 @@ def measure(found: DevelopmentSet, setup: Setup, *, seed: int, progress: Progres
             photos=len(collection),
             regions=collection.regions,
             queries=len(found.truth.queries),
+            precision=collection.extractor.precision,
             extracted=cache.extracted,
             seconds=round(time.perf_counter() - started, 1),
             estimate=(collection.info()["training"] or {}).get("estimate"),

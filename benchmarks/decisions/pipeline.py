@@ -4,10 +4,11 @@
 
 Each set is built by default. ``sure`` says how often a search counts photos as found (confidence of 0.95 or more): with
 the object absent, after the query's own photo and every right one are left out, and with all of them but its own photo
-present. ``verified`` has the share of right photos among those with 8 inliers, by the cells of the query's box that
-have inliers, for queries with few such photos and for those with a crowd of them. ``positives`` has mAP with 1, 2, 3,
-6, 12 and 24 right photos left in the collection, for the ranking by codes and for stages of reranking; few right photos
-are drawn three times for each query.
+present; ``bound`` is the share of right photos that the best threshold for this very set finds with 5 % of false
+alarms. ``verified`` has the share of right photos among those with 8 inliers, by the cells of the query's box that have
+inliers, for queries with few such photos and for those with a crowd of them. ``positives`` has mAP with 1, 2, 3, 6, 12
+and 24 right photos left in the collection, for the ranking by codes and for stages of reranking; few right photos are
+drawn three times for each query.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ CELLS = (0, 6, 9, 12, 15, 18, 37)
 """Borders of the numbers of cells that precision is measured at."""
 _CROWD = 20
 """Photos with 8 inliers beyond which they are a crowd."""
+_PAGE = 50
+_ALARMS = 0.05
 
 
 class Rankings:
@@ -69,9 +72,45 @@ class Rankings:
         return self._ranked[stages]
 
 
-def sure(ranked: RankedQuery, places: Sequence[int]) -> list[bool]:
-    """Whether each of some photos counts as found."""
-    return [ranked.sureness(place) >= THRESHOLD for place in places]
+class Sureness:
+    """How sure a ranking is of photos, over queries.
+
+    Attributes:
+        absent: the largest confidence in a photo of the first page, of each query without its right photos.
+        present: the confidence in each right photo, of each query.
+        precision: share of right photos among those that count as found, of each query that finds any.
+    """
+
+    def __init__(self) -> None:
+        self.absent: list[float] = []
+        self.present: list[list[float]] = []
+        self.precision: list[float] = []
+
+    def add(self, absent: RankedQuery, present: RankedQuery, positives: Sequence[int]) -> None:
+        """Add a query, ranked without its right photos and with them."""
+        self.absent.append(max(map(absent.sureness, _page(absent)), default=0.0))
+        self.present.append(list(map(present.sureness, positives)))
+        if certain := [place for place in _page(present) if present.sureness(place) >= THRESHOLD]:
+            self.precision.append(statistics.fmean(place in positives for place in certain))
+
+    def found(self, threshold: float) -> float:
+        """Return the share of right photos of at least this confidence, mean over queries."""
+        return statistics.fmean(statistics.fmean(each >= threshold for each in query) for query in self.present)
+
+    def figures(self) -> dict[str, float | None]:
+        """Return what ``THRESHOLD`` finds, and what the best threshold for these queries would."""
+        allowed = sorted(self.absent, reverse=True)[int(_ALARMS * len(self.absent))]
+        return {
+            "false_alarms_object_absent": round(statistics.fmean(each >= THRESHOLD for each in self.absent), 4),
+            "positives_found": round(self.found(THRESHOLD), 4),
+            "bound": round(self.found(allowed + 1e-6), 4),
+            "precision_of_found": round(statistics.fmean(self.precision), 4) if self.precision else None,
+        }
+
+
+def _page(ranked: RankedQuery) -> list[int]:
+    places: list[int] = ranked.ranking.order[:_PAGE].tolist()
+    return places
 
 
 def few(
@@ -104,9 +143,7 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
     vectors = database.model.head.apply(Features(features)).vectors
     places = {name: place for place, name in enumerate(collection.names)}
     rng = np.random.default_rng(_SEED)
-    alarms: dict[str, list[bool]] = {"codes": [], "default": []}
-    shares: dict[str, list[float]] = {"codes": [], "default": []}
-    precision: dict[str, list[float]] = {"codes": [], "default": []}
+    sure = {"codes": Sureness(), "default": Sureness()}
     verified: dict[str, list[list[bool]]] = {name: [[] for _ in CELLS[1:]] for name in ("few", "crowd")}
     scores: dict[int, dict[str, list[float]]] = {count: {name: [] for name in STAGES} for count in COUNTS}
     rows = range(0, len(vectors), every)
@@ -119,33 +156,20 @@ def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> di
             positives = sorted(places[name] for name in query.positives if name in places and places[name] not in own)
             none = Rankings(database, vector, example, [*own, *junk, *positives])
             every_one = Rankings(database, vector, example, [*own, *junk])
-            for name in alarms:
-                absent = none.after(STAGES[name])
-                alarms[name].append(any(sure(absent, absent.ranking.order[:50].tolist())))
+            for name, each in sure.items():
                 present = every_one.after(STAGES[name])
-                shares[name].append(statistics.fmean(sure(present, positives)))
-                for place, each in present.ranking.verified.items():
-                    if each.verification.inliers >= verify.SURE:
-                        cells = int(np.digitize(round(36 * each.verification.coverage), CELLS)) - 1
-                        verified["crowd" if each.crowd > _CROWD else "few"][cells].append(place in positives)
-                first = present.ranking.order[:50].tolist()
-                certain = [place for place, is_sure in zip(first, sure(present, first), strict=True) if is_sure]
-                if certain:
-                    precision[name].append(statistics.fmean(place in positives for place in certain))
+                each.add(none.after(STAGES[name]), present, positives)
+                for place, photo in present.ranking.verified.items():
+                    if photo.verification.inliers >= verify.SURE:
+                        cells = int(np.digitize(round(36 * photo.verification.coverage), CELLS)) - 1
+                        verified["crowd" if photo.crowd > _CROWD else "few"][cells].append(place in positives)
             for count, name, average in few(database, vector, example, [*own, *junk], positives, rng):
                 scores[count][name].append(average)
             step()
     return {
         "photos": len(places),
         "queries": len(rows),
-        "sure": {
-            name: {
-                "false_alarms_object_absent": round(statistics.fmean(alarms[name]), 4),
-                "positives_found": round(statistics.fmean(shares[name]), 4),
-                "precision_of_found": round(statistics.fmean(precision[name]), 4) if precision[name] else None,
-            }
-            for name in alarms
-        },
+        "sure": {name: each.figures() for name, each in sure.items()},
         "verified": {
             name: {
                 f"{least} to {end - 1}": {"photos": len(right), "right": round(statistics.fmean(right), 4)}
