@@ -53,8 +53,8 @@ CELLS = (0, 6, 9, 12, 15, 18, 37)
 """Borders of the numbers of cells that precision is measured at."""
 _CROWD = 20
 """Photos with 8 inliers beyond which they are a crowd."""
-_PAGE = 50
-_ALARMS = 0.05
+PAGE = 50
+ALARMS = 0.05
 
 
 class Rankings:
@@ -99,7 +99,7 @@ class Sureness:
 
     def figures(self) -> dict[str, float | None]:
         """Return what ``THRESHOLD`` finds, and what the best threshold for these queries would."""
-        allowed = sorted(self.absent, reverse=True)[int(_ALARMS * len(self.absent))]
+        allowed = sorted(self.absent, reverse=True)[int(ALARMS * len(self.absent))]
         return {
             "false_alarms_object_absent": round(statistics.fmean(each >= THRESHOLD for each in self.absent), 4),
             "positives_found": round(self.found(THRESHOLD), 4),
@@ -109,7 +109,7 @@ class Sureness:
 
 
 def _page(ranked: RankedQuery) -> list[int]:
-    places: list[int] = ranked.ranking.order[:_PAGE].tolist()
+    places: list[int] = ranked.ranking.order[:PAGE].tolist()
     return places
 
 
