@@ -44,7 +44,11 @@ python benchmarks/decisions/collection_sizes.py "$data" --cache "$scratch/accura
     --json "$here/benchmark_collection_sizes.json"
 python benchmarks/decisions/votes.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_votes.json"
 python benchmarks/decisions/peer.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_peer.json"
-python benchmarks/decisions/pipeline.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_pipeline.json"
+python benchmarks/decisions/sampling_weights.py "$data" --cache "$scratch/accuracy" \
+    --json "$here/benchmark_sampling_weights.json"
+python benchmarks/decisions/pipeline.py "$data" --every 2 --cache "$scratch/accuracy" --json "$here/benchmark_pipeline.json"
+python benchmarks/decisions/confidence_signals.py "$data" --cache "$scratch/accuracy" \
+    --json "$here/benchmark_confidence_signals.json"
 # After accuracy, whose features they share.
 python benchmarks/speed/detail.py "$data" --cache "$scratch/accuracy" --json "$here/benchmark_detail.json"
 python results/draw.py
