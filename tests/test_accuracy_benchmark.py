@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from udq.errors import InputError, UdqError
+from udq.features.device import Engine
 from udq.features.extractor import Extractor
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -160,6 +161,7 @@ def test_a_second_run_extracts_nothing_and_finds_the_same(run, monkeypatch, tmp_
     assert out.split()[:2] == ["covers_dev", "mean"]
     assert first["sets"]["covers_dev"]["means"]["mAP"] == 1  # the other view is first
     assert 0 < first["sets"]["covers_dev"]["means"]["mean IoU"] <= 1
+    assert first["sets"]["covers_dev"]["network_precision"] == str(Engine.fastest("cpu").precision)[len("torch.") :]
     assert first["mean"] == first["sets"]["covers_dev"]["means"]
     [made] = first["sets"]["covers_dev"]["runs"]
     assert {key: each["positives"] for key, each in made["by_size"].items() if each["positives"]} == {"above_20": 1}

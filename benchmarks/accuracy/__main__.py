@@ -130,8 +130,7 @@ def run(given: argparse.Namespace) -> None:
             }
             for seed, run in enumerate(runs)
         ]
-        precision = {"network_precision": runs[0].precision}
-        measured[found.name] = {**counts, **precision, **means, "runs": each}
+        measured[found.name] = {**counts, "network_precision": runs[0].precision, **means, "runs": each}
         print(f"{found.name}: {counts['photos']:,} photos, {counts['queries']:,} queries, "
               f"{extracted:,} extracted, {seconds:.0f} s, mAP {means['means']['mAP']:.4f}",
               file=sys.stderr, flush=True)  # fmt: skip

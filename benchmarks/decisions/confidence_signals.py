@@ -27,27 +27,24 @@ from sklearn.linear_model import LogisticRegression
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
 
 from accuracy import sets
-from accuracy.measure import Setup, describe, kept, protocol_queries
-from accuracy.sets import DevelopmentSet
-from pipeline import ALARMS, PAGE, SETS, STAGES, Rankings
+from accuracy.measure import Setup
+from pipeline import PAGE, SETS, STAGES, Asked, ask, threshold
 
-from udq.cli.progress_bar import progress
 from udq.common.provenance import provenance
 from udq.common.threads import one_core_each
 from udq.config import preset
 from udq.search.rerank.ranked import RankedQuery
-from udq.types import Example, Features
 
 CLASSIFIERS: dict[str, Any] = {
     "trees": lambda: HistGradientBoostingClassifier(max_depth=4, max_iter=80, random_state=0),
     "logistic regression": lambda: LogisticRegression(max_iter=2000),
 }
 _RANK, _CELLS = 400, 30
-"""Ranks and cells beyond these are the same to a classifier."""
+"""Ranks (and crowds) and cells beyond these are the same to a classifier."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Known:
     """The signals of a query.
 
     Attributes:
@@ -82,64 +79,45 @@ def signals(codes: RankedQuery, ranked: RankedQuery, places: list[int]) -> NDArr
     return np.array(rows, np.float64).reshape(len(rows), 8)
 
 
-def ask(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> list[Asked]:
-    """Return the signals of the queries of a set."""
-    collection, workers = kept(found, setup, folder, seed=0, progress=progress)
-    queries = protocol_queries(found, collection)
-    vectors = collection.model.head.apply(Features(describe(workers, queries, progress))).vectors
-    places = {name: place for place, name in enumerate(collection.names)}
-    asked = []
-    for row in range(0, len(vectors), every):
-        query = queries.truth.queries[row]
-        example = Example(queries.paths[query.image], queries.boxes[row])
-        out = [places[name] for name in {query.image} | query.junk if name in places]
-        positives = sorted(places[name] for name in query.positives if name in places and places[name] not in out)
-        none = Rankings(collection.database, vectors[row], example, [*out, *positives])
-        every_one = Rankings(collection.database, vectors[row], example, out)
-        first, present = (each.after(STAGES["default"]) for each in (none, every_one))
-        page = present.ranking.order[:PAGE].tolist()
-        asked.append(
-            Asked(
-                signals(none.after(()), first, first.ranking.order[:PAGE].tolist()),
-                signals(every_one.after(()), present, page),
-                np.isin(page, positives),
-                signals(every_one.after(()), present, positives),
-            )
-        )
-    return asked
+def known(asked: Asked) -> Known:
+    """Return the signals of a query."""
+    none, every_one = asked.rankings(asked.positives), asked.rankings()
+    absent, present = (each.after(STAGES["default"]) for each in (none, every_one))
+    page = present.ranking.order[:PAGE].tolist()
+    return Known(
+        signals(none.after(()), absent, absent.ranking.order[:PAGE].tolist()),
+        signals(every_one.after(()), present, page),
+        np.isin(page, asked.positives),
+        signals(every_one.after(()), present, asked.positives),
+    )
 
 
-def fit(classifier: Any, known: list[list[Asked]]) -> Any:
+def fit(classifier: Any, by_set: list[list[Known]]) -> Any:
     """Return a classifier fitted to sets, each query of which counts the same and each set too."""
     inputs, right, weights = [], [], []
-    for queries in known:
-        for asked in queries:
-            inputs += [asked.absent, asked.present]
-            right += [np.zeros(len(asked.absent), np.bool_), asked.right]
-            weights.append(np.full(len(asked.absent) + len(asked.present), 1 / len(queries)))
+    for queries in by_set:
+        for each in queries:
+            inputs += [each.absent, each.present]
+            right += [np.zeros(len(each.absent), np.bool_), each.right]
+            weights.append(np.full(len(each.absent) + len(each.present), 1 / len(queries)))
     return classifier.fit(np.concatenate(inputs), np.concatenate(right), sample_weight=np.concatenate(weights))
 
 
-def alarms(fitted: Any, queries: list[Asked]) -> NDArray[np.float64]:
-    """Return the largest probability (n,) of each query without its right photos."""
-    return np.array([fitted.predict_proba(asked.absent)[:, 1].max() for asked in queries])
+def alarms(fitted: Any, queries: list[Known]) -> list[float]:
+    """Return the largest probability of each query without its right photos."""
+    return [float(fitted.predict_proba(each.absent)[:, 1].max()) for each in queries]
 
 
-def threshold(fitted: Any, queries: list[Asked]) -> float:
-    """Return the threshold beyond which 5 % of the queries without right photos find something."""
-    return float(np.sort(alarms(fitted, queries))[::-1][int(ALARMS * len(queries))]) + 1e-9
-
-
-def figures(fitted: Any, queries: list[Asked], least: float) -> dict[str, float]:
+def figures(fitted: Any, queries: list[Known], least: float) -> dict[str, float]:
     """Return false alarms and found photos."""
-    shares = [(fitted.predict_proba(asked.positives)[:, 1] >= least).mean() for asked in queries]
+    shares = [(fitted.predict_proba(each.positives)[:, 1] >= least).mean() for each in queries]
     return {
-        "false_alarms_object_absent": round(float((alarms(fitted, queries) >= least).mean()), 4),
+        "false_alarms_object_absent": round(statistics.fmean(each >= least for each in alarms(fitted, queries)), 4),
         "positives_found": round(float(np.mean(shares)), 4),
     }
 
 
-def judge(asked: dict[str, list[Asked]]) -> dict[str, Any]:
+def judge(asked: dict[str, list[Known]]) -> dict[str, Any]:
     """Return the figures of each set and classifier."""
     judged: dict[str, Any] = {}
     for name, queries in asked.items():
@@ -147,10 +125,10 @@ def judge(asked: dict[str, list[Asked]]) -> dict[str, Any]:
         others = [each for other, each in asked.items() if other != name]
         for title, classifier in CLASSIFIERS.items():
             own = fit(classifier(), [queries])
-            judged[name][title] = {"own": figures(own, queries, threshold(own, queries))}
+            judged[name][title] = {"own": figures(own, queries, threshold(alarms(own, queries)))}
             if others:
                 fitted = fit(classifier(), others)
-                least = statistics.median(threshold(fitted, each) for each in others)
+                least = statistics.median(threshold(alarms(fitted, each)) for each in others)
                 judged[name][title]["others"] = figures(fitted, queries, least)
     return judged
 
@@ -167,7 +145,7 @@ def main() -> None:
     setup = Setup(preset("default"), None, None, None, "cpu", given.cache / "features")
     with one_core_each():
         asked = {
-            found.name: ask(found, setup, given.cache / "collections", given.every)
+            found.name: [known(each) for each in ask(found, setup, given.cache / "collections", given.every)]
             for found in sets.load(given.data, given.sets, given.cache / "sets")
         }
     judged = judge(asked)

@@ -16,10 +16,12 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks/, for accuracy
 
@@ -54,7 +56,7 @@ CELLS = (0, 6, 9, 12, 15, 18, 37)
 _CROWD = 20
 """Photos with 8 inliers beyond which they are a crowd."""
 PAGE = 50
-ALARMS = 0.05
+_ALARMS = 0.05
 
 
 class Rankings:
@@ -99,11 +101,10 @@ class Sureness:
 
     def figures(self) -> dict[str, float | None]:
         """Return what ``THRESHOLD`` finds, and what the best threshold for these queries would."""
-        allowed = sorted(self.absent, reverse=True)[int(ALARMS * len(self.absent))]
         return {
             "false_alarms_object_absent": round(statistics.fmean(each >= THRESHOLD for each in self.absent), 4),
             "positives_found": round(self.found(THRESHOLD), 4),
-            "bound": round(self.found(allowed + 1e-6), 4),
+            "bound": round(self.found(threshold(self.absent)), 4),
             "precision_of_found": round(statistics.fmean(self.precision), 4) if self.precision else None,
         }
 
@@ -113,22 +114,64 @@ def _page(ranked: RankedQuery) -> list[int]:
     return places
 
 
-def few(
-    database: Database,
-    vector: Any,
-    example: Example,
-    without: Sequence[int],
-    positives: Sequence[int],
-    rng: np.random.Generator,
-) -> Iterator[tuple[int, str, float]]:
+@dataclass(frozen=True)
+class Asked:
+    """A query of a set, encoded.
+
+    Attributes:
+        database: the searched photos.
+        vector: (d,) float32, its feature f.
+        example: its photo and box.
+        out: places of its own photo and of junk, which are left out of every ranking.
+        positives: places of the right photos.
+    """
+
+    database: Database
+    vector: NDArray[np.float32]
+    example: Example
+    out: list[int]
+    positives: list[int]
+
+    def rankings(self, without: Sequence[int] = ()) -> Rankings:
+        """Return the rankings of the other photos, without those at some places too."""
+        return Rankings(self.database, self.vector, self.example, [*self.out, *without])
+
+
+def ask(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> Iterator[Asked]:
+    """Yield every n-th query of a set, of the collection that is built by default."""
+    collection, workers = kept(found, setup, folder, seed=0, progress=progress)
+    queries = protocol_queries(found, collection)
+    features = describe(workers, queries, progress)
+    database = collection.database
+    vectors = database.model.head.apply(Features(features)).vectors
+    places = {name: place for place, name in enumerate(collection.names)}
+    rows = range(0, len(vectors), every)
+    with progress("queries", len(rows)) as step:
+        for row in rows:
+            query = queries.truth.queries[row]
+            out = sorted(places[name] for name in {query.image} | query.junk if name in places)
+            positives = sorted(places[name] for name in query.positives - {query.image} if name in places)
+            yield Asked(database, vectors[row], Example(queries.paths[query.image], queries.boxes[row]), out, positives)
+            step()
+
+
+def threshold(absent: Sequence[float]) -> float:
+    """Return the threshold beyond which 5 % of the queries without right photos find something.
+
+    Args:
+        absent: the largest value of a photo of the first page, of each query without its right photos.
+    """
+    return sorted(absent, reverse=True)[int(_ALARMS * len(absent))] + 1e-9
+
+
+def few(asked: Asked, rng: np.random.Generator) -> Iterator[tuple[int, str, float]]:
     """Yield the number of right photos that are left, the name of a ranking and its average precision."""
     for count in COUNTS:
-        if count > len(positives):
+        if count > len(asked.positives):
             return
         for _ in range(_DRAWS if count <= _FEW else 1):
-            left = set(rng.permutation(positives)[:count].tolist())
-            gone = [place for place in positives if place not in left]
-            rankings = Rankings(database, vector, example, [*without, *gone])
+            left = set(rng.permutation(asked.positives)[:count].tolist())
+            rankings = asked.rankings([place for place in asked.positives if place not in left])
             for name, stages in STAGES.items():
                 order = [str(place) for place in rankings.after(stages).ranking.order.tolist()]
                 yield count, name, metrics.average_precision(order, {str(place) for place in left})
@@ -136,39 +179,25 @@ def few(
 
 def measure(found: DevelopmentSet, setup: Setup, folder: Path, every: int) -> dict[str, Any]:
     """Return the figures of one set."""
-    collection, workers = kept(found, setup, folder, seed=0, progress=progress)
-    queries = protocol_queries(found, collection)
-    features = describe(workers, queries, progress)
-    database = collection.database
-    vectors = database.model.head.apply(Features(features)).vectors
-    places = {name: place for place, name in enumerate(collection.names)}
     rng = np.random.default_rng(_SEED)
+    photos = queries = 0
     sure = {"codes": Sureness(), "default": Sureness()}
     verified: dict[str, list[list[bool]]] = {name: [[] for _ in CELLS[1:]] for name in ("few", "crowd")}
     scores: dict[int, dict[str, list[float]]] = {count: {name: [] for name in STAGES} for count in COUNTS}
-    rows = range(0, len(vectors), every)
-    with progress("queries", len(rows)) as step:
-        for row in rows:
-            query, vector = queries.truth.queries[row], vectors[row]
-            example = Example(queries.paths[query.image], queries.boxes[row])
-            own = [places[query.image]] if query.image in places else []
-            junk = [places[name] for name in query.junk if name in places]
-            positives = sorted(places[name] for name in query.positives if name in places and places[name] not in own)
-            none = Rankings(database, vector, example, [*own, *junk, *positives])
-            every_one = Rankings(database, vector, example, [*own, *junk])
-            for name, each in sure.items():
-                present = every_one.after(STAGES[name])
-                each.add(none.after(STAGES[name]), present, positives)
-                for place, photo in present.ranking.verified.items():
-                    if photo.verification.inliers >= verify.SURE:
-                        cells = int(np.digitize(round(36 * photo.verification.coverage), CELLS)) - 1
-                        verified["crowd" if photo.crowd > _CROWD else "few"][cells].append(place in positives)
-            for count, name, average in few(database, vector, example, [*own, *junk], positives, rng):
-                scores[count][name].append(average)
-            step()
+    for asked in ask(found, setup, folder, every):
+        photos, queries = len(asked.database), queries + 1
+        none, every_one = asked.rankings(asked.positives), asked.rankings()
+        for name, each in sure.items():
+            each.add(none.after(STAGES[name]), every_one.after(STAGES[name]), asked.positives)
+        for place, photo in every_one.after(STAGES["default"]).ranking.verified.items():
+            if photo.verification.inliers >= verify.SURE:
+                cells = int(np.digitize(round(36 * photo.verification.coverage), CELLS)) - 1
+                verified["crowd" if photo.crowd > _CROWD else "few"][cells].append(place in asked.positives)
+        for count, name, average in few(asked, rng):
+            scores[count][name].append(average)
     return {
-        "photos": len(places),
-        "queries": len(rows),
+        "photos": photos,
+        "queries": queries,
         "sure": {name: each.figures() for name, each in sure.items()},
         "verified": {
             name: {
